@@ -1,0 +1,98 @@
+"""Draw the recurring picture of the pipeline, one SVG a chapter with that chapter's part lit.
+
+Run `python nbs/figures/pipeline.py` from anywhere: it writes `pipeline.svg` and `pipeline_NAME.svg` beside itself, the same bytes every time.
+"""
+from html import escape
+from pathlib import Path
+
+W, H = 960, 420                                   # the card, px
+FONT = 'font-family="Helvetica,Arial,DejaVu Sans,sans-serif"'
+PLAIN = dict(fill='#ffffff', stroke='#8a94a3', width=1.3, ink='#2b3440', weight='normal')
+LIT = dict(fill='#ffd76a', stroke='#a85f00', width=3, ink='#1d1400', weight='bold')
+
+# key: (x, y, width, height, first line, further lines); a chapter lights every part whose key starts with its name
+PARTS = {
+    'codebook':   (300,  50, 464, 66, 'codebook', ['VQGAN: encoder E, codes eₖ, decoder D', 'learned on normal-light pictures alone']),
+    'images.in':  ( 18, 190,  98, 74, 'dark picture', ['x_low']),
+    'flow.cond':  (152, 178, 112, 98, 'conditional', ['encoder', 'features c, mean μ']),
+    'flow.flow':  (300, 178, 104, 98, 'flow', ['F⁻¹(μ; c)', 'latent z_tilde']),
+    'masking':    (440, 178, 104, 98, 'masking', ['entropy > τ', 'becomes [MASK]']),
+    'nat':        (580, 178,  84, 98, 'NAT', ['on the latent', 'R rounds']),
+    'decoder':    (700, 178, 112, 98, 'decoder', ['fusion of features', '+ NAT on them']),
+    'images.out': (844, 190,  98, 74, 'bright picture', ['x']),
+    'data':       ( 24, 328, 118, 34, 'data', []),
+    'layers':     (152, 328, 112, 34, 'layers', []),
+    'losses':     (274, 328, 112, 34, 'losses', []),
+    'callbacks':  (396, 328, 112, 34, 'callbacks', []),
+    'training':   (518, 328, 112, 34, 'training', []),
+    'metrics':    (640, 328,  92, 34, 'metrics', []),
+    'enhance':    (742, 328,  96, 34, 'enhance', []),
+    'cli':        (848, 328,  90, 34, 'cli', []),
+}
+CHAPTERS = 'images data layers codebook flow masking nat decoder model metrics losses callbacks training enhance cli'.split()
+ROW = ['images.in', 'flow.cond', 'flow.flow', 'masking', 'nat', 'decoder', 'images.out']
+FEEDS = {'flow.flow': 'latents', 'nat': 'tokens', 'decoder': 'features of D'}     # what the codebook hands down
+
+
+def text(x, y, s, ink, size=13, weight='normal', anchor='middle'):
+    "One line of text whose baseline is at `y`."
+    return f'<text x="{x:g}" y="{y:g}" font-size="{size}" font-weight="{weight}" fill="{ink}" text-anchor="{anchor}" {FONT}>{escape(s)}</text>'
+
+def rect(x, y, w, h, fill, stroke, width, extra=''):
+    return f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="7" fill="{fill}" stroke="{stroke}" stroke-width="{width}"{extra}/>'
+
+def box(part, lit):
+    "A part of the pipeline: its name and what it does, centred."
+    x, y, w, h, name, lines = part
+    s, mid = (LIT if lit else PLAIN), x + w/2
+    top = y + h/2 - 8.5*len(lines) + 4.5
+    return [rect(x, y, w, h, s['fill'], s['stroke'], s['width']), text(mid, top, name, s['ink'], 13, 'bold'),
+            *[text(mid, top + 17*i, o, s['ink'], 11.5) for i, o in enumerate(lines, 1)]]
+
+def arrow(x1, y1, x2, y2):
+    return f'<path d="M{x1:g} {y1:g}L{x2:g} {y2:g}" stroke="#5b6675" stroke-width="1.6" fill="none" marker-end="url(#head)"/>'
+
+def row_arrows():
+    "From each part of the picture's way to the next."
+    for a, b in zip(ROW, ROW[1:]):
+        (xa, ya, wa, ha, *_), (xb, *_) = PARTS[a], PARTS[b]
+        yield arrow(xa + wa, ya + ha/2, xb - 3, ya + ha/2)
+
+def feed_arrows():
+    "What the codebook hands to flow, NAT and decoder."
+    _, y, _, h, *_ = PARTS['codebook']
+    for k, label in FEEDS.items():
+        x, yk, w, *_ = PARTS[k]
+        mid = min(x + w/2, 744)
+        yield arrow(mid, y + h, mid, yk - 3)
+        yield text(mid + 6, y + h + 20, label, '#5b6675', 11, anchor='start')
+
+def model_frame(lit):
+    "The dashed frame around all that `LowLightNAT` holds."
+    s = LIT if lit else dict(PLAIN, fill='none', ink='#5b6675')
+    extra = ' stroke-dasharray="6 5"' + (' fill-opacity="0.45"' if lit else '')
+    return [rect(136, 32, 692, 260, s['fill'], s['stroke'], s['width'], extra),
+            text(148, 52, 'model: LowLightNAT', s['ink'], 12.5, 'bold', 'start')]
+
+def legend(chapter):
+    return [rect(24, 380, 14, 14, LIT['fill'], LIT['stroke'], 1.5), text(46, 392, f'this chapter: {chapter}', '#2b3440', 12.5, 'bold', 'start')]
+
+def picture(chapter=None):
+    "The whole SVG with the part of `chapter` lit; without one, the plain overview."
+    lit = lambda k: k.split('.')[0] == chapter
+    head = ('<marker id="head" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+            '<path d="M0 0L8 4L0 8z" fill="#5b6675"/></marker>')
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {W} {H}" width="{W}" height="{H}" role="img" aria-labelledby="t">',
+           f'<title id="t">The pipeline from a dark picture to a bright one{f"; lit: {chapter}" if chapter else ""}</title>', f'<defs>{head}</defs>',
+           f'<rect x="1" y="1" width="{W-2}" height="{H-2}" rx="12" fill="#f6f7f9" stroke="#d3d8de"/>',
+           *model_frame(chapter == 'model'), *feed_arrows(), *row_arrows()]
+    for k, part in PARTS.items(): out += box(part, lit(k))
+    out += [text(24, 318, 'around it: what it is fed and built from, how it is taught', '#5b6675', 11, anchor='start'),
+            text(640, 318, 'measured', '#5b6675', 11, anchor='start'), text(742, 318, 'and used', '#5b6675', 11, anchor='start')]
+    return '\n'.join(out + (legend(chapter) if chapter else []) + ['</svg>', ''])
+
+
+if __name__ == '__main__':
+    here = Path(__file__).parent
+    (here/'pipeline.svg').write_text(picture(), encoding='utf-8')
+    for name in CHAPTERS: (here/f'pipeline_{name}.svg').write_text(picture(name), encoding='utf-8')

@@ -1,0 +1,96 @@
+"""Make README.md from nbs/index.ipynb, so that the two tell one story: `python nbs/readme.py`.
+
+The map of chapters is read off the notebooks, the measured figures off figures/val.json (written by
+`lowlight_evaluate --data DIR --split val --json nbs/figures/val.json`); both are first written into the index.
+Run twice it changes nothing. The standard library is all it needs.
+"""
+import json, re, sys
+from pathlib import Path
+from posixpath import normpath
+
+NBS = Path(__file__).resolve().parent
+ROOT = NBS.parent
+HIDDEN = re.compile(r'^#\|\s*(hide|include: *false)\b', re.M)
+
+
+def source(cell): return ''.join(cell['source'])
+
+def frontmatter(nb):
+    "The `key: value` lines of the raw cell a notebook begins with."
+    pairs = (o.split(':', 1) for o in source(nb['cells'][0]).splitlines() if ':' in o)
+    return {k.strip(): v.strip().strip('"') for k, v in pairs}
+
+def chapter_row(path):
+    "One line of the map of chapters."
+    nb = json.loads(path.read_text(encoding='utf-8'))
+    fm = frontmatter(nb)
+    module = next((m[1] for c in nb['cells'] if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M))), None)
+    return f"| [{path.name[:2]} {fm['title']}]({path.name}) | {f'`{module}`' if module else ''} | {fm['description']} |"
+
+def chapters():
+    "The map of chapters as a table, in reading order."
+    rows = [chapter_row(p) for p in sorted(NBS.glob('[0-9][0-9]_*.ipynb'))]
+    return '\n'.join(['| chapter | module | what it is about |', '|---|---|---|', *rows])
+
+def figures():
+    "The measured figures as a table, with the command that gives them."
+    path = NBS/'figures/val.json'
+    if not path.exists(): return 'Not measured yet.'
+    d = json.loads(path.read_text(encoding='utf-8'))
+    cols = [('psnr', 'PSNR, dB', '.2f'), ('ssim', 'SSIM', '.3f'), ('psnr_gt_mean', 'PSNR GT-mean, dB', '.2f'), ('ssim_gt_mean', 'SSIM GT-mean', '.3f')]
+    def row(name, o): return f'| {name} | ' + ' | '.join(format(o[k], f) for k, _, f in cols) + ' |'
+    inputs = [row('the dark picture itself', d['input'])] if 'input' in d else []
+    return '\n'.join([f"On {d['n']} pairs of real photographs (scenes of LOL-v1 that no training saw), mean over the pictures:", '',
+                      '| | ' + ' | '.join(o for _, o, _ in cols) + ' |', '|---|' + '---|'*len(cols), *inputs, row('bundled checkpoint', d), '',
+                      'GT-mean scales the result to the mean brightness of the truth before measuring, which sets the question of exposure aside; '
+                      'the chapter [Metrics](09_metrics.ipynb) says what that hides. The command:', '',
+                      '```sh', d.get('command', 'lowlight_evaluate --data DIR --split val'), '```'])
+
+def fill(text, name, body):
+    "Put `body` between the two markers called `name`."
+    mark = re.compile(rf'(<!-- {name}:start -->\n).*?(<!-- {name}:end -->)', re.S)
+    return mark.sub(lambda m: f'{m[1]}{body}\n{m[2]}', text)
+
+def filled(nb):
+    "The index with its map and figures up to date."
+    for c in nb['cells']:
+        if c['cell_type'] == 'markdown':
+            c['source'] = fill(fill(source(c), 'chapters', chapters()), 'figures', figures()).splitlines(keepends=True)
+    return nb
+
+def relink(text):
+    "Links of a notebook in nbs/ as seen from the folder above."
+    def one(m): return m[0] if re.match(r'[a-z]+:|#|/', m[1]) else f"]({normpath('nbs/' + m[1])})"
+    return re.sub(r'\]\(([^)\s]+)\)', one, text)
+
+def outputs(cell):
+    "What a code cell printed or showed, as Markdown."
+    for o in cell.get('outputs', []):
+        data = o.get('data', {})
+        if 'text' in o: yield '```\n' + ''.join(o['text']).rstrip() + '\n```'
+        elif 'text/markdown' in data: yield ''.join(data['text/markdown']).rstrip()
+        elif 'text/plain' in data: yield '```\n' + ''.join(data['text/plain']).rstrip() + '\n```'
+
+def readme(nb):
+    "The notebook as one Markdown text, without its hidden cells."
+    fm, parts = frontmatter(nb), []
+    for c in nb['cells'][1:]:
+        s = source(c).strip()
+        if c['cell_type'] == 'markdown': parts.append(relink(s))
+        elif c['cell_type'] == 'code' and s and not HIDDEN.search(s): parts += [f'```python\n{s}\n```', *outputs(c)]
+    note = '<!-- made from nbs/index.ipynb by nbs/readme.py; edit the notebook -->'
+    return '\n\n'.join([f"# {fm['title']}", note, f"> {fm['description']}", *parts]) + '\n'
+
+def main(check=False):
+    "Write index and README; with `check`, write nothing and say whether they would change."
+    index = NBS/'index.ipynb'
+    nb = filled(json.loads(index.read_text(encoding='utf-8')))
+    new = {index: json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n', ROOT/'README.md': readme(nb)}
+    stale = [p.relative_to(ROOT).as_posix() for p, s in new.items() if not p.exists() or p.read_text(encoding='utf-8') != s]
+    if check: return stale
+    for p, s in new.items(): p.write_text(s, encoding='utf-8')
+
+
+if __name__ == '__main__':
+    stale = main(check='--check' in sys.argv)
+    if stale: sys.exit(f"out of date: {', '.join(stale)}; run `python nbs/readme.py`")

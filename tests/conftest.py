@@ -1,0 +1,44 @@
+"What all tests share: where the project is, the real pairs and reference arrays where there are any, and a command runner."
+import os, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault('MPLBACKEND', 'Agg')
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def folder_of(var, *needed):
+    "The folder that `var` names, or a skip that says what is missing."
+    value = os.environ.get(var)
+    if not value: pytest.skip(f'{var} is not set: it names the folder that holds {", ".join(needed)}')
+    path = Path(value)
+    absent = [o for o in needed if not (path/o).exists()]
+    if absent: pytest.fail(f'{var} is set, but {", ".join(absent)} is not in the folder it names')
+    return path
+
+@pytest.fixture(scope='session')
+def root():
+    "The folder of the project."
+    return ROOT
+
+@pytest.fixture(scope='session')
+def lol_data():
+    "The folder of real pairs, with `train/{low,high}` and `val/{low,high}`."
+    return folder_of('LOWLIGHT_DATA', 'train', 'val')
+
+@pytest.fixture(scope='session')
+def parity():
+    "The folder of reference arrays of GLARE's network."
+    return folder_of('LOWLIGHT_PARITY', 'glare_reference.npz', 'keys.json', 'tolerances.json')
+
+@pytest.fixture(scope='session')
+def run():
+    "Run a shell line in a folder, with this Python's commands first on the path; fails with what it printed."
+    def _run(line, cwd=ROOT, timeout=300):
+        env = dict(os.environ, PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]))
+        r = subprocess.run(line, shell=True, cwd=cwd, env=env, timeout=timeout, text=True, encoding='utf-8',
+                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert r.returncode == 0, f'`{line}` ended with {r.returncode}:\n{r.stdout[-4000:]}'
+        return r.stdout
+    return _run

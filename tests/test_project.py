@@ -1,0 +1,214 @@
+"The project itself: its layout, its notebooks, what its modules import, and what it says of itself."
+import ast, hashlib, importlib.metadata as metadata, json, re, runpy, subprocess, sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NBS = ROOT/'nbs'
+CHAPTERS = sorted(NBS.glob('[0-9][0-9]_*.ipynb'))
+PAGES = sorted(p for p in NBS.rglob('*.ipynb') if not any(o[0] in '._' for o in p.relative_to(NBS).parts))
+MODULES = sorted(p for p in (ROOT/'lowlight_nat').rglob('*.py') if p.name not in ('_modidx.py', '__init__.py'))
+# Lowest first. A module imports from levels below its own, or from a name before it in the same one; the first level imports none of ours.
+LEVELS = ['images layers masking metrics', 'data codebook flow nat', 'decoder', 'model', 'losses callbacks training', 'enhance deploy',
+          'baselines experiments widgets', 'cli', 'all']
+LEVELS = [o.split() for o in LEVELS]
+NO_FASTAI = 'images layers masking metrics codebook flow nat decoder model enhance'.split()
+by_name = pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
+by_module = pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
+
+
+def cfg():
+    c = ConfigParser(delimiters=['='])
+    c.read(ROOT/'settings.ini', encoding='utf-8')
+    return c['DEFAULT']
+
+def tracked():
+    "The files that are committed, or would be by `git add -A`; all files where there is no git."
+    git = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, capture_output=True)
+    if git.returncode: return [p for p in ROOT.rglob('*') if p.is_file() and not any(o[0] == '.' for o in p.relative_to(ROOT).parts)]
+    return [p for o in git.stdout.decode().split('\0') if o and (p := ROOT/o).is_file()]
+
+def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
+def source(cell): return ''.join(cell['source'])
+def code(path): return [c for c in cells(path) if c['cell_type'] == 'code' and source(c).strip()]
+
+def parsed(src):
+    "The statements of a cell; None if it holds magics or shell lines."
+    try: return ast.parse(src).body
+    except SyntaxError: return None
+
+
+# --- layout ---
+
+def test_layout():
+    names = '''settings.ini pyproject.toml setup.py MANIFEST.in README.md LICENSE CONTRIBUTING.md CHANGELOG.md _quarto.yml .ci/run .gitignore
+        .gitattributes .github/workflows/test.yml .github/workflows/docs.yml nbs/index.ipynb nbs/sidebar.yml nbs/nbdev.yml nbs/styles.css
+        samples/README.md lowlight_nat/__init__.py'''.split()
+    assert [o for o in names if not (ROOT/o).exists()] == []
+    assert 'Apache License' in (ROOT/'LICENSE').read_text()
+
+def test_quarto_link():
+    link = NBS/'_quarto.yml'
+    assert link.is_symlink() and link.readlink() == Path('../_quarto.yml')
+
+def test_chapters_are_the_designs():
+    names = [p.stem[3:] for p in CHAPTERS]
+    need = 'images data layers codebook flow masking nat decoder model metrics losses callbacks training enhance cli'.split()
+    assert [o for o in need if o not in names] == []
+    assert sorted(names) == sorted(p.stem for p in MODULES if p.stem != 'all')
+
+def test_sidebar_lists_every_page():
+    listed = re.findall(r'^\s*(?:- |href: )(\S+\.ipynb)$', (NBS/'sidebar.yml').read_text(), re.M)
+    assert sorted(listed) == sorted(p.relative_to(NBS).as_posix() for p in PAGES)
+    chapters = [o for o in listed if re.match(r'\d\d_', o)]
+    assert listed[0] == 'index.ipynb' and chapters == sorted(chapters)
+
+def test_navbar_leads_somewhere():
+    hrefs = re.findall(r'href: (\S+\.ipynb)', (ROOT/'_quarto.yml').read_text())
+    assert hrefs and [o for o in hrefs if not (NBS/o).exists()] == []
+
+def test_requirements():
+    need, dev = (cfg()[k].split() for k in ('requirements', 'dev_requirements'))
+    assert all('>=' in o for o in need), 'run-time requirements are ranges'
+    assert 'nbdev==2.4.14 execnb==0.1.18 fastcore==1.14.5 ghapi<1.1 fastgit==0.0.6 fastai==2.8.7 fasttransform==0.0.2 plum-dispatch==2.9.0'.split() == dev[:8]
+
+def test_version_is_one():
+    import lowlight_nat
+    assert lowlight_nat.__version__ == cfg()['version'] == metadata.version('lowlight_nat')
+    assert f"## {cfg()['version']}" in (ROOT/'CHANGELOG.md').read_text()
+
+def test_weights_are_small():
+    weights = list((ROOT/'lowlight_nat/weights').glob('*.safetensors'))
+    assert weights and max(o.stat().st_size for o in weights) <= 12e6
+
+
+# --- what is committed ---
+
+def without_pictures(text):
+    "A notebook's text less its embedded pictures, whose base64 may hold any letters."
+    def strip(o):
+        if isinstance(o, dict): return {k: strip(v) for k, v in o.items() if not k.startswith('image/p') and not k.startswith('image/j')}
+        return [strip(v) for v in o] if isinstance(o, list) else o
+    return json.dumps(strip(json.loads(text)))
+
+def test_no_machine_paths():
+    tops = ['wo'+'rk', 'tm'+'p', 'ro'+'ot', 'fa'+'rm', 'ho'+'me/[a-z]+', 'Us'+'ers/[A-Za-z]+']     # in pieces, so that this file passes
+    machine = re.compile(r'(?<![\w.])/(?:' + '|'.join(tops) + ')/')
+    bad = []
+    for p in tracked():
+        try: text = p.read_text(encoding='utf-8')
+        except UnicodeDecodeError: continue
+        if p.suffix == '.ipynb': text = without_pictures(text)
+        if m := machine.search(text): bad.append(f'{p.relative_to(ROOT)}: {text[max(0, m.start()-40):m.end()+40]!r}')
+    assert bad == []
+
+def test_no_picture_of_the_data_set(lol_data):
+    theirs = {hashlib.sha256(p.read_bytes()).hexdigest() for p in lol_data.rglob('*') if p.is_file()}
+    ours = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in tracked() if p.suffix.lower() in ('.png', '.jpg', '.jpeg', '.webp', '.npz')}
+    assert [p for p, h in ours.items() if h in theirs] == []
+
+def test_figures_are_the_scripts():
+    script = runpy.run_path(str(NBS/'figures/pipeline.py'))
+    for name in [None, *script['CHAPTERS']]:
+        path = NBS/'figures'/(f'pipeline_{name}.svg' if name else 'pipeline.svg')
+        assert path.read_text(encoding='utf-8') == script['picture'](name), f'{path.name}: run nbs/figures/pipeline.py'
+
+
+# --- notebooks ---
+
+@by_name
+def test_notebook_frame(path):
+    first, last = cells(path)[0], code(path)[-1]
+    assert first['cell_type'] == 'raw' and re.search(r'^title: .+^description: .+', source(first), re.M | re.S)
+    assert source(last).startswith('#| hide') and 'nbdev.nbdev_export()' in source(last)
+
+@by_name
+def test_notebook_pictures_exist(path):
+    links = [m for c in cells(path) if c['cell_type'] == 'markdown' for m in re.findall(r'!\[[^\]]*\]\(([^)\s]+)\)', source(c))]
+    assert [o for o in links if ':' not in o and not (path.parent/o).exists()] == []
+    if path in CHAPTERS and (NBS/f'figures/pipeline_{path.stem[3:]}.svg').exists():
+        assert f'figures/pipeline_{path.stem[3:]}.svg' in links
+
+@by_name
+def test_notebook_pictures_have_words(path):
+    alts = [m for c in cells(path) if c['cell_type'] == 'markdown' for m in re.findall(r'!\[([^\]]*)\]\(', source(c))]
+    assert all(len(o) > 10 for o in alts)
+
+@by_name
+def test_notebook_outputs(path):
+    outputs = [o for c in code(path) for o in c['outputs']]
+    assert not any(o['output_type'] == 'error' for o in outputs)
+    if path in CHAPTERS: assert outputs, 'the site shows stored outputs, and this chapter has none'
+
+@by_name
+def test_notebook_cells_are_short(path):
+    "At most 30 lines; a configuration, one field a line with its comment, may take 50."
+    def limit(src): return 50 if '@dataclass' in src else 30
+    assert [s[:60] for c in code(path) if (s := source(c)).count('\n') >= limit(s)] == []
+
+@by_name
+def test_notebook_imports_stand_alone(path):
+    "A cell that imports does nothing else: nbdev runs such cells, and only such, when it makes the site."
+    def mixed(body):
+        kinds = {isinstance(o, (ast.Import, ast.ImportFrom)) for o in body}
+        return len(kinds) == 2 and any(isinstance(o, (ast.Expr, ast.Assign)) for o in body)
+    bad = [source(c) for c in code(path) if 'nbdev_export()' not in source(c) and (body := parsed(source(c))) and mixed(body)]
+    assert bad == []
+
+
+# --- modules ---
+
+def own_imports(path):
+    "Names of our modules that `path` imports anywhere, and whether one is a wildcard."
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or '').split('.')[0] == 'lowlight_nat'):
+            module = (node.module or '').removeprefix('lowlight_nat').strip('.')
+            names = [module.split('.')[0]] if module else [o.name for o in node.names]
+            for n in names: yield n, any(o.name == '*' for o in node.names)
+        elif isinstance(node, ast.Import):
+            for o in node.names:
+                if o.name.startswith('lowlight_nat.'): yield o.name.split('.')[1], False
+
+def may_import(name, other):
+    at = {n: (i, j) for i, level in enumerate(LEVELS) for j, n in enumerate(level)}
+    return at[other][0] < at[name][0] or (at[name][0] > 0 and at[other][0] == at[name][0] and at[other] < at[name])
+
+@by_module
+def test_module_length(path):
+    assert path.read_text(encoding='utf-8').count('\n') <= 400
+
+@by_module
+def test_imports_run_one_way(path):
+    found = [o for o in own_imports(path) if o[0] not in ('_modidx', '__version__')]
+    assert [o for o, _ in found if not may_import(path.stem, o)] == []
+    if path.stem != 'all': assert [o for o, wild in found if wild] == []
+
+def test_import_is_light():
+    watched = 'IPython ipykernel jupyter jupyter_client fastai lpips matplotlib'
+    script = (f"import time, sys; t = time.perf_counter(); import {', '.join(f'lowlight_nat.{o}' for o in NO_FASTAI)}; "
+              f"print(time.perf_counter() - t, *[o for o in '{watched}'.split() if o in sys.modules])")
+    def once(): return subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    tries = []
+    for _ in range(3):               # the first may read the disk; a busy machine may slow one
+        seconds, *heavy = once()
+        assert heavy == []
+        tries.append(float(seconds))
+        if min(tries) <= 5: return
+    pytest.fail(f'importing lowlight_nat.enhance took {tries} s, more than 5')
+
+def test_console_scripts(run):
+    scripts = {o.name: o for o in metadata.distribution('lowlight_nat').entry_points if o.group == 'console_scripts'}
+    assert {'lowlight_enhance', 'lowlight_train', 'lowlight_evaluate'} <= set(scripts)
+    for name, o in scripts.items():
+        assert callable(o.load()), name
+        assert 'usage' in run(f'{name} --help', timeout=120).lower()
+
+def test_public_names_have_docstrings():
+    "Each public name of a module has a docstring."
+    bad = []
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding='utf-8'))
+        bad += [f'{path.stem}.{o.name}' for o in tree.body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and o.name[0] != '_' and not ast.get_docstring(o)]
+    assert bad == []

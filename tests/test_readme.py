@@ -1,0 +1,80 @@
+"What the README says is what happens: its commands and its Python lines are run, its links followed, its story held against the index."
+import re, runpy
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageStat
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT/'README.md').read_text(encoding='utf-8') if (ROOT/'README.md').exists() else ''
+PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
+
+
+def block(mark):
+    "The fenced block that follows the comment `mark`."
+    m = re.search(rf'<!-- {re.escape(mark)} -->\n```\w+\n(.*?)\n```', README, re.S)
+    assert m, f'README.md has no block marked {mark}'
+    return m[1]
+
+def samples(): return sorted(p for p in (ROOT/'samples').iterdir() if p.suffix in PICTURES)
+def level(path): return ImageStat.Stat(Image.open(path).convert('L')).mean[0]/255
+def spread(path): return ImageStat.Stat(Image.open(path).convert('L')).stddev[0]/255
+
+@pytest.fixture
+def place(tmp_path):
+    "An empty folder that has the samples, so that what the README's lines write does not land in the project."
+    (tmp_path/'samples').symlink_to(ROOT/'samples', target_is_directory=True)
+    return tmp_path
+
+
+def test_readme_is_the_index():
+    script = runpy.run_path(str(ROOT/'nbs/readme.py'))
+    assert script['main'](check=True) == [], 'run `python nbs/readme.py`'
+
+def test_links_lead_somewhere():
+    links = [o for o in re.findall(r'\]\(([^)\s]+)\)', README) if not re.match(r'[a-z]+:|#', o)]
+    assert links and [o for o in links if not (ROOT/o).exists()] == []
+
+def test_commands_begin_on_a_fresh_machine():
+    for mark in ('command: enhance', 'command: test'):
+        line = block(mark)
+        assert '\n' not in line and line.startswith('python3 -m venv .venv && . .venv/bin/activate && pip install -e ')
+
+def test_enhance_command(place, run):
+    line = block('command: enhance').split(' && ')[-1]
+    assert line.startswith('lowlight_enhance samples -o enhanced')
+    run(line, cwd=place)
+    for p in samples():
+        out = place/'enhanced'/p.name
+        assert out.exists(), f'{p.name} was not written'
+        assert Image.open(out).size == Image.open(p).size, p.name
+        assert level(out) > max(0.15, 1.3*level(p)) and spread(out) > 0.05, f'{p.name}: level {level(p):.3f} -> {level(out):.3f}, spread {spread(out):.3f}'
+
+def test_test_command(run):
+    "It would run these very tests; so each command in it is asked only whether it exists."
+    parts = block('command: test').split(' && ')
+    assert [o.split()[0] for o in parts[-2:]] == ['nbdev_test', 'pytest']
+    for o in parts[-2:]: run(f'{o.split()[0]} --help')
+
+def test_python_example(place, run):
+    code = block('python: example')
+    assert code.count('\n') == 4, 'five lines were promised'
+    (place/'example.py').write_text(code + '\n', encoding='utf-8')
+    printed = run('python example.py', cwd=place)
+    assert 0 <= float(printed.split()[-1]) <= 1
+    assert level(place/'chelsea_bright.png') > 1.3*level(ROOT/'samples/chelsea.jpg')
+
+def test_options_exist(run):
+    rows = re.findall(r'^\| `(lowlight_\w+) ([^`]*)` \|(.*)\|$', README, re.M)
+    assert {o[0] for o in rows} == {'lowlight_enhance', 'lowlight_train', 'lowlight_evaluate'}
+    for name, use, words in rows:
+        usage = run(f'{name} --help', timeout=120)
+        assert [o for o in re.findall(r'--[a-z][\w-]*', use + words) if o not in usage] == [], name
+
+def test_python_version():
+    least = re.search(r'^min_python\s*=\s*(\S+)', (ROOT/'settings.ini').read_text(), re.M)[1]
+    assert f'Python {least} or newer' in README
+
+def test_figures_come_from_a_run():
+    table = re.search(r'<!-- figures:start -->\n(.*?)<!-- figures:end -->', README, re.S)[1]
+    assert 'bundled checkpoint' in table, 'write nbs/figures/val.json with lowlight_evaluate --json, then run nbs/readme.py'
