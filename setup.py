@@ -1,7 +1,7 @@
 "Build the package from settings.ini, the one place where its name, version, needs and commands are said."
 from configparser import ConfigParser
 from pathlib import Path
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 root = Path(__file__).parent
 cfg = ConfigParser(delimiters=['='])
@@ -33,7 +33,7 @@ setup(
                  f'Intended Audience :: {cfg["audience"]}',
                  f'Natural Language :: {cfg["language"]}',
                  *[f'Programming Language :: Python :: {v}' for v in pythons]],
-    packages=find_packages(include=[cfg['lib_path'], f'{cfg["lib_path"]}.*']),
+    packages=find_namespace_packages(include=[cfg['lib_path'], f'{cfg["lib_path"]}.*'], exclude=['*.__pycache__', '*.__pycache__.*']),
     package_data={cfg['lib_path']: words('package_data')},
     python_requires=f'>={cfg["min_python"]}',
     install_requires=words('requirements'),

@@ -156,7 +156,7 @@ class ValidateEvery(Callback):
     def before_validate(self):
         if (self.epoch + 1) % self.n and self.epoch + 1 < self.n_epoch: raise CancelValidException()
 
-# %% ../nbs/11_callbacks.ipynb #c61845e9
+# %% ../nbs/11_callbacks.ipynb #21c5290c
 class Curve(Callback):
     "Append loss terms (every `every` steps) and validation metrics to a CSV file"
     order = 58
@@ -174,9 +174,14 @@ class Curve(Callback):
     def after_step(self):
         if self.learn.train_iter % self.every == 0:
             self._row('train', dict(loss=self.loss_grad.item(), **{k: v.item() for k, v in self.pred.terms.items()}))
+        self.ran = False
+    def after_batch(self): self.ran = not self.training
     def after_validate(self):
-        values = dict(zip(['loss', *self.recorder.metric_names[3:-1]], [m.value for m in self.recorder._valid_mets]))
-        if values['loss'] is not None: self._row('val', {k: float(v) for k, v in values.items() if v is not None})
+        if not self.ran: return   # skipped
+        values = {m.name: m.value for m in self.recorder._valid_mets}
+        values['loss'] = values.pop('valid_loss', values.get('loss'))
+        self._row('val', {k: float(v) for k, v in values.items() if v is not None})
+        self.ran = False
 
 # %% ../nbs/11_callbacks.ipynb #28579743
 class Preview(Callback):

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['LAYOUTS', 'synthesize_low_light', 'random_low_light', 'Pair', 'pair_folders', 'check_pairs', 'hold_out', 'find_pairs',
            'aligned_crop', 'PairDataset', 'SyntheticDataset', 'PairDL', 'LowLightDataLoaders', 'LowLightImage',
-           'NormalLightTensor', 'NormalLightImage', 'decodes', 'LowLightBlock']
+           'NormalLightTensor', 'NormalLightImage', 'LowLightBlock']
 
 # %% ../nbs/01_data.ipynb #26651146
 import hashlib, math, random, re, warnings
@@ -54,11 +54,11 @@ def synthesize_low_light(
     top = 2**bits - 1
     return (y*top).round()/top
 
-# %% ../nbs/01_data.ipynb #03bd313e
+# %% ../nbs/01_data.ipynb #25262661
 def random_low_light(
     x: Tensor, # normal-light picture, (3,H,W), sRGB in [0,1]
     generator: torch.Generator|None = None, # source of the parameters and of the noise, on x's device
-    exposure: tuple = (-7.,-3.), # range of the exposure change (uniform), stops
+    exposure: tuple = (-8.,-3.), # range of the exposure change (uniform), stops
     shot: tuple = (2e-5,1e-3),   # range of the shot noise (log-uniform), variance per unit of linear signal
     cast: float = 0.2,           # spread of the colour cast, standard deviation of the log gains of red and blue
 ) -> Tensor:   # low-light picture, (3,H,W), sRGB in [0,1]
@@ -109,13 +109,17 @@ def pair_folders(
     if gone: raise ValueError(f"These pictures have no partner, {'; '.join(gone)}. Add the partners or take the pictures out.")
     return [Pair(low[k], high[k], prefix+k) for k in sorted(low, key=_natural)]
 
-# %% ../nbs/01_data.ipynb #01258311
+# %% ../nbs/01_data.ipynb #f21102e6
+def _turned(im):
+    "Does the EXIF block turn the picture by 90 degrees? A damaged block is ignored, as `read_image` does."
+    try: return im.getexif().get(274) in (5,6,7,8)
+    except Exception: return False
+
 def _size(path):
     "Height and width of a picture as it will be read, from the head of its file."
     try:
-        with Image.open(path) as im: w,h = im.size; turned = im.getexif().get(274,1) >= 5
+        with Image.open(path) as im: return im.size if _turned(im) else im.size[::-1]
     except Exception as e: raise ImageError(f"'{path}' can't be read as a picture ({type(e).__name__}): replace it or take the pair out.") from e
-    return (w,h) if turned else (h,w)
 
 def check_pairs(
     pairs: Sequence[Pair], # pairs to look at
@@ -444,7 +448,7 @@ def from_pairs(cls:LowLightDataLoaders,
     "Loaders of two lists of pairs."
     return _dls(cls, PairDataset, check_pairs(train, strict=False), check_pairs(val), size, val_size, **kwargs)
 
-# %% ../nbs/01_data.ipynb #5ff86de9
+# %% ../nbs/01_data.ipynb #a672ad40
 @patch(cls_method=True)
 def from_folder(cls:LowLightDataLoaders,
     root: str|Path,             # folder of a data set in one of `LAYOUTS`
@@ -461,6 +465,7 @@ def from_folder(cls:LowLightDataLoaders,
     train,val = (find_pairs(root, s, val_fraction) for s in ('train','val'))
     return cls.from_pairs(train, val, size, val_size, bs=bs, items_per_epoch=items_per_epoch, seed=seed, num_workers=num_workers, **kwargs)
 
+# %% ../nbs/01_data.ipynb #25cbcff3
 @patch(cls_method=True)
 def from_folders(cls:LowLightDataLoaders,
     low_dir: str|Path,  # folder of dark pictures
@@ -475,6 +480,7 @@ def from_folders(cls:LowLightDataLoaders,
     pairs = pair_folders(low_dir, high_dir)
     return cls.from_pairs(*((pairs, pair_folders(val_low, val_high)) if val_low else hold_out(pairs, val_fraction)), **kwargs)
 
+# %% ../nbs/01_data.ipynb #72cdad65
 @patch(cls_method=True)
 def from_synthetic(cls:LowLightDataLoaders,
     images: Sequence|str|Path,                 # files or tensors (3,H,W) of normal-light pictures, or their folder
@@ -487,7 +493,7 @@ def from_synthetic(cls:LowLightDataLoaders,
     "Loaders of bright pictures that are darkened on the fly."
     return _dls(cls, SyntheticDataset, images, images if val_images is None else val_images, size, val_size, darken=darken, **kwargs)
 
-# %% ../nbs/01_data.ipynb #d705a6dd
+# %% ../nbs/01_data.ipynb #9950ac38
 class LowLightImage(PILImage):
     "A dark picture, read by `read_image`; its tensors are of fastai's type `TensorImage`."
     @classmethod
@@ -500,15 +506,14 @@ class NormalLightImage(LowLightImage):
     "A bright picture; its tensors are of type `NormalLightTensor`."
     _tensor_cls = NormalLightTensor
 
-def _unchanged(tfm):
-    "Register that `tfm` leaves targets as they are."
+def _leave_targets_alone(tfm):
+    "Register that `tfm` does nothing to targets, neither forwards nor backwards."
     @tfm
     def encodes(self, x:NormalLightTensor): return x
+    @tfm
+    def decodes(self, x:NormalLightTensor): return x
 
-for o in (Brightness, Contrast, Saturation, Hue, RandomErasing, Normalize): _unchanged(o)
-
-@Normalize
-def decodes(self, x:NormalLightTensor): return x
+for o in (Brightness, Contrast, Saturation, Hue, RandomErasing, Normalize): _leave_targets_alone(o)
 
 # %% ../nbs/01_data.ipynb #11b1be94
 def LowLightBlock(

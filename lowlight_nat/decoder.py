@@ -104,7 +104,7 @@ def forward(self:FeatureNAT, h:Tensor, # decoder features (B,ch,h,w)
     if logvar is not None: h = h + self.spread(state - low, h.shape[2:])
     return AttrDict(h=h, mask=cells, latent=latent, logvar=logvar, history=history)
 
-# %% ../nbs/07_decoder.ipynb #86b0f39d
+# %% ../nbs/07_decoder.ipynb #fadc9a8e
 class FusionDecoder(nn.Module):
     "Aligned latent, low-light features and codebook features to a picture; GLARE's second decoder, with the talk's NAT on its features"
     def __init__(self,
@@ -113,19 +113,19 @@ class FusionDecoder(nn.Module):
                  low:tuple=(48, 64), # channels of the low-light features at 1/2 and 1/4
                  vq:tuple=(32, 64), # channels of the codebook's features at 1/2 and 1/4
                  blocks:int=2, # residual blocks before and after each fusion
-                 deform:bool=True, # align by deformable convolution; False: a plain 1x1 convolution
+                 deform:tuple=(True, True), # at 1/4 and 1/2: align by deformable convolution; False: a plain 1x1 convolution
                  nat:dict=None): # arguments of the `FeatureNAT`
         super().__init__()
         (c2, c4), (l2, l4), (v2, v4) = channels, low, vq
         stack = lambda c: nn.Sequential(*[ResBlock(c) for _ in range(blocks)])
-        align = lambda v, c: DeformAlign(v, c) if deform else nn.Conv2d(v, c, 1)
+        align = lambda v, c, on: DeformAlign(v, c) if on else nn.Conv2d(v, c, 1)
         self.deform, self.nat = deform, FeatureNAT(c4, l4, dim, **(nat or {}))
         self.conv_in, self.up = conv3(dim, c4), Up(c4, c2)
         self.before, self.after = nn.ModuleList([stack(c4), stack(c2)]), nn.ModuleList([stack(c4), stack(c2)])
-        self.mix, self.align = nn.ModuleList([MixUp(l4, c4, -1.), MixUp(l2, c2, -0.6)]), nn.ModuleList([align(v4, c4), align(v2, c2)])
+        self.mix, self.align = nn.ModuleList([MixUp(l4, c4, -1.), MixUp(l2, c2, -0.6)]), nn.ModuleList([align(v4, c4, deform[0]), align(v2, c2, deform[1])])
         self.conv_out = nn.Sequential(nn.SiLU(), conv3(c2, 12), nn.PixelShuffle(2))
 
-# %% ../nbs/07_decoder.ipynb #a3fb0dc2
+# %% ../nbs/07_decoder.ipynb #b88db3ca
 @patch
 def fuse(self:FusionDecoder, i:int, # scale, 0: 1/4, 1: 1/2
          h:Tensor, # features of this decoder
@@ -135,7 +135,7 @@ def fuse(self:FusionDecoder, i:int, # scale, 0: 1/4, 1: 1/2
         ) -> Tensor: # like h
     "One scale's fusion: mix-up, then the aligned features of the codebook"
     h = self.mix[i](h, f_low, mix)
-    aligned = self.align[i](f_vq, h) if self.deform else self.align[i](f_vq)
+    aligned = self.align[i](f_vq, h) if self.deform[i] else self.align[i](f_vq)
     return self.after[i](h + aligned)
 
 @patch

@@ -4,11 +4,11 @@
 __all__ = ['picture_stats', 'low_light_views', 'ConditionalEncoder', 'ActNorm', 'InvConv1x1', 'ConditionalAffine',
            'ConditionalCoupling', 'check_flow', 'ConditionalFlow', 'nll_bits', 'SpreadHead', 'spread_nll']
 
-# %% ../nbs/04_flow.ipynb #1dcd2d4b
+# %% ../nbs/04_flow.ipynb #6ea31957
 import math, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from fastcore.basics import AttrDict
+from fastcore.basics import AttrDict, patch
 from .layers import Down, ResBlock, Up, conv3
 
 # %% ../nbs/04_flow.ipynb #aa271970
@@ -167,7 +167,7 @@ def check_flow(layer:nn.Module, # with `forward(z, c) -> (u, logdet)` and `inver
     jac = torch.autograd.functional.jacobian(lambda t: layer(t, c)[0], z).view(z.numel(), z.numel())
     return (layer.inverse(u, c) - z).abs().max().item(), (logdet - torch.linalg.slogdet(jac)[1]).abs().max().item()
 
-# %% ../nbs/04_flow.ipynb #cbc653e8
+# %% ../nbs/04_flow.ipynb #f701baef
 class ConditionalFlow(nn.Module):
     "Invertible network from the normal-light latent to a Gaussian around mu, given the condition; GLARE, section 3.2"
     def __init__(self,
@@ -180,27 +180,30 @@ class ConditionalFlow(nn.Module):
         step = lambda: [ActNorm(dim), InvConv1x1(dim), ConditionalAffine(dim, cond, hidden, bound), ConditionalCoupling(dim, cond, hidden, bound)]
         self.layers = nn.ModuleList(layer for _ in range(steps) for layer in step())
 
-    def forward(self, z:Tensor, # normal-light latent (B,d,h,w)
-                c:Tensor, # condition (B,cond,h,w)
-               ) -> tuple: # u (B,d,h,w), logdet (B,)
-        with torch.autocast(z.device.type, enabled=False):
-            z, c, logdet = self._float(z), self._float(c), 0
-            for layer in self.layers:
-                z, ld = layer(z, c)
-                logdet = logdet + ld
-        return z, logdet
+# %% ../nbs/04_flow.ipynb #64b34515
+def _float(t): return t if t.dtype == torch.float64 else t.float()
 
-    def inverse(self, u:Tensor, # e.g. the mean map mu (B,d,h,w)
-                c:Tensor, # condition (B,cond,h,w)
-               ) -> Tensor: # aligned latent z_tilde (B,d,h,w)
-        "From the Gaussian back to the latent"
-        with torch.autocast(u.device.type, enabled=False):
-            u, c = self._float(u), self._float(c)
-            for layer in reversed(self.layers): u = layer.inverse(u, c)
-        return u
+@patch
+def forward(self:ConditionalFlow, z:Tensor, # normal-light latent (B,d,h,w)
+            c:Tensor, # condition (B,cond,h,w)
+           ) -> tuple: # u (B,d,h,w), logdet (B,)
+    "From the latent to the Gaussian, with the log-determinant"
+    with torch.autocast(z.device.type, enabled=False):
+        z, c, logdet = _float(z), _float(c), 0
+        for layer in self.layers:
+            z, ld = layer(z, c)
+            logdet = logdet + ld
+    return z, logdet
 
-    @staticmethod
-    def _float(t:Tensor) -> Tensor: return t if t.dtype == torch.float64 else t.float()
+@patch
+def inverse(self:ConditionalFlow, u:Tensor, # e.g. the mean map mu (B,d,h,w)
+            c:Tensor, # condition (B,cond,h,w)
+           ) -> Tensor: # aligned latent z_tilde (B,d,h,w)
+    "From the Gaussian back to the latent"
+    with torch.autocast(u.device.type, enabled=False):
+        u, c = _float(u), _float(c)
+        for layer in reversed(self.layers): u = layer.inverse(u, c)
+    return u
 
 # %% ../nbs/04_flow.ipynb #afe9e472
 def nll_bits(u:Tensor, # F(z; c), (B,d,h,w)

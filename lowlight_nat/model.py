@@ -20,7 +20,7 @@ from .masking import entropy_map, token_log_probs, uncertainty_mask
 from .metrics import grey_mean
 from .nat import LatentNAT, parallel_decode
 
-# %% ../nbs/08_model.ipynb #74d904db
+# %% ../nbs/08_model.ipynb #8fa10c2a
 @dataclass(frozen=True)
 class NATConfig:
     "Sizes, thresholds and training plan of a LowLightNAT"
@@ -55,7 +55,7 @@ class NATConfig:
     # fusion decoder
     dec_channels: tuple = (32, 48)   # width at 1/2 and 1/4
     dec_blocks: int = 1              # residual blocks before and after each fusion
-    deform: bool = False             # deformable alignment of the codebook's features
+    deform: tuple = (False, False)   # deformable alignment of the codebook's features at 1/4 and 1/2
     feat_width: int = 64             # of the NAT on features
     feat_depth: int = 2              # its layers
     # training plan: codebook, flow, nat, decoder
@@ -73,7 +73,7 @@ class NATConfig:
         if self.vq_stem * 2**(len(self.vq_channels)-1) != 4: raise ValueError('NATConfig: vq_stem * 2^(len(vq_channels)-1) must be 4, the factor of the latent grid')
         if not 0 <= self.tau <= 1: raise ValueError(f'NATConfig: tau={self.tau} must lie in [0, 1]')
 
-# %% ../nbs/08_model.ipynb #ebbc8132
+# %% ../nbs/08_model.ipynb #1c696f1c
 @patch(cls_method=True)
 def tiny(cls:NATConfig) -> NATConfig:
     "For tests and teaching: all stages train in about 20 minutes on two CPU cores"
@@ -83,7 +83,7 @@ def tiny(cls:NATConfig) -> NATConfig:
 def small(cls:NATConfig) -> NATConfig:
     "For the bundled checkpoint: good pictures on a laptop"
     return NATConfig(name='small', vq_channels=(48, 96), vq_blocks=2, enc_channels=(48, 64, 96), enc_blocks=2, cond=48,
-        flow_steps=6, flow_hidden=48, nat_width=128, nat_depth=3, dec_channels=(48, 64), dec_blocks=2, deform=True, feat_width=96,
+        flow_steps=6, flow_hidden=48, nat_width=128, nat_depth=3, dec_channels=(48, 64), dec_blocks=2, deform=(True, False), feat_width=96,
         steps=(1500, 1000, 500, 2500), bs=(16, 8, 8, 8))
 
 @patch(cls_method=True)
@@ -91,7 +91,7 @@ def base(cls:NATConfig) -> NATConfig:
     "The paper's size, for one RTX 3090: Adam 4e-4, batch 8, 60,150 steps, 4 rounds, mixed precision"
     return NATConfig(name='base', dim=3, n_codes=8192, vq_channels=(128, 256, 512), vq_blocks=2, vq_stem=1, vq_groups=32,
         enc_channels=(128, 256, 512), enc_blocks=2, cond=64, flow_steps=24, flow_hidden=64, nat_width=512, nat_depth=8, nat_heads=8,
-        dec_channels=(128, 256), dec_blocks=2, deform=True, feat_width=256, feat_depth=4, adversarial=0.75,
+        dec_channels=(128, 256), dec_blocks=2, deform=(True, True), feat_width=256, feat_depth=4, adversarial=0.75,
         crop=(256, 256, 256, 256), bs=(8, 8, 8, 8), steps=(60150,)*4, lr=(4e-4,)*4)
 
 # %% ../nbs/08_model.ipynb #fd7b8f13
@@ -200,7 +200,7 @@ def decode(self:LowLightNAT, a:AttrDict, # of `align`
     with torch.no_grad(): vq = self.vqgan.features(self.vqgan.quantizer.lookup(r.tokens))
     return self.fusion(r.z, a.feats, vq[-2:], r.mask, rounds, mix, record)
 
-# %% ../nbs/08_model.ipynb #4ad52348
+# %% ../nbs/08_model.ipynb #9ca16b00
 @patch
 def forward(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]; H and W multiples of 8
             tau:float=None, # entropy threshold in [0,1], by default the configuration's
@@ -217,13 +217,14 @@ def forward(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
     "Enhance a batch of dark pictures"
     self.check(x_low)
     a = self.align(x_low, stats, heat, seed)
-    r = self.refine(a, tau, None if latent_nat and rounds is None else rounds if latent_nat else 0, record)
-    d = self.decode(a, r, None if decoder_nat and rounds is None else rounds if decoder_nat else 0, mix, record)
+    r = self.refine(a, tau, rounds if latent_nat else 0, record)
+    d = self.decode(a, r, rounds if decoder_nat else 0, mix, record)
     m = a.log_level.exp() if level is None else torch.full_like(a.log_level, level)
     x = (d.x.float()*(m/self.cfg.norm_level).view(-1, 1, 1, 1)).clamp(0, 1)
     return AttrDict(x=x, x_norm=d.x, level=m, level_std=a.log_std.exp(), entropy=r.entropy, mask=r.mask, sigma=a.sigma, tokens=r.tokens,
                     z_tilde=a.z_tilde, z=r.z, history=r.history, feature_history=d.nat.history)
 
+# %% ../nbs/08_model.ipynb #ade33eae
 @patch
 def check(self:LowLightNAT, x:Tensor): # low-light image
     "Refuse what is not a batch of pictures, in one sentence"

@@ -1,0 +1,288 @@
+"Pairs on disk: layouts, odd names, broken files, splits, worker processes, saved learners; and the real pairs where they are."
+import os, subprocess, sys, time, warnings
+import pytest, torch
+from PIL import Image
+from torch import nn
+from fastai.callback.progress import ProgressCallback
+from fastai.callback.schedule import lr_find
+from fastai.learner import Learner, load_learner
+from lowlight_nat.data import *
+from lowlight_nat.images import ImageError, read_image, srgb_to_linear, to_pil, write_image
+
+warnings.filterwarnings('ignore', category=FutureWarning)
+
+
+def picture(h=24, w=32, seed=0): return torch.rand(3, h, w, generator=torch.Generator().manual_seed(seed))
+
+def save(path, h=24, w=32, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(picture(h, w, seed), path)
+
+def save_pairs(root, low, high, names, low_name='{}.png', high_name='{}.png'):
+    for i, n in enumerate(names):
+        save(root/low/low_name.format(n), seed=i)
+        save(root/high/high_name.format(n), seed=i+1000)
+
+def cut_short(path):
+    "Let a file end in the middle of its pixels: its head can still be read."
+    data = path.read_bytes()
+    path.write_bytes(data[:len(data)//2])
+
+def names(pairs): return [p.name for p in pairs]
+
+
+# layouts and names
+
+@pytest.fixture
+def lol1(tmp_path):
+    save_pairs(tmp_path, 'our485/low', 'our485/high', range(2, 42))
+    save_pairs(tmp_path, 'eval15/low', 'eval15/high', [1, 22, 23])
+    return tmp_path
+
+def test_lol_v1(lol1):
+    train, val, test = (find_pairs(lol1, s) for s in ('train', 'val', 'test'))
+    assert sorted(map(int, names(train+val))) == list(range(2, 42)) and len(val) == 2
+    assert names(test) == ['1', '22', '23'] and all('eval15' in str(p.low) for p in test)
+    assert not any('eval15' in str(f) for p in train+val for f in (p.low, p.high))
+
+def test_lol_v2(tmp_path):
+    for d, n in (('Train', 20), ('Test', 4)):
+        save_pairs(tmp_path, f'Real_captured/{d}/Low', f'Real_captured/{d}/Normal', range(1, n+1), 'low{:05d}.png', 'normal{:05d}.png')
+        save_pairs(tmp_path, f'Synthetic/{d}/Low', f'Synthetic/{d}/Normal', [f'r{i:05x}{d}t' for i in range(n)])
+    assert len(find_pairs(tmp_path, 'test')) == 8
+    for half in ('Real_captured', 'Synthetic'):
+        train, val, test = (find_pairs(tmp_path/half, s) for s in ('train', 'val', 'test'))
+        assert len(train) == 19 and len(val) == 1 and len(test) == 4
+        assert all(p.low.stem.replace('low', '') == p.high.stem.replace('normal', '') for p in train+val+test)
+
+def test_layout_with_val_and_without(tmp_path):
+    save_pairs(tmp_path, 'train/low', 'train/high', range(10))
+    assert len(find_pairs(tmp_path, 'train')) == 9 and len(find_pairs(tmp_path, 'val')) == 1
+    save_pairs(tmp_path, 'val/low', 'val/high', 'ab')
+    assert len(find_pairs(tmp_path, 'train')) == 10 and names(find_pairs(tmp_path, 'val')) == ['a', 'b']
+    with pytest.raises(ValueError, match='no test pairs'): find_pairs(tmp_path, 'test')
+
+def test_only_a_test_split(tmp_path):
+    save_pairs(tmp_path, 'eval15/low', 'eval15/high', 'ab')
+    assert len(find_pairs(tmp_path, 'test')) == 2
+    with pytest.raises(ValueError, match='no train pairs: it lacks our485/low or our485/high'): find_pairs(tmp_path, 'train')
+
+def test_extensions_case_blanks_and_foreign_files(tmp_path):
+    for n, low, high in (('a b', 'png', 'jpg'), ('Grüße', 'webp', 'png'), ('x.y', 'PNG', 'bmp')):
+        save(tmp_path/'low'/f'{n}.{low.lower()}'); (tmp_path/'low'/f'{n}.{low.lower()}').rename(tmp_path/'low'/f'{n}.{low}')
+        save(tmp_path/'high'/f'{n}.{high}')
+    for f in ('Thumbs.db', '.DS_Store', '._a b.png', 'list.txt'): (tmp_path/'low'/f).write_bytes(b'x')
+    assert sorted(names(pair_folders(tmp_path/'low', tmp_path/'high'))) == ['Grüße', 'a b', 'x.y']
+
+def test_numbers_are_sorted_by_value(tmp_path):
+    save_pairs(tmp_path, 'low', 'high', [10, 9, 1, '2b', 'c'])
+    assert names(pair_folders(tmp_path/'low', tmp_path/'high')) == ['1', '2b', '9', '10', 'c']
+
+def test_missing_partners_are_named_at_most_ten(tmp_path):
+    save_pairs(tmp_path, 'low', 'high', range(30))
+    for i in range(5, 18): (tmp_path/'high'/f'{i}.png').unlink()
+    (tmp_path/'low'/'3.png').unlink()
+    with pytest.raises(ValueError) as e: pair_folders(tmp_path/'low', tmp_path/'high')
+    text = str(e.value)
+    assert '13 in' in text and '14.png and 3 more' in text and '15.png' not in text and '3.png' in text and '\n' not in text
+
+def test_unknown_layout_is_one_sentence_that_says_what_is_read(tmp_path):
+    with pytest.raises(ValueError) as e: find_pairs(tmp_path)
+    assert all(o in str(e.value) for o in ('our485', 'eval15', 'Real_captured', 'Synthetic', 'train/{low,high}')) and '\n' not in str(e.value)
+    with pytest.raises(FileNotFoundError, match='no folder'): find_pairs(tmp_path/'nowhere')
+
+def test_the_hold_out_is_the_same_in_every_process():
+    code = ("from lowlight_nat.data import *; ps=[Pair(None,None,str(i)) for i in range(200)];"
+            "print(','.join(p.name for p in hold_out(ps)[1]))")
+    other = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], env=dict(os.environ, PYTHONHASHSEED='1'), capture_output=True,
+                           text=True, check=True).stdout.strip().split(',')
+    assert other == names(hold_out([Pair(None, None, str(i)) for i in range(200)])[1]) and len(other) == 10
+
+
+# broken files
+
+def test_unequal_sizes_are_named(tmp_path):
+    save_pairs(tmp_path, 'low', 'high', range(4))
+    save(tmp_path/'low'/'2.png', 20, 32)
+    for strict in (True, False):
+        with pytest.raises(ValueError, match=r'2 \(low 20x32, high 24x32\)'): check_pairs(pair_folders(tmp_path/'low', tmp_path/'high'), strict)
+
+@pytest.mark.parametrize('order,h,w', [(1, 24, 32), (3, 24, 32), (6, 32, 24), (8, 32, 24)])
+def test_sizes_are_those_after_the_exif_rotation(tmp_path, order, h, w):
+    exif = Image.Exif(); exif[274] = order
+    to_pil(picture()).save(tmp_path/'a.jpg', exif=exif)
+    save(tmp_path/'b.png', h, w)
+    assert check_pairs([Pair(tmp_path/'a.jpg', tmp_path/'b.png', 'a')])
+    assert read_image(tmp_path/'a.jpg').shape == (3, h, w)
+
+def test_a_damaged_exif_block_does_not_cost_a_pair(tmp_path):
+    to_pil(picture()).save(tmp_path/'a.jpg', exif=b'Exif\0\0MM\0*\0\0\0\x08\xff\xff'+bytes(range(40)))
+    assert len(check_pairs([Pair(tmp_path/'a.jpg', tmp_path/'a.jpg', 'a')])) == 1
+
+@pytest.fixture
+def twelve(tmp_path):
+    save_pairs(tmp_path, 'train/low', 'train/high', range(12))
+    save_pairs(tmp_path, 'val/low', 'val/high', 'ab')
+    return tmp_path
+
+def test_unreadable_files_in_training_are_left_out_with_a_warning(twelve):
+    (twelve/'train/low/3.png').write_bytes(b'')
+    (twelve/'train/high/7.png').write_bytes(b'nonsense')
+    with pytest.warns(UserWarning, match=r'2 of 12 pairs left out: .*3\.png.*7\.png'): dls = LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu')
+    assert len(dls.train.dataset.pairs) == 10
+
+def test_a_file_that_breaks_off_is_left_out_when_it_is_met(twelve):
+    cut_short(twelve/'train/low/5.png')
+    dls = LowLightDataLoaders.from_folder(twelve, bs=4, size=16, items_per_epoch=48, device='cpu')
+    seen = set()
+    with warnings.catch_warnings(record=True) as w:
+        warnings.simplefilter('always')
+        for b in dls.train: seen |= set(dls.last_names)
+    w = [str(o.message) for o in w if 'left out' in str(o.message)]
+    assert len(w) == 1 and '5.png' in w[0] and seen == {str(i) for i in range(12)}-{'5'}
+
+@pytest.mark.parametrize('damage', [cut_short, lambda p: p.write_bytes(b'nonsense')])
+def test_unreadable_files_are_refused_in_evaluation(twelve, damage):
+    damage(twelve/'val/high/b.png')
+    with pytest.raises(ImageError, match=r'b\.png'): LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu')
+
+@pytest.mark.filterwarnings('ignore')
+def test_nothing_left_to_train_on(twelve):
+    for f in (twelve/'train/low').iterdir(): cut_short(f)
+    dls = LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu')
+    with pytest.raises(ImageError, match='No pair is left'): dls.one_batch()
+    for f in (twelve/'train/low').iterdir(): f.write_bytes(b'x')
+    with pytest.raises(ImageError, match='No pair is left'): LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu')
+
+def test_training_never_opens_the_test_split(lol1):
+    for f in (lol1/'eval15').rglob('*.png'): f.write_bytes(b'nobody reads me')
+    dls = LowLightDataLoaders.from_folder(lol1, bs=4, size=16, device='cpu')
+    for b in [*dls.train, *dls.valid]: assert len(b) == 2
+
+
+# data sets and loaders
+
+def test_sixteen_bits_survive_the_cache(tmp_path):
+    Image.fromarray((picture()[0]*65535).int().numpy().astype('uint16')).save(tmp_path/'a.png')
+    ds = PairDataset([Pair(tmp_path/'a.png', tmp_path/'a.png', 'a')], train=False)
+    assert torch.equal(ds[0][0], read_image(tmp_path/'a.png')) and torch.equal(ds[0][0], ds[0][1])
+    assert len(ds[0][0].unique()) > 500
+
+def test_the_cache_keeps_to_its_limit(twelve):
+    ds = PairDataset(find_pairs(twelve), size=16, cache_gb=5*2*3*24*32/1e9).preload()
+    assert len(ds._cache) == 5 and ds.room >= 0
+    assert all(torch.equal(a, b) for k in range(24) for a, b in zip(ds.draw(k), PairDataset(find_pairs(twelve), size=16).draw(k)))
+
+def test_the_cache_is_never_written_to(twelve):
+    ds = PairDataset(find_pairs(twelve), train=False)
+    ds[0][0].zero_()
+    assert ds[0][0].mean() > 0.1
+
+def test_worker_processes_draw_the_same(twelve):
+    for make in (lambda n: LowLightDataLoaders.from_folder(twelve, bs=4, size=16, num_workers=n, device='cpu'),
+                 lambda n: LowLightDataLoaders.from_synthetic(twelve/'train/high', bs=4, size=16, num_workers=n, device='cpu')):
+        a, b = make(0), make(2)
+        for _ in range(2):
+            for x, y in zip(a.train, b.train):
+                assert torch.equal(x[0], y[0]) and torch.equal(x[1], y[1]) and a.last_names == b.last_names
+        assert a.state_dict() == b.state_dict()
+
+def test_looking_at_batches_and_validation_move_nothing_on(twelve):
+    a, b = (LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu') for _ in range(2))
+    a.one_batch(); a.train.one_batch(); list(a.valid); torch.manual_seed(1)
+    for x, y in zip(a.train, b.train): assert torch.equal(x[0], y[0])
+
+def test_a_state_resumes_within_an_epoch(twelve):
+    make = lambda: LowLightDataLoaders.from_folder(twelve, bs=4, size=16, items_per_epoch=40, device='cpu')
+    a = make(); batches = [b[0] for _ in range(2) for b in a.train]
+    b = make()
+    for i, x in enumerate(b.train):
+        if i == 4: state = b.state_dict(); break
+    c = make(); c.load_state_dict(state)
+    assert torch.equal(next(iter(c.train))[0], batches[5])
+
+def test_a_plain_torch_loader_works_too(twelve):
+    ds = PairDataset(find_pairs(twelve), size=16)
+    dl = torch.utils.data.DataLoader(ds, batch_size=4)
+    first = [b[0] for b in dl]; ds.set_epoch(1); second = [b[0] for b in dl]
+    assert len(first) == 3 and not any(torch.equal(a, b) for a, b in zip(first, second))
+
+def test_validation_of_unlike_sizes_one_by_one(tmp_path):
+    save_pairs(tmp_path, 'train/low', 'train/high', range(4))
+    for i, (h, w) in enumerate([(24, 32), (33, 17), (8, 8), (5, 100)]):
+        for d in ('low', 'high'): save(tmp_path/'val'/d/f'{i}.png', h, w)
+    dls = LowLightDataLoaders.from_folder(tmp_path, bs=2, size=16, device='cpu')
+    assert [tuple(x.shape[2:]) for x, _ in dls.valid] == [(24, 32), (32, 16), (8, 8), (8, 96)]
+    with pytest.raises(ValueError, match='batches of 1'): list(LowLightDataLoaders.from_folder(tmp_path, bs=2, size=16, val_bs=4, device='cpu').valid)
+    crops = LowLightDataLoaders.from_folder(tmp_path, bs=2, size=16, val_bs=4, val_size=24, device='cpu').valid.one_batch()
+    assert crops[0].shape == (4, 3, 24, 24)
+
+def test_a_learner_trains_exports_and_loads(twelve):
+    dls = LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu')
+    learn = Learner(dls, nn.Conv2d(3, 3, 1), loss_func=nn.L1Loss(), path=twelve, metrics=nn.MSELoss())
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1, 1e-2)
+        preds, targs = learn.get_preds()
+        learn.get_preds(ds_idx=0)
+        learn.show_results(); learn.lr_find(show_plot=False, num_it=5)
+    assert preds.shape == targs.shape == (2, 3, 24, 32)
+    learn.export(twelve/'learner.pkl')
+    assert len(dls.train.dataset.pairs) == 12
+    again = load_learner(twelve/'learner.pkl')
+    x = dls.valid.one_batch()[0]
+    assert torch.equal(again.model(x), learn.model(x))
+
+def test_the_data_block_reads_what_read_image_reads(tmp_path):
+    exif = Image.Exif(); exif[274] = 6
+    for i in range(8):
+        (tmp_path/'low').mkdir(exist_ok=True)
+        to_pil(picture(seed=i)).save(tmp_path/'low'/f'{i}.jpg', exif=exif, quality=95); save(tmp_path/'high'/f'{i}.png', 32, 24)
+    dls = LowLightBlock(16).dataloaders(pair_folders(tmp_path/'low', tmp_path/'high'), bs=2, num_workers=0)
+    x, y = dls.one_batch()
+    assert x.shape == y.shape == (2, 3, 16, 16) and dls.train_ds[0][0].size == (24, 32)
+    learn = Learner(dls, nn.Conv2d(3, 3, 1), loss_func=nn.L1Loss())
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    dls.show_batch()
+
+
+# the real pairs, where LOWLIGHT_DATA names their folder
+
+def test_real_pairs_fit_together(lol_data):
+    train, val = check_pairs(find_pairs(lol_data, 'train')), check_pairs(find_pairs(lol_data, 'val'))
+    assert train and val and not {p.name for p in train} & {p.name for p in val}
+    ds = PairDataset(train, size=96)
+    r = []
+    for k in range(40):
+        l, h = (o.mean(0).flatten() for o in ds.draw(k))
+        assert l.mean() < h.mean()
+        r.append(torch.corrcoef(torch.stack([l, h]))[0, 1].item())
+    assert sum(r)/len(r) > 0.7, 'dark and bright crops show the same scene'
+
+def test_a_batch_of_real_pairs_is_drawn_in_no_time(lol_data):
+    dls = LowLightDataLoaders.from_folder(lol_data, device='cpu')
+    dls.train.dataset.preload()
+    times = []
+    for _ in range(3):
+        t = time.perf_counter()
+        for b in dls.train: pass
+        times.append((time.perf_counter()-t)/len(dls.train))
+    assert b[0].shape == (16, 3, 128, 128)
+    assert min(times) < 16e-3, f'{1e3*min(times):.1f} ms a batch: a millisecond a crop is the aim'
+
+def test_random_darkness_covers_real_darkness(lol_data):
+    def look(low, high):
+        l, h = srgb_to_linear(low), srgb_to_linear(high)
+        grain = (l[:, 1:, 1:]-l[:, 1:, :-1]-l[:, :-1, 1:]+l[:, :-1, :-1]).abs().mean()/2
+        gain = l.mean((1, 2))/h.mean((1, 2))
+        return [torch.log2(l.mean()/h.mean()), (gain[0]/gain[1]).log(), (gain[2]/gain[1]).log(), (grain/l.mean()).log10()]
+    real, made = [], []
+    for i, p in enumerate(find_pairs(lol_data)[::5]):
+        low, high = read_image(p.low), read_image(p.high)
+        real.append(torch.stack(look(low, high)))
+        made.append(torch.stack(look(random_low_light(high, torch.Generator().manual_seed(i)), high)))
+    real, made = torch.stack(real), torch.stack(made)
+    q = torch.tensor([0.1, 0.9])
+    for j, what in enumerate(['exposure in stops', 'red cast', 'blue cast', 'grain']):
+        (a, b), (c, d) = real[:, j].quantile(q), made[:, j].quantile(q)
+        shared = (min(b, d)-max(a, c))/(b-a)
+        assert shared > 0.5, f'{what}: real {a:.2f} to {b:.2f}, made {c:.2f} to {d:.2f}'
