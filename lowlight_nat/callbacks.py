@@ -91,7 +91,7 @@ class EMAWeights(Callback):
     def state_dict(self): return dict(avg=self.avg, t=self.t)
     def load_state_dict(self, s): self.avg, self.t = [a.clone() for a in s['avg']], s['t']
 
-# %% ../nbs/11_callbacks.ipynb #95180c86
+# %% ../nbs/11_callbacks.ipynb #523fac6d
 class CodebookCare(Callback):
     "Start quantisation after a share of the training, revive dead codes, record usage"
     order = 20
@@ -99,15 +99,10 @@ class CodebookCare(Callback):
                  start:float=0.15, # share of the training without quantisation
                  every:int=50): # steps between revivals
         store_attr(); self.log = []
-    def _pool(self):
-        "Some latents for k-means: this batch's, repeated crops are fine"
-        from lowlight_nat.model import exposure_normalise
-        return exposure_normalise(self.learn.xb[-1])[0]
-    def before_batch(self):
-        if self.training and not self.vqgan.quantizer.started and self.learn.pct_train >= self.start:
-            with torch.no_grad(): self.vqgan.start(self._pool(), torch.Generator().manual_seed(self.learn.train_iter))
     def after_step(self):
-        if not self.vqgan.quantizer.started: return
+        if not self.vqgan.quantizer.started:
+            if self.learn.pct_train >= self.start: self.vqgan.start(self.pred.x_norm, torch.Generator().manual_seed(self.learn.train_iter))
+            return
         if self.learn.train_iter % self.every == 0:
             revived = self.vqgan.quantizer.revive(self.pred.z.detach(), generator=torch.Generator().manual_seed(self.learn.train_iter))
             self.log.append((self.learn.train_iter, *usage_stats(self.pred.tokens, self.vqgan.quantizer.n_codes).values(), revived))

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['CELL', 'DEFAULT_WEIGHTS', 'read_alpha', 'match_level', 'whole_stats', 'shrink', 'colour_map', 'Enhanced',
-           'pick_device', 'Enhancer', 'check_settings', 'make_jobs', 'check_jobs', 'enhance_files', 'enhance_folder',
-           'folder_jobs']
+           'pick_device', 'Enhancer', 'check_settings', 'make_jobs', 'check_jobs', 'enhance_files', 'folder_jobs',
+           'enhance_folder']
 
 # %% ../nbs/13_enhance.ipynb #123e0ff3
 import os, torch
@@ -26,11 +26,11 @@ from .images import (ImageError, IMAGE_EXTENSIONS, _formats, _upright, apply_til
 from .metrics import grey_mean
 from .model import LowLightNAT, load_model
 
-# %% ../nbs/13_enhance.ipynb #de0879ec
+# %% ../nbs/13_enhance.ipynb #b885503a
 def _pil_alpha(im):
     "The alpha channel of an opened picture, upright, or None."
     if im.mode not in ('RGBA','LA','PA','La','RGBa') and 'transparency' not in im.info: return None
-    return _upright(im.convert('RGBA')).getchannel('A')
+    return _upright(im).convert('RGBA').getchannel('A')
 
 def read_alpha(
     src, # what `read_image` takes
@@ -57,19 +57,20 @@ def _read(src):
     if hasattr(src, 'seek') and not isinstance(src, Image.Image): src.seek(0)
     return x,read_alpha(src)
 
-# %% ../nbs/13_enhance.ipynb #d67c2671
+# %% ../nbs/13_enhance.ipynb #f510affc
 def match_level(
     x_norm:Tensor, # exposure-normalised picture (3,H,W), any range
     level:float, # mean grey wanted, in (0,1)
-    steps:int=30, # corrections, at most
+    steps:int=40, # halvings, at most
 )->float: # gain g
-    "The gain after which the clipped picture has the given mean grey."
-    g = 1.
+    "The gain after which the clipped picture has the given mean grey; 10,000 where none does."
+    lo,hi = 1e-4,1e4
     for _ in range(steps):
+        g = (lo*hi)**.5
         m = grey_mean((x_norm*g).clamp(0,1)).item()
-        if abs(m-level)<1e-4: break
-        g = min(g*level/max(m,1e-6), 1e4)
-    return g
+        if abs(m-level)<1e-4: return g
+        lo,hi = (g,hi) if m<level else (lo,g)
+    return hi
 
 # %% ../nbs/13_enhance.ipynb #df546db5
 def whole_stats(
@@ -132,8 +133,8 @@ def colour_map(
     i = v.floor().long().clamp(max=len(_colours)-2)
     return torch.lerp(_colours[i], _colours[i+1], (v-i)[...,None]).permute(2,0,1)
 
-# %% ../nbs/13_enhance.ipynb #2272daa4
-@dataclass
+# %% ../nbs/13_enhance.ipynb #08a45bdc
+@dataclass(eq=False)
 class Enhanced:
     "An enhanced picture and what is known about it."
     x:Tensor # picture (3,H,W), in [0,1], on the CPU
@@ -235,7 +236,7 @@ def check_settings(
     if not 0<=heat<float('inf'): raise ValueError(f'heat={heat} must be 0 or more: 0 is the likeliest picture, 1 a sample.')
     if exposure is not None and not 0<exposure<1: raise ValueError(f'exposure={exposure} must lie between 0 and 1: it is the mean grey of the result.')
 
-# %% ../nbs/13_enhance.ipynb #365ecfae
+# %% ../nbs/13_enhance.ipynb #d722e5f2
 @patch
 def predict_level(self:Enhancer,
     x:Tensor, # whole picture (1,3,H,W), on the CPU
@@ -247,7 +248,7 @@ def predict_level(self:Enhancer,
     with torch.inference_mode(): return self.model.exposure(stats, self.model.encoder(small, stats).summary).log_level.exp().item()
 
 @patch
-def _run(self:Enhancer, x, stats, tile, seed, opts):
+def _run(self:Enhancer, x, stats, tile, overlap, seed, opts):
     "Blended fields (1,5,H,W) of a padded picture, and what else each tile gave."
     outs,stats = [],AttrDict({k:v.to(self.device) for k,v in stats.items()})
     def f(t):
@@ -255,24 +256,24 @@ def _run(self:Enhancer, x, stats, tile, seed, opts):
             out = self.model(t.to(self.device), stats=stats, seed=seed+len(outs), **opts)
         outs.append(AttrDict(level=out.level.item(), history=out.history, feature_history=out.feature_history))
         return _fields(out).cpu()
-    return apply_tiled(f, x, tile, self.overlap),outs
+    return apply_tiled(f, x, tile, overlap),outs
 
-# %% ../nbs/13_enhance.ipynb #970a5f6d
+# %% ../nbs/13_enhance.ipynb #8e1fae29
 @patch
 def _enhance(self:Enhancer, x, exposure, seed, opts):
     "Enhance one picture (1,3,H,W)."
     stats,size = whole_stats(x),x.shape[-2:]
     tiled = size[0]*size[1]>self.whole and max(size)>self.tile
     p,_ = pad_to_multiple(x, 16 if tiled or min(size)<16 else 8)
-    tile = self.tile if tiled else max(p.shape[-2:])
-    fields,outs = self._run(p, stats, tile, seed, opts)
+    tile,overlap = (self.tile,self.overlap) if tiled else (max(p.shape[-2:]),0)
+    fields,outs = self._run(p, stats, tile, overlap, seed, opts)
     level = self.predict_level(x, stats) if tiled else outs[0].level
     x_norm = crop_to(fields, size)[0,:3]
     gain = level/self.model.cfg.norm_level if exposure is None else match_level(x_norm, exposure)
     entropy,sigma = crop_to(fields, size)[0,3:,::CELL,::CELL].clone()
     hists = {}
     if opts['record']:
-        boxes = tile_grid(*p.shape[-2:], tile, self.overlap)
+        boxes = tile_grid(*p.shape[-2:], tile, overlap)
         hists = {k: _paste([o[k] for o in outs], boxes, size, c) for k,c in (('history',CELL), ('feature_history',CELL*self.model.fusion.nat.cell))}
     tau = self.model.cfg.tau if opts['tau'] is None else opts['tau']
     return Enhanced((x_norm*gain).clamp(0,1), entropy, sigma, entropy>tau, level, gain, **hists)
@@ -307,7 +308,7 @@ def batch(self:Enhancer,
     "Enhance several pictures; the same results as one by one."
     return [self(o, **kwargs) for o in srcs]
 
-# %% ../nbs/13_enhance.ipynb #756e15f8
+# %% ../nbs/13_enhance.ipynb #3b83b146
 def make_jobs(
     srcs, # pictures
     out, # folder for the results
@@ -316,7 +317,7 @@ def make_jobs(
 )->list: # of (source, result, map or None)
     "Which file goes where."
     def name(p): return Path(p).relative_to(root) if root else Path(Path(p).name)
-    dsts = [out/(n if n.suffix.lower() in _formats else n.with_name(n.name+'.png')) for n in map(name, srcs) for out in [Path(out)]]
+    dsts = [Path(out)/(n if n.suffix.lower() in _formats else n.with_name(n.name+'.png')) for n in map(name, srcs)]
     stems = Counter(d.with_suffix('') for d in dsts)
     def beside(d): return d.with_name(f"{d.stem if stems[d.with_suffix('')]==1 else d.name}_uncertainty.png")
     return [(Path(s), d, beside(d) if uncertainty else None) for s,d in zip(srcs, dsts)]
@@ -363,18 +364,7 @@ def enhance_files(
         except Exception as e: failed[src] = _reason(e)
     return AttrDict(done=done, failed=failed)
 
-# %% ../nbs/13_enhance.ipynb #8aac2b5e
-def enhance_folder(
-    enhancer:Enhancer, # does the work
-    src, # folder of pictures
-    out, # folder for the results, made if it isn't there
-    recursive:bool=False, # folders inside it too?
-    uncertainty:bool=False, # write NAME_uncertainty.png too?
-    **kwargs, # progress, quality, and tau, rounds, mix, ... of `Enhancer.__call__`
-)->AttrDict: # done: list of results; failed: dict of source to reason
-    "Enhance the pictures of a folder into another, under the same names."
-    return enhance_files(enhancer, folder_jobs(src, out, recursive, uncertainty), **kwargs)
-
+# %% ../nbs/13_enhance.ipynb #fad4c178
 def folder_jobs(
     src, # folder of pictures
     out, # folder for the results; pictures in it are no inputs
@@ -387,3 +377,14 @@ def folder_jobs(
     files = [p for p in list_images(src, recursive) if inside==src.resolve() or inside not in p.resolve().parents]
     if not files: raise ImageError(f"The folder '{src}' holds no pictures: endings read are {', '.join(IMAGE_EXTENSIONS)}.")
     return make_jobs(files, out, src, uncertainty)
+
+def enhance_folder(
+    enhancer:Enhancer, # does the work
+    src, # folder of pictures
+    out, # folder for the results, made if it isn't there
+    recursive:bool=False, # folders inside it too?
+    uncertainty:bool=False, # write NAME_uncertainty.png too?
+    **kwargs, # progress, quality, and tau, rounds, mix, ... of `Enhancer.__call__`
+)->AttrDict: # done: list of results; failed: dict of source to reason
+    "Enhance the pictures of a folder into another, under the same names."
+    return enhance_files(enhancer, folder_jobs(src, out, recursive, uncertainty), **kwargs)

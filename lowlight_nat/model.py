@@ -4,8 +4,8 @@
 __all__ = ['NATConfig', 'exposure_normalise', 'ExposureHead', 'LowLightNAT', 'save_model', 'weights_path', 'read_metadata',
            'load_model']
 
-# %% ../nbs/08_model.ipynb #3707304e
-import json, math, torch
+# %% ../nbs/08_model.ipynb #5bf60b52
+import json, math, os, torch
 import torch.nn.functional as F
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from .masking import entropy_map, token_log_probs, uncertainty_mask
 from .metrics import grey_mean
 from .nat import LatentNAT, parallel_decode
 
-# %% ../nbs/08_model.ipynb #8fa10c2a
+# %% ../nbs/08_model.ipynb #9181ca6d
 @dataclass(frozen=True)
 class NATConfig:
     "Sizes, thresholds and training plan of a LowLightNAT"
@@ -59,7 +59,8 @@ class NATConfig:
     feat_width: int = 64             # of the NAT on features
     feat_depth: int = 2              # its layers
     # training plan: codebook, flow, nat, decoder
-    crop: tuple = (64, 96, 128, 128) # side of the training crops, pixels, for each stage
+    context: int = 256               # side of the pieces whose statistics and level are used, pixels
+    crop: tuple = (64, 96, 128, 128) # side of the training crops cut from them, pixels, for each stage
     bs: tuple = (16, 8, 8, 4)        # batch size of each stage
     steps: tuple = (600, 500, 250, 700) # optimizer steps of each stage
     lr: tuple = (2e-3, 1e-3, 1e-3, 1e-3) # peak learning rate of each stage
@@ -73,7 +74,7 @@ class NATConfig:
         if self.vq_stem * 2**(len(self.vq_channels)-1) != 4: raise ValueError('NATConfig: vq_stem * 2^(len(vq_channels)-1) must be 4, the factor of the latent grid')
         if not 0 <= self.tau <= 1: raise ValueError(f'NATConfig: tau={self.tau} must lie in [0, 1]')
 
-# %% ../nbs/08_model.ipynb #1c696f1c
+# %% ../nbs/08_model.ipynb #1c4b3d89
 @patch(cls_method=True)
 def tiny(cls:NATConfig) -> NATConfig:
     "For tests and teaching: all stages train in about 20 minutes on two CPU cores"
@@ -84,7 +85,7 @@ def small(cls:NATConfig) -> NATConfig:
     "For the bundled checkpoint: good pictures on a laptop"
     return NATConfig(name='small', vq_channels=(48, 96), vq_blocks=2, enc_channels=(48, 64, 96), enc_blocks=2, cond=48,
         flow_steps=6, flow_hidden=48, nat_width=128, nat_depth=3, dec_channels=(48, 64), dec_blocks=2, deform=(True, False), feat_width=96,
-        steps=(1500, 1000, 500, 2500), bs=(16, 8, 8, 8))
+        steps=(1200, 800, 300, 1800))
 
 @patch(cls_method=True)
 def base(cls:NATConfig) -> NATConfig:
@@ -233,7 +234,7 @@ def check(self:LowLightNAT, x:Tensor): # low-light image
         raise ValueError(f'x_low: height {x.shape[2]} and width {x.shape[3]} must be multiples of {self.multiple}; pad with images.pad_to_multiple, or use Enhancer')
     if not x.isfinite().all(): raise ValueError('x_low has NaN or infinite values; clean it before enhancing')
 
-# %% ../nbs/08_model.ipynb #a2853772
+# %% ../nbs/08_model.ipynb #3619b6dd
 def save_model(model:LowLightNAT, # to be kept
                path, # of the .safetensors file
                metadata:dict=None, # more to say, kept as JSON: command, data, seed, figures...
@@ -244,6 +245,8 @@ def save_model(model:LowLightNAT, # to be kept
     state = {k: cast(v.detach().cpu()).contiguous() for k, v in model.state_dict().items()}
     tmp = path.with_name(path.name + '.part')
     save_file(state, tmp, metadata={'format': 'lowlight_nat', 'config': model.cfg.to_json(), 'about': json.dumps(metadata or {})})
+    mask = os.umask(0); os.umask(mask)
+    tmp.chmod(0o666 & ~mask)   # readable as any new file is
     tmp.replace(path)
 
 # %% ../nbs/08_model.ipynb #e46e3e49

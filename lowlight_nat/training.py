@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['STAGES', 'Stage', 'CodebookStage', 'align_terms', 'FlowStage', 'random_tau', 'nat_terms', 'NATStage', 'DecoderStage',
            'gt_mean_psnr', 'gt_mean_ssim', 'trainable', 'stage_learner', 'codebook_learner', 'flow_learner',
-           'nat_learner', 'decoder_learner', 'set_tau', 'train_stage', 'train_pipeline', 'previous']
+           'nat_learner', 'decoder_learner', 'set_tau', 'train_stage', 'train_pipeline', 'validate_pairs', 'previous']
 
-# %% ../nbs/12_training.ipynb #a1d9a4dd
+# %% ../nbs/12_training.ipynb #c10e2179
 import fastai.callback.schedule, time, torch
 from dataclasses import replace
 from functools import partial
@@ -19,39 +19,46 @@ from fastai.optimizer import Adam
 from .callbacks import AdversarialStep, Autocast, Checkpoint, CodebookCare, Curve, EMAWeights, FrozenEval, GiveTarget, NaNGuard, Preview, Resume, Term, ValidateEvery, sum_terms
 from .codebook import squared_distances
 from .data import LowLightDataLoaders
-from .flow import nll_bits, spread_nll
+from .flow import nll_bits, picture_stats, spread_nll
 from .masking import entropy_map, token_log_probs
 from .losses import exposure_nll, gaussian_nll, l1_loss, ssim_loss, token_loss, token_targets
-from .metrics import gt_mean, psnr, ssim
+from .metrics import gt_mean, psnr, score_pair, ssim
 from .model import LowLightNAT, NATConfig, exposure_normalise, load_model, read_metadata, save_model
 
-# %% ../nbs/12_training.ipynb #09e91229
+# %% ../nbs/12_training.ipynb #4d1d3ccc
 class Stage(nn.Module):
     "A part of the model in training: `forward(x_low, x_high)` gives a picture `x` and the loss `terms` by name"
-    terms = ()
+    terms, index = (), 0
     def __init__(self, model:LowLightNAT): super().__init__(); self.model, self.cfg = model, model.cfg
 
-    def truth(self, x_high) -> AttrDict: # x_norm, level, z, d2
-        "Exposure-normalised target, its level, latent, and distances to the codes"
-        with torch.no_grad():
-            x, level = exposure_normalise(x_high, self.cfg.norm_level)
-            z = self.model.vqgan.encode(x).float()
-        return AttrDict(x=x, level=level, z=z)
+    def view(self, x_low, x_high) -> AttrDict: # x_low, stats, x (normalised target), level
+        "Statistics and level of the large pieces; then, in training, an aligned crop of them"
+        stats, (x, level), size = picture_stats(x_low), exposure_normalise(x_high, self.cfg.norm_level), self.cfg.crop[self.index]
+        if self.training and size < min(x.shape[2:]):
+            i, j = (int(torch.randint(n - size + 1, (1,))) for n in x.shape[2:])
+            x_low, x = x_low[..., i:i+size, j:j+size], x[..., i:i+size, j:j+size]
+        return AttrDict(x_low=x_low, stats=stats, x=x, level=level)
+
+    def truth(self, x_low, x_high) -> AttrDict: # as `view`, and z
+        "As `view`, with the latent of the truth"
+        t = self.view(x_low, x_high)
+        with torch.no_grad(): t.z = self.model.vqgan.encode(t.x).float()
+        return t
 
     def expose(self, x_norm, level): # normalised picture to one at the true level, for comparison by eye and by metric
         return (x_norm.float()*(level/self.cfg.norm_level).view(-1, 1, 1, 1)).clamp(0, 1)
 
-# %% ../nbs/12_training.ipynb #3858002c
+# %% ../nbs/12_training.ipynb #b3c0bebe
 class CodebookStage(Stage):
     "Stage 1: reconstruct normal-light pictures through the codebook"
     terms = 'l1', 'ssim', 'commit'
     def forward(self, x_low, x_high):
-        t, vqgan = exposure_normalise(x_high, self.cfg.norm_level), self.model.vqgan
-        out = vqgan(t[0])
-        terms = dict(l1=l1_loss(out.x_rec, t[0]), ssim=0.2*ssim_loss(out.x_rec, t[0]), commit=out.commit)
-        return AttrDict(x=self.expose(out.x_rec, t[1]), x_rec=out.x_rec, x_norm=t[0], z=out.z, tokens=out.tokens, terms=terms)
+        t = self.view(x_low, x_high)
+        out = self.model.vqgan(t.x)
+        terms = dict(l1=l1_loss(out.x_rec, t.x), ssim=0.2*ssim_loss(out.x_rec, t.x), commit=out.commit)
+        return AttrDict(x=self.expose(out.x_rec, t.level), x_rec=out.x_rec, x_norm=t.x, z=out.z, tokens=out.tokens, terms=terms)
 
-# %% ../nbs/12_training.ipynb #761c31d3
+# %% ../nbs/12_training.ipynb #fff1a879
 def align_terms(model:LowLightNAT, a:AttrDict, # of `model.align`
                 t:AttrDict, # of `Stage.truth`
                ) -> dict: # likelihood in bits per dimension, latent error, spread, exposure
@@ -62,14 +69,15 @@ def align_terms(model:LowLightNAT, a:AttrDict, # of `model.align`
 
 class FlowStage(Stage):
     "Stage 2: align the dark picture's latent with the bright one's"
-    terms = 'nll', 'latent', 'spread', 'exposure'
+    terms, index = ('nll', 'latent', 'spread', 'exposure'), 1
     def forward(self, x_low, x_high):
-        t, a = self.truth(x_high), self.model.align(x_low)
+        t = self.truth(x_low, x_high)
+        a = self.model.align(t.x_low, t.stats)
         x = None
         if not self.training: x = self.expose(self.model.vqgan.decode(a.z_tilde), t.level)
         return AttrDict(x=x, terms=align_terms(self.model, a, t))
 
-# %% ../nbs/12_training.ipynb #299f81d8
+# %% ../nbs/12_training.ipynb #afc9509c
 def random_tau(model:LowLightNAT, a:AttrDict, # of `model.align`
               ) -> float: # a threshold that masks a random share of this batch
     "An entropy threshold that masks between 10% and 90% of the batch"
@@ -85,21 +93,21 @@ def nat_terms(model:LowLightNAT, r:AttrDict, # of `model.refine`
 
 class NATStage(Stage):
     "Stage 2b: the NAT on the latent, all else frozen"
-    terms = 'tokens', 'refined'
+    terms, index = ('tokens', 'refined'), 2
     def forward(self, x_low, x_high):
-        t = self.truth(x_high)
-        with torch.no_grad(): a = self.model.align(x_low)
+        t = self.truth(x_low, x_high)
+        with torch.no_grad(): a = self.model.align(t.x_low, t.stats)
         r = self.model.refine(a, random_tau(self.model, a) if self.training else None)
         x = None if self.training else self.expose(self.model.vqgan.decode(r.z), t.level)
         return AttrDict(x=x, terms=nat_terms(self.model, r, t))
 
-# %% ../nbs/12_training.ipynb #f77674cf
+# %% ../nbs/12_training.ipynb #2ecd36d0
 class DecoderStage(Stage):
     "Stage 3: the fusion decoder and the NAT on its features; alignment and latent NAT go on learning under their own losses"
-    terms = 'l1', 'ssim', 'low_band', 'nll', 'latent', 'spread', 'exposure', 'tokens', 'refined'
+    terms, index = ('l1', 'ssim', 'low_band', 'nll', 'latent', 'spread', 'exposure', 'tokens', 'refined'), 3
     def forward(self, x_low, x_high):
-        t, m = self.truth(x_high), self.model
-        a = m.align(x_low)
+        t, m = self.truth(x_low, x_high), self.model
+        a = m.align(t.x_low, t.stats)
         on = torch.rand(2) > 0.1 if self.training else (True, True)
         r = m.refine(a, random_tau(m, a) if self.training else None, None if on[0] else 0)
         d = m.decode(a, r, None if on[1] else 0)
@@ -155,7 +163,7 @@ def decoder_learner(dls, model:LowLightNAT, cbs=()) -> Learner:
     "Learner of stage 3"
     return stage_learner('decoder', dls, model, cbs)
 
-# %% ../nbs/12_training.ipynb #7b5aa68f
+# %% ../nbs/12_training.ipynb #9ae00366
 @torch.no_grad()
 def set_tau(model:LowLightNAT, # its configuration is replaced
             dls, # pairs; the training crops are used
@@ -165,16 +173,16 @@ def set_tau(model:LowLightNAT, # its configuration is replaced
     es = []
     model.eval()
     for x_low, _ in islice(dls.train, batches):
-        a = model.align(x_low)
+        a = model.align(x_low)  # whole pieces, no crop
         es.append(entropy_map(token_log_probs(squared_distances(a.z_tilde, model.vqgan.quantizer.codes), 2*a.sigma**2)).flatten())
     tau = round(torch.cat(es).quantile(1 - model.cfg.mask_share).item(), 3)
     model.cfg = replace(model.cfg, tau=min(max(tau, 0.), 1.))
     return model.cfg.tau
 
-# %% ../nbs/12_training.ipynb #434c7ba3
+# %% ../nbs/12_training.ipynb #14dab69c
 def train_stage(name:str, # codebook, flow, nat or decoder
                 model:LowLightNAT, # trained in place
-                make_dls, # (crop, bs, items_per_epoch) to DataLoaders
+                make_dls, # (size, bs, items_per_epoch) to DataLoaders
                 out:Path, # folder for checkpoints, tables and previews
                 resume:bool=False, # go on from the last checkpoint
                 minutes:float=2., # between checkpoints
@@ -185,22 +193,22 @@ def train_stage(name:str, # codebook, flow, nat or decoder
     i, cfg = list(STAGES).index(name), model.cfg
     epochs = max(1, cfg.steps[i]//epoch_steps); epoch_steps = cfg.steps[i]//epochs
     torch.manual_seed(cfg.seed + i)
-    dls = make_dls(cfg.crop[i], cfg.bs[i], cfg.bs[i]*epoch_steps)
+    dls = make_dls(cfg.context, cfg.bs[i], cfg.bs[i]*epoch_steps)
     state, back = out/f'{name}.pt', None
     if resume: back = Resume(state)
     cbs = [Checkpoint(state, minutes), ValidateEvery(max(1, -(-epochs//validations))), Preview(out/'previews'/name)] + ([back] if back else [])
     learn, start = stage_learner(name, dls, model, cbs), time.time()
     learn.fit_one_cycle(epochs, cfg.lr[i], pct_start=0.15, start_epoch=back.epoch if back else 0, cbs=Curve(out/f'{name}.csv', append=bool(back and back.epoch)))
     if name == 'flow': set_tau(model, dls)
-    figures = dict(zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1])) if learn.recorder.values else {}
+    figures = {k: round(float(v), 4) for k, v in zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1]) if v is not None} if learn.recorder.values else {}
     figures['seconds'] = round(time.time() - start)
     save_model(model, out/f'{name}.safetensors', dict(stage=name, figures=figures), half=False)
     state.unlink(missing_ok=True)
     return figures
 
-# %% ../nbs/12_training.ipynb #3aa45480
+# %% ../nbs/12_training.ipynb #3a6b3bc1
 def train_pipeline(cfg:NATConfig, # sizes and plan
-                   dls, # folder of a data set, or a function (crop, bs, items_per_epoch) -> DataLoaders
+                   dls, # folder of a data set, or a function (size, bs, items_per_epoch) -> DataLoaders
                    out, # folder for checkpoints, tables and previews
                    stages='all', # one of codebook, flow, nat, decoder, or all; a later stage starts from the earlier one's checkpoint
                    resume:bool=False, # go on from the last checkpoint, of a finished stage or in the middle of one
@@ -211,7 +219,7 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
     names, out = list(STAGES), Path(out)
     if stages != 'all' and stages not in names: raise ValueError(f'There is no stage {stages!r}; choose one of {", ".join(names)} or all')
     todo = names if stages == 'all' else [stages]
-    make_dls = dls if callable(dls) else lambda crop, bs, n: LowLightDataLoaders.from_folder(dls, size=crop, bs=bs, items_per_epoch=n, seed=cfg.seed)
+    make_dls = dls if callable(dls) else lambda size, bs, n: LowLightDataLoaders.from_folder(dls, size=size, bs=bs, items_per_epoch=n, seed=cfg.seed)
     torch.manual_seed(cfg.seed)
     model, figures = LowLightNAT(cfg), {}
     out.mkdir(parents=True, exist_ok=True)
@@ -222,9 +230,20 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
         if i: model = previous(model, out/f'{names[i-1]}.safetensors', cfg)
         figures[name] = train_stage(name, model, make_dls, out, resume, minutes)
     if todo[-1] == 'decoder':
-        model = previous(model, out/'decoder.safetensors', cfg)
-        save_model(model.eval(), out/'model.safetensors', dict(figures=figures, seed=cfg.seed, torch=torch.__version__, **(about or {})))
+        model, final = previous(model, out/'decoder.safetensors', cfg).eval(), out/'model.safetensors'
+        save_model(model, final)   # half precision: what is measured is what ships
+        val = validate_pairs(load_model(final), make_dls(cfg.context, 1, 1).valid)
+        save_model(model, final, dict(seed=cfg.seed, torch=torch.__version__, val=val, stages=figures, **(about or {})))
     return model.eval()
+
+# %% ../nbs/12_training.ipynb #c869c744
+@torch.no_grad()
+def validate_pairs(model:LowLightNAT, # in evaluation mode
+                   dl, # pairs (x_low, x_high), whole pictures, one at a time
+                  ) -> dict: # n, and the means of psnr, ssim, psnr_gt_mean, ssim_gt_mean
+    "Scores of the whole model on validation pairs, raw and GT-mean, rounded to what is significant"
+    rows = [score_pair(model(x_low).x.cpu(), x_high.cpu()) for x_low, x_high in dl]
+    return dict(n=len(rows), **{k: round(sum(r[k] for r in rows)/len(rows), 4) for k in rows[0]})
 
 # %% ../nbs/12_training.ipynb #748f457c
 def previous(model:LowLightNAT, # whose device is kept

@@ -1,0 +1,61 @@
+"""What the newest releases make of us: `python .ci/newest.py`, where only the run-time requirements are installed.
+
+The tests run on the pinned versions of `[dev]`; whoever installs the package gets the newest that its ranges allow.
+Here every module is imported, and a toy model goes through all four stages, is written, read again, and enhances a picture.
+"""
+import contextlib, importlib, io, sys, tempfile, time, warnings
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+import matplotlib, torch
+
+ROOT = Path(__file__).resolve().parents[1]
+TOY = dict(n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
+           nat_width=16, nat_depth=1, feat_width=16, feat_depth=1, steps=(6,)*4, bs=(2,)*4, crop=(32,)*4, bf16=False)
+
+
+def modules():
+    "Import every module of the package."
+    names = sorted(p.stem for p in (ROOT/'lowlight_nat').glob('*.py') if p.stem not in ('__init__', '_modidx'))
+    for o in names: importlib.import_module(f'lowlight_nat.{o}')
+    return names
+
+def toy(out):
+    "Train a toy through all stages; the model as read from its checkpoint."
+    from lowlight_nat.data import LowLightDataLoaders
+    from lowlight_nat.model import NATConfig, load_model
+    from lowlight_nat.training import train_pipeline
+    def dls(crop, bs, n): return LowLightDataLoaders.from_synthetic(ROOT/'samples/reference', [torch.rand(3, 32, 40)], size=crop, bs=bs, items_per_epoch=n, device='cpu')
+    train_pipeline(replace(NATConfig.tiny(), **TOY), dls, out)
+    return load_model(out/'model.safetensors')
+
+def learner(out):
+    "A Learner of its own, with the DataBlock, exported and read again."
+    from fastai.learner import Learner, load_learner
+    from lowlight_nat.data import LowLightBlock, Pair
+    from lowlight_nat.images import list_images
+    files = list_images(ROOT/'samples/reference')
+    dls = LowLightBlock(32).dataloaders([Pair(f, f, f.stem) for f in files], bs=2, num_workers=0, device=torch.device('cpu'))
+    learn = Learner(dls, torch.nn.Conv2d(3, 3, 1), loss_func=torch.nn.L1Loss(), path=out)
+    learn.fit(1, 1e-2)
+    learn.export(out/'learner.pkl')
+    x = dls.one_batch()[0]
+    assert torch.equal(load_learner(out/'learner.pkl').model(x), learn.model(x))
+
+def main():
+    matplotlib.use('Agg')
+    warnings.simplefilter('ignore')
+    start, said = time.time(), io.StringIO()
+    print(', '.join(f'{o} {version(o)}' for o in 'fastai fastcore fasttransform plum-dispatch fastprogress torch'.split()), flush=True)
+    assert int(version('fastcore').split('.')[0]) >= 2, 'this is no newest set; run it where only `pip install -e .` was done'
+    names = modules()
+    from lowlight_nat.enhance import Enhancer
+    with tempfile.TemporaryDirectory() as tmp:
+        try:
+            with contextlib.redirect_stdout(said): model = toy(Path(tmp)); learner(Path(tmp))
+        except BaseException: print(said.getvalue()[-2000:], file=sys.stderr); raise
+    assert Enhancer(model, device='cpu')(torch.rand(3, 24, 40)*0.1).image.size == (40, 24)
+    print(f'{len(names)} modules imported; a toy trained, written, read and used, in {time.time()-start:.0f} s')
+
+
+if __name__ == '__main__': main()

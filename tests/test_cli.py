@@ -1,0 +1,211 @@
+"The three commands: what they write, what they print, what they return, and what they refuse."
+import json, os, shutil, subprocess, sys
+from pathlib import Path
+
+import numpy as np, pytest, torch
+from PIL import Image
+from lowlight_nat.cli import *
+from lowlight_nat.cli import _short
+from lowlight_nat.images import write_image
+from lowlight_nat.metrics import GT_MEAN_FORMULA
+from lowlight_nat.model import LowLightNAT, NATConfig, save_model
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT/'samples'
+TOY = dict(n_codes=64, vq_channels=(8, 16), enc_channels=(8, 12, 16), cond=8, flow_steps=2, flow_hidden=8, nat_width=16, nat_depth=1, nat_heads=2,
+           dec_channels=(8, 12), feat_width=16, feat_depth=1)
+
+
+def picture(h=20, w=24, seed=0, level=.15): return torch.rand(3, h, w, generator=torch.Generator().manual_seed(seed))*level
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory):
+    "The file of a very small model of random weights."
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('weights')/'toy.safetensors'
+    save_model(LowLightNAT(NATConfig(**TOY)), path, dict(note='random weights'))
+    return str(path)
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    "We stand in an empty folder with two folders of pictures."
+    for i, name in enumerate(['in/a.png', 'in/b.jpg', 'in/sub/c.png', 'more/d.webp', 'more/a.png']): write_image(picture(seed=i), tmp_path/name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+def names(folder): return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob('*') if p.is_file())
+def complaint(capsys):
+    "What was said on the error stream: one line."
+    err = capsys.readouterr().err.strip()
+    assert err and '\n' not in err and 'Traceback' not in err
+    return err
+
+
+# --- lowlight_enhance ---
+
+def test_folder(place, toy, capsys):
+    assert lowlight_enhance.main(['in', '-o', 'out', '--weights', toy]) == 0
+    assert names('out') == ['a.png', 'b.jpg'] and Image.open('out/b.jpg').size == (24, 20)
+    assert '2 of 2 pictures' in capsys.readouterr().out
+
+def test_files_and_folders(place, toy):
+    assert lowlight_enhance.main(['in/b.jpg', 'more', '-o', 'out', '--weights', toy]) == 0
+    assert names('out') == ['a.png', 'b.jpg', 'd.webp']
+
+def test_recursive(place, toy):
+    assert lowlight_enhance.main(['in', '-o', 'out', '--recursive', '--weights', toy]) == 0
+    assert names('out') == ['a.png', 'b.jpg', 'sub/c.png']
+
+def test_one_file(place, toy):
+    assert lowlight_enhance.main(['in/a.png', '-o', 'new/bright.jpg', '--save-uncertainty', '--weights', toy]) == 0
+    assert names('new') == ['bright.jpg', 'bright_uncertainty.png']
+    assert lowlight_enhance.main(['in/a.png', '-o', 'there', '--weights', toy]) == 0 and names('there') == ['a.png']
+
+def test_all_options(place, toy):
+    line = 'in -o out --tau .3 --rounds 2 --mix .5 --heat .2 --seed 3 --device cpu --exposure .4 --save-uncertainty --weights'.split()
+    assert lowlight_enhance.main([*line, toy]) == 0
+    assert names('out') == ['a.png', 'a_uncertainty.png', 'b.jpg', 'b_uncertainty.png']
+
+def test_broken_files_are_named_and_the_rest_is_done(place, toy, capsys):
+    Path('in/broken.png').write_text('no picture')
+    assert lowlight_enhance.main(['in', 'missing.png', '-o', 'out', '--weights', toy]) == 1
+    out, err = capsys.readouterr()
+    assert names('out') == ['a.png', 'b.jpg'] and '2 of 4 pictures' in out
+    assert len([l for l in err.splitlines() if 'broken.png' in l or 'missing.png' in l]) == 2 and 'Traceback' not in err
+
+bad = {'missing': (['nothing.jpg', '-o', 'out'], "doesn't exist"), 'overwrites': (['in', '-o', 'in'], 'would be overwritten'), 'same file': (['in/a.png', '-o', 'in/a.png'], 'would be overwritten'),
+       'collides': (['in', 'more', '-o', 'out'], 'would both be written'), 'folder into file': (['in', '-o', 'a.png'], 'give a folder'), 'two into file': (['in/a.png', 'in/b.jpg', '-o', 'c.png'], 'give a folder'),
+       'format': (['in/a.png', '-o', 'a.gif'], "can't be written"), 'out is a file': (['in', '-o', 'note'], 'is a file'), 'empty folder': (['empty', '-o', 'out'], 'no pictures'),
+       'tau': (['in', '-o', 'out', '--tau', '3'], 'tau=3'), 'rounds': (['in', '-o', 'out', '--rounds', '-1'], 'rounds=-1'), 'weights': (['in', '-o', 'out', '--weights', 'nothing'], 'checkpoint'),
+       'damaged weights': (['in', '-o', 'out', '--weights', 'note.safetensors'], 'safetensors'), 'device': (['in', '-o', 'out', '--device', 'toaster'], 'toaster')}
+
+@pytest.mark.parametrize('args, says', bad.values(), ids=bad)
+def test_refused_in_one_sentence(place, toy, capsys, args, says):
+    Path('note').write_text('a file'); Path('note.safetensors').write_text('no weights'); Path('empty').mkdir()
+    before = names('.')
+    assert lowlight_enhance.main([*args, *([] if '--weights' in args else ['--weights', toy])]) == 2
+    assert says in complaint(capsys) and names('.') == before
+
+@pytest.mark.parametrize('args', [[], ['in'], ['in', '-o', 'out', '--tau', 'much'], ['in', '-o', 'out', '--no-such-option']])
+def test_usage_errors(place, capsys, args):
+    with pytest.raises(SystemExit) as e: lowlight_enhance.main(args)
+    assert e.value.code == 2 and 'lowlight_enhance' in complaint(capsys)
+
+def test_debug_raises(place):
+    with pytest.raises(ValueError, match='overwritten'): lowlight_enhance.main(['in', '-o', 'in', '--debug'])
+
+def test_python_function(place, toy):
+    res = lowlight_enhance(['in'], 'out', weights=toy)
+    assert [p.name for p in res.done] == ['a.png', 'b.jpg'] and res.failed == {}
+    with pytest.raises(ValueError, match="doesn't exist"): lowlight_enhance('nothing.jpg', 'out')
+
+def test_as_a_process(place, toy):
+    "The command itself: exit code, no traceback, and neither fastai nor lpips nor matplotlib loaded."
+    code = ("import sys; from lowlight_nat.cli import lowlight_enhance; c = lowlight_enhance(); "
+            "print(*[o for o in 'fastai lpips matplotlib IPython'.split() if o in sys.modules], sep=','); sys.exit(c)")
+    def go(*args): return subprocess.run([sys.executable, '-c', code, *args, '--weights', toy], capture_output=True, text=True)
+    r = go('in', '-o', 'out')
+    assert r.returncode == 0 and r.stdout.splitlines()[-1] == '', r.stderr
+    r = go('nothing.png', '-o', 'out')
+    assert r.returncode == 2 and r.stderr.count('\n') == 1 and 'Traceback' not in r.stderr
+
+def test_installed_command(place, toy):
+    exe = shutil.which('lowlight_enhance', path=os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]))
+    if not exe: pytest.skip('the package is not installed, so there is no command')
+    r = subprocess.run([exe, 'in', '-o', 'out', '--weights', toy], capture_output=True, text=True)
+    assert r.returncode == 0 and names('out') == ['a.png', 'b.jpg'], r.stderr
+    r = subprocess.run([exe, 'in', '-o', 'in', '--weights', toy], capture_output=True, text=True)
+    assert r.returncode == 2 and 'Traceback' not in r.stderr
+
+
+# --- the parser ---
+
+def test_pairs_of_switches():
+    p = make_parser(lowlight_evaluate.__wrapped__)
+    for line, want in ('', True), ('--no-latent-nat', False), ('--latent-nat', True), ('--no-latent-nat --latent-nat', True): assert p.parse_args(['--data', 'd', *line.split()]).latent_nat is want
+
+@pytest.mark.parametrize('func', [lowlight_enhance, lowlight_evaluate, lowlight_train], ids=lambda f: f.__name__)
+def test_every_option_is_explained(func):
+    for a in make_parser(func.__wrapped__)._actions: assert a.help and len(a.help) > 5, a.dest
+
+def test_no_machine_paths_in_commands():
+    assert _short('/home/me/lol') == 'lol' and _short('../data/lol') == '../data/lol'
+    assert command_line(lowlight_evaluate, data='/home/me/lol', split='val', latent_nat=False, rounds=2) == 'lowlight_evaluate --data lol --no-latent-nat --rounds 2'
+
+
+# --- lowlight_evaluate ---
+
+@pytest.fixture
+def pairs(tmp_path, monkeypatch):
+    for s, n in dict(train=1, val=3, test=1).items():
+        for i in range(n):
+            high = picture(29, 37, i, .9)
+            write_image(high, tmp_path/f'data/{s}/high/{s}{i}.png'); write_image(high*.1, tmp_path/f'data/{s}/low/{s}{i}.png')
+    monkeypatch.chdir(tmp_path)
+
+def test_evaluate(pairs, toy, capsys):
+    assert lowlight_evaluate.main(['--data', 'data', '--split', 'val', '--json', 'new/val.json', '--weights', toy, '--no-decoder-nat', '--rounds', '2', '--tau', '.2']) == 0
+    out, d = capsys.readouterr().out, json.loads(Path('new/val.json').read_text())
+    assert {'psnr', 'ssim', 'psnr_gt_mean', 'ssim_gt_mean', 'n', 'settings', 'versions', 'rows', 'command', 'seconds', 'device', 'input'} <= set(d)
+    assert d['n'] == 3 and [r['name'] for r in d['rows']] == ['val0', 'val1', 'val2'] and GT_MEAN_FORMULA in out
+    for k in 'psnr', 'ssim', 'psnr_gt_mean', 'ssim_gt_mean': assert d[k] == pytest.approx(np.mean([r[k] for r in d['rows']]))
+    assert {o: d['settings'][o] for o in ('split', 'latent_nat', 'decoder_nat', 'rounds', 'tau')} == dict(split='val', latent_nat=True, decoder_nat=False, rounds=2, tau=.2)
+    assert d['settings']['weights']['about'] == dict(note='random weights') and d['settings']['weights']['name'] == 'toy.safetensors'
+    assert d['command'] == 'lowlight_evaluate --data data --no-decoder-nat --rounds 2 --tau 0.2 --weights toy.safetensors'
+    assert str(Path.cwd()) not in json.dumps(d) and str(Path(toy).parent) not in json.dumps(d)
+    assert names('new') == ['val.json']
+
+def test_evaluate_equals_skimage(pairs, toy):
+    from lowlight_nat.enhance import Enhancer
+    from lowlight_nat.images import read_image
+    skm = pytest.importorskip('skimage.metrics', reason='needs scikit-image, the outside reference')
+    res, enhance = lowlight_evaluate('data', weights=toy), Enhancer.from_pretrained(toy, 'cpu')
+    for r in res.rows:
+        x, y = [o.numpy() for o in (enhance(f"data/val/low/{r['name']}.png").x, read_image(f"data/val/high/{r['name']}.png"))]
+        assert r['psnr'] == pytest.approx(skm.peak_signal_noise_ratio(y, x, data_range=1), abs=1e-3)
+        assert r['ssim'] == pytest.approx(skm.structural_similarity(x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1, channel_axis=0), abs=1e-3)
+
+def test_evaluate_reads_only_its_split(pairs, toy):
+    for s in 'train', 'test':
+        for p in Path(f'data/{s}').rglob('*.png'): p.write_text('no picture')
+    assert lowlight_evaluate('data', weights=toy).n == 3
+
+@pytest.mark.parametrize('damage, says', [('val/low/val1.png', 'val1.png'), ('val/high/val2.png', 'val2.png')])
+def test_evaluate_refuses_broken_files(pairs, toy, capsys, damage, says):
+    Path('data', damage).write_text('no picture')
+    assert lowlight_evaluate.main(['--data', 'data', '--json', 'val.json', '--weights', toy]) == 2
+    assert says in complaint(capsys) and not Path('val.json').exists()
+
+def test_evaluate_refuses_missing_partners(pairs, toy, capsys):
+    Path('data/val/high/val1.png').unlink()
+    assert lowlight_evaluate.main(['--data', 'data', '--weights', toy]) == 2 and 'val1.png' in complaint(capsys)
+
+def test_real_pairs(lol_data, toy):
+    "The dark pictures themselves score what everybody measures for them."
+    res = lowlight_evaluate(str(lol_data), weights=toy, latent_nat=False, decoder_nat=False)
+    assert res.n == 12 and res.input['psnr'] == pytest.approx(8.6, abs=.1) and res.input['psnr_gt_mean'] == pytest.approx(18.1, abs=.1)
+    assert res.command.startswith(f'lowlight_evaluate --data {lol_data.name} ')
+
+def test_bundled_checkpoint_on_real_pairs(lol_data):
+    if not (ROOT/'lowlight_nat/weights/small.safetensors').exists(): pytest.skip('there is no bundled checkpoint')
+    res = lowlight_evaluate(str(lol_data))
+    assert res.psnr_gt_mean >= 25 and res.ssim_gt_mean >= .81 and res.psnr >= 17.5
+
+
+# --- lowlight_train ---
+
+bad_training = [(['--data', 'nowhere', '--out', 'run'], 'nowhere'), (['--data', 'data', '--out', 'run', '--steps-scale', '0'], 'steps_scale'), (['--data', 'data', '--out', 'data/val/low/val0.png'], 'is a file')]
+
+@pytest.mark.parametrize('args, says', bad_training)
+def test_train_refuses(pairs, capsys, args, says):
+    assert lowlight_train.main(args) == 2 and says in complaint(capsys) and not Path('run').exists()
+
+def test_train_hands_over(pairs, monkeypatch):
+    "Preset, scale, seed, stage and command reach the pipeline."
+    import lowlight_nat.training as training
+    got = {}
+    monkeypatch.setattr(training, 'train_pipeline', lambda cfg, *args, **kw: got.update(cfg=cfg, args=args, **kw))
+    assert lowlight_train.main('--preset small --data data --out run --stage flow --resume --steps-scale .01 --seed 7'.split()) == 0
+    assert (got['cfg'].name, got['cfg'].seed, got['cfg'].steps[0]) == ('small', 7, round(NATConfig.small().steps[0]*.01))
+    assert got['args'] == ('data', 'run', 'flow', True)
+    assert got['about']['command'] == 'lowlight_train --data data --out run --preset small --stage flow --steps-scale 0.01 --seed 7'

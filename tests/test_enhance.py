@@ -1,0 +1,293 @@
+"Pictures of any size and kind through the Enhancer: sizes, tiles, alpha, batches, files, time and memory."
+import json, os, subprocess, sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np, pytest, torch
+from PIL import Image
+from lowlight_nat.enhance import *
+from lowlight_nat.images import ImageError, list_images, read_image, to_pil, write_image
+from lowlight_nat.metrics import grey_mean
+from lowlight_nat.model import LowLightNAT, NATConfig, save_model
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES = ROOT/'samples'
+BUNDLED = ROOT/f'lowlight_nat/weights/{DEFAULT_WEIGHTS}.safetensors'
+bundled = pytest.mark.skipif(not BUNDLED.exists(), reason='there is no bundled checkpoint')
+TOY = dict(n_codes=64, vq_channels=(8, 16), enc_channels=(8, 12, 16), cond=8, flow_steps=2, flow_hidden=8, nat_width=16, nat_depth=1, nat_heads=2,
+           dec_channels=(8, 12), feat_width=16, feat_depth=1)
+
+
+def toy(seed=0):
+    "A very small model of random weights, whose every part does something, and whose pictures are bright in the middle of the range."
+    torch.manual_seed(seed)
+    model = LowLightNAT(NATConfig(**TOY))
+    for p in model.parameters(): p.data.add_(torch.randn_like(p)*.02)
+    model.fusion.conv_out[1].bias.data.fill_(.4)
+    with torch.no_grad(): e = model.eval()(torch.rand(1, 3, 64, 64)*.1).entropy
+    model.cfg = replace(model.cfg, tau=e.median().item())
+    return model
+
+@pytest.fixture(scope='module')
+def enhance(): return Enhancer(toy(), 'cpu')
+
+def picture(h, w, seed=0, level=.15): return torch.rand(3, h, w, generator=torch.Generator().manual_seed(seed))*level
+
+def smooth(h, w, seed=0):
+    "A dark picture with structure at all scales."
+    g = torch.Generator().manual_seed(seed)
+    x = sum(torch.nn.functional.interpolate(torch.rand(1, 3, 2**k, 2**k, generator=g), (h, w), mode='bilinear')/2**(k/2) for k in range(1, 7))[0]
+    return x/x.amax()*.3
+
+
+# --- sizes ---
+
+sizes = [(1, 1), (1, 50), (3, 16), (15, 17), (16, 16), (16, 2000), (2000, 16), (23, 57), (64, 129), (400, 600), (401, 599), (997, 1009), (1203, 2000)]
+
+@pytest.mark.parametrize('size', sizes, ids=lambda s: f'{s[0]}x{s[1]}')
+def test_any_size_comes_out_as_it_went_in(enhance, size):
+    h, w = size
+    res = enhance(picture(h, w))
+    assert res.x.shape == (3, h, w) and res.image.size == (w, h) == res.entropy_image().size
+    assert res.entropy.shape == res.mask.shape == res.sigma.shape == (-(-h//4), -(-w//4))
+    assert res.x.isfinite().all() and 0 <= res.x.min() and res.x.max() <= 1 and 0 <= res.entropy.min() and res.entropy.max() <= 1
+
+def test_random_sizes(enhance):
+    rng = np.random.default_rng(0)
+    for h, w in rng.integers(16, 300, (12, 2)).tolist(): assert enhance(picture(h, w)).x.shape == (3, h, w)
+
+def test_results_are_ordinary_tensors(enhance):
+    res = enhance(picture(32, 32))
+    res.x.requires_grad_(); (res.x*res.x).sum().backward()
+
+@pytest.mark.parametrize('level', [0., 1/255, 1.])
+def test_flat_pictures(enhance, level): assert enhance(torch.full((3, 40, 40), level)).x.isfinite().all()
+
+
+# --- tiles ---
+
+def test_tiles_are_close_to_the_whole(enhance):
+    x = smooth(321, 487)
+    a, b = enhance(x, record=True), Enhancer(enhance.model, 'cpu', tile=192, overlap=64, whole=0)(x, record=True)
+    assert 0 < (a.x-b.x).abs().mean() < .01 and (a.x-b.x).abs().flatten()[::4].quantile(.99) < .1
+    assert (a.entropy-b.entropy).abs().mean() < .01 and (a.mask == b.mask).float().mean() > .95
+    assert b.level == pytest.approx(a.level, rel=.05)
+    assert [r.tokens.shape for r in a.history] == [r.tokens.shape for r in b.history] == [a.entropy.shape]*len(a.history)
+    assert (a.history[0].masked == b.history[0].masked).float().mean() > .9
+    assert a.feature_history[0].masked.shape == b.feature_history[0].masked.shape
+
+def test_one_large_tile_is_the_whole(enhance):
+    x = smooth(96, 112)
+    assert torch.equal(enhance(x).x, Enhancer(enhance.model, 'cpu', tile=112, overlap=16, whole=0)(x).x)
+
+def test_tiles_have_no_seams(enhance):
+    "Where tiles meet, neighbouring pixels differ no more than they do elsewhere."
+    x = smooth(64, 640)
+    y = Enhancer(enhance.model, 'cpu', tile=128, overlap=32, whole=0)(x).x.mean(0)
+    step = (y[:, 1:]-y[:, :-1]).abs().mean(0)
+    assert step.max() < 4*step.mean()+.01
+
+def test_statistics_by_strips():
+    from lowlight_nat.flow import picture_stats
+    x = picture(120, 80)[None]
+    a, b = picture_stats(x), whole_stats(x, 999)
+    assert torch.allclose(a.mean, b.mean, atol=1e-6) and torch.allclose(a.cdf, b.cdf, atol=1e-5)
+
+@pytest.mark.parametrize('bad', [dict(tile=100), dict(overlap=8), dict(tile=64, overlap=64)])
+def test_bad_tiles_are_refused(enhance, bad):
+    with pytest.raises(ValueError, match='multiples of 16'): Enhancer(enhance.model, 'cpu', **bad)
+
+
+# --- the same again ---
+
+def test_deterministic(enhance):
+    x = picture(72, 88)
+    for kw in {}, dict(heat=.8, seed=3): assert torch.equal(enhance(x, **kw).x, enhance(x, **kw).x)
+    assert not torch.equal(enhance(x, heat=.8, seed=3).x, enhance(x, heat=.8, seed=4).x)
+
+def test_heat_leaves_the_random_state_alone(enhance):
+    torch.manual_seed(1); enhance(picture(32, 32), heat=.5); a = torch.rand(1)
+    torch.manual_seed(1); assert torch.equal(a, torch.rand(1))
+
+def test_batch_is_one_by_one(enhance):
+    xs = [picture(40, 48, s) for s in range(3)]+[picture(16, 90)]
+    for x, r in zip(xs, enhance.batch(xs)): assert torch.equal(r.x, enhance(x).x) and torch.equal(r.mask, enhance(x).mask)
+    assert len(enhance.batch(torch.stack(xs[:3]))) == 3
+
+def test_model_result_does_not_depend_on_the_batch():
+    model = toy()
+    x, bright = picture(64, 64)[None], picture(64, 64, 1, .9)[None]
+    with torch.no_grad(): a, b = model(x), model(torch.cat([bright, x, bright*0]))
+    assert torch.allclose(a.x[0], b.x[1], atol=1e-4) and torch.allclose(a.level, b.level[1:2], atol=1e-5)
+
+
+# --- what goes in ---
+
+def forms(tmp_path):
+    im = to_pil(picture(30, 44))
+    im.save(tmp_path/'a.png')
+    a = np.array(im)
+    return dict(path=tmp_path/'a.png', str=str(tmp_path/'a.png'), pil=im, array=a, tensor=torch.from_numpy(a.transpose(2, 0, 1)/255).float())
+
+def test_every_form_of_a_picture_is_the_same(enhance, tmp_path):
+    f = forms(tmp_path)
+    want = enhance(f['path']).x
+    for o in f.values(): assert torch.allclose(enhance(o).x, want, atol=1e-5)
+    with open(f['path'], 'rb') as file: assert torch.equal(enhance(file).x, want)
+
+def test_turned_pictures_come_out_upright_with_their_alpha(enhance, tmp_path):
+    im = to_pil(picture(20, 32)).convert('RGBA')
+    im.putalpha(Image.linear_gradient('L').resize(im.size))
+    exif = Image.Exif(); exif[274] = 6
+    im.save(tmp_path/'a.png', exif=exif)
+    res = enhance(tmp_path/'a.png').image
+    assert res.size == (20, 32) and res.mode == 'RGBA'
+    assert np.array_equal(np.array(res)[..., 3], np.array(im.getchannel('A').transpose(Image.Transpose.ROTATE_270)))
+
+@pytest.mark.parametrize('mode', ['L', 'P', 'LA', 'RGBA', 'I;16', 'CMYK', '1'])
+def test_modes(enhance, mode):
+    im = Image.fromarray((np.random.default_rng(0).random((18, 26))*65535).astype(np.uint16)) if mode == 'I;16' else to_pil(picture(18, 26)).convert(mode)
+    res = enhance(im)
+    assert res.x.shape == (3, 18, 26) and res.image.mode == ('RGBA' if mode in ('LA', 'RGBA') else 'RGB')
+
+def test_transparent_palette():
+    im = to_pil(picture(8, 8)).convert('P'); im.info['transparency'] = 0
+    assert read_alpha(im).size == (8, 8)
+
+def test_jpeg_drops_alpha_png_keeps_it(enhance, tmp_path):
+    res = enhance(np.random.default_rng(0).integers(0, 40, (20, 20, 4), dtype=np.uint8))
+    assert Image.open(res.save(tmp_path/'a.png')).mode == 'RGBA' and Image.open(res.save(tmp_path/'a.jpg')).mode == 'RGB'
+    assert res._repr_png_()[:4] == b'\x89PNG'
+
+@pytest.mark.parametrize('src, says', [('nothing.jpg', "doesn't exist"), (SAMPLES, 'folder'), (np.zeros((4, 4, 3))*np.nan, 'NaN'), (3, "can't be read"), (torch.rand(3, 0, 4), 'pixels')])
+def test_bad_pictures_give_one_sentence(enhance, src, says):
+    with pytest.raises(ImageError, match=says) as e: enhance(src)
+    assert '\n' not in str(e.value)
+
+@pytest.mark.parametrize('bad', [dict(tau=-.1), dict(tau=float('nan')), dict(mix=2), dict(rounds=-1), dict(heat=-1), dict(exposure=0), dict(exposure=1.5)])
+def test_bad_settings_give_one_sentence(enhance, bad):
+    with pytest.raises(ValueError, match=[*bad][0]): enhance(picture(16, 16), **bad)
+
+
+# --- the knobs ---
+
+@pytest.mark.parametrize('size', [(80, 96), (300, 300)])
+def test_exposure_is_the_mean(enhance, size):
+    tiled = Enhancer(enhance.model, 'cpu', tile=160, overlap=32, whole=10_000)
+    for e in .2, .5: assert grey_mean(tiled(smooth(*size), exposure=e).x).item() == pytest.approx(e, abs=2e-3)
+
+def test_switches_do_something(enhance):
+    x = smooth(96, 96)
+    base = enhance(x).x
+    for kw in dict(latent_nat=False), dict(decoder_nat=False), dict(mix=1.), dict(mix=0.), dict(tau=1.), dict(rounds=1): assert not torch.equal(enhance(x, **kw).x, base), kw
+    assert enhance(x, tau=1.).mask.sum() == 0 and enhance(x, tau=0.).mask.all()
+    assert torch.equal(enhance(x, rounds=0).x, enhance(x, latent_nat=False, decoder_nat=False).x)
+
+def test_history_is_kept_on_request(enhance):
+    assert enhance(smooth(64, 64)).history is None
+    res = enhance(smooth(64, 72), record=True, rounds=3)
+    assert [r.round for r in res.history] == [1, 2, 3] and torch.equal(res.history[0].masked, res.mask)
+    assert all(b.masked.sum() <= a.masked.sum() for a, b in zip(res.history, res.history[1:]))
+
+def test_bf16_is_close(enhance):
+    x = smooth(96, 128)
+    assert (Enhancer(enhance.model, 'cpu', bf16=True)(x, rounds=0).x-enhance(x, rounds=0).x).abs().mean() < .02
+
+def test_checkpoint_by_path(tmp_path, enhance):
+    save_model(enhance.model, tmp_path/'toy.safetensors', dict(seed=1), half=False)
+    again = Enhancer.from_pretrained(tmp_path/'toy.safetensors', 'cpu')
+    assert torch.equal(again(smooth(40, 40)).x, enhance(smooth(40, 40)).x) and again.model.about == dict(seed=1)
+    with pytest.raises(FileNotFoundError, match='bundled'): Enhancer.from_pretrained('enormous')
+
+
+# --- files ---
+
+@pytest.fixture
+def folder(tmp_path):
+    src = tmp_path/'in'
+    for i, name in enumerate(['a.png', 'b.jpg', 'c.webp', 'sub/d.png']): write_image(picture(20, 24, i), src/name)
+    (src/'broken.jpg').write_bytes(b'no picture')
+    (src/'note.txt').write_text('not looked at')
+    return src
+
+def tree(path): return sorted(p.relative_to(path).as_posix() for p in path.rglob('*') if p.is_file())
+
+def test_folder(enhance, folder, tmp_path):
+    before = {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+    res = enhance_folder(enhance, folder, tmp_path/'out')
+    assert tree(tmp_path/'out') == ['a.png', 'b.jpg', 'c.webp'] and len(res.done) == 3
+    assert [p.name for p in res.failed] == ['broken.jpg'] and 'broken.jpg' in [*res.failed.values()][0]
+    assert before == {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+def test_folder_within_itself(enhance, folder):
+    for _ in range(2): enhance_folder(enhance, folder, folder/'out', recursive=True, uncertainty=True)
+    assert tree(folder/'out') == ['a.png', 'a_uncertainty.png', 'b.jpg', 'b_uncertainty.png', 'c.webp', 'c_uncertainty.png', 'sub/d.png', 'sub/d_uncertainty.png']
+
+def test_inputs_are_never_overwritten(enhance, folder, tmp_path):
+    link = tmp_path/'link'; link.symlink_to(folder)
+    for out in folder, folder/'..'/'in', link:
+        with pytest.raises(ValueError, match='would be overwritten'): enhance_folder(enhance, folder, out)
+    other = tmp_path/'other'; other.mkdir(); (other/'a.png').symlink_to(folder/'a.png')
+    with pytest.raises(ValueError, match='would be overwritten'): enhance_folder(enhance, folder, other)
+
+def test_results_that_would_collide_are_refused(enhance, folder):
+    with pytest.raises(ValueError, match='would both be written'): check_jobs(make_jobs([folder/'a.png', folder/'sub/a.png'], 'out'))
+    check_jobs(make_jobs([folder/'a.png', folder/'a.jpg'], 'out', uncertainty=True))
+
+def test_formats_we_only_read(enhance, tmp_path):
+    to_pil(picture(12, 12)).save(tmp_path/'a.gif')
+    res = enhance_files(enhance, make_jobs([tmp_path/'a.gif'], tmp_path/'out'))
+    assert [p.name for p in res.done] == ['a.gif.png']
+
+def test_an_error_in_one_picture_stops_none(folder, tmp_path):
+    class Odd(Enhancer):
+        def __call__(self, src, **kw):
+            if src.name == 'a.png': raise RuntimeError('out of\nmemory')
+            return super().__call__(src, **kw)
+    res = enhance_folder(Odd(toy(), 'cpu'), folder, tmp_path/'out')
+    assert len(res.done) == 2 and res.failed[folder/'a.png'] == 'out of'
+
+def test_an_empty_or_missing_folder(enhance, tmp_path):
+    with pytest.raises(ImageError, match='no pictures'): enhance_folder(enhance, tmp_path, tmp_path/'out')
+    with pytest.raises(ImageError, match='no folder'): enhance_folder(enhance, tmp_path/'nothing', tmp_path/'out')
+
+
+# --- the bundled checkpoint ---
+
+@bundled
+@pytest.mark.parametrize('path', list_images(SAMPLES), ids=lambda p: p.stem)
+def test_samples_become_brighter(path):
+    from lowlight_nat.metrics import gt_mean, psnr
+    low, high = read_image(path), read_image(SAMPLES/'reference'/path.name)
+    res = Enhancer.from_pretrained(device='cpu')(path)
+    assert grey_mean(res.x) > 1.5*grey_mean(low) and .15 < grey_mean(res.x) < .8
+    assert psnr(res.x, high).item() > psnr(low, high).item()
+
+@bundled
+def test_bundled_metadata():
+    about = Enhancer.from_pretrained(device='cpu').model.about
+    assert {'command', 'data', 'seed', 'val'} <= set(about)
+
+MEASURE = """
+import json, resource, sys, time, torch
+from lowlight_nat.enhance import Enhancer
+torch.set_num_threads(2)
+enhance, x = Enhancer.from_pretrained(device='cpu'), torch.rand(3, 400, 600)*.1
+times = []
+for _ in range(5):
+    t = time.perf_counter(); enhance(x); times.append(time.perf_counter()-t)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
+print(json.dumps(dict(seconds=min(times[1:]), peak=peak)))
+"""
+
+@bundled
+@pytest.mark.skipif(sys.platform == 'win32', reason='the module resource is not on Windows')
+def test_time_and_memory():
+    "A picture of 400x600: at most 1.5 s and 1.2 GB on two cores. A machine busy with something else gets three tries."
+    pytest.importorskip('resource')
+    tries = []
+    for _ in range(3):
+        out = subprocess.run([sys.executable, '-c', MEASURE], cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS='2'), capture_output=True, text=True, check=True).stdout
+        tries.append(json.loads(out.splitlines()[-1]))
+        if tries[-1]['seconds'] <= 1.5 and tries[-1]['peak'] <= 1.2e9: return
+    pytest.fail(f'more than 1.5 s or 1.2 GB: {tries}')

@@ -1,0 +1,178 @@
+"What `LowLightNAT` promises: sizes, independence, determinism, switches, half precision, gradients, files."
+from dataclasses import replace
+
+import pytest, torch
+from lowlight_nat.flow import picture_stats
+from lowlight_nat.model import LowLightNAT, NATConfig, load_model, save_model
+from lowlight_nat.training import STAGES, trainable
+
+TOY = replace(NATConfig.tiny(), n_codes=64, vq_channels=(8, 16), enc_channels=(8, 16, 16), cond=8, flow_steps=2, flow_hidden=8, dec_channels=(8, 16),
+              nat_width=32, nat_window=4, feat_width=32, deform=(True, False), bf16=False)
+
+
+def pair(n=2, size=32, seed=0):
+    "Smooth bright pictures and dark, noisy copies"
+    g = torch.Generator().manual_seed(seed)
+    high = torch.nn.functional.interpolate(torch.rand(n, 3, 5, 5, generator=g), size=(size, size), mode='bilinear')*.8 + .1
+    return (high*.1 + .01*torch.randn(high.shape, generator=g)).clamp(0, 1), high
+
+def train(model, name, steps=4):
+    "A few steps of one stage; the gradients of three more, which may switch one or the other NAT off, are left in place"
+    trainable(model, name)
+    stage = STAGES[name](model).train()
+    opt = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 3e-3)
+    for i in range(steps + 3):
+        sum(stage(*pair(4, 64, seed=i)).terms.values()).backward()
+        if i < steps: opt.step(); opt.zero_grad()
+
+@pytest.fixture(scope='module')
+def model():
+    "A toy model after a few steps of every stage"
+    torch.manual_seed(0)
+    m = LowLightNAT(TOY)
+    m.vqgan.start(pair(8, 64)[1])
+    for name in STAGES: train(m, name, 6)
+    m.requires_grad_(False)
+    return m.eval()
+
+
+@pytest.mark.parametrize('shape', [(16, 16), (16, 24), (24, 16), (40, 200), (72, 56), (136, 16)])
+def test_any_multiple_of_eight(model, shape):
+    x = torch.rand(1, 3, *shape)*.1
+    out = model(x, tau=0.)
+    assert out.x.shape == x.shape and out.x.isfinite().all() and 0 <= out.x.min() and out.x.max() <= 1
+    h, w = shape[0]//4, shape[1]//4
+    assert [tuple(out[k].shape) for k in ('entropy', 'mask', 'tokens', 'sigma')] == [(1, h, w)]*4
+    assert out.mask.float().mean() > .9   # all is masked, and it still works
+
+def test_alone_or_in_a_batch(model):
+    x = torch.cat([pair(2, 64)[0], torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64)])
+    together = model(x)
+    for i in range(len(x)):
+        alone = model(x[i:i+1])
+        assert torch.allclose(alone.x[0], together.x[i], atol=2e-5) and torch.equal(alone.mask[0], together.mask[i])
+    assert torch.allclose(model(x.flip(0)).x.flip(0), together.x, atol=2e-5)
+
+def test_half_masked_neighbours_do_not_matter(model):
+    x = torch.cat([pair(1, 64)[0], torch.zeros(1, 3, 64, 64)])
+    e = model(x).entropy.flatten(1)
+    tau = (e[0].median().item() + e[1].median().item())/2    # one picture is masked, the other hardly
+    together = model(x, tau=tau)
+    for i in 0, 1: assert torch.allclose(model(x[i:i+1], tau=tau).x[0], together.x[i], atol=2e-5)
+
+def test_same_input_same_output(model):
+    x = pair(2, 48)[0]
+    for kw in {}, dict(heat=.7, seed=3): assert torch.equal(model(x, **kw).x, model(x, **kw).x)
+    state = torch.get_rng_state(); model(x, heat=.7); assert torch.equal(state, torch.get_rng_state())
+    assert not torch.equal(model(x, heat=.7, seed=3).x, model(x, heat=.7, seed=4).x)
+
+def test_evaluation_changes_nothing(model):
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model(pair(2, 48)[0], record=True)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+def test_four_systems(model):
+    x, tau = pair(1, 64)[0], 0.
+    outs = {(a, b): model(x, tau=tau, latent_nat=a, decoder_nat=b, record=True) for a in (False, True) for b in (False, True)}
+    xs = list(outs.values())
+    assert all((p.x - q.x).abs().max() > 1e-5 for i, p in enumerate(xs) for q in xs[:i])
+    for (a, b), o in outs.items(): assert (len(o.history), len(o.feature_history)) == (TOY.rounds*a, TOY.rounds*b)
+    assert torch.equal(outs[False, True].z, outs[False, True].z_tilde)
+    assert torch.equal(model(x, tau=tau, rounds=0).x, outs[False, False].x)
+    assert torch.equal(model(x, tau=1.).x, outs[False, False].x)    # nothing is uncertain: nothing to do
+
+def test_rounds_mask_less_and_less(model):
+    out = model(pair(2, 64)[0], tau=0., rounds=5, record=True)
+    for h in out.history, out.feature_history:
+        n = [o.masked.sum().item() for o in h]
+        assert len(n) == 5 and n == sorted(n, reverse=True) and n[-1] < n[0]
+        assert all((a.masked | ~b.masked).all() for a, b in zip(h, h[1:])) or h is not out.history
+    assert (out.mask | ~out.history[0].masked).all()
+
+def test_mix_level_and_statistics(model):
+    x = pair(1, 48)[0]
+    assert (model(x, mix=0.).x - model(x, mix=1.).x).abs().max() > 1e-3
+    a, b = model(x, level=.2), model(x, level=.4)
+    assert torch.allclose(a.x_norm, b.x_norm) and torch.allclose(a.x*2, b.x, atol=1e-5) or b.x.max() == 1
+    assert torch.equal(model(x, stats=picture_stats(x)).x, model(x).x)
+
+def test_statistics_count_large_pictures():
+    stats = picture_stats(torch.zeros(1, 3, 2048, 3000))    # 18 million values, all in one bin
+    assert stats.cdf[0, -1] == 1 and stats.cdf[0, 0] == 1
+
+def test_bfloat16_stays_close(model):
+    x = pair(2, 64)[0]
+    whole = model(x)
+    with torch.autocast('cpu', dtype=torch.bfloat16): half = model(x)
+    assert half.x.dtype == torch.float32 and half.z_tilde.dtype == torch.float32
+    assert (half.x - whole.x).abs().mean() < .02
+    assert (half.z_tilde - whole.z_tilde).abs().mean() < .1*whole.z_tilde.std()
+
+def spot():
+    x = torch.zeros(1, 3, 32, 32); x[..., 13, 17] = 1.
+    return x
+@pytest.mark.parametrize('x', [torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32), spot(), torch.full((1, 3, 32, 32), 1e3), torch.full((1, 3, 32, 32), -1e3),
+                               1e3*torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))], ids=['zero', 'one', 'spot', '1e3', '-1e3', 'noise'])
+def test_nothing_overflows(model, x):
+    for kw in dict(tau=0.), dict(heat=1.):
+        out = model(x, **kw)
+        for k in 'x', 'z_tilde', 'z', 'sigma', 'entropy', 'level', 'level_std': assert out[k].isfinite().all(), k
+
+def test_flow_inverts_far_outside(model):
+    c = model.align(pair(1, 32)[0]).cond
+    for z in (torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), 1e3*torch.randn(1, 4, 8, 8)):
+        u, logdet = model.flow(z, c)
+        assert u.isfinite().all() and logdet.isfinite().all()
+        assert ((model.flow.inverse(u, c) - z).abs() <= 1e-4*(1 + z.abs().max())).all()
+
+def test_bad_input_is_refused(model):
+    x = torch.rand(1, 3, 16, 16)
+    for bad, word in ((x[0], 'batch axis'), (x[:, :1], 'B,3,H,W'), (x[..., :12], 'multiples of 8'), (x[..., :0], 'multiples of 8'),
+                      (x*float('nan'), 'NaN'), ((x*255).byte(), 'divide')):
+        with pytest.raises(ValueError, match=word): model(bad)
+    for kw, word in (dict(tau=1.5), 'tau'), (dict(mix=-1), 'mix'), (dict(rounds=-1), 'rounds'):
+        with pytest.raises(ValueError, match=word): model(x, **kw)
+
+@pytest.mark.parametrize('name', STAGES)
+def test_a_gradient_reaches_everything_a_stage_trains(name):
+    torch.manual_seed(1)
+    m = LowLightNAT(TOY); m.vqgan.start(pair(8, 64)[1])
+    frozen = {n: p.detach().clone() for n, p in m.named_parameters()}
+    train(m, name, 8)                                        # zero-initialised layers pass a gradient only after a step
+    unused = ('encoder.up2', 'encoder.merge2') if name == 'flow' else ()  # features at 1/2 are for the fusion decoder
+    for n, p in m.named_parameters():
+        if not p.requires_grad: assert p.grad is None and torch.equal(p, frozen[n]), f'{n} is frozen, but moved'
+        elif not n.startswith(unused): assert p.grad is not None and p.grad.abs().sum() > 0, f'no gradient reaches {n}'
+
+def test_low_band_of_each_round_keeps_its_own_claim(model):
+    "Mean and variance of a cell come from one and the same round."
+    nat = model.fusion.nat
+    seen = []
+    hooks = [m.register_forward_hook(lambda mod, args, out, m=m: seen.append((m, out))) for m in (nat.to_latent, nat.to_logvar)]
+    out = nat(torch.randn(1, 16, 32, 32), torch.randn(1, 16, 32, 32), torch.ones(1, 32, 32, dtype=torch.bool), rounds=3)
+    for h in hooks: h.remove()
+    means, lvs = ([o for m, o in seen if m is k] for k in (nat.to_latent, nat.to_logvar))
+    from_mean = [(out.latent == o).all(-1) for o in means]; from_lv = [out.logvar == o[..., 0].clamp(-8, 4) for o in lvs]
+    assert all((a == b).all() for a, b in zip(from_mean, from_lv))
+
+@pytest.mark.parametrize('cfg', [dict(vq_channels=(8, 16, 16), vq_stem=1, vq_groups=4), dict(dim=3, vq_groups=8, deform=(True, True)), dict(deform=(False, False), nat_patch=1)],
+                         ids=['as base: three levels', 'groups, deformable twice', 'patches of one place'])
+def test_other_sizes_run(cfg):
+    m = LowLightNAT(replace(TOY, **cfg)).eval()
+    with torch.no_grad(): assert m(torch.rand(1, 3, 24, 40), tau=0.).x.isfinite().all()
+
+def test_presets_can_be_built():
+    with torch.device('meta'):
+        for name in 'tiny', 'small', 'base': LowLightNAT(NATConfig.preset(name))
+
+@pytest.mark.parametrize('half', [False, True])
+def test_files_keep_everything(model, tmp_path, half):
+    save_model(model, tmp_path/'m.safetensors', dict(seed=1), half=half)
+    again, x = load_model(tmp_path/'m.safetensors'), pair(1, 48)[0]
+    assert again.cfg == model.cfg and again.about == dict(seed=1) and not again.training
+    assert all(v.dtype == model.state_dict()[k].dtype for k, v in again.state_dict().items())
+    with torch.no_grad(): a, b = again(x).x, model(x).x
+    assert (a - b).abs().mean() < .01 if half else torch.equal(a, b)
+    assert not list(tmp_path.glob('*.part'))
+    with pytest.raises(ValueError, match='do not fit'):
+        other = LowLightNAT(TOY); other.cfg = replace(TOY, n_codes=32); save_model(other, tmp_path/'o.safetensors'); load_model(tmp_path/'o.safetensors')

@@ -1,0 +1,180 @@
+"Our layers and losses held against independent implementations of the same formulas."
+import math, subprocess, sys
+
+import pytest, torch
+import torch.nn.functional as F
+from torch import nn
+from lowlight_nat.codebook import VectorQuantizer, squared_distances, usage_stats
+from lowlight_nat.decoder import DeformAlign
+from lowlight_nat.flow import ActNorm, ConditionalCoupling, InvConv1x1, nll_bits
+from lowlight_nat.layers import TransformerBlock, apply_rope, grid_positions, rope_angles
+from lowlight_nat.losses import gaussian_nll, hinge_d_loss, ssim_loss, token_loss, token_targets
+from lowlight_nat.masking import entropy_map, expected_code, token_log_probs
+
+
+@pytest.fixture(autouse=True)
+def seed(): torch.manual_seed(0)
+
+def close(a, b, tol=1e-5): torch.testing.assert_close(a, b, rtol=tol, atol=tol)
+
+
+# vector-quantize-pytorch
+@pytest.fixture
+def quantizers():
+    vqp = pytest.importorskip('vector_quantize_pytorch', reason='needs vector-quantize-pytorch, the outside reference')
+    ours = VectorQuantizer(32, 4, decay=.9, beta=.25)
+    ours.started.fill_(True)
+    theirs = vqp.VectorQuantize(dim=4, codebook_size=32, decay=.9, commitment_weight=.25, accept_image_fmap=True, rotation_trick=False)
+    theirs._codebook.embed.data.copy_(ours.codes[None]); theirs._codebook.embed_avg.data.copy_(ours.codes[None]); theirs._codebook.cluster_size.data.fill_(1.)
+    return ours, theirs
+
+def test_quantizer_same_tokens_and_codes(quantizers):
+    ours, theirs = (q.eval() for q in quantizers)
+    z = torch.randn(2, 4, 9, 7)
+    a, (zq, tokens, _) = ours(z), theirs(z)
+    assert torch.equal(a.tokens, tokens)
+    close(a.zq, zq)
+
+def test_quantizer_same_commitment_loss_and_gradient(quantizers):
+    ours, theirs = (q.train() for q in quantizers)
+    za = torch.randn(2, 4, 9, 7, requires_grad=True); zb = za.detach().clone().requires_grad_()
+    a, (zq, _, loss) = ours(za), theirs(zb)
+    close(a.loss, loss.squeeze())
+    w = torch.randn_like(za)
+    ((a.zq*w).sum() + a.loss).backward(); ((zq*w).sum() + loss.sum()).backward()
+    close(za.grad, zb.grad)
+
+def test_quantizer_same_moving_averages(quantizers):
+    ours, theirs = (q.train() for q in quantizers)
+    for _ in range(5):
+        z = torch.randn(4, 4, 16, 16)
+        ours(z); theirs(z)
+    book = theirs._codebook
+    close(ours.count, book.cluster_size[0], 1e-4); close(ours.total, book.embed_avg[0], 1e-3)
+    close(ours.codes, book.embed[0], 1e-3)   # theirs smooths the counts a little
+
+
+def test_distances_and_perplexity():
+    z, codes = torch.randn(2, 4, 5, 6)*3, torch.randn(64, 4)
+    close(squared_distances(z, codes).flatten(0, 2), torch.cdist(z.permute(0, 2, 3, 1).reshape(-1, 4), codes)**2, 1e-4)
+    tokens = torch.randint(0, 10, (500,))
+    p = torch.bincount(tokens, minlength=16)/500
+    assert usage_stats(tokens, 16).perplexity == pytest.approx(torch.distributions.Categorical(p).entropy().exp().item(), rel=1e-4)
+
+
+# normflows
+nf_reason = 'needs normflows, the outside reference'
+
+def test_actnorm_is_that_of_normflows():
+    nf = pytest.importorskip('normflows', reason=nf_reason)
+    z = torch.randn(4, 3, 6, 5)*2 + 1
+    ours, theirs = ActNorm(3).train(), nf.flows.ActNorm((3, 1, 1))
+    (u, logdet), (v, ld) = ours(z), theirs(z)          # both set themselves by the first batch
+    close(u, v, 1e-4); close(logdet, ld.expand(4), 1e-4)
+    z2 = torch.randn(4, 3, 6, 5)
+    (u, logdet), (v, ld) = ours(z2), theirs(z2)        # and keep that
+    close(u, v, 1e-4); close(logdet, ld.expand(4), 1e-4)
+    close(ours.inverse(u), theirs.inverse(v)[0], 1e-4)
+
+def test_invertible_convolution_is_that_of_normflows():
+    nf = pytest.importorskip('normflows', reason=nf_reason)
+    ours, theirs = InvConv1x1(5), nf.flows.Invertible1x1Conv(5, use_lu=False)
+    with torch.no_grad(): ours.weight.add_(.3*torch.randn(5, 5)); theirs.W.copy_(ours.weight)
+    z = torch.randn(2, 5, 6, 7)
+    (u, logdet), (v, ld) = ours(z), theirs.inverse(z)  # normflows counts from the Gaussian to the data
+    close(u, v); close(logdet, ld.expand(2), 1e-4)
+    back, ld = theirs.forward(u)
+    close(ours.inverse(u), back, 1e-4); close(logdet, -ld.expand(2), 1e-4)
+
+def test_coupling_is_that_of_normflows():
+    nf = pytest.importorskip('normflows', reason=nf_reason)
+    ours, c = ConditionalCoupling(5, 6, hidden=8), torch.randn(2, 6, 4, 3)
+    with torch.no_grad(): [p.add_(.3*torch.randn_like(p)) for p in ours.parameters()]
+    class Map(nn.Module):
+        "Our network in their convention: z*exp(s) + shift, interleaved"
+        def forward(self, a):
+            t, s = ours.params(torch.cat([a, c], 1))
+            return torch.stack([t*s.exp(), s], 2).flatten(1, 2)
+    theirs, z = nf.flows.AffineCoupling(Map()), torch.randn(2, 5, 4, 3)
+    (u, logdet), (v, ld) = ours(z, c), theirs([z[:, :2], z[:, 2:]])
+    close(u, torch.cat(v, 1)); close(logdet, ld)
+    close(ours.inverse(u, c), torch.cat(theirs.inverse([u[:, :2], u[:, 2:]])[0], 1), 1e-4)
+
+def test_likelihood_in_bits():
+    u, mu, logdet = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5), torch.randn(2)
+    logp = torch.distributions.Normal(mu, 1.).log_prob(u).sum((1, 2, 3)) + logdet
+    close(nll_bits(u, logdet, mu), (-logp/60/math.log(2)).mean())
+
+
+# attention
+@pytest.mark.parametrize('masked', [False, True])
+def test_attention_is_that_of_torch(masked):
+    ours, theirs = TransformerBlock(32, 4), nn.MultiheadAttention(32, 4, batch_first=True)
+    theirs.load_state_dict({'in_proj_weight': ours.qkv.weight, 'in_proj_bias': ours.qkv.bias, 'out_proj.weight': ours.proj.weight, 'out_proj.bias': ours.proj.bias})
+    x = torch.randn(2, 15, 32); keep = torch.rand(2, 15) < .7 if masked else None
+    got = ours.attend(x, torch.zeros(15, 4), keep)     # no turn: no position
+    close(got, theirs(x, x, x, key_padding_mask=None if keep is None else ~keep, need_weights=False)[0])
+
+def test_rotary_code_is_a_turn_of_complex_numbers():
+    x, pos = torch.randn(3, 12, 16), grid_positions(3, 4)
+    theta = 100.**(-torch.arange(4)/4)
+    turn = torch.polar(torch.ones(12, 8), torch.cat([pos[:, :1]*theta, pos[:, 1:]*theta], 1))
+    want = torch.complex(x[..., :8], x[..., 8:])*turn
+    close(apply_rope(x, rope_angles(pos, 16)), torch.cat([want.real, want.imag], -1))
+
+
+# deformable convolution
+def still(ci=4, co=6):
+    align = DeformAlign(ci, co, groups=2)
+    with torch.no_grad(): align.offset[-1].bias[36:] = 30.; align.bias.copy_(torch.randn(co))     # modulation one
+    return align, torch.randn(2, ci, 9, 11), torch.randn(2, co, 9, 11)
+
+def test_alignment_without_offsets_is_a_convolution():
+    align, x, h = still()
+    close(align(x, h), F.conv2d(x, align.weight, align.bias, padding=1), 1e-4)
+
+@pytest.mark.parametrize('dy,dx', [(1, 0), (0, 1), (-1, 2)])
+def test_alignment_reads_where_its_offsets_point(dy, dx):
+    align, x, h = still()
+    with torch.no_grad(): align.offset[-1].bias[0:36:2] = dy; align.offset[-1].bias[1:36:2] = dx
+    want = F.conv2d(x, align.weight, align.bias, padding=1).roll((-dy, -dx), (2, 3))
+    close(align(x, h)[..., 3:-3, 3:-3], want[..., 3:-3, 3:-3], 1e-4)
+
+@pytest.mark.parametrize('value', [float('nan'), 1e30])
+def test_absurd_offsets_do_not_end_the_process(value):
+    "torchvision's operator reads outside the picture where an offset is not a number, and takes Python with it."
+    code = f'''import torch; from lowlight_nat.decoder import DeformAlign
+a = DeformAlign(8, 16, groups=1); a.offset[-1].bias.data[:18] = float("{value}")
+a(torch.randn(1, 8, 64, 64), torch.randn(1, 16, 64, 64))'''
+    assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True).returncode == 0
+
+
+# losses and distributions
+def test_hinge_is_torchs_margin_loss():
+    real, fake = torch.randn(2, 1, 7, 7), torch.randn(2, 1, 7, 7)
+    margin = lambda s, y: F.margin_ranking_loss(s, torch.zeros_like(s), torch.full_like(s, y), margin=1.)
+    close(hinge_d_loss(real, fake), .5*(margin(real, 1.) + margin(fake, -1.)))
+
+def test_ssim_loss_is_torchmetrics():
+    tm = pytest.importorskip('torchmetrics.functional.image', reason='needs torchmetrics, the outside reference')
+    x = torch.rand(2, 3, 40, 33); y = (x + .1*torch.randn_like(x)).clamp(0, 1)
+    full = tm.structural_similarity_index_measure(x, y, sigma=1.5, kernel_size=11, data_range=1., return_full_image=True)[1]
+    close(ssim_loss(x, y), 1 - full[..., 5:-5, 5:-5].mean(), 1e-4)   # where the window lies inside
+
+def test_gaussian_likelihood_is_torchs():
+    pred, target, logvar = torch.randn(20, 1), torch.randn(20, 1), torch.randn(20)
+    close(gaussian_nll(pred, target, logvar).mean(), F.gaussian_nll_loss(pred, target, logvar.exp()[:, None]))
+
+@pytest.mark.parametrize('T', [0., .3])
+def test_token_loss_is_torchs_cross_entropy(T):
+    d2, mask, logits = torch.rand(2, 3, 4, 8), torch.rand(2, 3, 4) < .6, torch.randn(2, 3, 4, 8)
+    q = logits[mask].log_softmax(-1)
+    target = (-d2[mask]/T).softmax(-1) if T else d2[mask].argmin(-1)
+    close(token_loss([(mask, q), (mask, q)], token_targets(d2, T)), F.cross_entropy(logits[mask], target))
+
+def test_distribution_entropy_and_mean_are_those_of_torch():
+    d2, sigma, codes = torch.rand(2, 3, 4, 8), torch.rand(2, 3, 4) + .1, torch.randn(8, 5)
+    p = torch.distributions.Categorical(logits=-d2/(2*sigma[..., None]**2))
+    log_p = token_log_probs(d2, 2*sigma**2)
+    close(log_p.exp(), p.probs); close(entropy_map(log_p), p.entropy()/math.log(8))
+    close(expected_code(log_p, codes), torch.einsum('bhwk,kd->bhwd', p.probs, codes))

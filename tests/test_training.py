@@ -1,0 +1,190 @@
+"The pipeline on a toy: every stage, checkpoints, interruption by keyboard and by SIGKILL, frozen parts, the guard, the tables."
+import csv, os, signal, subprocess, sys, textwrap, time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest, torch
+from fastai.callback.core import Callback
+import lowlight_nat.training as T
+from lowlight_nat.callbacks import AdversarialStep, Checkpoint, Resume
+from lowlight_nat.data import LowLightDataLoaders
+from lowlight_nat.model import LowLightNAT, NATConfig, load_model, read_metadata
+
+TOY = replace(NATConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
+              nat_width=16, nat_depth=1, feat_width=16, feat_depth=1, steps=(12, 12, 12, 12), bs=(2,)*4, crop=(32,)*4, context=48, bf16=False)
+pytestmark = pytest.mark.filterwarnings('ignore')
+
+
+def pictures(n=4, size=48):
+    g = torch.Generator().manual_seed(0)
+    return [torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4, generator=g), size=(size, size), mode='bilinear')[0] for _ in range(n)]
+
+def toy_dls(crop, bs, n):
+    ps = pictures()
+    return LowLightDataLoaders.from_synthetic(ps, val_images=ps[:1], size=crop, bs=bs, items_per_epoch=n, device='cpu')
+
+@pytest.fixture(autouse=True)
+def short_epochs(monkeypatch):
+    "Epochs of three steps, so that there is a middle to be interrupted in"
+    monkeypatch.setattr(T, 'train_stage', partial(T.train_stage, epoch_steps=3, validations=2))
+
+def weights(path): return {k: v.clone() for k, v in load_model(path).state_dict().items()}
+
+def same(a, b): return [k for k in a if not torch.equal(a[k], b[k])]
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "An uninterrupted run"
+    out, mp = tmp_path_factory.mktemp('whole'), pytest.MonkeyPatch()
+    with mp.context() as m:
+        m.setattr(T, 'train_stage', partial(T.train_stage, epoch_steps=3, validations=2))
+        T.train_pipeline(TOY, toy_dls, out, minutes=0, about=dict(command='test'))
+    return out
+
+def test_all_stages_leave_their_checkpoint(whole):
+    assert sorted(p.name for p in whole.glob('*.safetensors')) == sorted([f'{s}.safetensors' for s in T.STAGES] + ['model.safetensors'])
+    assert not list(whole.glob('*.pt')) and not list(whole.rglob('*.part'))
+    for s in T.STAGES:
+        about = read_metadata(whole/f'{s}.safetensors')['about']
+        assert about['stage'] == s and about['figures']['gt_mean_psnr'] > 0
+        assert any((whole/'previews'/s).glob('*.jpg'))
+    about = load_model(whole/'model.safetensors').about
+    assert set(about['stages']) == set(T.STAGES) and (about['seed'], about['command'], about['val']['n']) == (TOY.seed, 'test', 1)
+
+def test_tables(whole):
+    for s in T.STAGES:
+        rows = list(csv.DictReader((whole/f'{s}.csv').open()))
+        assert [r['step'] for r in rows if r['split'] == 'train'] == ['0', '10']
+        assert [r['step'] for r in rows if r['split'] == 'val'] == ['6', '12']
+        assert set(T.STAGES[s].terms) <= set(rows[0]) and all(float(r['loss']) == float(r['loss']) for r in rows)
+        assert all(float(r['gt_mean_psnr']) > 0 for r in rows if r['split'] == 'val')
+
+def test_later_stages_leave_the_codebook_alone(whole):
+    states = {s: weights(whole/f'{s}.safetensors') for s in T.STAGES}
+    book = [k for k in states['codebook'] if k.startswith('vqgan.')]
+    assert {'vqgan.quantizer.codes', 'vqgan.quantizer.count', 'vqgan.quantizer.hits', 'vqgan.mean'} <= set(book)
+    for s in 'flow', 'nat', 'decoder': assert not [k for k in book if not torch.equal(states[s][k], states['codebook'][k])]
+    changed = lambda a, b: {k.split('.')[0] for k in same(states[a], states[b])}
+    assert changed('codebook', 'flow') == {'encoder', 'flow', 'spread', 'exposure'}
+    assert changed('flow', 'nat') == {'nat'}
+    assert changed('nat', 'decoder') == {'encoder', 'flow', 'spread', 'exposure', 'nat', 'fusion'}
+
+def test_same_seed_same_run(whole, tmp_path):
+    T.train_pipeline(TOY, toy_dls, tmp_path, stages='codebook')
+    assert not same(weights(tmp_path/'codebook.safetensors'), weights(whole/'codebook.safetensors'))
+
+
+class Stop(Callback):
+    "Interrupt before a step, as Ctrl-C would"
+    def __init__(self, step): self.step = step
+    def before_batch(self):
+        if self.training and self.learn.train_iter == self.step: raise KeyboardInterrupt
+
+def interrupted(monkeypatch, name, step):
+    real = T.stage_learner
+    monkeypatch.setattr(T, 'stage_learner', lambda n, dls, model, cbs=(): real(n, dls, model, [*cbs, *([Stop(step)] if n == name else [])]))
+
+@pytest.mark.parametrize('name,step', [('codebook', 8), ('flow', 1), ('flow', 7), ('decoder', 8)])
+def test_resumed_by_keyboard_is_the_same_run(whole, tmp_path, monkeypatch, name, step):
+    before = list(T.STAGES)[:list(T.STAGES).index(name)]
+    for s in before: (tmp_path/f'{s}.safetensors').write_bytes((whole/f'{s}.safetensors').read_bytes())
+    with monkeypatch.context() as m:
+        interrupted(m, name, step)
+        with pytest.raises(KeyboardInterrupt): T.train_pipeline(TOY, toy_dls, tmp_path, stages=name, minutes=0)
+    assert (tmp_path/f'{name}.pt').exists() == (step >= 3) and not (tmp_path/f'{name}.safetensors').exists()
+    T.train_pipeline(TOY, toy_dls, tmp_path, stages=name, resume=True, minutes=0)
+    assert not same(weights(tmp_path/f'{name}.safetensors'), weights(whole/f'{name}.safetensors'))
+    assert (tmp_path/f'{name}.csv').read_text() == (whole/f'{name}.csv').read_text()   # nor is a row lost or doubled
+    assert not (tmp_path/f'{name}.pt').exists()
+
+def test_the_critic_is_resumed_too(tmp_path):
+    def run(path, stop=None, resume=False):
+        torch.manual_seed(0)
+        model, dls, back = LowLightNAT(TOY), toy_dls(32, 2, 6), Resume(path) if resume else None
+        learn = T.codebook_learner(dls, model, [AdversarialStep(.5, model.vqgan.decoder.conv_out[1].weight, start=.1, ch=4), Checkpoint(path, 0, stop), *([back] if back else [])])
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4, 1e-3, start_epoch=back.epoch if back else 0)
+        return {k: v.clone() for k, v in model.state_dict().items()}
+    a = run(tmp_path/'a.pt'); run(tmp_path/'b.pt', stop=2); b = run(tmp_path/'b.pt', resume=True)
+    assert not same(a, b)
+
+def test_skipped_epochs_are_not_written(tmp_path):
+    "A checkpoint of epoch 1 with the weights of epoch 2 would repeat steps if the run died just then."
+    def learner(*cbs):
+        torch.manual_seed(0)
+        return T.flow_learner(toy_dls(32, 2, 6), LowLightNAT(TOY), cbs)
+    path, wrote = tmp_path/'a.pt', []
+    class Log(Callback):
+        order = 61
+        def after_epoch(self): wrote.append(torch.load(path, weights_only=False)['epoch'])
+    with (l := learner(Checkpoint(path, 0, stop_after=2))).no_bar(), l.no_logging(): l.fit_one_cycle(4, 1e-3)
+    back = Resume(path)
+    with (l := learner(Checkpoint(path, 0), back, Log())).no_bar(), l.no_logging(): l.fit_one_cycle(4, 1e-3, start_epoch=back.epoch)
+    assert wrote == [2, 2, 3, 3]
+
+
+SCRIPT = '''
+import sys; sys.path.insert(0, {tests!r})
+import torch; torch.set_num_threads(1)
+from test_training import *
+T.train_stage = partial(T.train_stage, epoch_steps=3, validations=2)
+T.train_pipeline(TOY, toy_dls, {out!r}, resume={resume}, minutes=0)
+'''
+def test_killed_and_resumed_is_the_same_run(whole, tmp_path):
+    "SIGKILL in the middle of the second stage; what is there can be read, and the run ends as if nothing had happened."
+    script = lambda resume: [sys.executable, '-W', 'ignore', '-c', SCRIPT.format(tests=str(Path(__file__).parent), out=str(tmp_path), resume=resume)]
+    p = subprocess.Popen(script(False), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.time() + 120
+    while not (tmp_path/'flow.pt').exists() and p.poll() is None and time.time() < end: time.sleep(.002)
+    assert p.poll() is None, 'the run ended before it could be killed'
+    os.kill(p.pid, signal.SIGKILL); p.wait()
+    for f in tmp_path.glob('*.pt'): assert torch.load(f, weights_only=False)['epoch'] >= 1     # whole, or not there
+    assert not (tmp_path/'model.safetensors').exists()
+    T.train_pipeline(TOY, toy_dls, tmp_path, resume=True, minutes=0)
+    for s in (*T.STAGES, 'model'): assert not same(weights(tmp_path/f'{s}.safetensors'), weights(whole/f'{s}.safetensors')), s
+
+def test_never_half_a_checkpoint(tmp_path, monkeypatch):
+    from lowlight_nat.callbacks import save_beside
+    save_beside(dict(a=1), tmp_path/'c.pt')
+    def half(obj, path): Path(path).write_bytes(b'half'); raise OSError('no space left')
+    monkeypatch.setattr(torch, 'save', half)
+    with pytest.raises(OSError): save_beside(dict(a=2), tmp_path/'c.pt')
+    monkeypatch.undo()
+    assert torch.load(tmp_path/'c.pt') == dict(a=1)
+
+
+class Poison(Callback):
+    "From a step on, spoil the input, or the gradient alone"
+    def __init__(self, step, where): self.step, self.where = step, where
+    def _now(self): return self.training and self.learn.train_iter >= self.step
+    def before_batch(self):
+        if self._now() and self.where == 'input': self.learn.xb = tuple(x*float('nan') for x in self.xb)
+    def after_backward(self):
+        if self._now() and self.where == 'gradient': next(p for p in self.model.parameters() if p.grad is not None).grad.fill_(float('nan'))
+
+@pytest.mark.parametrize('where', ['input', 'gradient'])
+def test_guard_names_the_files_and_spares_the_checkpoint(tmp_path, where):
+    torch.manual_seed(0)
+    dls, model, path = toy_dls(32, 2, 6), LowLightNAT(TOY), tmp_path/'c.pt'
+    learn = T.codebook_learner(dls, model, [Checkpoint(path, 0), Poison(5, where)])
+    with pytest.raises(FloatingPointError, match='(?s)step 5.*the batch held [0-3], [0-3]\\.'), learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4, 1e-3)
+    state = torch.load(path, weights_only=False)
+    assert state['epoch'] == 1 and all(v.isfinite().all() for v in state['model'].values())
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_done_stages_are_kept_and_what_stands_on_new_ones_is_not(whole, tmp_path):
+    for f in whole.glob('*.safetensors'): (tmp_path/f.name).write_bytes(f.read_bytes())
+    stamp = {f.name: f.stat().st_mtime_ns for f in tmp_path.glob('*.safetensors') if f.name != 'model.safetensors'}
+    T.train_pipeline(TOY, toy_dls, tmp_path, resume=True)
+    assert {n: (tmp_path/n).stat().st_mtime_ns for n in stamp} == stamp
+    (tmp_path/'nat.safetensors').unlink()
+    T.train_pipeline(TOY, toy_dls, tmp_path, resume=True)
+    new = {n for n in stamp if (tmp_path/n).stat().st_mtime_ns != stamp[n]}
+    assert new == {'nat.safetensors', 'decoder.safetensors'}
+
+def test_a_stage_refuses_what_does_not_fit(whole, tmp_path):
+    with pytest.raises(FileNotFoundError, match='train the stage flow first'): T.train_pipeline(TOY, toy_dls, tmp_path, stages='nat')
+    with pytest.raises(ValueError, match='choose one of'): T.train_pipeline(TOY, toy_dls, tmp_path, stages='last')
+    with pytest.raises(ValueError, match='cond'): T.train_pipeline(replace(TOY, cond=16), toy_dls, whole, stages='nat')
