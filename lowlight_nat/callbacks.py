@@ -5,7 +5,7 @@ __all__ = ['GiveTarget', 'sum_terms', 'Term', 'FrozenEval', 'Autocast', 'EMAWeig
            'NaNGuard', 'ValidateEvery', 'Curve', 'Preview', 'random_state', 'set_random_state', 'save_beside',
            'Checkpoint', 'Resume']
 
-# %% ../nbs/11_callbacks.ipynb #21c3ded7
+# %% ../nbs/11_callbacks.ipynb #f176f8b0
 import os, random, time
 import numpy as np, torch
 from contextlib import nullcontext
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastcore.basics import AttrDict, store_attr
 from fastai.callback.core import Callback
 from fastai.learner import CancelFitException, CancelValidException, Metric
+from fastai.torch_core import to_device
 from .codebook import PatchDiscriminator, usage_stats
 from .images import show_images, write_image
 from .losses import adaptive_weight, hinge_d_loss, hinge_g_loss
@@ -41,7 +42,7 @@ class Term(Metric):
     @property
     def name(self): return self.term
 
-# %% ../nbs/11_callbacks.ipynb #071e9945
+# %% ../nbs/11_callbacks.ipynb #c47318ad
 class FrozenEval(Callback):
     "Keep modules without any trainable parameter in evaluation mode"
     def _freeze(self):
@@ -49,14 +50,13 @@ class FrozenEval(Callback):
             ps = list(m.parameters())
             if ps and not any(p.requires_grad for p in ps): m.eval()
     def before_train(self): self._freeze()
-    def before_batch(self):
-        if self.training: self._freeze()
 
-# %% ../nbs/11_callbacks.ipynb #a76cf0e6
+# %% ../nbs/11_callbacks.ipynb #c49532c0
 class Autocast(Callback):
     "Run the forward pass and the loss in half precision"
     order = -4
     def __init__(self, dtype=torch.bfloat16): self.dtype, self.ctx = dtype, None
+    def before_fit(self): self._leave()   # after an interrupted run
     def before_batch(self):
         self.ctx = torch.autocast(self.xb[0].device.type, dtype=self.dtype); self.ctx.__enter__()
     def after_loss(self): self._leave()
@@ -64,7 +64,7 @@ class Autocast(Callback):
     def _leave(self):
         if self.ctx: self.ctx.__exit__(None, None, None); self.ctx = None
 
-# %% ../nbs/11_callbacks.ipynb #ff57ca29
+# %% ../nbs/11_callbacks.ipynb #7c4dea35
 class EMAWeights(Callback):
     "Exponential moving average of the trainable weights: validated, and kept at the end"
     order = 40
@@ -89,9 +89,9 @@ class EMAWeights(Callback):
         if not self.swapped: self.swap()
         self.avg, self.t, self.swapped = None, 0, False
     def state_dict(self): return dict(avg=self.avg, t=self.t)
-    def load_state_dict(self, s): self.avg, self.t = [a.clone() for a in s['avg']], s['t']
+    def load_state_dict(self, s): self.avg, self.t = [a.to(p.device, copy=True) for a, p in zip(s['avg'], self._params())], s['t']
 
-# %% ../nbs/11_callbacks.ipynb #523fac6d
+# %% ../nbs/11_callbacks.ipynb #2ea1558d
 class CodebookCare(Callback):
     "Start quantisation after a share of the training, revive dead codes, record usage"
     order = 20
@@ -106,8 +106,10 @@ class CodebookCare(Callback):
         if self.learn.train_iter % self.every == 0:
             revived = self.vqgan.quantizer.revive(self.pred.z.detach(), generator=torch.Generator().manual_seed(self.learn.train_iter))
             self.log.append((self.learn.train_iter, *usage_stats(self.pred.tokens, self.vqgan.quantizer.n_codes).values(), revived))
+    def state_dict(self): return dict(log=self.log)
+    def load_state_dict(self, s): self.log = s['log']
 
-# %% ../nbs/11_callbacks.ipynb #431d1f96
+# %% ../nbs/11_callbacks.ipynb #596cb05d
 class AdversarialStep(Callback):
     "Hinge PatchGAN beside the stage's own loss; the stage's output needs `x_norm` (target) and `x_rec` (decoded)"
     order = 15
@@ -131,16 +133,22 @@ class AdversarialStep(Callback):
         if not self._on(): return
         d = hinge_d_loss(self.critic(self.pred.x_norm.float()), self.critic(self.pred.x_rec.detach().float()))
         self.opt.zero_grad(); d.backward(); self.opt.step(); self.log.append(d.item())
+    def state_dict(self): return dict(critic=self.critic.state_dict(), opt=self.opt.state_dict(), log=self.log)
+    def load_state_dict(self, s): self.critic.load_state_dict(s['critic']); self.opt.load_state_dict(s['opt']); self.log = s['log']
 
-# %% ../nbs/11_callbacks.ipynb #d2829984
+# %% ../nbs/11_callbacks.ipynb #120ad535
 class NaNGuard(Callback):
     "Stop before a step with a loss that is not finite, and name the batch's files"
     order = 30
     def after_loss(self):
-        if self.training and not torch.isfinite(self.learn.loss_grad):
+        if self.training and not torch.isfinite(self.learn.loss_grad): self._stop(f'loss is {self.loss_grad.item()}')
+    def before_step(self):
+        norms = torch._foreach_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        if not torch.stack(norms).sum().isfinite(): self._stop('gradient is not finite')
+    def _stop(self, what):
             names = getattr(self.dls.train, 'last_names', None) or getattr(self.dls, 'last_names', None) or ['unknown']
             terms = {k: v.item() for k, v in getattr(self.pred, 'terms', {}).items()}
-            raise FloatingPointError(f'The loss is {self.loss_grad.item()} at step {self.learn.train_iter} (terms: {terms}); the batch held {", ".join(map(str, names))}. '
+            raise FloatingPointError(f'The {what} at step {self.learn.train_iter} (terms: {terms}); the batch held {", ".join(map(str, names))}. '
                                      'The last checkpoint is untouched: look at these files, or lower the learning rate and resume.')
 
 # %% ../nbs/11_callbacks.ipynb #f8f89c29
@@ -151,7 +159,7 @@ class ValidateEvery(Callback):
     def before_validate(self):
         if (self.epoch + 1) % self.n and self.epoch + 1 < self.n_epoch: raise CancelValidException()
 
-# %% ../nbs/11_callbacks.ipynb #21c5290c
+# %% ../nbs/11_callbacks.ipynb #cd74c26f
 class Curve(Callback):
     "Append loss terms (every `every` steps) and validation metrics to a CSV file"
     order = 58
@@ -163,6 +171,11 @@ class Curve(Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.cols = ['step', 'split', 'loss', *self.recorder.metric_names[3:-1]]
         if not self.append: self.path.write_text(','.join(self.cols) + '\n')
+    def before_train(self):
+        if not self.append: return
+        self.append, done = False, lambda r: r.endswith('\n') and int(r.split(',')[0]) < self.learn.train_iter + r.split(',')[1].startswith('val')
+        head, *rows = self.path.read_text().splitlines(True)
+        self.path.write_text(head + ''.join(filter(done, rows)))   # rows after the checkpoint will be written again
     def _row(self, split, values):
         cells = [str(self.learn.train_iter), split, *(f'{values[c]:.6g}' if c in values else '' for c in self.cols[2:])]
         with self.path.open('a') as f: f.write(','.join(cells) + '\n')
@@ -203,7 +216,7 @@ def save_beside(obj, # anything torch.save takes
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True); tmp = path.with_name(path.name + '.part')
     torch.save(obj, tmp); os.replace(tmp, path)
 
-# %% ../nbs/11_callbacks.ipynb #3bfedf66
+# %% ../nbs/11_callbacks.ipynb #b682b63f
 class Checkpoint(Callback):
     "Write the full state of a run every few minutes, at the end of an epoch; and take it up again"
     order = 60
@@ -211,17 +224,19 @@ class Checkpoint(Callback):
                  minutes:float=2, # least time between two
                  stop_after:int=None): # epochs after which to stop, as if interrupted; for tests
         store_attr(); self.path, self.last = Path(path), None
-    def before_fit(self): self.last = time.time()
-    def _parts(self): return [cb for cb in self.learn.cbs if hasattr(cb, 'load_state_dict')]
+    def before_fit(self): self.last, self.trained = time.time(), False
+    def before_train(self): self.trained = True
+    def _parts(self): return [cb for cb in self.learn.cbs if hasattr(type(cb), 'load_state_dict')]  # the type: a callback's own attributes fall back to the model's
     def state(self) -> dict:
         "All that is needed to go on"
-        return dict(epoch=self.epoch + 1, model=self.model.state_dict(), opt=self.opt.state_dict(), random=random_state(),
+        return dict(epoch=self.epoch + 1, train_iter=self.learn.train_iter, model=self.model.state_dict(), opt=self.opt.state_dict(), random=random_state(),
                     dls=self.dls.state_dict() if hasattr(self.dls, 'state_dict') else None, cbs={cb.name: cb.state_dict() for cb in self._parts()})
     def after_epoch(self):
+        if not self.trained: return   # skipped by `start_epoch`
         if self.epoch + 1 < self.n_epoch and time.time() - self.last >= 60*self.minutes: save_beside(self.state(), self.path); self.last = time.time()
         if self.stop_after and self.epoch + 1 >= self.stop_after: raise CancelFitException()
 
-# %% ../nbs/11_callbacks.ipynb #b9b907e5
+# %% ../nbs/11_callbacks.ipynb #c2ad11be
 class Resume(Callback):
     "Put the state of a `Checkpoint` back when fitting begins; give its epoch to `fit` as `start_epoch`"
     order = 55
@@ -233,9 +248,11 @@ class Resume(Callback):
         return self.state['epoch'] if self.state else 0
     def before_fit(self):
         if not self.state: return
-        self.learn.model.load_state_dict(self.state['model']); self.opt.load_state_dict(self.state['opt'])
+        self.learn.model.load_state_dict(self.state['model']); self.opt.load_state_dict(to_device(self.state['opt'], next(self.learn.model.parameters()).device))
+        for p, *_ in self.opt.all_params():
+            if 'step' in self.opt.state[p]: p.grad = torch.zeros_like(p)   # as fastai leaves it: zero, not None, also where a NAT is switched off
         if self.state['dls']: self.dls.load_state_dict(self.state['dls'])
         for cb in self.learn.cbs:
             if cb.name in self.state['cbs']: cb.load_state_dict(self.state['cbs'][cb.name])
     def before_train(self):
-        if self.state: set_random_state(self.state['random']); self.state = None
+        if self.state: self.learn.train_iter = self.state['train_iter']; set_random_state(self.state['random']); self.state = None

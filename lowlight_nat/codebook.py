@@ -38,7 +38,7 @@ def kmeans(x:Tensor, # points (N,d)
         if (n == 0).any(): centres[n == 0] = pick(int((n == 0).sum()))
     return centres
 
-# %% ../nbs/03_codebook.ipynb #c9eb7d2c
+# %% ../nbs/03_codebook.ipynb #e5c8e36b
 class VectorQuantizer(nn.Module):
     "Nearest-code quantizer whose codes are moving averages; van den Oord et al., 2017"
     def __init__(self,
@@ -51,7 +51,6 @@ class VectorQuantizer(nn.Module):
         self.register_buffer('codes', torch.randn(n_codes, dim))
         self.register_buffer('count', torch.ones(n_codes))
         self.register_buffer('total', self.codes.clone())
-        self.register_buffer('hits', torch.ones(n_codes))
         self.register_buffer('started', torch.tensor(False))
 
     def nearest(self, z:Tensor) -> Tensor: # latent (B,d,h,w) to tokens (B,h,w)
@@ -62,7 +61,7 @@ class VectorQuantizer(nn.Module):
         "The codes that the tokens stand for"
         return F.embedding(tokens, self.codes).permute(0, 3, 1, 2)
 
-# %% ../nbs/03_codebook.ipynb #c22cdee1
+# %% ../nbs/03_codebook.ipynb #ad6181ad
 @patch
 @torch.no_grad()
 def learn(self:VectorQuantizer, z:Tensor, # latent (B,d,h,w)
@@ -72,8 +71,8 @@ def learn(self:VectorQuantizer, z:Tensor, # latent (B,d,h,w)
     n = torch.bincount(t, minlength=self.n_codes).float()
     total = torch.zeros_like(self.total).index_add_(0, t, flat)
     self.count.lerp_(n, 1 - self.decay); self.total.lerp_(total, 1 - self.decay)
-    self.hits.lerp_(n, 1 - self.decay)
-    self.codes.copy_(self.total / self.count.clamp(min=1e-3)[:, None])
+    used = self.count > 1e-3   # the others stay where they are
+    self.codes[used] = self.total[used] / self.count[used, None]
 
 # %% ../nbs/03_codebook.ipynb #3d9963c2
 @patch
@@ -86,7 +85,7 @@ def forward(self:VectorQuantizer, z:Tensor, # latent (B,d,h,w)
     if self.training: self.learn(z, tokens)
     return AttrDict(zq=z + (e - z).detach(), tokens=tokens, loss=self.beta*F.mse_loss(z.float(), e))
 
-# %% ../nbs/03_codebook.ipynb #643bc9b7
+# %% ../nbs/03_codebook.ipynb #4ce4fd7e
 @patch
 @torch.no_grad()
 def start(self:VectorQuantizer, z:Tensor, # latents to cluster (B,d,h,w)
@@ -94,22 +93,22 @@ def start(self:VectorQuantizer, z:Tensor, # latents to cluster (B,d,h,w)
     "Put the codes where the latents are (k-means), and begin to quantise"
     flat = z.float().permute(0, 2, 3, 1).reshape(-1, self.dim)
     self.codes.copy_(kmeans(flat, self.n_codes, generator=generator))
-    self.count.fill_(1.); self.total.copy_(self.codes); self.hits.fill_(1.); self.started.fill_(True)
+    self.count.fill_(1.); self.total.copy_(self.codes); self.started.fill_(True)
 
 @patch
 @torch.no_grad()
 def revive(self:VectorQuantizer, z:Tensor, # latents of a batch (B,d,h,w)
-           threshold:float=0.01, # a code with fewer hits a step, on moving average, is dead
+           threshold:float=0.01, # a code chosen fewer times a step, on moving average, is dead
            generator:torch.Generator=None, # for the choice among latents
           ) -> int: # how many were replaced
     "Replace dead codes by latents, those far from every code first"
-    dead = (self.hits < threshold).nonzero()[:, 0]
+    dead = (self.count < threshold).nonzero()[:, 0]
     flat = z.float().permute(0, 2, 3, 1).reshape(-1, self.dim)
     dead = dead[:len(flat)]
     if not len(dead): return 0
     far = squared_distances(z, self.codes).amin(-1).flatten() + 1e-9
     pick = flat[torch.multinomial(far.cpu(), len(dead), generator=generator).to(flat.device)]
-    self.codes[dead], self.total[dead], self.count[dead], self.hits[dead] = pick, pick, 1., 1.
+    self.codes[dead], self.total[dead], self.count[dead] = pick, pick, 1.
     return len(dead)
 
 # %% ../nbs/03_codebook.ipynb #82da9d87

@@ -141,9 +141,11 @@ def cut(self:PairDataset, xs:tuple, rng:random.Random)->tuple:
     if h or v: xs = tuple(x.flip([d for d,on in ((-1,h),(-2,v)) if on]) for x in xs)
     return tuple(x.transpose(-1,-2) for x in xs) if t else xs
 
-# %% ../nbs/01_data.ipynb #c833e211
+# %% ../nbs/01_data.ipynb #89c6c9bd
 @patch
-def finish(self:PairDataset, xs:tuple, rng:random.Random)->tuple: return xs
+def finish(self:PairDataset, xs:tuple, rng:random.Random)->tuple:
+    "What is done to the crops at last: nothing here."
+    return xs
 
 @patch
 def draw(self:PairDataset,

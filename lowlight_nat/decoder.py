@@ -30,7 +30,7 @@ class MixUp(nn.Module):
         m = self.w.sigmoid() if mix is None else mix
         return m*self.match(f_low) + (1 - m)*h
 
-# %% ../nbs/07_decoder.ipynb #39f46ccd
+# %% ../nbs/07_decoder.ipynb #a725b334
 class DeformAlign(nn.Module):
     "Align features to others by a modulated deformable 3x3 convolution; Zhu et al., CVPR 2019, as in GLARE"
     def __init__(self,
@@ -49,7 +49,7 @@ class DeformAlign(nn.Module):
         o = self.offset(torch.cat([x, h], 1)).float()
         n = o.shape[1]//3
         with torch.autocast(x.device.type, enabled=False):  # torchvision's operator knows no half precision on CPU
-            return deform_conv2d(x.float(), o[:, :2*n], self.weight, self.bias, padding=1, mask=o[:, 2*n:].sigmoid()).to(x.dtype)
+            return deform_conv2d(x.float(), o[:, :2*n].nan_to_num(0., 0., 0.).clamp(-1e4, 1e4), self.weight, self.bias, padding=1, mask=o[:, 2*n:].sigmoid()).to(x.dtype)
 
 # %% ../nbs/07_decoder.ipynb #8c859eea
 class FeatureNAT(nn.Module):
@@ -79,7 +79,7 @@ class FeatureNAT(nn.Module):
         up = F.interpolate(low.permute(0, 3, 1, 2), scale_factor=self.cell, mode='bilinear', align_corners=False)
         return up[..., :h, :w]
 
-# %% ../nbs/07_decoder.ipynb #c02319b1
+# %% ../nbs/07_decoder.ipynb #2bbff21e
 @patch
 def forward(self:FeatureNAT, h:Tensor, # decoder features (B,ch,h,w)
             f_low:Tensor, # low-light features (B,cond,h,w)
@@ -98,7 +98,8 @@ def forward(self:FeatureNAT, h:Tensor, # decoder features (B,ch,h,w)
         x = self.norm(x)
         state = torch.where(todo[..., None], self.to_feature(x).to(state.dtype), state)
         lv = self.to_logvar(x)[..., 0].float().clamp(-8, 4)
-        latent, logvar = self.to_latent(x).float(), lv if logvar is None else torch.where(todo, lv, logvar)
+        nu = self.to_latent(x).float()
+        latent, logvar = (nu, lv) if logvar is None else (torch.where(todo[..., None], nu, latent), torch.where(todo, lv, logvar))
         if record: history.append(AttrDict(round=r + 1, masked=todo, logvar=logvar))
         todo = remask(-logvar, cells, cosine_schedule(r + 1, rounds))
     if logvar is not None: h = h + self.spread(state - low, h.shape[2:])

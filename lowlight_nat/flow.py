@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
 from .layers import Down, ResBlock, Up, conv3
 
-# %% ../nbs/04_flow.ipynb #aa271970
+# %% ../nbs/04_flow.ipynb #477a89fa
 def picture_stats(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
                   bins:int=256, # of the histogram, on the scale of log(x + 1e-3)
                  ) -> AttrDict: # mean (B,), cdf (B,bins): share of values below each bin's upper edge
     "Global statistics of a picture: mean level and distribution of its values"
     v = (x_low.float().clamp(0, 1) + 1e-3).log()
     i = ((v - math.log(1e-3)) / (math.log(1.001) - math.log(1e-3)) * bins).long().clamp(0, bins - 1).flatten(1)
-    hist = torch.zeros(len(x_low), bins, device=x_low.device).scatter_add_(1, i, torch.ones_like(i, dtype=torch.float32))
-    return AttrDict(mean=x_low.float().mean((1, 2, 3)), cdf=hist.cumsum(1) / i.shape[1])
+    hist = torch.zeros(len(x_low), bins, dtype=torch.long, device=x_low.device).scatter_add_(1, i, torch.ones_like(i))   # whole numbers: a float stops counting at 2^24
+    return AttrDict(mean=x_low.float().mean((1, 2, 3)), cdf=(hist.cumsum(1).double() / i.shape[1]).float())
 
 # %% ../nbs/04_flow.ipynb #e16e6a4b
 def low_light_views(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
@@ -35,7 +35,7 @@ def low_light_views(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
     level = mean.log().expand(-1, 1, *x.shape[2:])
     return torch.cat([log/3 + 1, (x*0.4/mean).clamp(max=4), ranks*2 - 1, level/3 + 1], 1)
 
-# %% ../nbs/04_flow.ipynb #b2d386f9
+# %% ../nbs/04_flow.ipynb #85fa05c5
 class ConditionalEncoder(nn.Module):
     "Reads the low-light picture: condition, mean map, features and a global summary; GLARE's E_c on four views of the picture"
     def __init__(self,
@@ -62,7 +62,7 @@ class ConditionalEncoder(nn.Module):
         f8 = self.eighth(f4)
         f4 = self.merge4(f4 + self.up4(f8))
         f2 = self.merge2(f2 + self.up2(f4))
-        summary = torch.cat([f8.mean((2, 3)), f8.float().std((2, 3)).to(f8.dtype)], 1)
+        summary = torch.cat([f8.mean((2, 3)), f8.float().std((2, 3), correction=0).to(f8.dtype)], 1)
         return AttrDict(cond=self.to_cond(f4), mu=self.to_mu(f4).float(), feats=[f4, f2], summary=summary)
 
 # %% ../nbs/04_flow.ipynb #e1c44283
@@ -86,7 +86,7 @@ class ActNorm(nn.Module):
     def inverse(self, u:Tensor, c:Tensor=None) -> Tensor: # (B,d,h,w) to the same
         return u*(-self.logs).exp() - self.bias
 
-# %% ../nbs/04_flow.ipynb #fe337617
+# %% ../nbs/04_flow.ipynb #8d4ff21f
 class InvConv1x1(nn.Module):
     "`u = W z` at every place, W learned, a rotation at the start; Kingma and Dhariwal, 2018, section 3.2"
     def __init__(self, dim:int): # channels
@@ -95,10 +95,10 @@ class InvConv1x1(nn.Module):
 
     def forward(self, z:Tensor, c:Tensor=None) -> tuple: # (B,d,h,w) to (u, logdet (B,))
         logdet = torch.linalg.slogdet(self.weight)[1]*z[0, 0].numel()
-        return F.conv2d(z, self.weight[:, :, None, None]), logdet.expand(len(z))
+        return torch.einsum('oc,bchw->bohw', self.weight, z), logdet.expand(len(z))
 
     def inverse(self, u:Tensor, c:Tensor=None) -> Tensor: # (B,d,h,w) to the same
-        return F.conv2d(u, torch.linalg.inv(self.weight.double()).to(u.dtype)[:, :, None, None])
+        return torch.einsum('oc,bchw->bohw', torch.linalg.inv(self.weight.double()).to(u.dtype), u)
 
 # %% ../nbs/04_flow.ipynb #f6eceeed
 class ConditionalAffine(nn.Module):
@@ -231,11 +231,11 @@ class SpreadHead(nn.Module):
         s = self.net(torch.cat([z_tilde.detach().to(c.dtype), c], 1)).float()[:, 0]
         return s.clamp(math.log(0.02), math.log(5)).exp()
 
-# %% ../nbs/04_flow.ipynb #690a7a70
+# %% ../nbs/04_flow.ipynb #0e1fe15d
 def spread_nll(z_tilde:Tensor, # aligned latent (B,d,h,w)
                z_high:Tensor, # the truth (B,d,h,w)
                sigma:Tensor, # predicted standard deviation (B,h,w)
               ) -> Tensor: # scalar
-    "Negative log-likelihood of the latent error under a Gaussian of standard deviation sigma, per dimension; trains sigma only"
+    "Negative log-likelihood of the latent error under a Gaussian of standard deviation sigma, per dimension; no gradient to z_tilde"
     e2 = (z_tilde - z_high).detach().pow(2).mean(1)
     return (0.5*e2/sigma**2 + sigma.log()).mean()

@@ -36,9 +36,9 @@ def encoder_feature_loss(encoder:nn.Module, # a frozen `codebook.Encoder`
         if isinstance(layer, nn.Conv2d) or hasattr(layer, 'skip'): total, n = total + (x - y).abs().float().mean() / y.detach().float().std().clamp(min=1e-3), n + 1
     return total/n
 
-# %% ../nbs/10_losses.ipynb #5a2041d4
+# %% ../nbs/10_losses.ipynb #a9b043fa
 def lpips_loss(net:str='alex', # backbone: alex, vgg or squeeze
-              ) -> nn.Module: # (x, y) in [0,1] to a scalar
+              ): # function of (x, y) in [0,1] to a scalar
     "LPIPS with its pretrained backbone, or an error that says where to put it; Zhang et al., CVPR 2018"
     try: import lpips
     except ImportError: raise ImportError('lpips_loss: the package lpips is missing; install it with `pip install lpips`') from None

@@ -20,7 +20,7 @@ from .masking import entropy_map, token_log_probs, uncertainty_mask
 from .metrics import grey_mean
 from .nat import LatentNAT, parallel_decode
 
-# %% ../nbs/08_model.ipynb #9181ca6d
+# %% ../nbs/08_model.ipynb #6f5dce14
 @dataclass(frozen=True)
 class NATConfig:
     "Sizes, thresholds and training plan of a LowLightNAT"
@@ -71,10 +71,11 @@ class NATConfig:
     def __post_init__(self):
         for f in fields(self):  # JSON has lists, we want tuples
             if isinstance(getattr(self, f.name), list): object.__setattr__(self, f.name, tuple(getattr(self, f.name)))
+        if len(self.vq_channels) < 2: raise ValueError('NATConfig: vq_channels needs two levels or more; the fusion decoder reads the codebook at 1/2 and 1/4')
         if self.vq_stem * 2**(len(self.vq_channels)-1) != 4: raise ValueError('NATConfig: vq_stem * 2^(len(vq_channels)-1) must be 4, the factor of the latent grid')
         if not 0 <= self.tau <= 1: raise ValueError(f'NATConfig: tau={self.tau} must lie in [0, 1]')
 
-# %% ../nbs/08_model.ipynb #1c4b3d89
+# %% ../nbs/08_model.ipynb #24922dbb
 @patch(cls_method=True)
 def tiny(cls:NATConfig) -> NATConfig:
     "For tests and teaching: all stages train in about 20 minutes on two CPU cores"
@@ -85,7 +86,7 @@ def small(cls:NATConfig) -> NATConfig:
     "For the bundled checkpoint: good pictures on a laptop"
     return NATConfig(name='small', vq_channels=(48, 96), vq_blocks=2, enc_channels=(48, 64, 96), enc_blocks=2, cond=48,
         flow_steps=6, flow_hidden=48, nat_width=128, nat_depth=3, dec_channels=(48, 64), dec_blocks=2, deform=(True, False), feat_width=96,
-        steps=(1200, 800, 300, 1800))
+        steps=(1200, 800, 300, 1200))
 
 @patch(cls_method=True)
 def base(cls:NATConfig) -> NATConfig:
@@ -142,7 +143,7 @@ class ExposureHead(nn.Module):
         mean, s = self.net(x).float().unbind(1)
         return AttrDict(log_level=mean.clamp(math.log(0.02), 0.), log_std=s.clamp(-4, 1))
 
-# %% ../nbs/08_model.ipynb #f9aa7065
+# %% ../nbs/08_model.ipynb #a310e8f6
 class LowLightNAT(nn.Module):
     "GLARE with the talk's two NATs: a dark picture in, a bright one out, with what it was unsure of"
     multiple = 8 # H and W must be multiples of this
@@ -155,8 +156,7 @@ class LowLightNAT(nn.Module):
         self.spread = SpreadHead(c.dim, c.cond)
         self.exposure = ExposureHead(2*c.enc_channels[2])
         self.nat = LatentNAT(c.n_codes, c.dim, c.cond, c.nat_width, c.nat_depth, c.nat_heads, c.nat_patch, c.nat_window)
-        vq = (c.vq_channels*2 if len(c.vq_channels) == 1 else c.vq_channels)[-2:]
-        self.fusion = FusionDecoder(c.dim, c.dec_channels, c.enc_channels[:2], vq, c.dec_blocks, c.deform, dict(width=c.feat_width, depth=c.feat_depth))
+        self.fusion = FusionDecoder(c.dim, c.dec_channels, c.enc_channels[:2], c.vq_channels[-2:], c.dec_blocks, c.deform, dict(width=c.feat_width, depth=c.feat_depth))
 
 # %% ../nbs/08_model.ipynb #c31643c6
 @patch
@@ -173,7 +173,7 @@ def align(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
     z = self.flow.inverse(u, e.cond)
     return AttrDict(**e, z_tilde=z, sigma=self.spread(z, e.cond), **self.exposure(stats, e.summary))
 
-# %% ../nbs/08_model.ipynb #a2cb9fd3
+# %% ../nbs/08_model.ipynb #1066028a
 @patch
 def refine(self:LowLightNAT, a:AttrDict, # of `align`
            tau:float=None, # entropy threshold in [0,1], by default the configuration's
@@ -182,13 +182,14 @@ def refine(self:LowLightNAT, a:AttrDict, # of `align`
           ) -> AttrDict: # z (B,d,h,w) refined latent, tokens (B,h,w), entropy (B,h,w), mask (B,h,w), history, log_q
     "Entropy, mask, and parallel decoding by the latent NAT"
     tau, rounds, codes = self.cfg.tau if tau is None else tau, self.cfg.rounds if rounds is None else rounds, self.vqgan.quantizer.codes
-    log_p = token_log_probs(squared_distances(a.z_tilde, codes), 2*a.sigma**2)
-    entropy = entropy_map(log_p)
-    mask = uncertainty_mask(entropy.detach(), tau)
-    out = parallel_decode(self.nat, log_p.detach(), codes, mask, a.cond, a.sigma.detach(), rounds, record)
+    with torch.no_grad():
+        log_p = token_log_probs(squared_distances(a.z_tilde, codes), 2*a.sigma**2)
+        entropy = entropy_map(log_p)
+        mask = uncertainty_mask(entropy, tau)
+    out = parallel_decode(self.nat, log_p, codes, mask, a.cond, a.sigma.detach(), rounds, record)
     return AttrDict(z=a.z_tilde + out.delta.permute(0, 3, 1, 2), tokens=out.tokens, entropy=entropy, mask=mask, history=out.history, log_q=out.log_q)
 
-# %% ../nbs/08_model.ipynb #76545d63
+# %% ../nbs/08_model.ipynb #4e94d43e
 @patch
 def decode(self:LowLightNAT, a:AttrDict, # of `align`
            r:AttrDict, # of `refine`
@@ -199,7 +200,7 @@ def decode(self:LowLightNAT, a:AttrDict, # of `align`
     "Tokens and latent to an exposure-normalised picture"
     rounds = self.cfg.rounds if rounds is None else rounds
     with torch.no_grad(): vq = self.vqgan.features(self.vqgan.quantizer.lookup(r.tokens))
-    return self.fusion(r.z, a.feats, vq[-2:], r.mask, rounds, mix, record)
+    return self.fusion(r.z, a.feats, vq[:2], r.mask, rounds, mix, record)
 
 # %% ../nbs/08_model.ipynb #9ca16b00
 @patch
@@ -225,13 +226,14 @@ def forward(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
     return AttrDict(x=x, x_norm=d.x, level=m, level_std=a.log_std.exp(), entropy=r.entropy, mask=r.mask, sigma=a.sigma, tokens=r.tokens,
                     z_tilde=a.z_tilde, z=r.z, history=r.history, feature_history=d.nat.history)
 
-# %% ../nbs/08_model.ipynb #ade33eae
+# %% ../nbs/08_model.ipynb #f6c0a525
 @patch
 def check(self:LowLightNAT, x:Tensor): # low-light image
     "Refuse what is not a batch of pictures, in one sentence"
     if x.ndim != 4 or x.shape[1] != 3: raise ValueError(f'x_low must have shape (B,3,H,W), not {tuple(x.shape)}; add a batch axis with x[None], or drop alpha')
     if x.shape[2] % self.multiple or x.shape[3] % self.multiple or not x.numel():
         raise ValueError(f'x_low: height {x.shape[2]} and width {x.shape[3]} must be multiples of {self.multiple}; pad with images.pad_to_multiple, or use Enhancer')
+    if not x.is_floating_point(): raise ValueError(f'x_low must hold numbers in [0,1], not {x.dtype}; divide 8-bit values by 255')
     if not x.isfinite().all(): raise ValueError('x_low has NaN or infinite values; clean it before enhancing')
 
 # %% ../nbs/08_model.ipynb #3619b6dd

@@ -5,9 +5,9 @@ __all__ = ['STAGES', 'Stage', 'CodebookStage', 'align_terms', 'FlowStage', 'rand
            'gt_mean_psnr', 'gt_mean_ssim', 'trainable', 'stage_learner', 'codebook_learner', 'flow_learner',
            'nat_learner', 'decoder_learner', 'set_tau', 'train_stage', 'train_pipeline', 'validate_pairs', 'previous']
 
-# %% ../nbs/12_training.ipynb #c10e2179
+# %% ../nbs/12_training.ipynb #4230dcab
 import fastai.callback.schedule, time, torch
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -179,7 +179,7 @@ def set_tau(model:LowLightNAT, # its configuration is replaced
     model.cfg = replace(model.cfg, tau=min(max(tau, 0.), 1.))
     return model.cfg.tau
 
-# %% ../nbs/12_training.ipynb #14dab69c
+# %% ../nbs/12_training.ipynb #30aa15c5
 def train_stage(name:str, # codebook, flow, nat or decoder
                 model:LowLightNAT, # trained in place
                 make_dls, # (size, bs, items_per_epoch) to DataLoaders
@@ -199,14 +199,14 @@ def train_stage(name:str, # codebook, flow, nat or decoder
     cbs = [Checkpoint(state, minutes), ValidateEvery(max(1, -(-epochs//validations))), Preview(out/'previews'/name)] + ([back] if back else [])
     learn, start = stage_learner(name, dls, model, cbs), time.time()
     learn.fit_one_cycle(epochs, cfg.lr[i], pct_start=0.15, start_epoch=back.epoch if back else 0, cbs=Curve(out/f'{name}.csv', append=bool(back and back.epoch)))
-    if name == 'flow': set_tau(model, dls)
+    if name in ('flow', 'decoder'): set_tau(model, dls)   # the decoder's stage moves flow and spread a little further
     figures = {k: round(float(v), 4) for k, v in zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1]) if v is not None} if learn.recorder.values else {}
     figures['seconds'] = round(time.time() - start)
     save_model(model, out/f'{name}.safetensors', dict(stage=name, figures=figures), half=False)
     state.unlink(missing_ok=True)
     return figures
 
-# %% ../nbs/12_training.ipynb #3a6b3bc1
+# %% ../nbs/12_training.ipynb #ff8efe64
 def train_pipeline(cfg:NATConfig, # sizes and plan
                    dls, # folder of a data set, or a function (size, bs, items_per_epoch) -> DataLoaders
                    out, # folder for checkpoints, tables and previews
@@ -223,12 +223,15 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
     torch.manual_seed(cfg.seed)
     model, figures = LowLightNAT(cfg), {}
     out.mkdir(parents=True, exist_ok=True)
+    fresh = not resume
     for name in todo:
         i, done = names.index(name), out/f'{name}.safetensors'
-        if resume and done.exists() and stages == 'all' and not (out/f'{name}.pt').exists():
+        if fresh: (out/f'{name}.pt').unlink(missing_ok=True)   # of an earlier run
+        elif done.exists() and stages == 'all' and not (out/f'{name}.pt').exists():
             figures[name] = read_metadata(done)['about']['figures']; continue
         if i: model = previous(model, out/f'{names[i-1]}.safetensors', cfg)
-        figures[name] = train_stage(name, model, make_dls, out, resume, minutes)
+        figures[name] = train_stage(name, model, make_dls, out, not fresh, minutes)
+        fresh = True   # what stands on it is trained anew
     if todo[-1] == 'decoder':
         model, final = previous(model, out/'decoder.safetensors', cfg).eval(), out/'model.safetensors'
         save_model(model, final)   # half precision: what is measured is what ships
@@ -245,13 +248,15 @@ def validate_pairs(model:LowLightNAT, # in evaluation mode
     rows = [score_pair(model(x_low).x.cpu(), x_high.cpu()) for x_low, x_high in dl]
     return dict(n=len(rows), **{k: round(sum(r[k] for r in rows)/len(rows), 4) for k in rows[0]})
 
-# %% ../nbs/12_training.ipynb #748f457c
+# %% ../nbs/12_training.ipynb #1d4b17bc
 def previous(model:LowLightNAT, # whose device is kept
              path:Path, # checkpoint of the stage before
              cfg:NATConfig, # the plan now
             ) -> LowLightNAT:
     "The model as an earlier stage left it, with today's plan and its tau"
     if not path.exists(): raise FileNotFoundError(f'{path} is missing; train the stage {path.stem} first, or all')
-    old = load_model(path)
+    old, free = load_model(path), {'name', 'tau', 'mask_share', 'rounds', 'decay', 'beta', 'context', 'crop', 'bs', 'steps', 'lr', 'adversarial', 'bf16', 'seed'}
+    other = [f.name for f in fields(cfg) if f.name not in free and getattr(cfg, f.name) != getattr(old.cfg, f.name)]
+    if other: raise ValueError(f'{path} was trained with another {", ".join(other)}; use the configuration it was trained with, or train into another folder')
     old.cfg = replace(cfg, tau=old.cfg.tau)
     return old.to(next(model.parameters()).device)

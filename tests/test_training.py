@@ -64,7 +64,7 @@ def test_tables(whole):
 def test_later_stages_leave_the_codebook_alone(whole):
     states = {s: weights(whole/f'{s}.safetensors') for s in T.STAGES}
     book = [k for k in states['codebook'] if k.startswith('vqgan.')]
-    assert {'vqgan.quantizer.codes', 'vqgan.quantizer.count', 'vqgan.quantizer.hits', 'vqgan.mean'} <= set(book)
+    assert {'vqgan.quantizer.codes', 'vqgan.quantizer.count', 'vqgan.mean'} <= set(book)
     for s in 'flow', 'nat', 'decoder': assert not [k for k in book if not torch.equal(states[s][k], states['codebook'][k])]
     changed = lambda a, b: {k.split('.')[0] for k in same(states[a], states[b])}
     assert changed('codebook', 'flow') == {'encoder', 'flow', 'spread', 'exposure'}
