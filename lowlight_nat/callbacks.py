@@ -5,13 +5,13 @@ __all__ = ['GiveTarget', 'sum_terms', 'Term', 'FrozenEval', 'Autocast', 'EMAWeig
            'NaNGuard', 'ValidateEvery', 'Curve', 'Preview', 'random_state', 'set_random_state', 'save_beside',
            'Checkpoint', 'Resume']
 
-# %% ../nbs/11_callbacks.ipynb #f176f8b0
+# %% ../nbs/11_callbacks.ipynb #b4444695
 import os, random, time
 import numpy as np, torch
 from contextlib import nullcontext
 from pathlib import Path
 from torch import Tensor, nn
-from fastcore.basics import AttrDict, store_attr
+from fastcore.basics import AttrDict, patch, store_attr
 from fastai.callback.core import Callback
 from fastai.learner import CancelFitException, CancelValidException, Metric
 from fastai.torch_core import to_device
@@ -159,7 +159,7 @@ class ValidateEvery(Callback):
     def before_validate(self):
         if (self.epoch + 1) % self.n and self.epoch + 1 < self.n_epoch: raise CancelValidException()
 
-# %% ../nbs/11_callbacks.ipynb #cd74c26f
+# %% ../nbs/11_callbacks.ipynb #21c5290c
 class Curve(Callback):
     "Append loss terms (every `every` steps) and validation metrics to a CSV file"
     order = 58
@@ -171,11 +171,6 @@ class Curve(Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.cols = ['step', 'split', 'loss', *self.recorder.metric_names[3:-1]]
         if not self.append: self.path.write_text(','.join(self.cols) + '\n')
-    def before_train(self):
-        if not self.append: return
-        self.append, done = False, lambda r: r.endswith('\n') and int(r.split(',')[0]) < self.learn.train_iter + r.split(',')[1].startswith('val')
-        head, *rows = self.path.read_text().splitlines(True)
-        self.path.write_text(head + ''.join(filter(done, rows)))   # rows after the checkpoint will be written again
     def _row(self, split, values):
         cells = [str(self.learn.train_iter), split, *(f'{values[c]:.6g}' if c in values else '' for c in self.cols[2:])]
         with self.path.open('a') as f: f.write(','.join(cells) + '\n')
@@ -190,6 +185,15 @@ class Curve(Callback):
         values['loss'] = values.pop('valid_loss', values.get('loss'))
         self._row('val', {k: float(v) for k, v in values.items() if v is not None})
         self.ran = False
+
+# %% ../nbs/11_callbacks.ipynb #5f5076f0
+@patch
+def before_train(self:Curve):
+    "Drop the rows that a resumed run will write again"
+    if not self.append: return
+    self.append, done = False, lambda r: r.endswith('\n') and int(r.split(',')[0]) < self.learn.train_iter + r.split(',')[1].startswith('val')
+    head, *rows = self.path.read_text().splitlines(True)
+    self.path.write_text(head + ''.join(filter(done, rows)))
 
 # %% ../nbs/11_callbacks.ipynb #28579743
 class Preview(Callback):

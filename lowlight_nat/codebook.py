@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
 from .layers import Down, ResBlock, Up, conv3
 
-# %% ../nbs/03_codebook.ipynb #dbe18b0a
+# %% ../nbs/03_codebook.ipynb #75c5ce68
 @torch.autocast('cpu', enabled=False)
 @torch.autocast('cuda', enabled=False)
 def squared_distances(z:Tensor, # latent (B,d,h,w)
@@ -18,8 +18,8 @@ def squared_distances(z:Tensor, # latent (B,d,h,w)
                      ) -> Tensor: # squared distances (B,h,w,K), float32, never negative
     "Squared distance of every latent vector to every code, in float32 also under autocast"
     z, codes = z.float().permute(0, 2, 3, 1), codes.float()
-    cross = z @ codes.T
-    return (z.pow(2).sum(-1, keepdim=True) - 2*cross + codes.pow(2).sum(-1)).clamp(min=0)
+    d2 = z @ codes.T   # in place from here: the table is large
+    return d2.mul_(-2).add_(z.pow(2).sum(-1, keepdim=True)).add_(codes.pow(2).sum(-1)).clamp_(min=0)
 
 # %% ../nbs/03_codebook.ipynb #53ce37ab
 def kmeans(x:Tensor, # points (N,d)

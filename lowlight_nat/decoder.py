@@ -3,11 +3,10 @@
 # %% auto #0
 __all__ = ['MixUp', 'DeformAlign', 'FeatureNAT', 'FusionDecoder']
 
-# %% ../nbs/07_decoder.ipynb #1bb3d9af
+# %% ../nbs/07_decoder.ipynb #7b6a08dd
 import math, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 from fastcore.basics import AttrDict, patch
 from .layers import ResBlock, Up, WindowBlock, conv3
 from .masking import cosine_schedule, remask
@@ -30,7 +29,7 @@ class MixUp(nn.Module):
         m = self.w.sigmoid() if mix is None else mix
         return m*self.match(f_low) + (1 - m)*h
 
-# %% ../nbs/07_decoder.ipynb #a725b334
+# %% ../nbs/07_decoder.ipynb #9688e8aa
 class DeformAlign(nn.Module):
     "Align features to others by a modulated deformable 3x3 convolution; Zhu et al., CVPR 2019, as in GLARE"
     def __init__(self,
@@ -46,6 +45,7 @@ class DeformAlign(nn.Module):
     def forward(self, x:Tensor, # to be aligned (B,ci,h,w)
                 h:Tensor, # to align to (B,co,h,w)
                ) -> Tensor: # (B,co,h,w)
+        from torchvision.ops import deform_conv2d   # here, since it takes a second or two to import
         o = self.offset(torch.cat([x, h], 1)).float()
         n = o.shape[1]//3
         with torch.autocast(x.device.type, enabled=False):  # torchvision's operator knows no half precision on CPU

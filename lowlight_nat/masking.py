@@ -9,21 +9,21 @@ import math, torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../nbs/05_masking.ipynb #15aaa26f
+# %% ../nbs/05_masking.ipynb #7f3ac87e
 def token_log_probs(d2:Tensor, # squared distances to the codes (B,h,w,K)
                     T:float|Tensor, # temperature in units of squared distance: a number, or (B,h,w); 2*sigma^2 for a spread sigma
                    ) -> Tensor: # log p_hat (B,h,w,K)
     "Distribution over codes from squared distances: `log_softmax(-d2/T)`; the talk's p_hat"
     if isinstance(T, Tensor): T = T[..., None].clamp(min=1e-6)
     elif T <= 0: raise ValueError(f'token_log_probs: the temperature must be positive, not {T}')
-    return F.log_softmax(-d2/T, -1)
+    return F.log_softmax(d2/(-T), -1)
 
-# %% ../nbs/05_masking.ipynb #3229556f
+# %% ../nbs/05_masking.ipynb #856ffe09
 def entropy_map(log_p:Tensor, # log-probabilities (..., K)
                ) -> Tensor: # entropy in units of log K, (...), in [0,1]
     "Entropy of each place's distribution, in units of log K; slide 'NAT Strategy'"
     K = log_p.shape[-1]
-    return (-(log_p.exp()*log_p).nan_to_num(0.).sum(-1) / math.log(K)).clamp(0, 1)
+    return (torch.special.entr(log_p.exp()).sum(-1) / math.log(K)).clamp(0, 1)
 
 # %% ../nbs/05_masking.ipynb #1f61edc0
 def calibrate_temperature(d2:Tensor, # squared distances of the aligned latent to the codes (..., K)

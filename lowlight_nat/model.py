@@ -202,7 +202,7 @@ def decode(self:LowLightNAT, a:AttrDict, # of `align`
     with torch.no_grad(): vq = self.vqgan.features(self.vqgan.quantizer.lookup(r.tokens))
     return self.fusion(r.z, a.feats, vq[:2], r.mask, rounds, mix, record)
 
-# %% ../nbs/08_model.ipynb #9ca16b00
+# %% ../nbs/08_model.ipynb #8edb4f39
 @patch
 def forward(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]; H and W multiples of 8
             tau:float=None, # entropy threshold in [0,1], by default the configuration's
@@ -220,6 +220,7 @@ def forward(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
     self.check(x_low)
     a = self.align(x_low, stats, heat, seed)
     r = self.refine(a, tau, rounds if latent_nat else 0, record)
+    r.log_q = None   # of use in training only
     d = self.decode(a, r, rounds if decoder_nat else 0, mix, record)
     m = a.log_level.exp() if level is None else torch.full_like(a.log_level, level)
     x = (d.x.float()*(m/self.cfg.norm_level).view(-1, 1, 1, 1)).clamp(0, 1)
@@ -251,12 +252,12 @@ def save_model(model:LowLightNAT, # to be kept
     tmp.chmod(0o666 & ~mask)   # readable as any new file is
     tmp.replace(path)
 
-# %% ../nbs/08_model.ipynb #e46e3e49
+# %% ../nbs/08_model.ipynb #03c88828
 def weights_path(name_or_path='small') -> Path: # preset name of a bundled checkpoint, or a path
     "Path of a bundled checkpoint, or the path itself; an error that says what there is"
     bundled = Path(__file__).parent/'weights' if '__file__' in globals() else Path('../lowlight_nat/weights')
-    path = Path(name_or_path)
-    if path.suffix != '.safetensors' and not path.exists(): path = bundled/f'{name_or_path}.safetensors'
+    path = bundled/f'{name_or_path}.safetensors'   # a preset's name first: a folder of that name must not hide it
+    if not path.exists(): path = Path(name_or_path)
     if path.is_dir(): raise FileNotFoundError(f'{name_or_path} is a folder; name the .safetensors file in it')
     if not path.exists():
         have = ', '.join(sorted(p.stem for p in bundled.glob('*.safetensors'))) or 'none'

@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['STAGES', 'Stage', 'CodebookStage', 'align_terms', 'FlowStage', 'random_tau', 'nat_terms', 'NATStage', 'DecoderStage',
            'gt_mean_psnr', 'gt_mean_ssim', 'trainable', 'stage_learner', 'codebook_learner', 'flow_learner',
-           'nat_learner', 'decoder_learner', 'set_tau', 'train_stage', 'train_pipeline', 'validate_pairs', 'previous']
+           'nat_learner', 'decoder_learner', 'set_tau', 'train_stage', 'validate_pairs', 'finish', 'train_pipeline',
+           'previous']
 
 # %% ../nbs/12_training.ipynb #4230dcab
 import fastai.callback.schedule, time, torch
@@ -118,10 +119,12 @@ class DecoderStage(Stage):
         terms |= {k: 0.1*v for k, v in {**align_terms(m, a, t), **nat_terms(m, r, t)}.items()}
         return AttrDict(x=self.expose(d.x, t.level), terms=terms)
 
-# %% ../nbs/12_training.ipynb #3f6b8d8f
-def gt_mean_psnr(out, x_high): # PSNR after scaling to the target's grey mean, dB
+# %% ../nbs/12_training.ipynb #7abf2ac1
+def gt_mean_psnr(out, x_high):
+    "PSNR after scaling to the target's grey mean, dB"
     return psnr(gt_mean(out.x, x_high), x_high).mean()
-def gt_mean_ssim(out, x_high): # SSIM after scaling to the target's grey mean
+def gt_mean_ssim(out, x_high):
+    "SSIM after scaling to the target's grey mean"
     return ssim(gt_mean(out.x, x_high), x_high).mean()
 
 STAGES = dict(codebook=CodebookStage, flow=FlowStage, nat=NATStage, decoder=DecoderStage)
@@ -206,7 +209,28 @@ def train_stage(name:str, # codebook, flow, nat or decoder
     state.unlink(missing_ok=True)
     return figures
 
-# %% ../nbs/12_training.ipynb #ff8efe64
+# %% ../nbs/12_training.ipynb #c869c744
+@torch.no_grad()
+def validate_pairs(model:LowLightNAT, # in evaluation mode
+                   dl, # pairs (x_low, x_high), whole pictures, one at a time
+                  ) -> dict: # n, and the means of psnr, ssim, psnr_gt_mean, ssim_gt_mean
+    "Scores of the whole model on validation pairs, raw and GT-mean, rounded to what is significant"
+    rows = [score_pair(model(x_low).x.cpu(), x_high.cpu()) for x_low, x_high in dl]
+    return dict(n=len(rows), **{k: round(sum(r[k] for r in rows)/len(rows), 4) for k in rows[0]})
+
+# %% ../nbs/12_training.ipynb #15997f73
+def finish(model:LowLightNAT, # after its last stage
+           path:Path, # of the final checkpoint
+           make_dls, # as given to `train_stage`
+           about:dict, # more to say in the metadata
+          ) -> LowLightNAT: # in evaluation mode
+    "Write the final checkpoint in half precision, measure what was written, and put the figures into its metadata"
+    save_model(model.eval(), path)
+    val = validate_pairs(load_model(path), make_dls(model.cfg.context, 1, 1).valid)
+    save_model(model, path, dict(seed=model.cfg.seed, torch=torch.__version__, val=val, **about))
+    return model
+
+# %% ../nbs/12_training.ipynb #d6af7121
 def train_pipeline(cfg:NATConfig, # sizes and plan
                    dls, # folder of a data set, or a function (size, bs, items_per_epoch) -> DataLoaders
                    out, # folder for checkpoints, tables and previews
@@ -232,21 +256,8 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
         if i: model = previous(model, out/f'{names[i-1]}.safetensors', cfg)
         figures[name] = train_stage(name, model, make_dls, out, not fresh, minutes)
         fresh = True   # what stands on it is trained anew
-    if todo[-1] == 'decoder':
-        model, final = previous(model, out/'decoder.safetensors', cfg).eval(), out/'model.safetensors'
-        save_model(model, final)   # half precision: what is measured is what ships
-        val = validate_pairs(load_model(final), make_dls(cfg.context, 1, 1).valid)
-        save_model(model, final, dict(seed=cfg.seed, torch=torch.__version__, val=val, stages=figures, **(about or {})))
+    if todo[-1] == 'decoder': model = finish(previous(model, out/'decoder.safetensors', cfg), out/'model.safetensors', make_dls, dict(stages=figures, **(about or {})))
     return model.eval()
-
-# %% ../nbs/12_training.ipynb #c869c744
-@torch.no_grad()
-def validate_pairs(model:LowLightNAT, # in evaluation mode
-                   dl, # pairs (x_low, x_high), whole pictures, one at a time
-                  ) -> dict: # n, and the means of psnr, ssim, psnr_gt_mean, ssim_gt_mean
-    "Scores of the whole model on validation pairs, raw and GT-mean, rounded to what is significant"
-    rows = [score_pair(model(x_low).x.cpu(), x_high.cpu()) for x_low, x_high in dl]
-    return dict(n=len(rows), **{k: round(sum(r[k] for r in rows)/len(rows), 4) for k in rows[0]})
 
 # %% ../nbs/12_training.ipynb #1d4b17bc
 def previous(model:LowLightNAT, # whose device is kept
