@@ -126,14 +126,14 @@ def test_skipped_epochs_are_not_written(tmp_path):
 
 SCRIPT = '''
 import sys; sys.path.insert(0, {tests!r})
-import torch; torch.set_num_threads(1)
+import torch; torch.set_num_threads({threads})
 from test_training import *
 T.train_stage = partial(T.train_stage, epoch_steps=3, validations=2)
 T.train_pipeline(TOY, toy_dls, {out!r}, resume={resume}, minutes=0)
 '''
 def test_killed_and_resumed_is_the_same_run(whole, tmp_path):
     "SIGKILL in the middle of the second stage; what is there can be read, and the run ends as if nothing had happened."
-    script = lambda resume: [sys.executable, '-W', 'ignore', '-c', SCRIPT.format(tests=str(Path(__file__).parent), out=str(tmp_path), resume=resume)]
+    script = lambda resume: [sys.executable, '-W', 'ignore', '-c', SCRIPT.format(tests=str(Path(__file__).parent), out=str(tmp_path), resume=resume, threads=torch.get_num_threads())]
     p = subprocess.Popen(script(False), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.time() + 120
     while not (tmp_path/'flow.pt').exists() and p.poll() is None and time.time() < end: time.sleep(.002)
