@@ -214,13 +214,13 @@ def lowlight_evaluate(
     res = evaluate(enhancer, pairs, lambda r: print(_line(r['name'], r), flush=True), **{k:args[k] for k in ('latent_nat','decoder_nat','rounds','tau')})
     return _report(res, enhancer, args, json, time.perf_counter()-start)
 
-# %% ../nbs/18_cli.ipynb #624a89ca
+# %% ../nbs/18_cli.ipynb #164234f9
 def _report(res, enhancer, args, file, seconds):
     "Print the means, add the circumstances, write the file."
     print(_line('mean', res), _line('(input itself)', res.input), f'GT-mean: {GT_MEAN_FORMULA}', sep='\n')
     cfg = enhancer.model.cfg
     used = {k: getattr(cfg, k) if args[k] is None else args[k] for k in ('tau','rounds')}
-    settings = args | used | dict(data=_short(args['data']), weights=_weights_of(enhancer, args['weights']))
+    settings = args | used | dict(bf16=enhancer.bf16, data=_short(args['data']), weights=_weights_of(enhancer, args['weights']))
     res |= dict(settings=settings, versions=versions(), formula=GT_MEAN_FORMULA, command=command_line(lowlight_evaluate, **args), seconds=round(seconds,2), device=str(enhancer.device))
     if file:
         file,part = Path(file),Path(f'{file}.part')

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['CELL', 'DEFAULT_WEIGHTS', 'read_alpha', 'match_level', 'whole_stats', 'shrink', 'colour_map', 'Enhanced',
-           'pick_device', 'Enhancer', 'check_settings', 'make_jobs', 'check_jobs', 'enhance_files', 'folder_jobs',
-           'enhance_folder']
+           'pick_device', 'has_bf16', 'Enhancer', 'check_settings', 'make_jobs', 'check_jobs', 'enhance_files',
+           'folder_jobs', 'enhance_folder']
 
 # %% ../nbs/13_enhance.ipynb #123e0ff3
 import os, torch
@@ -195,7 +195,15 @@ def pick_device(
     if d.type=='cuda' and (d.index or 0)>=torch.cuda.device_count(): raise ValueError(f"The device {device!r} isn't there ({torch.cuda.device_count()} CUDA GPUs found): use 'cpu' or 'auto'.")
     return d
 
-# %% ../nbs/13_enhance.ipynb #3169b9cb
+# %% ../nbs/13_enhance.ipynb #d2f69349
+def has_bf16(
+    device, # torch.device
+)->bool:
+    "Does this device compute in bfloat16 natively? Elsewhere it would be slower than float32, not faster."
+    if device.type=='cuda': return torch.cuda.is_bf16_supported()
+    return device.type=='cpu' and any(getattr(torch.cpu, o, bool)() for o in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'))
+
+# %% ../nbs/13_enhance.ipynb #fc8e6283
 class Enhancer:
     "Enhances pictures: `Enhancer.from_pretrained()('photo.jpg')`."
     def __init__(self,
@@ -215,10 +223,12 @@ class Enhancer:
     def from_pretrained(cls,
         name_or_path=DEFAULT_WEIGHTS, # of a bundled checkpoint, or the path of a .safetensors file
         device='auto', # 'auto', 'cpu', 'cuda', ...
-        **kwargs, # tile, overlap, whole, bf16
+        bf16:bool=None, # compute in bfloat16; None: where the device does so natively
+        **kwargs, # tile, overlap, whole
     ):
         "An enhancer with trained weights; what they are is in `.model.about`."
-        return cls(load_model(name_or_path, pick_device(device)), device, **kwargs)
+        device = pick_device(device)
+        return cls(load_model(name_or_path, device), device, bf16=has_bf16(device) if bf16 is None else bf16, **kwargs)
 
 # %% ../nbs/13_enhance.ipynb #cd17c58d
 def check_settings(
