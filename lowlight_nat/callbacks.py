@@ -91,50 +91,83 @@ class EMAWeights(Callback):
     def state_dict(self): return dict(avg=self.avg, t=self.t)
     def load_state_dict(self, s): self.avg, self.t = [a.to(p.device, copy=True) for a, p in zip(s['avg'], self._params())], s['t']
 
-# %% ../nbs/11_callbacks.ipynb #2ea1558d
+# %% ../nbs/11_callbacks.ipynb #4f9872e6
+@patch
+@torch.no_grad()
+def catch_up(self:EMAWeights, params): # parameters that were set by hand
+    "Put the average of some parameters where the parameters are"
+    avg = {id(p): a for p, a in zip(self._params(), self.avg or [])}
+    for p in params:
+        if id(p) in avg: avg[id(p)].copy_(p)
+
+# %% ../nbs/11_callbacks.ipynb #f8050b48
 class CodebookCare(Callback):
     "Start quantisation after a share of the training, revive dead codes, record usage"
     order = 20
     def __init__(self, vqgan:nn.Module, # the codebook in training
-                 start:float=0.15, # share of the training without quantisation
-                 every:int=50): # steps between revivals
+                 start:float=0.4, # share of the training without quantisation
+                 every:int=50, # steps between revivals
+                 latest:int=2000): # step at which quantisation starts even if the share is not reached
         store_attr(); self.log = []
     def after_step(self):
-        if not self.vqgan.quantizer.started:
-            if self.learn.pct_train >= self.start: self.vqgan.start(self.pred.x_norm, torch.Generator().manual_seed(self.learn.train_iter))
-            return
-        if self.learn.train_iter % self.every == 0:
-            revived = self.vqgan.quantizer.revive(self.pred.z.detach(), generator=torch.Generator().manual_seed(self.learn.train_iter))
-            self.log.append((self.learn.train_iter, *usage_stats(self.pred.tokens, self.vqgan.quantizer.n_codes).values(), revived))
+        step, q = self.learn.train_iter, self.vqgan.quantizer
+        g = torch.Generator().manual_seed(step)
+        if not q.started:
+            if self.learn.pct_train >= self.start or step >= self.latest: self.vqgan.start(self.pred.x_norm, g); self._moved()
+        elif step % self.every == 0:
+            revived = q.revive(self.pred.z.detach(), generator=g)
+            if revived: self._moved()
+            self.log.append((step, *usage_stats(self.pred.tokens, q.n_codes).values(), revived))
+    def _moved(self):
+        for cb in self.learn.cbs:
+            if isinstance(cb, EMAWeights): cb.catch_up(self.vqgan.quantizer.parameters())
     def state_dict(self): return dict(log=self.log)
     def load_state_dict(self, s): self.log = s['log']
 
-# %% ../nbs/11_callbacks.ipynb #596cb05d
+# %% ../nbs/11_callbacks.ipynb #af044353
 class AdversarialStep(Callback):
     "Hinge PatchGAN beside the stage's own loss; the stage's output needs `x_norm` (target) and `x_rec` (decoded)"
     order = 15
     def __init__(self, weight:float=0.75, # of the adversarial term
                  last:nn.Parameter=None, # weight of the decoder's last layer
-                 start:float=0.3, # share of the training before the critic joins
+                 start:float=0.5, # share of the training before the critic joins: after the codebook has started
                  lr:float=2e-4, # of the critic
-                 ch:int=32): # its width
-        store_attr(); self.critic, self.log = PatchDiscriminator(ch), []
+                 ch:int=32, # its width
+                 ramp:float=0.1): # share of the training over which the decoder's term grows to its weight, 0: at once
+        store_attr(); self.critic, self.log, self.terms = PatchDiscriminator(ch), [], []
         self.opt = torch.optim.Adam(self.critic.parameters(), lr, betas=(0.5, 0.9))
     def before_fit(self): self.critic.to(self.dls.device)
     def _on(self): return self.training and self.learn.pct_train >= self.start
+    def rho(self) -> float: # in [0,1]
+        "How much of the decoder's term counts by now"
+        return min(1., (self.learn.pct_train - self.start)/self.ramp) if self.ramp else 1.
     def after_loss(self):
         if not self._on(): return
         for p in self.critic.parameters(): p.requires_grad_(False)
         g = hinge_g_loss(self.critic(self.pred.x_rec.float()))
         lam = adaptive_weight(self.learn.loss_grad, g, self.last)
-        self.learn.loss_grad = self.learn.loss_grad + self.weight*lam*g
+        w = self.weight*self.rho()*lam
+        self.learn.loss_grad = self.learn.loss_grad + w*g
+        self.terms.append((self.learn.train_iter, g.item(), w.item()))
         for p in self.critic.parameters(): p.requires_grad_(True)
-    def after_step(self):
-        if not self._on(): return
-        d = hinge_d_loss(self.critic(self.pred.x_norm.float()), self.critic(self.pred.x_rec.detach().float()))
-        self.opt.zero_grad(); d.backward(); self.opt.step(); self.log.append(d.item())
-    def state_dict(self): return dict(critic=self.critic.state_dict(), opt=self.opt.state_dict(), log=self.log)
-    def load_state_dict(self, s): self.critic.load_state_dict(s['critic']); self.opt.load_state_dict(s['opt']); self.log = s['log']
+
+# %% ../nbs/11_callbacks.ipynb #ad1a8b50
+@patch
+def after_step(self:AdversarialStep):
+    "The critic's step, on the same pictures"
+    if not self._on(): return
+    d = hinge_d_loss(self.critic(self.pred.x_norm.float()), self.critic(self.pred.x_rec.detach().float()))
+    self.opt.zero_grad(); d.backward(); self.opt.step(); self.log.append(d.item())
+
+@patch
+def state_dict(self:AdversarialStep) -> dict: # as `load_state_dict` takes it
+    "The critic, its optimiser and what was logged, for a `Checkpoint`"
+    return dict(critic=self.critic.state_dict(), opt=self.opt.state_dict(), log=self.log, terms=self.terms)
+
+@patch
+def load_state_dict(self:AdversarialStep, s:dict): # as `state_dict` gives it
+    "Put the critic, its optimiser and the log back"
+    self.critic.load_state_dict(s['critic']); self.opt.load_state_dict(s['opt']); self.log, self.terms = s['log'], s.get('terms', [])
 
 # %% ../nbs/11_callbacks.ipynb #120ad535
 class NaNGuard(Callback):
