@@ -4,9 +4,10 @@
 __all__ = ['picture_stats', 'low_light_views', 'ConditionalEncoder', 'ActNorm', 'InvConv1x1', 'ConditionalAffine',
            'ConditionalCoupling', 'check_flow', 'ConditionalFlow', 'nll_bits', 'SpreadHead', 'spread_nll']
 
-# %% ../nbs/04_flow.ipynb #6ea31957
+# %% ../nbs/04_flow.ipynb #107f352c
 import math, torch
 import torch.nn.functional as F
+from copy import deepcopy
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
 from .layers import Down, ResBlock, Up, conv3
@@ -21,7 +22,7 @@ def picture_stats(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
     hist = torch.zeros(len(x_low), bins, dtype=torch.long, device=x_low.device).scatter_add_(1, i, torch.ones_like(i))   # whole numbers: a float stops counting at 2^24
     return AttrDict(mean=x_low.float().mean((1, 2, 3)), cdf=(hist.cumsum(1).double() / i.shape[1]).float())
 
-# %% ../nbs/04_flow.ipynb #e16e6a4b
+# %% ../nbs/04_flow.ipynb #a421e2d4
 def low_light_views(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
                     stats:AttrDict=None, # `picture_stats` of the whole picture, by default those of `x_low`
                    ) -> Tensor: # (B,10,H,W)
@@ -33,7 +34,7 @@ def low_light_views(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
     i = ((log - math.log(1e-3)) / (math.log(1.001) - math.log(1e-3)) * bins).long().clamp(0, bins - 1)
     ranks = stats.cdf.gather(1, i.flatten(1)).view_as(x)
     level = mean.log().expand(-1, 1, *x.shape[2:])
-    return torch.cat([log/3 + 1, (x*0.4/mean).clamp(max=4), ranks*2 - 1, level/3 + 1], 1)
+    return torch.cat([log/3 + 1, (x*0.4/mean).clamp(-4, 4), ranks*2 - 1, level/3 + 1], 1)
 
 # %% ../nbs/04_flow.ipynb #85fa05c5
 class ConditionalEncoder(nn.Module):
@@ -65,7 +66,7 @@ class ConditionalEncoder(nn.Module):
         summary = torch.cat([f8.mean((2, 3)), f8.float().std((2, 3), correction=0).to(f8.dtype)], 1)
         return AttrDict(cond=self.to_cond(f4), mu=self.to_mu(f4).float(), feats=[f4, f2], summary=summary)
 
-# %% ../nbs/04_flow.ipynb #e1c44283
+# %% ../nbs/04_flow.ipynb #f9244bd1
 class ActNorm(nn.Module):
     "`u = (z + bias) * exp(logs)`, initialised from the first training batch; Kingma and Dhariwal, 2018, section 3.1"
     def __init__(self, dim:int): # channels
@@ -77,7 +78,8 @@ class ActNorm(nn.Module):
     def start(self, z):
         "Set scale and shift so that this batch leaves with zero mean and unit variance"
         self.bias.copy_(-z.mean((0, 2, 3), keepdim=True))
-        self.logs.copy_(-z.std((0, 2, 3), keepdim=True).clamp(min=1e-3).log()); self.started.fill_(True)
+        std = z.std((0, 2, 3), keepdim=True) if z[:, 0].numel() > 1 else torch.ones_like(self.logs)   # one place has none
+        self.logs.copy_(-std.clamp(min=1e-3).log()); self.started.fill_(True)
 
     def forward(self, z:Tensor, c:Tensor=None) -> tuple: # (B,d,h,w) to (u, logdet (B,))
         if self.training and not self.started: self.start(z)
@@ -100,17 +102,17 @@ class InvConv1x1(nn.Module):
     def inverse(self, u:Tensor, c:Tensor=None) -> Tensor: # (B,d,h,w) to the same
         return torch.einsum('oc,bchw->bohw', torch.linalg.inv(self.weight.double()).to(u.dtype), u)
 
-# %% ../nbs/04_flow.ipynb #f6eceeed
+# %% ../nbs/04_flow.ipynb #7e0512c1
 class ConditionalAffine(nn.Module):
-    "`u = (z + t) * exp(s)` with t and s from the condition; the log-scale is bounded"
+    "`u = (z + t) * exp(s)` with t and s from the condition; both are bounded"
+    shift = 1e3 # largest |t|; latents are of order one
     def __init__(self,
                  dim:int, # channels
                  cond:int, # channels of the condition
                  hidden:int=48, # width of the network
                  bound:float=0.8): # largest |log-scale|
         super().__init__()
-        self.dim, self.bound = dim, bound
-        self.net = self._net(cond, 2*dim, hidden)
+        self.dim, self.bound, self.net = dim, bound, self._net(cond, 2*dim, hidden)
 
     def _net(self, ci, co, hidden):
         "3x3, 1x1, 3x3; the last starts at zero, so that the layer starts as the identity"
@@ -119,9 +121,9 @@ class ConditionalAffine(nn.Module):
         return net
 
     def params(self, x:Tensor) -> tuple:
-        "Shift t and bounded log-scale s"
-        t, s = self.net(x).chunk(2, 1)
-        return t, self.bound*s.tanh()
+        "Bounded shift t and bounded log-scale s"
+        t, a = self.net(x).chunk(2, 1)
+        return t.clamp(-self.shift, self.shift), self.bound*a.tanh()
 
     def forward(self, z:Tensor, c:Tensor) -> tuple: # z (B,d,h,w), condition c (B,cond,h,w) to (u, logdet (B,))
         t, s = self.params(c)
@@ -151,21 +153,36 @@ class ConditionalCoupling(ConditionalAffine):
         a, b = u[:, :self.first], u[:, self.first:]
         return torch.cat([a, super().inverse(b, torch.cat([a, c], 1))], 1)
 
-# %% ../nbs/04_flow.ipynb #5a7fa6c6
-def check_flow(layer:nn.Module, # with `forward(z, c) -> (u, logdet)` and `inverse(u, c) -> z`
+# %% ../nbs/04_flow.ipynb #5736c200
+def _logdet_jacobian(f, z) -> Tensor: # scalar
+    "log|det| of the Jacobian of `f` at one `z` (1,d,h,w), by autograd"
+    return torch.linalg.slogdet(torch.autograd.functional.jacobian(f, z).view(z.numel(), z.numel()))[1]
+
+# %% ../nbs/04_flow.ipynb #17774639
+def check_flow(layer:nn.Module, # with `forward(z, c) -> (u, logdet)` and `inverse(u, c) -> z` or `(z, logdet)`; a copy is checked
                dim:int=4, # channels of z
                cond:int=8, # channels of the condition
                shape:tuple=(3, 2), # height and width, small: the Jacobian has (dim*h*w)^2 entries
-               shake:float=0.3, # standard deviation of the noise added to all weights
-              ) -> tuple: # largest error of the round trip, of the log-determinant
-    "Measure both promises of a flow layer at random weights: the inverse, and the log-determinant against autograd's Jacobian"
+               shake:float=0.3, # standard deviation of the noise added to all weights, 0: as they are
+               dtype:torch.dtype=torch.float64, # in which the layer runs
+               size:float=1., # standard deviation of latent and condition
+              ) -> tuple: # largest error of the round trip, in units of max(1, size); of the log-determinant, in nats
+    "Measure both promises of a flow layer: the inverse, and the log-determinant against autograd's Jacobian"
+    layer = deepcopy(layer).eval()
     with torch.no_grad():
         for p in layer.parameters(): p.add_(torch.randn_like(p)*shake)
-    layer.double().eval()
-    z, c = torch.randn(1, dim, *shape).double(), torch.randn(1, cond, *shape).double()
-    u, logdet = layer(z, c)
-    jac = torch.autograd.functional.jacobian(lambda t: layer(t, c)[0], z).view(z.numel(), z.numel())
-    return (layer.inverse(u, c) - z).abs().max().item(), (logdet - torch.linalg.slogdet(jac)[1]).abs().max().item()
+    judge, layer = deepcopy(layer).double(), layer.to(dtype)
+    z, c = (size*torch.randn(2, n, *shape, dtype=dtype) for n in (dim, cond))
+    with torch.no_grad():
+        u, logdet = layer(z, c)
+        back = layer.inverse(u, c)
+    back, logdet_back = back if isinstance(back, tuple) else (back, None)
+    det = (logdet + logdet_back).abs().max().item() if logdet_back is not None else 0.
+    for i in range(2):
+        zi, ui, ci = (t[i:i+1].double() for t in (z, u, c))
+        inverse = lambda t: o[0] if isinstance(o := judge.inverse(t, ci), tuple) else o
+        for sign, f, at in (1, lambda t: judge(t, ci)[0], zi), (-1, inverse, ui): det = max(det, (logdet[i] - sign*_logdet_jacobian(f, at)).abs().item())
+    return (back - z).abs().max().item()/max(1., size), det
 
 # %% ../nbs/04_flow.ipynb #f701baef
 class ConditionalFlow(nn.Module):
@@ -214,6 +231,20 @@ def nll_bits(u:Tensor, # F(z; c), (B,d,h,w)
     n = u[0].numel()
     logp = -0.5*((u - mu)**2 + math.log(2*math.pi)).flatten(1).sum(1)
     return -((logp + logdet) / (n*math.log(2))).mean()
+
+# %% ../nbs/04_flow.ipynb #e238bcc4
+@patch
+def sample(self:ConditionalFlow, mu:Tensor, # mean map (B,d,h,w)
+           c:Tensor, # condition (B,cond,h,w)
+           heat:float=0., # s: 0 the middle of the distribution, 1 a draw from it
+           seed:int=0, # of the noise
+           same:bool=True, # the same noise for every picture of the batch
+          ) -> Tensor: # aligned latent z_tilde (B,d,h,w)
+    "A draw from the flow: `z_tilde = F^-1(mu + heat*eps; c)`"
+    if heat < 0: raise ValueError(f'ConditionalFlow.sample: heat={heat} is negative; use 0 for the deterministic answer, 1 for a draw from the distribution')
+    if not heat: return self.inverse(mu, c)
+    eps = torch.randn(mu.shape[1:] if same else mu.shape, generator=torch.Generator().manual_seed(seed))
+    return self.inverse(mu + heat*eps.to(mu), c)
 
 # %% ../nbs/04_flow.ipynb #6a4d2aa5
 class SpreadHead(nn.Module):

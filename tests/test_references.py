@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import nn
 from lowlight_nat.codebook import VectorQuantizer, squared_distances, usage_stats
 from lowlight_nat.decoder import DeformAlign
-from lowlight_nat.flow import ActNorm, ConditionalCoupling, InvConv1x1, nll_bits
 from lowlight_nat.layers import TransformerBlock, apply_rope, grid_positions, rope_angles
 from lowlight_nat.losses import gaussian_nll, hinge_d_loss, ssim_loss, token_loss, token_targets
 from lowlight_nat.masking import entropy_map, expected_code, token_log_probs
@@ -60,50 +59,6 @@ def test_distances_and_perplexity():
     tokens = torch.randint(0, 10, (500,))
     p = torch.bincount(tokens, minlength=16)/500
     assert usage_stats(tokens, 16).perplexity == pytest.approx(torch.distributions.Categorical(p).entropy().exp().item(), rel=1e-4)
-
-
-# normflows
-nf_reason = 'needs normflows, the outside reference'
-
-def test_actnorm_is_that_of_normflows():
-    nf = pytest.importorskip('normflows', reason=nf_reason)
-    z = torch.randn(4, 3, 6, 5)*2 + 1
-    ours, theirs = ActNorm(3).train(), nf.flows.ActNorm((3, 1, 1))
-    (u, logdet), (v, ld) = ours(z), theirs(z)          # both set themselves by the first batch
-    close(u, v, 1e-4); close(logdet, ld.expand(4), 1e-4)
-    z2 = torch.randn(4, 3, 6, 5)
-    (u, logdet), (v, ld) = ours(z2), theirs(z2)        # and keep that
-    close(u, v, 1e-4); close(logdet, ld.expand(4), 1e-4)
-    close(ours.inverse(u), theirs.inverse(v)[0], 1e-4)
-
-def test_invertible_convolution_is_that_of_normflows():
-    nf = pytest.importorskip('normflows', reason=nf_reason)
-    ours, theirs = InvConv1x1(5), nf.flows.Invertible1x1Conv(5, use_lu=False)
-    with torch.no_grad(): ours.weight.add_(.3*torch.randn(5, 5)); theirs.W.copy_(ours.weight)
-    z = torch.randn(2, 5, 6, 7)
-    (u, logdet), (v, ld) = ours(z), theirs.inverse(z)  # normflows counts from the Gaussian to the data
-    close(u, v); close(logdet, ld.expand(2), 1e-4)
-    back, ld = theirs.forward(u)
-    close(ours.inverse(u), back, 1e-4); close(logdet, -ld.expand(2), 1e-4)
-
-def test_coupling_is_that_of_normflows():
-    nf = pytest.importorskip('normflows', reason=nf_reason)
-    ours, c = ConditionalCoupling(5, 6, hidden=8), torch.randn(2, 6, 4, 3)
-    with torch.no_grad(): [p.add_(.3*torch.randn_like(p)) for p in ours.parameters()]
-    class Map(nn.Module):
-        "Our network in their convention: z*exp(s) + shift, interleaved"
-        def forward(self, a):
-            t, s = ours.params(torch.cat([a, c], 1))
-            return torch.stack([t*s.exp(), s], 2).flatten(1, 2)
-    theirs, z = nf.flows.AffineCoupling(Map()), torch.randn(2, 5, 4, 3)
-    (u, logdet), (v, ld) = ours(z, c), theirs([z[:, :2], z[:, 2:]])
-    close(u, torch.cat(v, 1)); close(logdet, ld)
-    close(ours.inverse(u, c), torch.cat(theirs.inverse([u[:, :2], u[:, 2:]])[0], 1), 1e-4)
-
-def test_likelihood_in_bits():
-    u, mu, logdet = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5), torch.randn(2)
-    logp = torch.distributions.Normal(mu, 1.).log_prob(u).sum((1, 2, 3)) + logdet
-    close(nll_bits(u, logdet, mu), (-logp/60/math.log(2)).mean())
 
 
 # attention
