@@ -3,12 +3,12 @@
 # %% auto #0
 __all__ = ['MixUp', 'DeformAlign', 'FeatureNAT', 'FusionDecoder']
 
-# %% ../nbs/07_decoder.ipynb #7b6a08dd
+# %% ../nbs/07_decoder.ipynb #f12c3d15
 import math, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
-from .layers import ResBlock, Up, WindowBlock, conv3
+from .layers import ResBlock, TransformerBlock, Up, conv3, grid_positions, put_places, rope_angles, some_places
 from .masking import cosine_schedule, remask
 
 # %% ../nbs/07_decoder.ipynb #6513fee9
@@ -51,7 +51,7 @@ class DeformAlign(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # torchvision's operator knows no half precision on CPU
             return deform_conv2d(x.float(), o[:, :2*n].nan_to_num(0., 0., 0.).clamp(-1e4, 1e4), self.weight, self.bias, padding=1, mask=o[:, 2*n:].sigmoid()).to(x.dtype)
 
-# %% ../nbs/07_decoder.ipynb #8c859eea
+# %% ../nbs/07_decoder.ipynb #f102beb4
 class FeatureNAT(nn.Module):
     "Predicts the low band of uncertain decoder features from the whole picture; the talk's second NAT"
     def __init__(self,
@@ -61,12 +61,11 @@ class FeatureNAT(nn.Module):
                  width:int=96, # of the transformer
                  depth:int=2, # layers
                  heads:int=4, # attention heads
-                 cell:int=4, # side of a cell, in latent places
-                 window:int=48): # cells; attention is global up to a grid of window x window
+                 cell:int=4): # side of a cell, in latent places
         super().__init__()
-        self.cell, self.mask_embed = cell, nn.Parameter(torch.randn(width)*0.02)
-        self.embed, self.see = nn.Linear(ch, width), nn.Linear(cond, width)
-        self.blocks = nn.ModuleList(WindowBlock(width, heads, window, shift=window//2*(i % 2)) for i in range(depth))
+        self.cell, self.heads, self.mask_embed = cell, heads, nn.Parameter(torch.randn(width)*0.02)
+        self.embed, self.see = nn.Linear(ch, width), nn.Linear(cond + 1, width)
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.norm, self.to_feature, self.to_latent, self.to_logvar = nn.LayerNorm(width), nn.Linear(width, ch), nn.Linear(width, dim), nn.Linear(width, 1)
 
     def cells(self, x:Tensor) -> Tensor: # (B,C,h,w) to cells (B,n,m,C)
@@ -79,31 +78,53 @@ class FeatureNAT(nn.Module):
         up = F.interpolate(low.permute(0, 3, 1, 2), scale_factor=self.cell, mode='bilinear', align_corners=False)
         return up[..., :h, :w]
 
-# %% ../nbs/07_decoder.ipynb #2bbff21e
+# %% ../nbs/07_decoder.ipynb #69effde8
+@patch
+def look(self:FeatureNAT, state:Tensor, # low band now (B,N,ch)
+         see:Tensor, # what the dark picture shows (B,N,width)
+         todo:Tensor, # (B,N) bool, True: masked
+         changed:Tensor, # (B,N) bool: cells to be computed
+         angles:Tensor, # rotary angles of all cells
+         memory:list, # of each block; renewed
+        ) -> tuple: # indices (B,n) of the cells computed; their vectors (B,n,width)
+    "One look at the cells; those that did not change are remembered"
+    at = some_places(changed)
+    pick = lambda t: t.gather(1, at[..., None].expand(-1, -1, t.shape[-1]))
+    x = torch.where(pick(todo[..., None]), self.mask_embed.to(see.dtype), self.embed(pick(state)).to(see.dtype)) + pick(see)
+    for i, block in enumerate(self.blocks): x, memory[i] = block.update(x, angles, memory[i], at)
+    return at, self.norm(x)
+
 @patch
 def forward(self:FeatureNAT, h:Tensor, # decoder features (B,ch,h,w)
             f_low:Tensor, # low-light features (B,cond,h,w)
             mask:Tensor, # uncertain places of the latent (B,h,w) bool
             rounds:int=4, # R
             record:bool=False, # keep what happened in each round
-           ) -> AttrDict: # h (B,ch,h,w); mask (B,n,m) bool of cells; latent (B,n,m,d), logvar (B,n,m): predicted low band of the bright latent, its log-variance; history
+            sigma:Tensor=None, # expected error of the latent (B,h,w), by default 1 everywhere
+           ) -> AttrDict: # h (B,ch,h,w); mask (B,n,m) bool of cells; latent (B,n,m,d): predicted low band of the bright latent, in training or with `record`; logvar (B,n,m): its log-variance; history
     "Replace the low band of uncertain features, R rounds"
-    low, see = self.cells(h), self.see(self.cells(f_low))
-    todo = cells = self.cells(mask[:, None].to(h.dtype))[..., 0] > 0.5
-    state, history, latent, logvar = low, [], None, None
+    if not mask.any() or rounds == 0: return AttrDict(h=h, mask=self.cells(mask[:, None].float())[..., 0] > 0.5, latent=None, logvar=None, history=[])
+    low, doubt = self.cells(h), self.cells((torch.ones_like(mask, dtype=h.dtype) if sigma is None else sigma)[:, None].log().to(h.dtype))
+    see, shape = self.see(torch.cat([self.cells(f_low), doubt], -1)).flatten(1, 2), low.shape[1:3]
+    cells = (self.cells(mask[:, None].to(h.dtype))[..., 0] > 0.5).flatten(1)
+    stretch = 1 + 2*torch.rand(()).item() if self.training else 1.
+    angles = rope_angles(grid_positions(*shape, h.device)*stretch, see.shape[-1]//self.heads)
+    first = low.flatten(1, 2)
+    state, todo, changed, memory, history, latent, logvar = first, cells, torch.ones_like(cells), [None]*len(self.blocks), [], None, None
     for r in range(rounds):
         if not todo.any(): break
-        x = torch.where(todo[..., None], self.mask_embed.to(see.dtype), self.embed(state).to(see.dtype)) + see
-        for block in self.blocks: x = block(x)
-        x = self.norm(x)
-        state = torch.where(todo[..., None], self.to_feature(x).to(state.dtype), state)
-        lv = self.to_logvar(x)[..., 0].float().clamp(-8, 4)
-        nu = self.to_latent(x).float()
-        latent, logvar = (nu, lv) if logvar is None else (torch.where(todo[..., None], nu, latent), torch.where(todo, lv, logvar))
-        if record: history.append(AttrDict(round=r + 1, masked=todo, logvar=logvar))
-        todo = remask(-logvar, cells, cosine_schedule(r + 1, rounds))
-    if logvar is not None: h = h + self.spread(state - low, h.shape[2:])
-    return AttrDict(h=h, mask=cells, latent=latent, logvar=logvar, history=history)
+        at, x = self.look(state, see, todo, changed, angles, memory)
+        put = lambda old, new: torch.where(todo[..., None], put_places(old, at, new), old)
+        if logvar is None: latent, logvar = (x.new_zeros(*todo.shape, n, dtype=torch.float32) for n in (self.to_latent.out_features, 1))
+        state, logvar = put(state, self.to_feature(x)), put(logvar, self.to_logvar(x).float().clamp(-8, 4))
+        if self.training or record: latent = put(latent, self.to_latent(x))   # wanted by the loss, or by who looks
+        if record: history.append(AttrDict(round=r + 1, masked=todo.unflatten(1, shape), logvar=logvar[..., 0].unflatten(1, shape)))
+        last, todo = todo, remask(-logvar[..., 0], cells, cosine_schedule(r + 1, rounds))
+        changed = last | todo
+    if logvar is not None:
+        h = h + self.spread((state - first).unflatten(1, shape), h.shape[2:])
+        latent, logvar = latent.unflatten(1, shape) if self.training or record else None, logvar[..., 0].unflatten(1, shape)
+    return AttrDict(h=h, mask=cells.unflatten(1, shape), latent=latent, logvar=logvar, history=history)
 
 # %% ../nbs/07_decoder.ipynb #fadc9a8e
 class FusionDecoder(nn.Module):
@@ -126,7 +147,7 @@ class FusionDecoder(nn.Module):
         self.mix, self.align = nn.ModuleList([MixUp(l4, c4, -1.), MixUp(l2, c2, -0.6)]), nn.ModuleList([align(v4, c4, deform[0]), align(v2, c2, deform[1])])
         self.conv_out = nn.Sequential(nn.SiLU(), conv3(c2, 12), nn.PixelShuffle(2))
 
-# %% ../nbs/07_decoder.ipynb #b88db3ca
+# %% ../nbs/07_decoder.ipynb #08ba477f
 @patch
 def fuse(self:FusionDecoder, i:int, # scale, 0: 1/4, 1: 1/2
          h:Tensor, # features of this decoder
@@ -147,9 +168,10 @@ def forward(self:FusionDecoder, z:Tensor, # aligned (and refined) latent (B,d,h,
             rounds:int=4, # R of the NAT on the features; 0 turns it off
             mix:float=None, # weight of the low-light features in [0,1], by default the learned one
             record:bool=False, # keep the rounds
+            sigma:Tensor=None, # expected error of the latent (B,h,w)
            ) -> AttrDict: # x (B,3,H,W), exposure-normalised; nat: what the NAT on the features did
     "Decode"
-    nat = self.nat(self.before[0](self.conv_in(z)), feats_low[0], mask, rounds, record)
+    nat = self.nat(self.before[0](self.conv_in(z)), feats_low[0], mask, rounds, record, sigma)
     h = self.fuse(0, nat.h, feats_low[0], feats_vq[0], mix)
     h = self.fuse(1, self.before[1](self.up(h)), feats_low[1], feats_vq[1], mix)
     return AttrDict(x=self.conv_out(h), nat=nat)

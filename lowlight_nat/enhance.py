@@ -93,12 +93,12 @@ def shrink(
     s = (pixels/(H*W))**.5
     return x if s>=1 else F.interpolate(x, (max(1,round(H*s)), max(1,round(W*s))), mode='area')
 
-# %% ../nbs/13_enhance.ipynb #d2b37809
+# %% ../nbs/13_enhance.ipynb #51c1b45a
 CELL = 4 # side of a cell of the latent grid, in pixels
 
 def _fields(out):
-    "Normalised picture, entropy and sigma of one tile as channels (1,5,H,W), in float32."
-    maps = torch.stack([out.entropy, out.sigma], 1).float()
+    "Normalised picture, entropy, sigma and mask of one tile as channels (1,6,H,W), in float32."
+    maps = torch.stack([out.entropy, out.sigma, out.mask], 1).float()
     maps = maps.repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)
     return torch.cat([out.x_norm.float(), maps], 1)
 
@@ -246,20 +246,21 @@ def check_settings(
     if not 0<=heat<float('inf'): raise ValueError(f'heat={heat} must be 0 or more: 0 is the likeliest picture, 1 a sample.')
     if exposure is not None and not 0<exposure<1: raise ValueError(f'exposure={exposure} must lie between 0 and 1: it is the mean grey of the result.')
 
-# %% ../nbs/13_enhance.ipynb #d722e5f2
+# %% ../nbs/13_enhance.ipynb #bbcc1ed8
 @patch
 def predict_level(self:Enhancer,
     x:Tensor, # whole picture (1,3,H,W), on the CPU
     stats:AttrDict, # its `whole_stats`
 )->float: # mean grey, in (0,1)
     "The level the model expects of a large picture, from a small copy."
+    if self.model.cfg.arch=='glare': return self.model.cfg.norm_level   # as decoded
     small = pad_to_multiple(shrink(x), 16)[0].to(self.device)
     stats = AttrDict({k:v.to(self.device) for k,v in stats.items()})
     with torch.inference_mode(): return self.model.exposure(stats, self.model.encoder(small, stats).summary).log_level.exp().item()
 
 @patch
 def _run(self:Enhancer, x, stats, tile, overlap, seed, opts):
-    "Blended fields (1,5,H,W) of a padded picture, and what else each tile gave."
+    "Blended fields (1,6,H,W) of a padded picture, and what else each tile gave."
     outs,stats = [],AttrDict({k:v.to(self.device) for k,v in stats.items()})
     def f(t):
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -268,7 +269,7 @@ def _run(self:Enhancer, x, stats, tile, overlap, seed, opts):
         return _fields(out).cpu()
     return apply_tiled(f, x, tile, overlap),outs
 
-# %% ../nbs/13_enhance.ipynb #8e1fae29
+# %% ../nbs/13_enhance.ipynb #b646b0e1
 @patch
 def _enhance(self:Enhancer, x, exposure, seed, opts):
     "Enhance one picture (1,3,H,W)."
@@ -280,13 +281,12 @@ def _enhance(self:Enhancer, x, exposure, seed, opts):
     level = self.predict_level(x, stats) if tiled else outs[0].level
     x_norm = crop_to(fields, size)[0,:3]
     gain = level/self.model.cfg.norm_level if exposure is None else match_level(x_norm, exposure)
-    entropy,sigma = crop_to(fields, size)[0,3:,::CELL,::CELL].clone()
+    entropy,sigma,mask = crop_to(fields, size)[0,3:,::CELL,::CELL].clone()
     hists = {}
     if opts['record']:
         boxes = tile_grid(*p.shape[-2:], tile, overlap)
         hists = {k: _paste([o[k] for o in outs], boxes, size, c) for k,c in (('history',CELL), ('feature_history',CELL*self.model.fusion.nat.cell))}
-    tau = self.model.cfg.tau if opts['tau'] is None else opts['tau']
-    return Enhanced((x_norm*gain).clamp(0,1), entropy, sigma, entropy>tau, level, gain, **hists)
+    return Enhanced((x_norm*gain).clamp(0,1), entropy, sigma, mask>0.5, level, gain, **hists)
 
 # %% ../nbs/13_enhance.ipynb #e7714ff3
 @patch

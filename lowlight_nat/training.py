@@ -6,7 +6,7 @@ __all__ = ['STAGES', 'Stage', 'CodebookStage', 'align_terms', 'FlowStage', 'rand
            'nat_learner', 'decoder_learner', 'set_tau', 'train_stage', 'validate_pairs', 'finish', 'train_pipeline',
            'previous']
 
-# %% ../nbs/12_training.ipynb #4230dcab
+# %% ../nbs/12_training.ipynb #111bf3e4
 import fastai.callback.schedule, time, torch
 from dataclasses import fields, replace
 from functools import partial
@@ -21,12 +21,11 @@ from .callbacks import AdversarialStep, Autocast, Checkpoint, CodebookCare, Curv
 from .codebook import squared_distances
 from .data import LowLightDataLoaders
 from .flow import nll_bits, picture_stats, spread_nll
-from .masking import entropy_map, token_log_probs
-from .losses import exposure_nll, gaussian_nll, l1_loss, ssim_loss, token_loss, token_targets
+from .losses import exposure_nll, gaussian_nll, l1_loss, perceptual_loss, ssim_loss, token_loss, token_targets
 from .metrics import gt_mean, psnr, score_pair, ssim
-from .model import LowLightNAT, NATConfig, exposure_normalise, load_model, read_metadata, save_model
+from .model import LowLightNAT, NATConfig, load_model, read_metadata, save_model
 
-# %% ../nbs/12_training.ipynb #4d1d3ccc
+# %% ../nbs/12_training.ipynb #d7386831
 class Stage(nn.Module):
     "A part of the model in training: `forward(x_low, x_high)` gives a picture `x` and the loss `terms` by name"
     terms, index = (), 0
@@ -34,7 +33,7 @@ class Stage(nn.Module):
 
     def view(self, x_low, x_high) -> AttrDict: # x_low, stats, x (normalised target), level
         "Statistics and level of the large pieces; then, in training, an aligned crop of them"
-        stats, (x, level), size = picture_stats(x_low), exposure_normalise(x_high, self.cfg.norm_level), self.cfg.crop[self.index]
+        stats, (x, level), size = picture_stats(x_low), self.model.normalise(x_high), self.cfg.crop[self.index]
         if self.training and size < min(x.shape[2:]):
             i, j = (int(torch.randint(n - size + 1, (1,))) for n in x.shape[2:])
             x_low, x = x_low[..., i:i+size, j:j+size], x[..., i:i+size, j:j+size]
@@ -46,17 +45,28 @@ class Stage(nn.Module):
         with torch.no_grad(): t.z = self.model.vqgan.encode(t.x).float()
         return t
 
+    def lost(self, a): # of `align`
+        "The terms of a batch whose latent is not finite: NaN, so that `NaNGuard` stops here and names the files"
+        return {k: a.z_tilde.float().sum()*float('nan') for k in self.terms}
+
     def expose(self, x_norm, level): # normalised picture to one at the true level, for comparison by eye and by metric
         return (x_norm.float()*(level/self.cfg.norm_level).view(-1, 1, 1, 1)).clamp(0, 1)
 
-# %% ../nbs/12_training.ipynb #b3c0bebe
+# %% ../nbs/12_training.ipynb #8843e8ed
 class CodebookStage(Stage):
     "Stage 1: reconstruct normal-light pictures through the codebook"
-    terms = 'l1', 'ssim', 'commit'
+    terms, perceptual = ('l1', 'ssim', 'commit'), None
+    def __init__(self, model:LowLightNAT):
+        super().__init__(model)
+        if not self.cfg.perceptual: return
+        self.terms += 'perceptual',
+        self.perceptual = perceptual_loss('auto', load_model('small', next(model.parameters()).device).vqgan.encoder)
+
     def forward(self, x_low, x_high):
         t = self.view(x_low, x_high)
         out = self.model.vqgan(t.x)
         terms = dict(l1=l1_loss(out.x_rec, t.x), ssim=0.2*ssim_loss(out.x_rec, t.x), commit=out.commit)
+        if self.perceptual: terms['perceptual'] = self.cfg.perceptual*self.perceptual(out.x_rec.clamp(0, 1), t.x.clamp(0, 1))
         return AttrDict(x=self.expose(out.x_rec, t.level), x_rec=out.x_rec, x_norm=t.x, z=out.z, tokens=out.tokens, terms=terms)
 
 # %% ../nbs/12_training.ipynb #fff1a879
@@ -78,19 +88,20 @@ class FlowStage(Stage):
         if not self.training: x = self.expose(self.model.vqgan.decode(a.z_tilde), t.level)
         return AttrDict(x=x, terms=align_terms(self.model, a, t))
 
-# %% ../nbs/12_training.ipynb #afc9509c
+# %% ../nbs/12_training.ipynb #0ee64f69
 def random_tau(model:LowLightNAT, a:AttrDict, # of `model.align`
               ) -> float: # a threshold that masks a random share of this batch
-    "An entropy threshold that masks between 10% and 90% of the batch"
-    with torch.no_grad(): e = entropy_map(token_log_probs(squared_distances(a.z_tilde, model.vqgan.quantizer.codes), 2*a.sigma**2))
+    "A threshold that masks between 10% and 90% of the batch"
+    e = model.doubt(a).map
     return e.flatten().float().quantile(0.1 + 0.8*torch.rand(()).item()).item()
 
 def nat_terms(model:LowLightNAT, r:AttrDict, # of `model.refine`
               t:AttrDict, # of `Stage.truth`
              ) -> dict:
     "Loss terms of the latent NAT: cross-entropy with soft targets, and the refined latent's error"
-    targets = token_targets(squared_distances(t.z, model.vqgan.quantizer.codes))
-    return dict(tokens=0.1*token_loss(r.log_q, targets), refined=(r.z - t.z).abs().mean())
+    z, idle = model.vqgan.quantizer.place(t.z), 0*sum(p.sum() for p in model.nat.parameters())   # a gradient, if only zero, where nothing was masked
+    targets = token_targets(squared_distances(z, model.vqgan.quantizer.codes))
+    return dict(tokens=0.1*token_loss(r.log_q, targets) + idle, refined=(r.z - z).abs().mean())
 
 class NATStage(Stage):
     "Stage 2b: the NAT on the latent, all else frozen"
@@ -98,20 +109,23 @@ class NATStage(Stage):
     def forward(self, x_low, x_high):
         t = self.truth(x_low, x_high)
         with torch.no_grad(): a = self.model.align(t.x_low, t.stats)
-        r = self.model.refine(a, random_tau(self.model, a) if self.training else None)
+        if self.training and not a.z_tilde.isfinite().all(): return AttrDict(x=None, terms=self.lost(a))
+        r = self.model.refine(a, random_tau(self.model, a) if self.training else None, keep=True)
         x = None if self.training else self.expose(self.model.vqgan.decode(r.z), t.level)
         return AttrDict(x=x, terms=nat_terms(self.model, r, t))
 
-# %% ../nbs/12_training.ipynb #2ecd36d0
+# %% ../nbs/12_training.ipynb #4023bf99
 class DecoderStage(Stage):
     "Stage 3: the fusion decoder and the NAT on its features; alignment and latent NAT go on learning under their own losses"
     terms, index = ('l1', 'ssim', 'low_band', 'nll', 'latent', 'spread', 'exposure', 'tokens', 'refined'), 3
     def forward(self, x_low, x_high):
         t, m = self.truth(x_low, x_high), self.model
         a = m.align(t.x_low, t.stats)
-        on = torch.rand(2) > 0.1 if self.training else (True, True)
-        r = m.refine(a, random_tau(m, a) if self.training else None, None if on[0] else 0)
-        d = m.decode(a, r, None if on[1] else 0)
+        if self.training and not a.z_tilde.isfinite().all(): return AttrDict(x=None, terms=self.lost(a))
+        on = torch.rand(2) > 0.1 if self.training and not self.cfg.frozen else (True, True)   # frozen, the NATs alone have gradients
+        r = m.refine(a, random_tau(m, a) if self.training else None, None if on[0] else 0, keep=True)
+        mix = torch.rand(()).item() if self.training and torch.rand(()) < 0.2 else None   # the user may set it, so it must work
+        d = m.decode(a, r, None if on[1] else 0, mix, record=True)   # with what the NAT predicts of the latent
         terms = dict(l1=l1_loss(d.x, t.x), ssim=0.2*ssim_loss(d.x, t.x))
         if d.nat.logvar is not None:
             nll = gaussian_nll(d.nat.latent, m.fusion.nat.cells(t.z), d.nat.logvar)
@@ -119,7 +133,7 @@ class DecoderStage(Stage):
         terms |= {k: 0.1*v for k, v in {**align_terms(m, a, t), **nat_terms(m, r, t)}.items()}
         return AttrDict(x=self.expose(d.x, t.level), terms=terms)
 
-# %% ../nbs/12_training.ipynb #7abf2ac1
+# %% ../nbs/12_training.ipynb #20293bc5
 def gt_mean_psnr(out, x_high):
     "PSNR after scaling to the target's grey mean, dB"
     return psnr(gt_mean(out.x, x_high), x_high).mean()
@@ -134,10 +148,11 @@ def trainable(model:LowLightNAT, # whose parameters are frozen and unfrozen
     "Unfreeze what a stage trains, freeze the rest"
     parts = dict(codebook=[model.vqgan], flow=[model.encoder, model.flow, model.spread, model.exposure], nat=[model.nat],
                  decoder=[model.encoder, model.flow, model.spread, model.exposure, model.nat, model.fusion])[name]
+    if model.cfg.frozen and name != 'codebook': parts = dict(flow=[model.spread], nat=[model.nat], decoder=[model.nat, model.fusion.nat])[name]
     model.requires_grad_(False)
     for p in parts: p.requires_grad_(True)
 
-# %% ../nbs/12_training.ipynb #5c851336
+# %% ../nbs/12_training.ipynb #e4d592ee
 def stage_learner(name:str, # codebook, flow, nat or decoder
                   dls, # pairs (x_low, x_high)
                   model:LowLightNAT, # trained in place
@@ -148,7 +163,9 @@ def stage_learner(name:str, # codebook, flow, nat or decoder
     trainable(model, name)
     stage = STAGES[name](model)
     care = [CodebookCare(model.vqgan)] if name == 'codebook' else []
-    if name == 'codebook' and cfg.adversarial: care.append(AdversarialStep(cfg.adversarial, model.vqgan.decoder.conv_out[1].weight))
+    if name == 'codebook' and cfg.adversarial:
+        last = model.vqgan.decoder.conv_out
+        care.append(AdversarialStep(cfg.adversarial, (last[1] if isinstance(last, nn.Sequential) else last).weight))
     care += [Autocast()] if cfg.bf16 else []
     return Learner(dls, stage, loss_func=sum_terms, opt_func=partial(Adam, wd=1e-4, sqr_mom=0.99), lr=cfg.lr[list(STAGES).index(name)], metrics=[*map(Term, stage.terms), gt_mean_psnr, gt_mean_ssim],
                    cbs=[GiveTarget(), FrozenEval(), EMAWeights(0.99), NaNGuard(), GradientClip(1.), *care, *cbs], train_bn=False)
@@ -166,19 +183,19 @@ def decoder_learner(dls, model:LowLightNAT, cbs=()) -> Learner:
     "Learner of stage 3"
     return stage_learner('decoder', dls, model, cbs)
 
-# %% ../nbs/12_training.ipynb #9ae00366
+# %% ../nbs/12_training.ipynb #1638405b
 @torch.no_grad()
 def set_tau(model:LowLightNAT, # its configuration is replaced
-            dls, # pairs; the training crops are used
+            dls, # pairs; the training pieces are used, whole
             batches:int=8, # to look at
            ) -> float: # the threshold
-    "Set tau to the entropy's quantile at which `mask_share` of the training places are masked"
+    "Set tau to the quantile of the doubt at which `mask_share` of the training places are masked"
     es = []
     model.eval()
     for x_low, _ in islice(dls.train, batches):
         a = model.align(x_low)  # whole pieces, no crop
-        es.append(entropy_map(token_log_probs(squared_distances(a.z_tilde, model.vqgan.quantizer.codes), 2*a.sigma**2)).flatten())
-    tau = round(torch.cat(es).quantile(1 - model.cfg.mask_share).item(), 3)
+        es.append(model.doubt(a).map.flatten())
+    tau = round(torch.cat(es).quantile(1 - model.cfg.mask_share).item(), 5)
     model.cfg = replace(model.cfg, tau=min(max(tau, 0.), 1.))
     return model.cfg.tau
 
@@ -209,13 +226,14 @@ def train_stage(name:str, # codebook, flow, nat or decoder
     state.unlink(missing_ok=True)
     return figures
 
-# %% ../nbs/12_training.ipynb #c869c744
+# %% ../nbs/12_training.ipynb #a9ff7cf1
 @torch.no_grad()
 def validate_pairs(model:LowLightNAT, # in evaluation mode
                    dl, # pairs (x_low, x_high), whole pictures, one at a time
                   ) -> dict: # n, and the means of psnr, ssim, psnr_gt_mean, ssim_gt_mean
     "Scores of the whole model on validation pairs, raw and GT-mean, rounded to what is significant"
-    rows = [score_pair(model(x_low).x.cpu(), x_high.cpu()) for x_low, x_high in dl]
+    device = next(model.parameters()).device
+    rows = [score_pair(model(x_low.to(device)).x.cpu(), x_high.cpu()) for x_low, x_high in dl]
     return dict(n=len(rows), **{k: round(sum(r[k] for r in rows)/len(rows), 4) for k in rows[0]})
 
 # %% ../nbs/12_training.ipynb #15997f73
@@ -230,7 +248,7 @@ def finish(model:LowLightNAT, # after its last stage
     save_model(model, path, dict(seed=model.cfg.seed, torch=torch.__version__, val=val, **about))
     return model
 
-# %% ../nbs/12_training.ipynb #d6af7121
+# %% ../nbs/12_training.ipynb #faa628ad
 def train_pipeline(cfg:NATConfig, # sizes and plan
                    dls, # folder of a data set, or a function (size, bs, items_per_epoch) -> DataLoaders
                    out, # folder for checkpoints, tables and previews
@@ -243,6 +261,7 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
     names, out = list(STAGES), Path(out)
     if stages != 'all' and stages not in names: raise ValueError(f'There is no stage {stages!r}; choose one of {", ".join(names)} or all')
     todo = names if stages == 'all' else [stages]
+    if not cfg.rounds and {'nat', 'decoder'} & set(todo): raise ValueError('train_pipeline: cfg.rounds is 0, so that the NATs would not run; use replace(cfg, rounds=4)')
     make_dls = dls if callable(dls) else lambda size, bs, n: LowLightDataLoaders.from_folder(dls, size=size, bs=bs, items_per_epoch=n, seed=cfg.seed)
     torch.manual_seed(cfg.seed)
     model, figures = LowLightNAT(cfg), {}
@@ -259,15 +278,15 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
     if todo[-1] == 'decoder': model = finish(previous(model, out/'decoder.safetensors', cfg), out/'model.safetensors', make_dls, dict(stages=figures, **(about or {})))
     return model.eval()
 
-# %% ../nbs/12_training.ipynb #1d4b17bc
+# %% ../nbs/12_training.ipynb #76387802
 def previous(model:LowLightNAT, # whose device is kept
              path:Path, # checkpoint of the stage before
              cfg:NATConfig, # the plan now
             ) -> LowLightNAT:
     "The model as an earlier stage left it, with today's plan and its tau"
     if not path.exists(): raise FileNotFoundError(f'{path} is missing; train the stage {path.stem} first, or all')
-    old, free = load_model(path), {'name', 'tau', 'mask_share', 'rounds', 'decay', 'beta', 'context', 'crop', 'bs', 'steps', 'lr', 'adversarial', 'bf16', 'seed'}
+    old, free = load_model(path), {'name', 'tau', 'mask_by', 'mask_share', 'rounds', 'decay', 'beta', 'context', 'crop', 'bs', 'steps', 'lr', 'adversarial', 'perceptual', 'rotation', 'bf16', 'seed', 'frozen', 'glare_compat'}
     other = [f.name for f in fields(cfg) if f.name not in free and getattr(cfg, f.name) != getattr(old.cfg, f.name)]
     if other: raise ValueError(f'{path} was trained with another {", ".join(other)}; use the configuration it was trained with, or train into another folder')
-    old.cfg = replace(cfg, tau=old.cfg.tau)
+    old.cfg = replace(cfg, tau=old.cfg.tau, frozen=cfg.frozen or old.cfg.frozen)   # what was frozen stays so
     return old.to(next(model.parameters()).device)
