@@ -2,10 +2,11 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'Param', 'make_parser', 'command', 'plan', 'lowlight_enhance', 'command_line', 'versions', 'evaluate',
-           'lowlight_evaluate', 'lowlight_train', 'train_config']
+           'lowlight_evaluate', 'lowlight_train', 'train_config', 'lowlight_experiment']
 
-# %% ../nbs/18_cli.ipynb #d958c2a0
+# %% ../nbs/18_cli.ipynb #3396b83b
 import argparse, hashlib, inspect, json, os, platform, shlex, sys, time, types, warnings
+from datetime import date
 from dataclasses import replace
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
@@ -16,11 +17,11 @@ from typing import Union, get_args, get_origin
 from fastcore.basics import AttrDict
 from fastcore.docments import docments
 
-# %% ../nbs/18_cli.ipynb #14d1f025
-from .enhance import DEFAULT_WEIGHTS, Enhancer, check_jobs, check_settings, enhance_files, folder_jobs, make_jobs
+# %% ../nbs/18_cli.ipynb #9fd8c3a5
+from .enhance import DEFAULT_WEIGHTS, Enhancer, check_jobs, check_settings, enhance_files, folder_jobs, make_jobs, pick_device
 from .images import IMAGE_EXTENSIONS, ImageError, _formats, read_image
 from .metrics import GT_MEAN_FORMULA, score_pair
-from .model import NATConfig, weights_path
+from .model import NATConfig, load_model, weights_path
 from .pairs import check_pairs, find_pairs
 
 # %% ../nbs/18_cli.ipynb #cb99b6a0
@@ -35,17 +36,19 @@ class Param:
     ): self.help,self.type,self.nargs,self.choices,self.opt = help,type,nargs,choices,opt
     def __repr__(self): return f'{self.type.__name__}: {self.help}'
 
-# %% ../nbs/18_cli.ipynb #d40910be
+# %% ../nbs/18_cli.ipynb #787e24e6
 def _kind(anno):
     "The type that converts an option's text: `float` for `float|None`."
     if get_origin(anno) in (Union, types.UnionType): anno = next(o for o in get_args(anno) if o is not type(None))
     return anno if callable(anno) else str
 
+def _words(v): return ' '.join(map(str, v)) if isinstance(v, (list,tuple)) else str(v)
+
 class _Parser(argparse.ArgumentParser):
     "An argument parser whose complaints are one sentence."
     def error(self, message): self.exit(2, f'{self.prog}: {message}; `{self.prog} --help` lists the options\n')
 
-# %% ../nbs/18_cli.ipynb #e1057ba2
+# %% ../nbs/18_cli.ipynb #66af9b1d
 def make_parser(
     func, # its parameters have docments; `Param` says more where that is needed
     short:dict=None, # one-letter names, e.g. dict(out='o')
@@ -55,12 +58,12 @@ def make_parser(
     for k,v in docments(func, full=True, returns=False).items():
         param = v.anno if isinstance(v.anno, Param) else Param(v.docment, v.anno)
         needed = v.default is inspect.Parameter.empty
-        if not param.opt: p.add_argument(k, help=param.help, nargs=param.nargs, type=_kind(param.type)); continue
+        if not param.opt: p.add_argument(k, help=param.help, nargs=param.nargs, type=_kind(param.type), choices=param.choices); continue
         names = [f"-{short[k]}"] if short and k in short else []
-        told = '' if needed or v.default is None or param.type is bool else f' (default: {v.default})'
+        told = '' if needed or v.default is None or param.type is bool else f' (default: {_words(v.default)})'
         kw = dict(dest=k, help=param.help+told, required=needed, default=None if needed else v.default)
         if param.type is bool: kw['action'] = argparse.BooleanOptionalAction if v.default else 'store_true'
-        else: kw |= dict(type=_kind(param.type), choices=param.choices, metavar=k.upper() if not param.choices else None)
+        else: kw |= dict(type=_kind(param.type), nargs=param.nargs, choices=param.choices, metavar=k.upper() if not param.choices else None)
         p.add_argument(*names, '--'+k.replace('_','-'), **kw)
     p.add_argument('--debug', action='store_true', help='show where in the code an error arose')
     return p
@@ -140,7 +143,7 @@ def lowlight_enhance(
     print(f"{len(res.done)} of {len(jobs)} pictures enhanced into '{out}'" + (f', {len(res.failed)} failed' if res.failed else ''))
     return res
 
-# %% ../nbs/18_cli.ipynb #ed0ccaa0
+# %% ../nbs/18_cli.ipynb #510423eb
 def _short(v):
     "An option's value, absolute paths reduced to their last part."
     return Path(v).name if isinstance(v, (str,Path)) and Path(v).is_absolute() else str(v)
@@ -155,7 +158,9 @@ def command_line(
     for k,v in docments(func.__wrapped__, full=True, returns=False).items():
         if k in skip or k not in kwargs or kwargs[k]==v.default: continue
         name,val = k.replace('_','-'),kwargs[k]
-        parts += [f'--{name}' if val else f'--no-{name}'] if isinstance(val, bool) else [f'--{name}', shlex.quote(_short(val))]
+        if isinstance(v.anno, Param) and not v.anno.opt: parts.append(shlex.quote(_short(val))); continue
+        if isinstance(val, bool): parts.append(f'--{name}' if val else f'--no-{name}')
+        else: parts += [f'--{name}', *(shlex.quote(_short(o)) for o in (val if isinstance(val, (list,tuple)) else [val]))]
     return ' '.join(parts)
 
 def versions()->dict: # name: version
@@ -214,7 +219,7 @@ def lowlight_evaluate(
     res = evaluate(enhancer, pairs, lambda r: print(_line(r['name'], r), flush=True), **{k:args[k] for k in ('latent_nat','decoder_nat','rounds','tau')})
     return _report(res, enhancer, args, json, time.perf_counter()-start)
 
-# %% ../nbs/18_cli.ipynb #164234f9
+# %% ../nbs/18_cli.ipynb #1765f6cd
 def _report(res, enhancer, args, file, seconds):
     "Print the means, add the circumstances, write the file."
     print(_line('mean', res), _line('(input itself)', res.input), f'GT-mean: {GT_MEAN_FORMULA}', sep='\n')
@@ -222,11 +227,15 @@ def _report(res, enhancer, args, file, seconds):
     used = {k: getattr(cfg, k) if args[k] is None else args[k] for k in ('tau','rounds')}
     settings = args | used | dict(bf16=enhancer.bf16, data=_short(args['data']), weights=_weights_of(enhancer, args['weights']))
     res |= dict(settings=settings, versions=versions(), formula=GT_MEAN_FORMULA, command=command_line(lowlight_evaluate, **args), seconds=round(seconds,2), device=str(enhancer.device))
-    if file:
-        file,part = Path(file),Path(f'{file}.part')
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(res, indent=1)+'\n', encoding='utf-8'); part.replace(file)
+    _write(file, res)
     return res
+
+def _write(file, res):
+    "Write figures to a JSON file, completely or not at all; without a file, nothing."
+    if not file: return
+    file,part = Path(file),Path(f'{file}.part')
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(json.dumps(res, indent=1)+'\n', encoding='utf-8'); part.replace(file)
 
 # %% ../nbs/18_cli.ipynb #bbf9a7ed
 @command()
@@ -255,3 +264,29 @@ def train_config(
     "A preset with its training plan scaled."
     cfg = NATConfig.preset(preset)
     return replace(cfg, steps=tuple(max(1, round(s*steps_scale)) for s in cfg.steps), seed=cfg.seed if seed is None else seed)
+
+# %% ../nbs/18_cli.ipynb #6ff16f5d
+@command()
+def lowlight_experiment(
+    name:Param('which one: cost', str, choices=('cost',), opt=False),
+    preset:Param('size of the model', str, choices=('tiny','small','base'))='small',
+    size:Param('height and width of the picture, pixels', int, nargs=2)=(400,600),
+    share:float=.4, # of the places that are masked, in [0,1]
+    rounds:int=4, # rounds of both NATs
+    repeat:int=5, # rounds of timing
+    threads:int|None=None, # of PyTorch; all cores by default
+    dtype:Param('what is computed in', str, choices=('float32','bfloat16'))='float32',
+    device:str='auto', # auto, cpu or cuda
+    weights:str='random', # random, a bundled checkpoint, or a .safetensors file; a checkpoint decides the preset
+    json:str|None=None, # file for all figures and circumstances
+): # what `cost` returns, and the circumstances
+    "What the two NATs cost: parameters, multiply-adds, seconds and memory of four systems."
+    args = dict(locals())
+    from lowlight_nat.experiments import cost, cost_table, stage_table
+    device = pick_device(device)
+    model = preset if weights=='random' else load_model(weights)
+    res = cost(model, tuple(size), share, rounds, repeat, threads, dtype, device)
+    for o in cost_table(res), stage_table(res, 'GLARE', official=res.preset=='base'), stage_table(res, 'both'): print(o, end='\n\n')
+    res |= dict(weights=_short(weights), versions=versions(), command=command_line(lowlight_experiment, **args|dict(size=tuple(size))), date=date.today().isoformat())
+    _write(json, res)
+    return res

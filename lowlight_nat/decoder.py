@@ -78,7 +78,25 @@ class FeatureNAT(nn.Module):
         up = F.interpolate(low.permute(0, 3, 1, 2), scale_factor=self.cell, mode='bilinear', align_corners=False)
         return up[..., :h, :w]
 
-# %% ../nbs/07_decoder.ipynb #69effde8
+# %% ../nbs/07_decoder.ipynb #beb9c571
+@patch
+def shown(self:FeatureNAT, f_low:Tensor, # low-light features (B,cond,h,w)
+          mask:Tensor, # uncertain places of the latent (B,h,w) bool
+          sigma:Tensor, # expected error of the latent (B,h,w); None: 1 everywhere
+          dtype, # of the decoder's features
+         ) -> Tensor: # (B,n,m,width)
+    "What the dark picture shows of each cell, and how sure the latent is there"
+    doubt = self.cells((torch.ones_like(mask, dtype=dtype) if sigma is None else sigma)[:, None].log().to(dtype))
+    return self.see(torch.cat([self.cells(f_low), doubt], -1))
+
+@patch
+def angles(self:FeatureNAT, shown:Tensor, # of the same name (B,n,m,width)
+          ) -> Tensor: # rotary angles of all cells
+    "Position code of the cells; in training the grid is stretched at random"
+    stretch = 1 + 2*torch.rand(()).item() if self.training else 1.
+    return rope_angles(grid_positions(*shown.shape[1:3], shown.device)*stretch, shown.shape[-1]//self.heads)
+
+# %% ../nbs/07_decoder.ipynb #cc035212
 @patch
 def look(self:FeatureNAT, state:Tensor, # low band now (B,N,ch)
          see:Tensor, # what the dark picture shows (B,N,width)
@@ -94,6 +112,7 @@ def look(self:FeatureNAT, state:Tensor, # low band now (B,N,ch)
     for i, block in enumerate(self.blocks): x, memory[i] = block.update(x, angles, memory[i], at)
     return at, self.norm(x)
 
+# %% ../nbs/07_decoder.ipynb #ff43a019
 @patch
 def forward(self:FeatureNAT, h:Tensor, # decoder features (B,ch,h,w)
             f_low:Tensor, # low-light features (B,cond,h,w)
@@ -104,11 +123,9 @@ def forward(self:FeatureNAT, h:Tensor, # decoder features (B,ch,h,w)
            ) -> AttrDict: # h (B,ch,h,w); mask (B,n,m) bool of cells; latent (B,n,m,d): predicted low band of the bright latent, in training or with `record`; logvar (B,n,m): its log-variance; history
     "Replace the low band of uncertain features, R rounds"
     if not mask.any() or rounds == 0: return AttrDict(h=h, mask=self.cells(mask[:, None].float())[..., 0] > 0.5, latent=None, logvar=None, history=[])
-    low, doubt = self.cells(h), self.cells((torch.ones_like(mask, dtype=h.dtype) if sigma is None else sigma)[:, None].log().to(h.dtype))
-    see, shape = self.see(torch.cat([self.cells(f_low), doubt], -1)).flatten(1, 2), low.shape[1:3]
+    low, shown = self.cells(h), self.shown(f_low, mask, sigma, h.dtype)
+    angles, see, shape = self.angles(shown), shown.flatten(1, 2), low.shape[1:3]
     cells = (self.cells(mask[:, None].to(h.dtype))[..., 0] > 0.5).flatten(1)
-    stretch = 1 + 2*torch.rand(()).item() if self.training else 1.
-    angles = rope_angles(grid_positions(*shape, h.device)*stretch, see.shape[-1]//self.heads)
     first = low.flatten(1, 2)
     state, todo, changed, memory, history, latent, logvar = first, cells, torch.ones_like(cells), [None]*len(self.blocks), [], None, None
     for r in range(rounds):

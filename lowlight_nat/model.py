@@ -22,7 +22,7 @@ from .masking import token_statistics, uncertainty_mask
 from .metrics import grey_mean
 from .nat import LatentNAT, parallel_decode
 
-# %% ../nbs/08_model.ipynb #99ba384f
+# %% ../nbs/08_model.ipynb #2de837d3
 @dataclass(frozen=True)
 class NATConfig:
     "Sizes, thresholds and training plan of a LowLightNAT"
@@ -79,13 +79,19 @@ class NATConfig:
     def __post_init__(self):
         for f in fields(self):  # JSON has lists, we want tuples
             if isinstance(getattr(self, f.name), list): object.__setattr__(self, f.name, tuple(getattr(self, f.name)))
-        if len(self.vq_channels) < 2: raise ValueError('NATConfig: vq_channels needs two levels or more; the fusion decoder reads the codebook at 1/2 and 1/4')
-        if self.vq_stem * 2**(len(self.vq_channels)-1) != 4: raise ValueError('NATConfig: vq_stem * 2^(len(vq_channels)-1) must be 4, the factor of the latent grid')
-        if self.arch not in ('compact', 'glare'): raise ValueError(f'NATConfig: arch={self.arch!r} must be compact or glare')
-        if self.arch == 'glare' and (self.quantizer != 'ema' or self.rotation or any(v % self.vq_channels[0] for v in self.vq_channels) or self.vq_channels[0] % 32):
-            raise ValueError("NATConfig: arch='glare' takes quantizer='ema', no rotation, and vq_channels in multiples of the first, which is a multiple of 32")
-        if self.mask_by not in ('entropy', 'spread'): raise ValueError(f'NATConfig: mask_by={self.mask_by!r} must be entropy or spread')
-        if not 0 <= self.tau <= 1: raise ValueError(f'NATConfig: tau={self.tau} must lie in [0, 1]')
+        self._check()
+
+# %% ../nbs/08_model.ipynb #f7a742bf
+@patch
+def _check(self:NATConfig):
+    "Refuse what does not fit together, in one sentence"
+    if len(self.vq_channels) < 2: raise ValueError('NATConfig: vq_channels needs two levels or more; the fusion decoder reads the codebook at 1/2 and 1/4')
+    if self.vq_stem * 2**(len(self.vq_channels)-1) != 4: raise ValueError('NATConfig: vq_stem * 2^(len(vq_channels)-1) must be 4, the factor of the latent grid')
+    if self.arch not in ('compact', 'glare'): raise ValueError(f'NATConfig: arch={self.arch!r} must be compact or glare')
+    if self.arch == 'glare' and (self.quantizer != 'ema' or self.rotation or any(v % self.vq_channels[0] for v in self.vq_channels) or self.vq_channels[0] % 32):
+        raise ValueError("NATConfig: arch='glare' takes quantizer='ema', no rotation, and vq_channels in multiples of the first, which is a multiple of 32")
+    if self.mask_by not in ('entropy', 'spread'): raise ValueError(f'NATConfig: mask_by={self.mask_by!r} must be entropy or spread')
+    if not 0 <= self.tau <= 1: raise ValueError(f'NATConfig: tau={self.tau} must lie in [0, 1]')
 
 # %% ../nbs/08_model.ipynb #c47fdd13
 @patch(cls_method=True)

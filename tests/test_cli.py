@@ -1,4 +1,4 @@
-"The three commands: what they write, what they print, what they return, and what they refuse."
+"The four commands: what they write, what they print, what they return, and what they refuse."
 import json, os, shutil, subprocess, sys
 from pathlib import Path
 

@@ -66,7 +66,7 @@ def test_python_example(place, run):
 
 def test_options_exist(run):
     rows = re.findall(r'^\| `(lowlight_\w+) ([^`]*)` \|(.*)\|$', README, re.M)
-    assert {o[0] for o in rows} == {'lowlight_enhance', 'lowlight_train', 'lowlight_evaluate'}
+    assert {o[0] for o in rows} == {'lowlight_enhance', 'lowlight_train', 'lowlight_evaluate', 'lowlight_experiment'}
     for name, use, words in rows:
         usage = run(f'{name} --help', timeout=120)
         assert [o for o in re.findall(r'--[a-z][\w-]*', use + words) if o not in usage] == [], name

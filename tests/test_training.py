@@ -188,3 +188,18 @@ def test_a_stage_refuses_what_does_not_fit(whole, tmp_path):
     with pytest.raises(FileNotFoundError, match='train the stage flow first'): T.train_pipeline(TOY, toy_dls, tmp_path, stages='nat')
     with pytest.raises(ValueError, match='choose one of'): T.train_pipeline(TOY, toy_dls, tmp_path, stages='last')
     with pytest.raises(ValueError, match='cond'): T.train_pipeline(replace(TOY, cond=16), toy_dls, whole, stages='nat')
+
+@pytest.mark.parametrize('name', ['nat', 'decoder'])
+def test_a_picture_of_nan_ends_in_a_loss_of_nan(name):
+    "Not in an error from deep inside: the guard that watches the loss knows the files."
+    model = LowLightNAT(TOY); stage = T.STAGES[name](model).train()
+    align = model.align
+    def broken(*args, **kw):
+        a = align(*args, **kw); a.z_tilde = a.z_tilde.clone(); a.z_tilde[0] = float('nan')
+        return a
+    model.align = broken
+    terms = stage(torch.rand(2, 3, 64, 64)*0.1, torch.rand(2, 3, 64, 64)).terms
+    assert set(terms) == set(stage.terms) and all(v.isnan() for v in terms.values())
+
+def test_without_rounds_the_nats_are_not_trained(tmp_path):
+    with pytest.raises(ValueError, match='rounds'): T.train_pipeline(replace(TOY, rounds=0), tmp_path, tmp_path/'out', 'nat')

@@ -5,13 +5,14 @@ Run `python nbs/figures/pipeline.py` from anywhere: it writes `pipeline.svg` and
 from html import escape
 from pathlib import Path
 
-W, H = 960, 420                                   # the card, px
+W, H = 960, 462                                   # the card, px
 FONT = 'font-family="Helvetica,Arial,DejaVu Sans,sans-serif"'
 PLAIN = dict(fill='#ffffff', stroke='#8a94a3', width=1.3, ink='#2b3440', weight='normal')
 LIT = dict(fill='#ffd76a', stroke='#a85f00', width=3, ink='#1d1400', weight='bold')
 
-# key: (x, y, width, height, first line, further lines); a chapter lights every part whose key starts with its name
+# key: (x, y, width, height, first line, further lines); a chapter lights every part whose key starts with its name, and those in `ALSO`
 PARTS = {
+    'quantizers': (152,  64, 112, 52, 'quantizers', ['argmin |z-eₖ|²']),
     'codebook':   (300,  50, 464, 66, 'codebook', ['VQGAN: encoder E, codes eₖ, decoder D', 'learned on normal-light pictures alone']),
     'images.in':  ( 18, 190,  98, 74, 'dark picture', ['x_low']),
     'flow.cond':  (152, 178, 112, 98, 'conditional', ['encoder', 'features c, mean μ']),
@@ -28,8 +29,13 @@ PARTS = {
     'metrics':    (640, 328,  92, 34, 'metrics', []),
     'enhance':    (742, 328,  96, 34, 'enhance', []),
     'cli':        (848, 328,  90, 34, 'cli', []),
+    'glare':      (152, 370, 234, 34, 'glare', []),
+    'glare_release': (396, 370, 234, 34, 'glare_release', []),
+    'experiments': (640, 370, 198, 34, 'experiments', []),
 }
-CHAPTERS = 'images data layers codebook flow masking nat decoder model metrics losses callbacks training enhance cli'.split()
+CHAPTERS = ('images data layers quantizers codebook flow masking nat decoder glare glare_release model metrics losses callbacks training enhance '
+            'experiments cli').split()
+ALSO = {'glare': ['codebook', 'flow.cond', 'flow.flow'], 'glare_release': ['decoder']}   # the parts they have in the official size
 ROW = ['images.in', 'flow.cond', 'flow.flow', 'masking', 'nat', 'decoder', 'images.out']
 FEEDS = {'flow.flow': 'latents', 'nat': 'tokens', 'decoder': 'features of D'}     # what the codebook hands down
 
@@ -67,6 +73,11 @@ def feed_arrows():
         yield arrow(mid, y + h, mid, yk - 3)
         yield text(mid + 6, y + h + 20, label, '#5b6675', 11, anchor='start')
 
+def quantizer_arrow():
+    "The quantizer sits inside the codebook."
+    (xa, ya, wa, ha, *_), (xb, *_) = PARTS['quantizers'], PARTS['codebook']
+    yield arrow(xa + wa, ya + ha/2, xb - 3, ya + ha/2)
+
 def model_frame(lit):
     "The dashed frame around all that `LowLightNAT` holds."
     s = LIT if lit else dict(PLAIN, fill='none', ink='#5b6675')
@@ -75,20 +86,21 @@ def model_frame(lit):
             text(148, 52, 'model: LowLightNAT', s['ink'], 12.5, 'bold', 'start')]
 
 def legend(chapter):
-    return [rect(24, 380, 14, 14, LIT['fill'], LIT['stroke'], 1.5), text(46, 392, f'this chapter: {chapter}', '#2b3440', 12.5, 'bold', 'start')]
+    return [rect(24, 424, 14, 14, LIT['fill'], LIT['stroke'], 1.5), text(46, 436, f'this chapter: {chapter}', '#2b3440', 12.5, 'bold', 'start')]
 
 def picture(chapter=None):
     "The whole SVG with the part of `chapter` lit; without one, the plain overview."
-    lit = lambda k: k.split('.')[0] == chapter
+    lit = lambda k: k.split('.')[0] == chapter or k in ALSO.get(chapter, [])
     head = ('<marker id="head" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
             '<path d="M0 0L8 4L0 8z" fill="#5b6675"/></marker>')
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {W} {H}" width="{W}" height="{H}" role="img" aria-labelledby="t">',
            f'<title id="t">The pipeline from a dark picture to a bright one{f"; lit: {chapter}" if chapter else ""}</title>', f'<defs>{head}</defs>',
            f'<rect x="1" y="1" width="{W-2}" height="{H-2}" rx="12" fill="#f6f7f9" stroke="#d3d8de"/>',
-           *model_frame(chapter == 'model'), *feed_arrows(), *row_arrows()]
+           *model_frame(chapter == 'model'), *feed_arrows(), *quantizer_arrow(), *row_arrows()]
     for k, part in PARTS.items(): out += box(part, lit(k))
     out += [text(24, 318, 'around it: what it is fed and built from, how it is taught', '#5b6675', 11, anchor='start'),
-            text(640, 318, 'measured', '#5b6675', 11, anchor='start'), text(742, 318, 'and used', '#5b6675', 11, anchor='start')]
+            text(640, 318, 'measured', '#5b6675', 11, anchor='start'), text(742, 318, 'and used', '#5b6675', 11, anchor='start'),
+            text(24, 391, 'the official network:', '#5b6675', 11, anchor='start')]
     return '\n'.join(out + (legend(chapter) if chapter else []) + ['</svg>', ''])
 
 

@@ -1,0 +1,194 @@
+"What the NATs cost: the counters count what they claim, inference runs nothing it throws away, and the price keeps within its limits."
+import json, os, subprocess, sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest, torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import deform_conv2d
+from lowlight_nat.cli import lowlight_experiment
+from lowlight_nat.decoder import FeatureNAT
+from lowlight_nat.experiments import *
+from lowlight_nat.experiments import Meter, _count, run_once
+from lowlight_nat.images import pad_to_multiple
+from lowlight_nat.model import LowLightNAT, NATConfig
+from lowlight_nat.nat import LatentNAT
+
+SLACK = float(os.environ.get('LOWLIGHT_TIME_SLACK', 2))
+system = pytest.mark.parametrize('name', SYSTEMS)
+
+
+@pytest.fixture(scope='module')
+def model():
+    "The preset tiny with deformable alignment and random weights, none of them zero."
+    torch.manual_seed(0)
+    m = LowLightNAT(replace(NATConfig.tiny(), deform=(True, False))).eval()
+    for p in m.parameters(): p.data.add_(torch.randn_like(p)*.02)
+    return m
+
+@pytest.fixture(scope='module')
+def x(): return pad_to_multiple(dark_picture((96, 150)), 8)[0]
+
+def entropy(model, x):
+    with torch.inference_mode(): return model.refine(model.align(x), rounds=0).entropy
+
+
+# --- the counters ---
+
+def attention(mask=None, n=30, m=50):
+    q, k, v = torch.rand(2, 4, n, 16), torch.rand(2, 4, m, 16), torch.rand(2, 4, m, 16)
+    return lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+def deform(groups): return lambda: deform_conv2d(torch.rand(2, 8, 9, 11), torch.zeros(2, 36, 9, 11), torch.rand(12, 8//groups, 3, 3), padding=1, mask=torch.ones(2, 18, 9, 11))
+
+by_hand = {'convolution': (lambda: nn.Conv2d(6, 10, 3, stride=2, padding=1, groups=2)(torch.rand(2, 6, 8, 12)), 2*10*4*6 * 3*9),
+           'linear': (lambda: nn.Linear(7, 3)(torch.rand(2, 5, 7)), 2*5*3*7),
+           'attention': (attention(), 2*4 * 30*50*16*2),
+           'masked attention': (attention(torch.rand(30, 50) > .5), 2*4 * 30*50*16*2),
+           'deformable': (deform(1), 2*12*9*11 * 8*9), 'deformable, groups': (deform(2), 2*12*9*11 * 4*9),
+           'nothing': (lambda: torch.rand(5).sigmoid(), 0)}
+
+@pytest.mark.parametrize('grad', [False, True], ids=['inference', 'grad'])
+@pytest.mark.parametrize('case', by_hand)
+def test_multiply_adds_by_hand(case, grad):
+    f, want = by_hand[case]
+    with torch.inference_mode(not grad): assert multiply_adds(f) == want
+
+def test_multiply_adds_under_autocast():
+    conv = nn.Conv2d(4, 8, 3, padding=1)
+    with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):
+        assert multiply_adds(lambda: conv(torch.rand(1, 4, 8, 8))) == 8*8*8*4*9 and multiply_adds(attention()) == 2*4 * 30*50*16*2
+
+def test_stages_add_up(model, x):
+    rows = _count(model, x, 'float32', dict(tau=0.))
+    assert rows['whole'].flops == sum(rows[k].flops for k in ('align', 'refine', 'decode')) > 0
+    assert rows['decode'].flops >= rows['- features of D'].flops+rows['- fusion decoder'].flops > 0
+
+def test_model_is_as_before(model, x):
+    with torch.inference_mode(): want = model(x).x
+    run_once(model, x, Meter(**clocks(torch.device('cpu'))))
+    with torch.inference_mode(): assert torch.equal(model(x).x, want)
+    assert not {'align', 'refine', 'decode'} & set(vars(model)) and 'forward' not in vars(model.fusion)
+
+@pytest.mark.skipif(peak_memory() is None, reason='this system does not tell how much memory a process had')
+def test_peak_memory():
+    "A tensor that came and went is in the peak, and where the mark can be set back, in that of its own call only."
+    code = 'import torch; from lowlight_nat.experiments import *; a = peak_memory(); a = peak_memory(); torch.ones(25_000_000); b = peak_memory(); c = peak_memory(); print(a, b, c)'
+    a, b, c = map(int, subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split())
+    assert 95e6 < b-a < 120e6
+    if sys.platform == 'linux': assert c-a < 20e6
+
+
+# --- nothing that is thrown away ---
+
+def prefixes(model, *kinds): return [n for n, m in model.named_modules() if isinstance(m, kinds)]
+
+def unneeded(model, name):
+    "Names of the parts that a system has no use for."
+    on = SYSTEMS[name]
+    return (['vqgan.encoder', 'vqgan.decoder.conv_out'] + prefixes(model, LatentNAT)*(not on['latent_nat']) + prefixes(model, FeatureNAT)*(not on['decoder_nat']))
+
+def under(name, parts): return any(name == p or name.startswith(p+'.') for p in parts)
+
+@system
+def test_unneeded_parts_do_not_run(model, x, name):
+    "By hooks on every module, and by the tensors that are touched at all, since not every method is `forward`. A NAT may be asked and return at once."
+    called, kw = set(), dict(tau=0., **SYSTEMS[name])
+    hooks = [m.register_forward_pre_hook(lambda m, args, n=n: called.add(n)) for n, m in model.named_modules()]
+    try: touched = used_tensors(model, lambda: run_once(model, x, Meter(), **kw))
+    finally: [h.remove() for h in hooks]
+    parts = unneeded(model, name)
+    print(name, 'never called:', *sorted(n for n, _ in model.named_modules() if n and n not in called))
+    assert all(under(p, prefixes(model, nn.Module)) for p in parts), 'a part was renamed'
+    assert [n for n in [*called-set(prefixes(model, LatentNAT, FeatureNAT)), *touched] if under(n, parts)] == []
+    for part, on in ((LatentNAT, kw['latent_nat']), (FeatureNAT, kw['decoder_nat'])):   # and what is on does run
+        assert on == any(under(n, prefixes(model, part)) for n in touched)
+
+@system
+def test_no_unused_heads(model, x, name):
+    "Every parameter that is touched has a say in some output; by gradients, so what chooses tokens or places (no gradient) is excepted by name."
+    params = dict(model.named_parameters())
+    model.zero_grad()
+    touched = set(used_tensors(model, lambda: model(x, tau=tau_for_share(entropy(model, x), .4), **SYSTEMS[name]))) & set(params)
+    out = model(x, tau=tau_for_share(entropy(model, x), .4), **SYSTEMS[name])
+    sum(o.float().sum() for o in out.values() if isinstance(o, torch.Tensor) and o.requires_grad).backward()
+    silent = {n for n in touched if params[n].grad is None}
+    model.zero_grad()
+    chooses = ['vqgan.decoder', *[f'{n}.to_logvar' for n in prefixes(model, FeatureNAT)]]   # features of the tokens' codes; confidence of the rounds
+    assert sorted(n for n in silent if not under(n, chooses)) == []
+
+
+# --- the price follows the masked area ---
+
+SHARES = 0, .05, .4, .9
+
+def test_multiply_adds_follow_the_mask(model, x):
+    H = entropy(model, x)
+    def macs(share, **kw):
+        r = _count(model, x, 'float32', dict(tau=tau_for_share(H, share), **kw))
+        return torch.tensor([r[k].flops for k in ('refine', 'decode')])
+    off, on = macs(.4, latent_nat=False, decoder_nat=False), [macs(s) for s in SHARES]
+    assert torch.equal(on[0], off), 'nothing is masked, and still the NATs compute'
+    for a, b in zip(on, on[1:]): assert (b >= a).all()
+    assert (on[1][0]-off[0]) < .5*(on[3][0]-off[0]), 'the NAT on the latent computes for places that are not masked'
+    assert (on[3] > off).all()
+
+@pytest.mark.parametrize('by', ['entropy', 'spread'])
+def test_share_of_either_map(x, by):
+    "The threshold for a share is found on the map that it cuts."
+    m = LowLightNAT(replace(NATConfig.tiny(), mask_by=by)).eval()
+    assert cost(m, (96, 150), .4, repeat=1, threads=1, memory=False, systems=('GLARE',)).masked == pytest.approx(.4, abs=.01)
+
+def test_rounds_with_nothing_masked_are_free(model, x):
+    tau = tau_for_share(entropy(model, x), 0)
+    a, b = (_count(model, x, 'float32', dict(tau=tau, rounds=r))['whole'].flops for r in (0, 6))
+    assert a == b
+
+def test_seconds_follow_the_mask(model):
+    "Fastest of several interleaved runs, CPU seconds; neighbours may differ by the noise of the clock."
+    x = dark_picture((192, 288))
+    H = entropy(model, x)
+    meter = lambda s: run_once(model, x, Meter(**clocks(torch.device('cpu'))), tau=tau_for_share(H, s))
+    times = interleave({s: lambda s=s: meter(s) for s in SHARES}, 5)
+    for stage in 'refine', 'decode':
+        t = [min(r[stage].cpu for r in times[s]) for s in SHARES]
+        assert all(b >= a*.85/(SLACK**.5) for a, b in zip(t, t[1:])), f'{stage}: {t} s at shares {SHARES}'
+
+
+# --- its limits ---
+
+@pytest.mark.parametrize('share', [.4])
+def test_small_with_both_nats(share):
+    """Both NATs: at most 12% more memory (weights and working memory, and of the whole process) and 25% more time than GLARE, 400x600, two threads.
+    A shared machine is given the least of three ratios (wall, CPU seconds, fastest round) and twice the share; LOWLIGHT_TIME_SLACK=1 asks for the target itself.
+    The multiply-adds must keep the 25% in any case: no clock is needed to count them."""
+    res = cost('small', (400, 600), share, rounds=4, repeat=3, threads=min(2, os.cpu_count()), device='cpu', systems=('GLARE', 'both'))
+    print(cost_table(res))
+    glare, both = res.rows
+    assert res.masked == pytest.approx(share, abs=.002)
+    assert both.multiply_adds <= 1.25*glare.multiply_adds, f'multiply-adds {both.multiply_adds/glare.multiply_adds-1:+.1%}'
+    if both.peak is not None: assert both.extra_memory <= .12 and both.extra_peak <= .12, f'memory {both.extra_memory:+.1%}, of the peak {both.extra_peak:+.1%}'
+    time = both.cpu_seconds_min/glare.cpu_seconds_min-1
+    assert min(time, both.extra_time, both.extra_cpu) <= .25*SLACK, f'time {time:+.1%} (CPU, fastest), {both.extra_time:+.1%} (wall), {both.extra_cpu:+.1%} (CPU)'
+
+
+# --- the command ---
+
+@pytest.mark.parametrize('line,say', [('cost --preset huge', 'huge'), ('cost --size 400', 'size'), ('cost --size wide high', 'wide'), ('cost --size 0 10', 'size'),
+    ('price', 'price'), ('cost --device toaster', 'toaster'), ('cost --device cuda:99', 'cuda'), ('cost --share 2', 'share'), ('cost --repeat 0', 'repeat'),
+    ('cost --rounds -1', 'rounds'), ('cost --threads 0', 'threads'), ('cost --dtype int8', 'int8'), ('cost --weights nothing', 'nothing')])
+def test_complaints(line, say, capsys):
+    try: code = lowlight_experiment.main(line.split())
+    except SystemExit as e: code = e.code
+    err = capsys.readouterr().err.strip()
+    assert code == 2 and say in err and '\n' not in err and 'Traceback' not in err
+
+def test_command(tmp_path, capsys):
+    file = tmp_path/'cost.json'
+    assert lowlight_experiment.main(f'cost --preset tiny --size 41 62 --repeat 2 --threads 1 --share .3 --rounds 2 --dtype bfloat16 --json {file}'.split()) == 0
+    out, d = capsys.readouterr().out, json.loads(file.read_text())
+    assert all(name in out for name in SYSTEMS) and [r['system'] for r in d['rows']] == [*SYSTEMS]
+    assert (d['size'], d['threads'], d['dtype'], d['rounds']) == ([41, 62], 1, 'bfloat16', 2) and d['masked'] == pytest.approx(.3, abs=.02)
+    assert {'versions', 'command', 'date', 'device'} <= set(d) and str(tmp_path) not in file.read_text()
+    assert d['command'] == 'lowlight_experiment cost --preset tiny --size 41 62 --share 0.3 --rounds 2 --repeat 2 --threads 1 --dtype bfloat16 --json cost.json'
