@@ -105,7 +105,7 @@ class TransformerBlock(nn.Module):
         x = x + self.attend(self.norm1(x), angles, keep)
         return x + self.mlp(self.norm2(x))
 
-# %% ../nbs/02_layers.ipynb #8f98e5b0
+# %% ../nbs/02_layers.ipynb #19d79935
 @patch
 def update(self:TransformerBlock, x:Tensor, # places that ask (B,n,dim)
            angles:Tensor, # rotary angles of all places (N, dim/heads/2)
@@ -118,7 +118,7 @@ def update(self:TransformerBlock, x:Tensor, # places that ask (B,n,dim)
     turn = angles if at is None else angles[at][:, None]
     q, k = apply_rope(q, turn), apply_rope(k, turn)
     if memory is not None:
-        k, v = (put_places(m.transpose(1, 2), at, t.transpose(1, 2)).transpose(1, 2) for m, t in zip(memory, (k, v)))
+        k, v = (put_places(m, at, t, dim=2) for m, t in zip(memory, (k, v)))
     y = F.scaled_dot_product_attention(q.to(k.dtype), k, v)
     x = x + self.proj(y.transpose(1, 2).reshape(B, n, C))
     return x + self.mlp(self.norm2(x)), (k, v)
@@ -130,16 +130,18 @@ def some_places(which:Tensor, # (B,N) bool
     at = which.int().argsort(dim=1, descending=True, stable=True)[:, :int(which.sum(1).max())]
     return torch.where(which.gather(1, at), at, at[:, :1])
 
-# %% ../nbs/02_layers.ipynb #44340a6e
+# %% ../nbs/02_layers.ipynb #62aea483
 def put_places(grid:Tensor, # (B,N,...)
                at:Tensor, # where (B,n), as `some_places` gives it
                new:Tensor, # what (B,n,...)
+               dim:int=1, # axis of the places
               ) -> Tensor: # (B,N,...): the grid with new entries
     "Write places into a grid; a place that stands in the list twice counts once in the gradient"
-    again = at == at[:, :1]; again[:, 0] = False
-    wide = lambda t: t.view(*t.shape, *[1]*(new.ndim - 2))
-    new = torch.where(wide(again), new.detach(), new).to(grid.dtype)
-    return grid.scatter(1, wide(at).expand_as(new), new)
+    wide = lambda t: t.view(len(t), *[1]*(dim - 1), t.shape[1], *[1]*(new.ndim - dim - 1))
+    if new.requires_grad:
+        again = at == at[:, :1]; again[:, 0] = False
+        new = torch.where(wide(again), new.detach(), new)
+    return grid.scatter(dim, wide(at).expand_as(new), new.to(grid.dtype))
 
 # %% ../nbs/02_layers.ipynb #d722ce5f
 def to_windows(x:Tensor, # grid (B,H,W,C)

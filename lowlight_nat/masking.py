@@ -230,7 +230,7 @@ def schedule(name:str, # cosine, linear or square
     if name not in SCHEDULES: raise ValueError(f'There is no schedule {name!r}; choose one of {", ".join(SCHEDULES)}')
     return SCHEDULES[name]
 
-# %% ../nbs/05_masking.ipynb #61e47558
+# %% ../nbs/05_masking.ipynb #6e4cca88
 def remask(confidence:Tensor, # of the latest prediction at each place (B,h,w), larger: surer
            mask:Tensor, # places that may be masked again (B,h,w) bool
            share:float, # of them, in [0,1], rounded down
@@ -241,7 +241,8 @@ def remask(confidence:Tensor, # of the latest prediction at each place (B,h,w), 
     free = mask if settled is None else mask & ~settled
     conf = confidence.float().clamp(max=torch.finfo(torch.float32).max).masked_fill(~free, math.inf).flatten(1)
     if conf.isnan().any(): raise ValueError('remask: the confidence has NaN; look for a network that diverged')
-    rank = conf.argsort(dim=1, stable=True).argsort(dim=1)
+    order = conf.argsort(dim=1, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
     n = (mask.flatten(1).sum(1, keepdim=True).double()*share + 1e-6).floor()   # 1 - 4/5 is a little under 1/5
     return (rank < n).view_as(mask) & free
 
