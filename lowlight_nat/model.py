@@ -4,9 +4,10 @@
 __all__ = ['NATConfig', 'exposure_normalise', 'overview', 'ExposureHead', 'AsDecoded', 'LowLightNAT', 'glare_sizes', 'save_model',
            'weights_path', 'read_metadata', 'load_model']
 
-# %% ../nbs/08_model.ipynb #4c91a42b
+# %% ../nbs/08_model.ipynb #81d29144
 import json, math, os, torch
 import torch.nn.functional as F
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
@@ -216,7 +217,7 @@ def normalise(self:LowLightNAT, x_high:Tensor, # normal-light image (B,3,H,W) in
     if self.cfg.arch == 'glare': return x_high, torch.full_like(x_high[:, 0, 0, 0], self.cfg.norm_level)
     return exposure_normalise(x_high, self.cfg.norm_level)
 
-# %% ../nbs/08_model.ipynb #597ec9a9
+# %% ../nbs/08_model.ipynb #bb9c5a21
 @patch
 def align(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
           stats:AttrDict=None, # `picture_stats` of the whole picture, where x_low is a tile of it
@@ -224,8 +225,8 @@ def align(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
           seed:int=0, # of the sample; every picture of a batch gets the same noise
          ) -> AttrDict: # cond, mu, feats, z_tilde (B,d,h,w), sigma (B,h,w), overview (B,17), log_level (B,), log_std (B,)
     "The conditional encoder and the inverse flow: `z_tilde = F^-1(mu + heat*eps; c)`"
-    stats = stats or picture_stats(x_low)
-    e = self.encoder(x_low, stats)
+    stats, exact = stats or picture_stats(x_low), self.cfg.arch == 'glare' and not self.training   # in half precision GLARE's encoder picks other codes
+    with torch.autocast(x_low.device.type, enabled=False) if exact else nullcontext(): e = self.encoder(x_low, stats)
     u = e.mu
     if heat: u = u + heat*torch.randn(u.shape[1:], generator=torch.Generator().manual_seed(seed)).to(u)
     z = self.flow.inverse(u, e.cond)

@@ -438,3 +438,13 @@ def test_nats_train_on_frozen_glare(release, tmp_path):
     trained = load_model(tmp_path/'out'/'decoder.safetensors')
     moved = {n.split('.')[0] if not n.startswith('fusion.nat') else 'fusion.nat' for n, p in trained.named_parameters() if not torch.equal(p, model.state_dict()[n])}
     assert moved == {'spread', 'nat', 'fusion.nat'}
+
+def test_from_glare_in_bfloat16_keeps_its_codes(release):
+    "Encoder and flow stay in float32, the two decoders do not; at least 45 dB of the output's range."
+    model = LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', MINI)
+    with torch.no_grad():
+        exact = model(picture())
+        with torch.autocast('cpu', torch.bfloat16): half = model(picture())
+    assert torch.equal(half.tokens, exact.tokens) and torch.equal(half.z_tilde, exact.z_tilde)
+    a, b = exact.x_norm, half.x_norm.float()
+    assert not torch.equal(a, b) and 10*torch.log10((a.max() - a.min())**2/(a - b).square().mean()) >= 45
