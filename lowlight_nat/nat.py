@@ -136,7 +136,7 @@ def _check_decode(rounds, output):
     if rounds < 0: raise ValueError(f'rounds={rounds} must be 0 or more')
     if output not in OUTPUTS: raise ValueError(f'output={output!r} must be one of {", ".join(OUTPUTS)}')
 
-# %% ../nbs/06_nat.ipynb #8c76f76e
+# %% ../nbs/06_nat.ipynb #09032bce
 def parallel_decode(nat:LatentNAT, # the transformer
                     z:Tensor, # aligned latent (B,d,h,w)
                     tokens:Tensor, # its nearest codes (B,h,w)
@@ -157,9 +157,8 @@ def parallel_decode(nat:LatentNAT, # the transformer
     new, conf, todo, history, log_qs = z, torch.ones_like(sigma), mask, [], []
     for r in range(rounds):
         if not todo.any(): break
-        if r == 0:
-            s, before = nat.begin(cond, sigma, overview), torch.zeros_like(z)
-            if output == 'delta': before[mask] = prior_mean(z.detach()[mask], codes, 2*sigma[mask]**2)
+        if r == 0: s, before = nat.begin(cond, sigma, overview), torch.zeros_like(z)
+        if r == 0 and output == 'delta': before[mask] = prior_mean(z.detach()[mask], codes, 2*sigma[mask]**2)
         q = nat.resolve(nat.look(s, F.embedding(tokens, codes), todo), z.detach()[todo], codes, 2*sigma[todo]**2, keep=keep)
         tokens, conf, new = tokens.clone(), conf.clone(), new.clone()
         tokens[todo], conf[todo] = q.tokens, q.confidence
