@@ -128,7 +128,7 @@ def prior_mean(z:Tensor, codes:Tensor, T:Tensor, # as `resolve` has them
     chunk = chunk or per_chunk(codes)
     return torch.cat([read_out(code_logits(v, codes, t), codes)[2] for v, t in zip(z.split(chunk), T.split(chunk))])
 
-# %% ../nbs/06_nat.ipynb #0e7d6c4e
+# %% ../nbs/06_nat.ipynb #d72d0c9d
 OUTPUTS = 'delta', 'argmax', 'expectation'
 
 def _check_decode(rounds, output):
@@ -136,7 +136,13 @@ def _check_decode(rounds, output):
     if rounds < 0: raise ValueError(f'rounds={rounds} must be 0 or more')
     if output not in OUTPUTS: raise ValueError(f'output={output!r} must be one of {", ".join(OUTPUTS)}')
 
-# %% ../nbs/06_nat.ipynb #09032bce
+def _prior_grid(z, mask, codes, sigma):
+    "E_p[e] at masked places, zero elsewhere (B,h,w,d)"
+    grid = torch.zeros_like(z)
+    grid[mask] = prior_mean(z[mask], codes, 2*sigma[mask]**2)
+    return grid
+
+# %% ../nbs/06_nat.ipynb #2e8ae5a0
 def parallel_decode(nat:LatentNAT, # the transformer
                     z:Tensor, # aligned latent (B,d,h,w)
                     tokens:Tensor, # its nearest codes (B,h,w)
@@ -157,8 +163,7 @@ def parallel_decode(nat:LatentNAT, # the transformer
     new, conf, todo, history, log_qs = z, torch.ones_like(sigma), mask, [], []
     for r in range(rounds):
         if not todo.any(): break
-        if r == 0: s, before = nat.begin(cond, sigma, overview), torch.zeros_like(z)
-        if r == 0 and output == 'delta': before[mask] = prior_mean(z.detach()[mask], codes, 2*sigma[mask]**2)
+        if r == 0: s, before = nat.begin(cond, sigma, overview), _prior_grid(z.detach(), mask, codes, sigma)
         q = nat.resolve(nat.look(s, F.embedding(tokens, codes), todo), z.detach()[todo], codes, 2*sigma[todo]**2, keep=keep)
         tokens, conf, new = tokens.clone(), conf.clone(), new.clone()
         tokens[todo], conf[todo] = q.tokens, q.confidence
