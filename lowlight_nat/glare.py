@@ -59,7 +59,7 @@ class GlareNorm(nn.GroupNorm):
         gain, shift = self.weight[:, None, None]*(var + self.eps).rsqrt(), self.bias[:, None, None]
         return torch.addcmul(shift, d, gain, out=None if torch.is_grad_enabled() else d)
 
-# %% ../nbs/07_glare.ipynb #14ba981c
+# %% ../nbs/07_glare.ipynb #25c1b8a1
 class GlareBlock(nn.Module):
     "Residual block: x + conv(swish(norm(conv(swish(norm(x))))))"
     def __init__(self, ci:int, # channels in
@@ -70,7 +70,8 @@ class GlareBlock(nn.Module):
 
     def forward(self, x:Tensor) -> Tensor: # (B,ci,H,W) to (B,co,H,W)
         h = self.conv1(swish(self.norm1(x)))
-        h = self.conv2(swish(self.norm2(h)))
+        h = swish(self.norm2(h))   # a line of its own: what it came from is not needed any more
+        h = self.conv2(h)
         return h.add_(self.nin_shortcut(x) if hasattr(self, 'nin_shortcut') else x)
 
 # %% ../nbs/07_glare.ipynb #e13ffbb7

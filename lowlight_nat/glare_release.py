@@ -29,25 +29,26 @@ class GlareMix(nn.Module):
         m = self.w.sigmoid().to(h.dtype) if mix is None else mix
         return torch.lerp(h, f_low.to(h.dtype), m)
 
-# %% ../nbs/07_glare_release.ipynb #1c4039a4
+# %% ../nbs/07_glare_release.ipynb #44a48258
 def deform_rows(x:Tensor, # to be sampled (B,C,H,W)
                 offset:Tensor, # (B,2*taps*groups,H,W), pixels
                 mask:Tensor, # modulation (B,taps*groups,H,W)
                 weight:Tensor, # (C_out,C,3,3)
                 bias:Tensor, # (C_out,)
-                turns:int=4, # of rows
+                turns:int=8, # of rows, at most
                ) -> Tensor: # (B,C_out,H,W)
     "Modulated deformable 3x3 convolution; Zhu et al., CVPR 2019. The gathered taps take 1/turns of their memory"
     from torchvision.ops import deform_conv2d   # here, since it takes a second or two to import
     while x.shape[2] % turns: turns -= 1
     down = torch.tensor([1., 0.], device=x.device).repeat(offset.shape[1]//2).view(1, -1, 1, 1)
-    rows = [deform_conv2d(x, offset[:, :, i::turns] + i*down, weight, bias, stride=(turns, 1), padding=1, mask=mask[:, :, i::turns].contiguous())
-            for i in range(turns)]
-    return torch.stack(rows, 3).flatten(2, 3)
+    out = x.new_empty(len(x), len(weight), *x.shape[2:])
+    for i in range(turns):
+        out[:, :, i::turns] = deform_conv2d(x, offset[:, :, i::turns] + i*down, weight, bias, stride=(turns, 1), padding=1, mask=mask[:, :, i::turns].contiguous())
+    return out
 
-# %% ../nbs/07_glare_release.ipynb #a3d4399d
+# %% ../nbs/07_glare_release.ipynb #cab380b5
 class GlareDeform(nn.Module):
-    "Deformable convolution whose offsets and modulation come from other features"
+    "Deformable convolution whose offsets and modulation are computed from other features"
     def __init__(self, ch:int, # channels
                  groups:int=4): # of channels, with offsets of their own
         super().__init__()
@@ -55,14 +56,20 @@ class GlareDeform(nn.Module):
         self.conv_offset = conv3(ch, 27*groups)
         nn.init.kaiming_uniform_(self.weight, a=5**.5); nn.init.zeros_(self.conv_offset.weight); nn.init.zeros_(self.conv_offset.bias)
 
-    def forward(self, x:Tensor, # to be sampled (B,C,H,W)
-                guide:Tensor, # what the offsets are computed from (B,C,H,W)
-               ) -> Tensor: # (B,C,H,W), float32 at least
-        o = at_least_float(self.conv_offset(guide))
+    def taps(self, guide:Tensor, # what the offsets are computed from (B,C,H,W)
+            ) -> tuple: # offset (B,18*groups,H,W) in pixels, modulation (B,9*groups,H,W) in (0,1)
+        "Where to look, and how much of it to take"
+        o = self.conv_offset(guide)
         n = o.shape[1]//3
-        with torch.autocast(x.device.type, enabled=False):  # torchvision's operator knows no half precision on CPU
-            return deform_rows(at_least_float(x).contiguous(), o[:, :2*n].nan_to_num(0., 0., 0.).clamp(-1e4, 1e4), o[:, 2*n:].sigmoid(), self.weight, self.bias)
+        return at_least_float(o[:, :2*n]).clamp(-1e4, 1e4).nan_to_num_(0.), at_least_float(o[:, 2*n:]).sigmoid()
 
+    def forward(self, x:Tensor, # to be sampled (B,C,H,W)
+                offset:Tensor, mask:Tensor, # of `taps`
+               ) -> Tensor: # (B,C,H,W), float32 at least
+        with torch.autocast(x.device.type, enabled=False):  # torchvision's operator knows no half precision on CPU
+            return deform_rows(at_least_float(x).contiguous(), offset, mask, self.weight, self.bias)
+
+# %% ../nbs/07_glare_release.ipynb #f3b58832
 class GlareWarp(nn.Module):
     "Align the codebook's features to the decoder's"
     def __init__(self, ch:int): # channels
@@ -72,7 +79,7 @@ class GlareWarp(nn.Module):
     def forward(self, x_vq:Tensor, # codebook's features (B,C,H,W)
                 h:Tensor, # decoder's features (B,C,H,W)
                ) -> Tensor: # x_vq aligned (B,C,H,W)
-        return self.dcn(x_vq, self.offset(torch.cat([x_vq, h], 1)))
+        return self.dcn(x_vq, *self.dcn.taps(self.offset(torch.cat([x_vq, h], 1))))
 
 # %% ../nbs/07_glare_release.ipynb #661e315b
 def mean_ratio(h:Tensor, # features of the decoder (B,C,H,W)
@@ -85,7 +92,7 @@ def mean_ratio(h:Tensor, # features of the decoder (B,C,H,W)
     a, b, size = (o.mean((1, 2, 3), keepdim=True) for o in (h, x_vq, x_vq.abs()))
     return a*b/torch.maximum(b**2, (0.01*size)**2).clamp(min=1e-12)
 
-# %% ../nbs/07_glare_release.ipynb #cf062bf3
+# %% ../nbs/07_glare_release.ipynb #1ab9629a
 class GlareFusion(GlareDecoderBody):
     "Aligned latent, low-light features and codebook features to a picture: GLARE's second decoder; with the interface of `FusionDecoder`"
     def __init__(self, s:GlareSizes=GlareSizes(), # sizes
@@ -96,13 +103,12 @@ class GlareFusion(GlareDecoderBody):
         self.warp, self.mix = nn.ModuleList(map(GlareWarp, widths)), nn.ModuleList([GlareMix(-1.), GlareMix(-0.6)])
         self.residual_conv, self.nat, self.glare_compat = conv3(s.ch, 3), nat, glare_compat
 
-    def fuse(self, i:int, h:Tensor, f_low:Tensor, f_vq:Tensor, mix:float=None) -> Tensor:
-        "One level's fusion: mix-up, alignment, sum; i = 0 at 1/2, 1 at 1/1"
-        h = self.mix[i](h, f_low, mix)
+    def fuse(self, i:int, h:Tensor, f_vq:Tensor) -> Tensor:
+        "One level's alignment and sum; i = 0 at 1/2, 1 at 1/1"
         x_vq = self.warp[i](f_vq, h)
         return h + (x_vq*mean_ratio(h, x_vq, self.glare_compat)).to(h.dtype)
 
-# %% ../nbs/07_glare_release.ipynb #388bea45
+# %% ../nbs/07_glare_release.ipynb #1e46c8e1
 @patch
 def forward(self:GlareFusion, z:Tensor, # aligned (and perhaps refined) latent (B,d,h,w)
             feats_low:list, # of the conditional encoder, coarsest first: 1/4, 1/2, 1/1
@@ -119,7 +125,9 @@ def forward(self:GlareFusion, z:Tensor, # aligned (and perhaps refined) latent (
     h = nat.h
     for i, level in enumerate(reversed(self.up)):
         h = level(h)
-        if i: h = self.fuse(i - 1, h, feats_low[i], feats_vq[i - 1], mix)
+        if i:
+            h = self.mix[i - 1](h, feats_low[i], mix)
+            h = self.fuse(i - 1, h, feats_vq[i - 1])
         if hasattr(level, 'upsample'): h = level.upsample(h)
     return AttrDict(x=self.residual_conv(swish(self.norm_out(h))), nat=nat)
 
