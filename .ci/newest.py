@@ -13,11 +13,16 @@ ROOT = Path(__file__).resolve().parents[1]
 TOY = dict(n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
            nat_width=16, nat_depth=1, feat_width=16, feat_depth=1, steps=(6,)*4, bs=(2,)*4, crop=(32,)*4, bf16=False)
 
+EXTRAS = dict(training_parallel='accelerate') # module: what it needs beyond the run-time requirements
+
 
 def modules():
     "Import every module of the package."
     names = sorted(p.stem for p in (ROOT/'lowlight_nat').glob('*.py') if p.stem not in ('__init__', '_modidx'))
-    for o in names: importlib.import_module(f'lowlight_nat.{o}')
+    for o in names:
+        try: importlib.import_module(f'lowlight_nat.{o}')
+        except ImportError as e:   # an extra's, which is not installed here: it has to say so
+            if f'pip install {EXTRAS.get(o)}' not in str(e): raise
     return names
 
 def toy(out):
@@ -42,6 +47,20 @@ def learner(out):
     x = dls.one_batch()[0]
     assert torch.equal(load_learner(out/'learner.pkl').model(x), learn.model(x))
 
+def stage_learner(out):
+    "A Learner of a stage, as a fastai user has it: fitted, exported, read again, asked for a picture."
+    from fastai.learner import load_learner
+    from lowlight_nat.data import LowLightDataLoaders
+    from lowlight_nat.model import NATConfig
+    from lowlight_nat.training import flow_learner
+    dls = LowLightDataLoaders.from_synthetic(ROOT/'samples/reference', [torch.rand(3, 32, 40)], size=32, bs=2, items_per_epoch=4, device='cpu')
+    learn = flow_learner(dls, replace(NATConfig.tiny(), **TOY), path=out)
+    learn.fit_one_cycle(1, 1e-3)
+    learn.export(out/'stage.pkl')
+    x = dls.valid.one_batch()[0]
+    a, b = (o.model.eval()(x).x for o in (learn, load_learner(out/'stage.pkl')))
+    assert a.isfinite().all() and torch.equal(a, b)
+
 def main():
     matplotlib.use('Agg')
     warnings.simplefilter('ignore')
@@ -52,7 +71,7 @@ def main():
     from lowlight_nat.enhance import Enhancer
     with tempfile.TemporaryDirectory() as tmp:
         try:
-            with contextlib.redirect_stdout(said): model = toy(Path(tmp)); learner(Path(tmp))
+            with contextlib.redirect_stdout(said): model = toy(Path(tmp)); learner(Path(tmp)); stage_learner(Path(tmp))
         except BaseException: print(said.getvalue()[-2000:], file=sys.stderr); raise
     assert Enhancer(model, device='cpu')(torch.rand(3, 24, 40)*0.1).image.size == (40, 24)
     print(f'{len(names)} modules imported; a toy trained, written, read and used, in {time.time()-start:.0f} s')

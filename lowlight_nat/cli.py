@@ -116,7 +116,7 @@ def _plan_file(inputs, out, uncertainty):
     if out.suffix.lower() not in _formats: raise ImageError(f"'{out}' can't be written: end it with one of {', '.join(_formats)}.")
     return [(inputs[0], out, out.with_name(f'{out.stem}_uncertainty.png') if uncertainty else None)]
 
-# %% ../nbs/18_cli.ipynb #3c84b1bb
+# %% ../nbs/18_cli.ipynb #9037610c
 @command(out='o')
 def lowlight_enhance(
     inputs:Param('pictures, and folders of pictures', str, nargs='+', opt=False),
@@ -125,7 +125,7 @@ def lowlight_enhance(
     rounds:int|None=None, # rounds of both NATs; the model's by default
     mix:float|None=None, # whom to trust, from 0, the codebook, to 1, the photograph; as learned by default
     heat:float=0., # 0 the likeliest picture, 1 a sample
-    exposure:float|None=None, # mean grey of the result, between 0 and 1; predicted by default
+    exposure:str='auto', # mean grey of the result, between 0 and 1; auto: as predicted
     seed:int=0, # of the sample, where heat > 0
     save_uncertainty:bool=False, # write NAME_uncertainty.png beside each result
     recursive:bool=False, # take the pictures of folders inside folders too
@@ -265,7 +265,7 @@ def train_config(
     cfg = NATConfig.preset(preset)
     return replace(cfg, steps=tuple(max(1, round(s*steps_scale)) for s in cfg.steps), seed=cfg.seed if seed is None else seed)
 
-# %% ../nbs/18_cli.ipynb #6ff16f5d
+# %% ../nbs/18_cli.ipynb #bc0ae57e
 @command()
 def lowlight_experiment(
     name:Param('which one: cost', str, choices=('cost',), opt=False),
@@ -278,6 +278,7 @@ def lowlight_experiment(
     dtype:Param('what is computed in', str, choices=('float32','bfloat16'))='float32',
     device:str='auto', # auto, cpu or cuda
     weights:str='random', # random, a bundled checkpoint, or a .safetensors file; a checkpoint decides the preset
+    systems:Param('which; the others are compared with the first', str, nargs='+', choices=('GLARE','latent','decoder','both'))=('GLARE','latent','decoder','both'),
     json:str|None=None, # file for all figures and circumstances
 ): # what `cost` returns, and the circumstances
     "What the two NATs cost: parameters, multiply-adds, seconds and memory of four systems."
@@ -285,8 +286,9 @@ def lowlight_experiment(
     from lowlight_nat.experiments import cost, cost_table, stage_table
     device = pick_device(device)
     model = preset if weights=='random' else load_model(weights)
-    res = cost(model, tuple(size), share, rounds, repeat, threads, dtype, device)
-    for o in cost_table(res), stage_table(res, 'GLARE', official=res.preset=='base'), stage_table(res, 'both'): print(o, end='\n\n')
-    res |= dict(weights=_short(weights), versions=versions(), command=command_line(lowlight_experiment, **args|dict(size=tuple(size))), date=date.today().isoformat())
+    which = [dict(latent='+latent NAT', decoder='+decoder NAT').get(o, o) for o in systems]
+    res = cost(model, tuple(size), share, rounds, repeat, threads, dtype, device, systems=tuple(which))
+    for o in cost_table(res), *(stage_table(res, k, official=res.preset=='base' and k=='GLARE') for k in which if k in ('GLARE','both')): print(o, end='\n\n')
+    res |= dict(weights=_short(weights), versions=versions(), command=command_line(lowlight_experiment, **args|dict(size=tuple(size), systems=tuple(systems))), date=date.today().isoformat())
     _write(json, res)
     return res

@@ -19,7 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 from fastcore.basics import AttrDict, patch
 
-# %% ../nbs/13_enhance.ipynb #89f44048
+# %% ../nbs/13_enhance.ipynb #3ef0eda4
+from .exposure import parse_exposure
 from .flow import picture_stats
 from .images import (ImageError, IMAGE_EXTENSIONS, _formats, _upright, apply_tiled, crop_to, list_images, pad_to_multiple, read_image,
                                  tile_grid, to_pil, write_image)
@@ -133,7 +134,7 @@ def colour_map(
     i = v.floor().long().clamp(max=len(_colours)-2)
     return torch.lerp(_colours[i], _colours[i+1], (v-i)[...,None]).permute(2,0,1)
 
-# %% ../nbs/13_enhance.ipynb #08a45bdc
+# %% ../nbs/13_enhance.ipynb #041d5e78
 @dataclass(eq=False)
 class Enhanced:
     "An enhanced picture and what is known about it."
@@ -142,6 +143,7 @@ class Enhanced:
     sigma:Tensor # predicted error of the latent, (h,w)
     mask:Tensor # True: uncertain, given to the NATs, (h,w)
     level:float # mean grey predicted by the model, in [0,1]
+    level_std:float # deviation it claims for log level: 0.2 is about a fifth up or down
     gain:float # what the normalised picture was multiplied by
     alpha:Image.Image=None # of the input, if it had one
     history:list=None # rounds of the NAT on the latent, on request
@@ -161,7 +163,7 @@ def entropy_image(self:Enhanced)->Image.Image: # mode RGB, as large as the pictu
     e = self.entropy.repeat_interleave(CELL, -1).repeat_interleave(CELL, -2)
     return to_pil(crop_to(colour_map(e), self.x.shape[-2:]))
 
-# %% ../nbs/13_enhance.ipynb #ed1cbffa
+# %% ../nbs/13_enhance.ipynb #a8d3ad89
 @patch
 def save(self:Enhanced,
     path, # where to; the ending chooses the format
@@ -179,7 +181,7 @@ def _repr_png_(self:Enhanced):
 
 @patch
 def __repr__(self:Enhanced):
-    return f'Enhanced({self.x.shape[2]}x{self.x.shape[1]}, level {self.level:.3f}, gain {self.gain:.3f}, entropy {self.entropy.mean():.3f}, masked {self.mask.float().mean():.1%})'
+    return f'Enhanced({self.x.shape[2]}x{self.x.shape[1]}, level {self.level:.3f} (deviation {self.level_std:.0%}), gain {self.gain:.3f}, entropy {self.entropy.mean():.3f}, masked {self.mask.float().mean():.1%})'
 
 # %% ../nbs/13_enhance.ipynb #9202ac6d
 DEFAULT_WEIGHTS = 'small' # the bundled checkpoint
@@ -230,13 +232,13 @@ class Enhancer:
         device = pick_device(device)
         return cls(load_model(name_or_path, device), device, bf16=has_bf16(device) if bf16 is None else bf16, **kwargs)
 
-# %% ../nbs/13_enhance.ipynb #cd17c58d
+# %% ../nbs/13_enhance.ipynb #cbf36724
 def check_settings(
     tau:float=None, # entropy threshold, in [0,1]; None: the model's
     rounds:int=None, # R of both NATs, 0 or more; None: the model's
     mix:float=None, # weight of the low-light features, in [0,1]; None: as learned
     heat:float=0., # of the flow's sample; 0: the likeliest
-    exposure:float=None, # mean grey of the result, in (0,1); None: as predicted
+    exposure=None, # mean grey of the result, in (0,1); None or 'auto': as predicted
     **kwargs, # others can't be wrong
 ):
     "Refuse settings that make no sense, in one sentence."
@@ -244,19 +246,18 @@ def check_settings(
         if v is not None and not 0<=v<=1: raise ValueError(f'{name}={v} must lie in [0, 1].')
     if rounds is not None and (rounds<0 or rounds!=int(rounds)): raise ValueError(f'rounds={rounds} must be a whole number, 0 or more.')
     if not 0<=heat<float('inf'): raise ValueError(f'heat={heat} must be 0 or more: 0 is the likeliest picture, 1 a sample.')
-    if exposure is not None and not 0<exposure<1: raise ValueError(f'exposure={exposure} must lie between 0 and 1: it is the mean grey of the result.')
+    parse_exposure(exposure)
 
-# %% ../nbs/13_enhance.ipynb #bbcc1ed8
+# %% ../nbs/13_enhance.ipynb #fdccc5f1
 @patch
 def predict_level(self:Enhancer,
     x:Tensor, # whole picture (1,3,H,W), on the CPU
     stats:AttrDict, # its `whole_stats`
-)->float: # mean grey, in (0,1)
-    "The level the model expects of a large picture, from a small copy."
-    if self.model.cfg.arch=='glare': return self.model.cfg.norm_level   # as decoded
-    small = pad_to_multiple(shrink(x), 16)[0].to(self.device)
-    stats = AttrDict({k:v.to(self.device) for k,v in stats.items()})
-    with torch.inference_mode(): return self.model.exposure(stats, self.model.encoder(small, stats).summary).log_level.exp().item()
+)->tuple: # mean grey, in (0,1); deviation of its logarithm
+    "The level the model expects of a large picture, from a small copy; 1 for GLARE's network, which has no exposure head."
+    small,stats = pad_to_multiple(shrink(x), 16)[0].to(self.device), AttrDict({k:v.to(self.device) for k,v in stats.items()})
+    with torch.inference_mode(): e = self.model.encoder(small, stats); h = self.model.exposure(stats, e.summary, e.feats[0])
+    return h.log_level.exp().item(),h.log_std.exp().item()
 
 @patch
 def _run(self:Enhancer, x, stats, tile, overlap, seed, opts):
@@ -265,11 +266,11 @@ def _run(self:Enhancer, x, stats, tile, overlap, seed, opts):
     def f(t):
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             out = self.model(t.to(self.device), stats=stats, seed=seed+len(outs), **opts)
-        outs.append(AttrDict(level=out.level.item(), history=out.history, feature_history=out.feature_history))
+        outs.append(AttrDict(level=(out.level.item(), out.level_std.item()), history=out.history, feature_history=out.feature_history))
         return _fields(out).cpu()
     return apply_tiled(f, x, tile, overlap),outs
 
-# %% ../nbs/13_enhance.ipynb #b646b0e1
+# %% ../nbs/13_enhance.ipynb #a55e9de9
 @patch
 def _enhance(self:Enhancer, x, exposure, seed, opts):
     "Enhance one picture (1,3,H,W)."
@@ -278,17 +279,16 @@ def _enhance(self:Enhancer, x, exposure, seed, opts):
     p,_ = pad_to_multiple(x, 16 if tiled or min(size)<16 else 8)
     tile,overlap = (self.tile,self.overlap) if tiled else (max(p.shape[-2:]),0)
     fields,outs = self._run(p, stats, tile, overlap, seed, opts)
-    level = self.predict_level(x, stats) if tiled else outs[0].level
-    x_norm = crop_to(fields, size)[0,:3]
+    (level,std),x_norm = self.predict_level(x, stats) if tiled else outs[0].level, crop_to(fields, size)[0,:3]
     gain = level/self.model.cfg.norm_level if exposure is None else match_level(x_norm, exposure)
     entropy,sigma,mask = crop_to(fields, size)[0,3:,::CELL,::CELL].clone()
     hists = {}
     if opts['record']:
         boxes = tile_grid(*p.shape[-2:], tile, overlap)
         hists = {k: _paste([o[k] for o in outs], boxes, size, c) for k,c in (('history',CELL), ('feature_history',CELL*self.model.fusion.nat.cell))}
-    return Enhanced((x_norm*gain).clamp(0,1), entropy, sigma, mask>0.5, level, gain, **hists)
+    return Enhanced((x_norm*gain).clamp(0,1), entropy, sigma, mask>0.5, level, std, gain, **hists)
 
-# %% ../nbs/13_enhance.ipynb #e7714ff3
+# %% ../nbs/13_enhance.ipynb #6f8d5aa8
 @patch
 def __call__(self:Enhancer,
     src, # path, open file, PIL picture, array (H,W,C), or tensor (3,H,W)
@@ -296,7 +296,7 @@ def __call__(self:Enhancer,
     rounds:int=None, # R of both NATs; None: the model's
     mix:float=None, # weight of the low-light features, in [0,1]; None: as learned
     heat:float=0., # 0: the likeliest picture, 1: a sample
-    exposure:float=None, # mean grey of the result, in (0,1); None: as predicted
+    exposure=None, # mean grey of the result, in (0,1); None or 'auto': as predicted
     latent_nat:bool=True, # use the NAT on the latent
     decoder_nat:bool=True, # use the NAT on the decoder's features
     record:bool=False, # keep the history of the rounds
@@ -305,7 +305,7 @@ def __call__(self:Enhancer,
     "Enhance one picture. Raises `ImageError` or `ValueError` with one sentence."
     check_settings(tau, rounds, mix, heat, exposure)
     x,alpha = _read(src)
-    res = self._enhance(x[None], exposure, seed, dict(tau=tau, rounds=rounds, mix=mix, heat=heat, latent_nat=latent_nat, decoder_nat=decoder_nat, record=record))
+    res = self._enhance(x[None], parse_exposure(exposure), seed, dict(tau=tau, rounds=rounds, mix=mix, heat=heat, latent_nat=latent_nat, decoder_nat=decoder_nat, record=record))
     res.alpha = alpha
     return res
 

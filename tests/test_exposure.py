@@ -1,0 +1,51 @@
+"The exposure head: kinds, gradients, what the user may say, and the bundled checkpoint."
+from dataclasses import replace
+
+import pytest, torch
+from lowlight_nat.enhance import Enhancer
+from lowlight_nat.exposure import EXPOSURE_HEADS, coverage, exposure_head, exposure_view, parse_exposure
+from lowlight_nat.flow import picture_stats
+from lowlight_nat.model import LowLightNAT, NATConfig, load_model, read_metadata, save_model, weights_path
+
+TOY = replace(NATConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1,),
+              nat_width=16, nat_depth=1, feat_width=16, feat_depth=1)
+
+
+@pytest.mark.parametrize('kind', EXPOSURE_HEADS)
+def test_a_kind_survives_its_checkpoint(kind, tmp_path):
+    torch.manual_seed(0)
+    model, x = LowLightNAT(replace(TOY, exposure_head=kind)).eval(), torch.rand(2, 3, 32, 48)*0.2
+    save_model(model, tmp_path/'m.safetensors', half=False)
+    with torch.no_grad(): a, b = model(x), load_model(tmp_path/'m.safetensors')(x)
+    assert torch.equal(a.level, b.level) and torch.equal(a.level_std, b.level_std) and (a.level_std > 0).all()
+
+def test_unknown_kind_is_named():
+    with pytest.raises(ValueError, match='statistics or attention'): replace(TOY, exposure_head='guess')
+
+def test_bundled_checkpoint_has_the_first_kind():
+    "Written before there was a choice: its configuration does not name one"
+    assert read_metadata(weights_path('small'))['config'].exposure_head == 'statistics'
+
+def test_attention_reads_places_and_nothing_of_the_other_picture():
+    torch.manual_seed(0)
+    head, x, f = exposure_head('attention', 16, 8).eval(), torch.rand(2, 3, 32, 48), torch.randn(2, 8, 8, 12)
+    one = head(picture_stats(x), torch.zeros(2, 16), f); f2 = f.clone(); f2[0, 2, 3, 5] += 50
+    two = head(picture_stats(x), torch.zeros(2, 16), f2)
+    torch.testing.assert_close(one.attention.flatten(2).sum(2), torch.ones(2, 4))
+    assert one.log_level[0] != two.log_level[0] and one.log_level[1] == two.log_level[1]
+    with pytest.raises(ValueError, match='needs places'): head.read(exposure_view(picture_stats(x), torch.zeros(2, 16), None))
+
+@pytest.mark.parametrize('bad', [0, 1, -.2, 'bright', True, float('nan')])
+def test_a_wish_that_cannot_be(bad):
+    with pytest.raises(ValueError, match="'auto' or a number between 0 and 1"): parse_exposure(bad)
+
+def test_the_user_overrules_the_head():
+    torch.manual_seed(0)
+    enhance, x = Enhancer(LowLightNAT(TOY).eval()), torch.rand(3, 40, 56)*0.2
+    auto, same, dim, bright = enhance(x), enhance(x, exposure='auto'), enhance(x, exposure='0.2'), enhance(x, exposure=0.5)
+    assert torch.equal(auto.x, same.x) and auto.level == bright.level and 0.01 < auto.level_std < 3
+    assert dim.x.mean() < bright.x.mean()
+
+def test_coverage_counts():
+    level = torch.tensor([0.4, 0.4, 0.4]); log_level = level.log() + torch.tensor([0., 0.15, 0.5])
+    assert coverage(log_level, torch.full((3,), 0.1).log(), level) == pytest.approx([1/3, 2/3])
