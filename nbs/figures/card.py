@@ -1,0 +1,82 @@
+"The model card of the bundled checkpoint: writes lowlight_nat/weights/README.md and figures/failures.jpg. Every figure in it is read from the checkpoint's metadata, or from run/ and val.json beside this file."
+import json
+from pathlib import Path
+import torch
+from lowlight_nat.darkness import synthesize_low_light
+from lowlight_nat.enhance import Enhancer
+from lowlight_nat.images import read_image, write_image
+from lowlight_nat.metrics import score_pair
+from lowlight_nat.model import load_model, read_metadata, weights_path
+
+HERE = Path(__file__).resolve().parent
+SAMPLES = HERE.parents[1]/'samples'
+CARD = HERE.parents[1]/'lowlight_nat'/'weights'/'README.md'
+
+
+def cases():
+    "Name, true picture, and what the model is given"
+    ref = lambda n: read_image(next((SAMPLES/'reference').glob(f'{n}.*')))[:, :224, :288]
+    dark = lambda x, **kw: synthesize_low_light(x, generator=torch.Generator().manual_seed(0), **kw)
+    coffee, cat, face = ref('coffee'), ref('chelsea'), ref('astronaut')
+    yield 'Seven stops too dark: what is left is noise and eight-bit steps, and the picture is invented from them.', coffee, dark(coffee, exposure=-7.)
+    yield 'Not dark at all: it was trained on dark pictures only, and changes contrast and colour of a bright one.', cat, cat
+    red = (face*torch.tensor([1.3, 0.55, 0.3]).view(3, 1, 1)).clamp(0, 1)
+    yield 'Coloured light, four stops down: it guesses a balance, and takes part of the light\'s colour away.', red, dark(red, exposure=-4.)
+
+def failures(enhance):
+    "The figure: given, enhanced, truth; and the figures of each row"
+    rows, said = [], []
+    for text, truth, given in cases():
+        out = enhance(given).x
+        s = score_pair(out[None], truth[None])
+        rows.append(torch.cat([given, out, truth], -1)); said.append(f"{text} ({s['psnr']:.1f} dB raw, {s['psnr_gt_mean']:.1f} dB GT-mean)")
+    write_image(torch.cat(rows, 1), HERE/'failures.jpg')
+    return said
+
+def table(rows): return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [rows[0], ['---']*len(rows[0]), *rows[1:]])
+
+def card():
+    meta, size = read_metadata(weights_path('small')), weights_path('small').stat().st_size
+    about, cfg, model = meta['about'], meta['config'], load_model('small')
+    v, systems = about['val'], {k: json.loads((HERE/f'run/system_{k}.json').read_text()) for k in ('glare', 'latent', 'decoder', 'both')}
+    names = dict(glare='GLARE (both NATs off)', latent='+ NAT on the latent', decoder='+ NAT on the features', both='both')
+    said = failures(Enhancer.from_pretrained('small', device='cpu'))
+    worst = sorted(systems['both']['rows'], key=lambda r: r['psnr_gt_mean'])
+    systems_table = table([['system', 'PSNR GT-mean', 'SSIM GT-mean', 'PSNR raw', 'SSIM raw'], *[[names[k], *(f'{s[m]:.{d}f}' for m, d in (('psnr_gt_mean', 2), ('ssim_gt_mean', 4), ('psnr', 2), ('ssim', 4)))] for k, s in systems.items()]])
+    stages = table([['stage', 'steps', 'seconds'], *[[k, str(n), str(about['stages'][k]['seconds'])] for k, n in zip(about['stages'], cfg.steps)]])
+    CARD.write_text(TEXT.format(size=size/1e6, params=sum(p.numel() for p in model.parameters())/1e6, v=v, command=about['command'], seed=about['seed'], torch=about['torch'], note=about['note'],
+                                systems=systems_table, stages=stages, failures='\n'.join(f'{i}. {s}' for i, s in enumerate(said, 1)), low=worst[0]['psnr_gt_mean'], high=worst[-1]['psnr_gt_mean'],
+                                raw=systems['both']['psnr']), encoding='utf-8')
+
+TEXT = '''# Model card: `small.safetensors`
+
+Made by `python nbs/figures/card.py` from the checkpoint's own metadata and from what `lowlight_evaluate` wrote; do not edit.
+
+**What it is.** The preset `small` of LowLightNAT: {params:.1f} million parameters, {size:.1f} MB as float16. `Enhancer.from_pretrained()` loads it.
+
+**How it was trained.** `{command}`, seed {seed}, PyTorch {torch}, on two cores of a CPU. {note}.
+
+{stages}
+
+**Data and terms.** LOL-v1 (Wei et al., *Deep Retinex Decomposition for Low-Light Enhancement*, BMVC 2018), a data set for research; no picture of it is in this package. The weights are ours, Apache-2.0. The official LOL test pictures were never read.
+
+**What it is for.** Learning, teaching, and brightening photographs of ordinary scenes taken in too little light. Not for evidence, medicine, or any use in which an invented detail does harm: what the sensor did not record, the model makes up.
+
+**What it reaches.** Twelve pictures of 400x600, scenes not in the training set (`lowlight_evaluate --data lol --split val`): **{v[psnr_gt_mean]:.2f} dB, SSIM {v[ssim_gt_mean]:.3f} GT-mean; {v[psnr]:.2f} dB, SSIM {v[ssim]:.3f} raw**. GT-mean: the result is scaled to the truth's grey mean first; formula in the chapter on metrics. From picture to picture GT-mean PSNR runs from {low:.1f} to {high:.1f} dB. LPIPS and FID: not measured, their networks were not at hand. The same weights as the talk's four systems (in the precision that `lowlight_evaluate` chooses):
+
+{systems}
+
+Differences between the rows are smaller than those between seeds: **on these weights the NATs do not gain anything that twelve pictures could show.** The notebook *Lab: what does the NAT gain?* looks into why.
+
+## Where it fails
+
+![Three rows, each the picture given, the model's result and the truth: a cup of coffee almost black, a cat in full light, an astronaut in red light.](../../nbs/figures/failures.jpg)
+
+Given, enhanced, truth:
+
+{failures}
+
+Also: brightness is a guess (most of the distance between raw and GT-mean; override it with `exposure=`); fine texture in the darkest parts becomes smooth or grainy; lamps and other clipped places stay white; pictures of other cameras than LOL's may come out with a cast.
+'''
+
+if __name__ == '__main__': card(); print(CARD.read_text())
