@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest, torch
 from fastai.callback.core import Callback
 import lowlight_nat.training as T
-from lowlight_nat.callbacks import AdversarialStep, Checkpoint, Resume
+from lowlight_nat.callbacks import AdversarialStep
+from lowlight_nat.checkpoints import Checkpoint, Resume
 from lowlight_nat.data import LowLightDataLoaders
 from lowlight_nat.model import LowLightNAT, NATConfig, load_model, read_metadata
 
@@ -145,7 +146,7 @@ def test_killed_and_resumed_is_the_same_run(whole, tmp_path):
     for s in (*T.STAGES, 'model'): assert not same(weights(tmp_path/f'{s}.safetensors'), weights(whole/f'{s}.safetensors')), s
 
 def test_never_half_a_checkpoint(tmp_path, monkeypatch):
-    from lowlight_nat.callbacks import save_beside
+    from lowlight_nat.checkpoints import save_beside
     save_beside(dict(a=1), tmp_path/'c.pt')
     def half(obj, path): Path(path).write_bytes(b'half'); raise OSError('no space left')
     monkeypatch.setattr(torch, 'save', half)

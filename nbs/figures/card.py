@@ -30,7 +30,7 @@ def failures(enhance):
         out = enhance(given).x
         s = score_pair(out[None], truth[None])
         rows.append(torch.cat([given, out, truth], -1)); said.append(f"{text} ({s['psnr']:.1f} dB raw, {s['psnr_gt_mean']:.1f} dB GT-mean)")
-    write_image(torch.cat(rows, 1), HERE/'failures.jpg')
+    write_image(torch.cat(rows, 1), HERE/'failures.jpg', quality=82)
     return said
 
 def table(rows): return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [rows[0], ['---']*len(rows[0]), *rows[1:]])
