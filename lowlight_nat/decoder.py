@@ -51,7 +51,7 @@ class DeformAlign(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # torchvision's operator knows no half precision on CPU
             return deform_conv2d(x.float(), o[:, :2*n].nan_to_num(0., 0., 0.).clamp(-1e4, 1e4), self.weight, self.bias, padding=1, mask=o[:, 2*n:].sigmoid()).to(x.dtype)
 
-# %% ../nbs/07_decoder.ipynb #f102beb4
+# %% ../nbs/07_decoder.ipynb #c779c44d
 class FeatureNAT(nn.Module):
     "Predicts the low band of uncertain decoder features from the whole picture; the talk's second NAT"
     def __init__(self,
@@ -61,12 +61,14 @@ class FeatureNAT(nn.Module):
                  width:int=96, # of the transformer
                  depth:int=2, # layers
                  heads:int=4, # attention heads
-                 cell:int=4): # side of a cell, in latent places
+                 cell:int=4, # side of a cell, in latent places
+                 kept:bool=False): # correct the cells that are not masked too, once, in the first look
         super().__init__()
-        self.cell, self.heads, self.mask_embed = cell, heads, nn.Parameter(torch.randn(width)*0.02)
+        self.cell, self.kept, self.heads, self.mask_embed = cell, kept, heads, nn.Parameter(torch.randn(width)*0.02)
         self.embed, self.see = nn.Linear(ch, width), nn.Linear(cond + 1, width)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.norm, self.to_feature, self.to_latent, self.to_logvar = nn.LayerNorm(width), nn.Linear(width, ch), nn.Linear(width, dim), nn.Linear(width, 1)
+        if kept: self.to_change = nn.Linear(width, ch); nn.init.zeros_(self.to_change.weight); nn.init.zeros_(self.to_change.bias)
 
     def cells(self, x:Tensor) -> Tensor: # (B,C,h,w) to cells (B,n,m,C)
         "Mean over cells; a border that does not fill a cell is averaged over what there is"
@@ -112,7 +114,17 @@ def look(self:FeatureNAT, state:Tensor, # low band now (B,N,ch)
     for i, block in enumerate(self.blocks): x, memory[i] = block.update(x, angles, memory[i], at)
     return at, self.norm(x)
 
-# %% ../nbs/07_decoder.ipynb #ff43a019
+# %% ../nbs/07_decoder.ipynb #5cba0a40
+@patch
+def change(self:FeatureNAT, x:Tensor, # vectors of the first look (B,N,width)
+           at:Tensor, # indices of their cells (B,N): all
+           cells:Tensor, # (B,N) bool: masked
+          ) -> Tensor: # (B,N,ch), zero where masked
+    "What is added to the cells that are kept"
+    new = self.to_change(x)
+    return torch.where(cells[..., None], 0, put_places(torch.zeros_like(new), at, new))
+
+# %% ../nbs/07_decoder.ipynb #5e665931
 @patch
 def forward(self:FeatureNAT, h:Tensor, # decoder features (B,ch,h,w)
             f_low:Tensor, # low-light features (B,cond,h,w)
@@ -121,26 +133,25 @@ def forward(self:FeatureNAT, h:Tensor, # decoder features (B,ch,h,w)
             record:bool=False, # keep what happened in each round
             sigma:Tensor=None, # expected error of the latent (B,h,w), by default 1 everywhere
            ) -> AttrDict: # h (B,ch,h,w); mask (B,n,m) bool of cells; latent (B,n,m,d): predicted low band of the bright latent, in training or with `record`; logvar (B,n,m): its log-variance; history
-    "Replace the low band of uncertain features, R rounds"
-    if not mask.any() or rounds == 0: return AttrDict(h=h, mask=self.cells(mask[:, None].float())[..., 0] > 0.5, latent=None, logvar=None, history=[])
+    "Replace the low band of uncertain features, R rounds; if `kept`, correct that of the others too"
+    if rounds == 0 or not (self.kept or mask.any()): return AttrDict(h=h, mask=self.cells(mask[:, None].float())[..., 0] > 0.5, latent=None, logvar=None, history=[])
     low, shown = self.cells(h), self.shown(f_low, mask, sigma, h.dtype)
     angles, see, shape = self.angles(shown), shown.flatten(1, 2), low.shape[1:3]
-    cells = (self.cells(mask[:, None].to(h.dtype))[..., 0] > 0.5).flatten(1)
-    first = low.flatten(1, 2)
-    state, todo, changed, memory, history, latent, logvar = first, cells, torch.ones_like(cells), [None]*len(self.blocks), [], None, None
+    cells, first = (self.cells(mask[:, None].to(h.dtype))[..., 0] > 0.5).flatten(1), low.flatten(1, 2)
+    state, todo, changed, memory, history, latent, logvar, change = first, cells, torch.ones_like(cells), [None]*len(self.blocks), [], None, None, 0
     for r in range(rounds):
-        if not todo.any(): break
+        if not (todo.any() or self.kept and r == 0): break
         at, x = self.look(state, see, todo, changed, angles, memory)
+        if self.kept and r == 0: change = self.change(x, at, cells)
+        if not todo.any(): break
         put = lambda old, new: torch.where(todo[..., None], put_places(old, at, new), old)
         if logvar is None: latent, logvar = (x.new_zeros(*todo.shape, n, dtype=torch.float32) for n in (self.to_latent.out_features, 1))
         state, logvar = put(state, self.to_feature(x)), put(logvar, self.to_logvar(x).float().clamp(-8, 4))
         if self.training or record: latent = put(latent, self.to_latent(x))   # wanted by the loss, or by who looks
         if record: history.append(AttrDict(round=r + 1, masked=todo.unflatten(1, shape), logvar=logvar[..., 0].unflatten(1, shape)))
-        last, todo = todo, remask(-logvar[..., 0], cells, cosine_schedule(r + 1, rounds))
-        changed = last | todo
-    if logvar is not None:
-        h = h + self.spread((state - first).unflatten(1, shape), h.shape[2:])
-        latent, logvar = latent.unflatten(1, shape) if self.training or record else None, logvar[..., 0].unflatten(1, shape)
+        last, todo = todo, remask(-logvar[..., 0], cells, cosine_schedule(r + 1, rounds)); changed = last | todo
+    h = h + self.spread((state - first + change).unflatten(1, shape), h.shape[2:])
+    if logvar is not None: latent, logvar = latent.unflatten(1, shape) if self.training or record else None, logvar[..., 0].unflatten(1, shape)
     return AttrDict(h=h, mask=cells.unflatten(1, shape), latent=latent, logvar=logvar, history=history)
 
 # %% ../nbs/07_decoder.ipynb #fadc9a8e

@@ -23,7 +23,7 @@ from .masking import token_statistics, uncertainty_mask
 from .metrics import grey_mean
 from .nat import LatentNAT, parallel_decode
 
-# %% ../nbs/08_model.ipynb #e66d77ab
+# %% ../nbs/08_model.ipynb #e7338325
 @dataclass(frozen=True)
 class NATConfig:
     "Sizes, thresholds and training plan of a LowLightNAT"
@@ -66,6 +66,7 @@ class NATConfig:
     deform: tuple = (False, False)   # deformable alignment of the codebook's features at 1/4 and 1/2
     feat_width: int = 64             # of the NAT on features
     feat_depth: int = 2              # its layers
+    feat_kept: bool = False          # it corrects cells that are not masked too
     # training plan: codebook, flow, nat, decoder
     context: int = 256               # side of the pieces whose statistics and level are used, pixels
     crop: tuple = (64, 96, 256, 128) # side of the training crops cut from them, pixels, for each stage
@@ -138,7 +139,7 @@ def from_json(cls:NATConfig, s:str, # as `to_json` gives it
     if set(d) - known: raise ValueError(f'NATConfig: unknown field {", ".join(sorted(set(d) - known))}; the file comes from another version')
     return NATConfig(**d)
 
-# %% ../nbs/08_model.ipynb #4d3c2ddf
+# %% ../nbs/08_model.ipynb #06cf8fa2
 class LowLightNAT(nn.Module):
     "GLARE with the talk's two NATs: a dark picture in, a bright one out, with what it was unsure of"
     multiple = 8 # H and W must be multiples of this
@@ -157,13 +158,13 @@ class LowLightNAT(nn.Module):
         self.encoder = ConditionalEncoder(c.enc_channels, c.dim, c.cond, c.enc_blocks, c.dilations)
         self.flow = ConditionalFlow(c.dim, c.cond, c.flow_steps, c.flow_hidden, c.bound)
         self.exposure = exposure_head(c.exposure_head, 2*c.enc_channels[2], c.enc_channels[1])
-        self.fusion = FusionDecoder(c.dim, c.dec_channels, c.enc_channels[:2], c.vq_channels[-2:], c.dec_blocks, c.deform, dict(width=c.feat_width, depth=c.feat_depth))
+        self.fusion = FusionDecoder(c.dim, c.dec_channels, c.enc_channels[:2], c.vq_channels[-2:], c.dec_blocks, c.deform, dict(width=c.feat_width, depth=c.feat_depth, kept=c.feat_kept))
 
     def _glare(self, parts): # of `glare_parts` or `glare_from_files`
         "The parts as the official network has them, and this book's NAT on the features"
         c = self.cfg
         self.vqgan, self.encoder, self.flow, self.fusion, self.exposure = parts.vqgan, parts.encoder, parts.flow, parts.fusion, AsDecoded()
-        self.fusion.nat = FeatureNAT(c.vq_channels[-1], c.cond, c.dim, c.feat_width, c.feat_depth)
+        self.fusion.nat = FeatureNAT(c.vq_channels[-1], c.cond, c.dim, c.feat_width, c.feat_depth, kept=c.feat_kept)
 
 # %% ../nbs/08_model.ipynb #00b7e2b0
 def glare_sizes(cfg:NATConfig, # with arch='glare'

@@ -238,7 +238,7 @@ def plan_memory(cfg:NATConfig, # sizes
         if fits: break
     return AttrDict(stage=stage, micro=micro, n_acc=batch if micro < batch else None, checkpointing=on, peak_gb=gb, whole_gb=whole, fits=fits)
 
-# %% ../nbs/12_training_memory.ipynb #2011addd
+# %% ../nbs/12_training_memory.ipynb #49a818a7
 def step_speed(model:LowLightNAT, # trained for a few steps, in place
                make_dls, # (size, bs, items_per_epoch) to DataLoaders, or a folder, as `train_pipeline` takes it
                stage:str='decoder', # codebook, flow, nat or decoder
@@ -252,6 +252,8 @@ def step_speed(model:LowLightNAT, # trained for a few steps, in place
     if not callable(make_dls): make_dls = partial(lambda folder, size, bs, n: LowLightDataLoaders.from_folder(folder, size=size, bs=bs, items_per_epoch=n), make_dls)
     cfg, t = model.cfg, Throughput(warm)
     batch = batch or cfg.bs[list(STAGES).index(stage)]
-    learn = stage_learner(stage, make_dls(cfg.context, batch, batch*(steps + warm)), model)
+    dls = make_dls(cfg.context, batch, batch*(steps + warm))
+    if hasattr(dls.train.dataset, 'preload'): dls.train.dataset.preload()   # decoded once, in a training's first pass; counted nowhere here
+    learn = stage_learner(stage, dls, model)
     with chosen(share), learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=[t, _NoValidation()])
     return AttrDict(t.summary(), batch=batch)
