@@ -66,11 +66,14 @@ class PairDataset:
         hflip: bool = True,     # mirror half of the draws left to right, in training
         vflip: bool = True,     # mirror half of the draws top to bottom, in training
         transpose: bool = False,# swap rows and columns of half of the crops, in training
+        synthetic: float = 0.,  # share of the draws whose dark picture is made from the bright one, in training
+        darken: Callable = random_low_light, # darken(x, generator=g) makes it
         multiple: int = 8,      # whole pictures are cut to multiples of this, px
         cache_gb: float = 4.,   # decoded pictures kept in memory, at most, GB; the rest is decoded at every draw
     ):
         self.pairs,self.size,self.train,self.seed,self.multiple,self.room = list(pairs),size,train,seed,multiple,cache_gb*1e9
-        self.hflip,self.vflip,self.transpose = hflip,vflip,transpose
+        self.hflip,self.vflip,self.transpose,self.synthetic,self.darken = hflip,vflip,transpose,synthetic,darken
+        if not 0 <= synthetic <= 1: raise ValueError(f"synthetic={synthetic} must lie in [0, 1]: it is a share of the draws.")
         if not self.pairs: raise ValueError("There are no pairs: a PairDataset needs at least one.")
         self.n = items_per_epoch if train and items_per_epoch else len(self.pairs)
         self.start,self.bad,self._cache,self._pass = 0,set(),{},(None,None)
@@ -144,8 +147,9 @@ def cut(self:PairDataset, xs:tuple, rng:random.Random)->tuple:
 # %% ../nbs/01_data.ipynb #89c6c9bd
 @patch
 def finish(self:PairDataset, xs:tuple, rng:random.Random)->tuple:
-    "What is done to the crops at last: nothing here."
-    return xs
+    "What is done to the crops at last: some dark pictures are replaced by darkened bright ones."
+    if not (self.train and self.synthetic and rng.random() < self.synthetic): return xs
+    return self.darken(xs[-1], generator=torch.Generator().manual_seed(rng.getrandbits(62))), xs[-1]
 
 @patch
 def draw(self:PairDataset,
@@ -179,9 +183,8 @@ class SyntheticDataset(PairDataset):
         darken: Callable = random_low_light, # darken(x, generator=g) gives the low-light picture
         **kwargs,                  # see `PairDataset`
     ):
-        self.darken = darken
         if isinstance(images, (str,Path)): images = list_images(images)
-        super().__init__([Pair(None, o, str(i) if isinstance(o,Tensor) else Path(o).stem) for i,o in enumerate(images)], **kwargs)
+        super().__init__([Pair(None, o, str(i) if isinstance(o,Tensor) else Path(o).stem) for i,o in enumerate(images)], darken=darken, **kwargs)
     def read(self, p): return (_pack(p.high if isinstance(p.high,Tensor) else read_image(p.high)),)
     def finish(self, xs, rng): return self.darken(xs[0], generator=torch.Generator().manual_seed(rng.getrandbits(62))), xs[0]
 
