@@ -62,9 +62,10 @@ class FeatureNAT(nn.Module):
                  depth:int=2, # layers
                  heads:int=4, # attention heads
                  cell:int=4, # side of a cell, in latent places
-                 kept:bool=False): # correct the cells that are not masked too, once, in the first look
+                 kept:bool=False, # correct the cells that are not masked too, once, in the first look
+                 reach:int=48): # farthest position met in training, in cells; 48 cells of 16 pixels: a tile of 768
         super().__init__()
-        self.cell, self.kept, self.heads, self.mask_embed = cell, kept, heads, nn.Parameter(torch.randn(width)*0.02)
+        self.cell, self.kept, self.heads, self.reach, self.mask_embed = cell, kept, heads, reach, nn.Parameter(torch.randn(width)*0.02)
         self.embed, self.see = nn.Linear(ch, width), nn.Linear(cond + 1, width)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
         self.norm, self.to_feature, self.to_latent, self.to_logvar = nn.LayerNorm(width), nn.Linear(width, ch), nn.Linear(width, dim), nn.Linear(width, 1)
@@ -94,9 +95,11 @@ def shown(self:FeatureNAT, f_low:Tensor, # low-light features (B,cond,h,w)
 @patch
 def angles(self:FeatureNAT, shown:Tensor, # of the same name (B,n,m,width)
           ) -> Tensor: # rotary angles of all cells
-    "Position code of the cells; in training the grid is stretched at random"
-    stretch = 1 + 2*torch.rand(()).item() if self.training else 1.
-    return rope_angles(grid_positions(*shown.shape[1:3], shown.device)*stretch, shown.shape[-1]//self.heads)
+    "Position code of the cells; in training the grid is stretched at random, its last cell to at most `reach`"
+    n, m = shown.shape[1:3]
+    farthest = max(1, self.reach/max(1, n - 1, m - 1))
+    stretch = farthest**torch.rand(()).item() if self.training else 1.
+    return rope_angles(grid_positions(n, m, shown.device)*stretch, shown.shape[-1]//self.heads)
 
 # %% ../nbs/07_decoder.ipynb #cc035212
 @patch

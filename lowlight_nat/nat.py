@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
 from .layers import TransformerBlock, from_windows, grid_positions, put_places, rope_angles, some_places, to_windows
-from .masking import cosine_schedule, remask
+from .masking import cosine_schedule, gumbel_confidence, remask
 
 # %% ../nbs/06_nat.ipynb #64d9efee
 class LatentNAT(nn.Module):
@@ -23,9 +23,10 @@ class LatentNAT(nn.Module):
                  heads:int=4, # attention heads
                  patch:int=4, # places to a patch, along each side
                  place:int=32, # channels for one place, before and after the transformer
-                 overview:int=17): # numbers that describe the whole picture
+                 overview:int=17, # numbers that describe the whole picture
+                 reach:int=48): # farthest position met in training, in patches; 48 patches of 16 pixels: a tile of 768
         super().__init__()
-        self.patch, self.place, self.heads = patch, place, heads
+        self.patch, self.place, self.heads, self.reach = patch, place, heads, reach
         self.embed, self.mask_embed = nn.Linear(dim, place), nn.Parameter(torch.randn(place)*0.02)
         self.see, self.overview = nn.Linear(cond + 1, place), nn.Linear(overview, width)
         self.to_patch, self.from_patch = nn.Linear(2*place*patch**2, width), nn.Linear(width, place*patch**2)
@@ -49,7 +50,8 @@ def begin(self:LatentNAT, cond:Tensor, # condition (B,cond,h,w)
     c = torch.cat([cond.permute(0, 2, 3, 1), sigma.log()[..., None].to(cond.dtype)], -1)
     see = self.see(c)
     seen, grid = _patches(see, self.patch)
-    stretch = 1 + 2*torch.rand(()).item() if self.training else 1.
+    farthest = max(1, self.reach/max(1, *(n - 1 for n in grid)))
+    stretch = farthest**torch.rand(()).item() if self.training else 1.
     angles = rope_angles(grid_positions(*grid, see.device)*stretch, self.to_patch.out_features//self.heads)
     if overview is None: overview = c.new_zeros(len(c), self.overview.in_features)
     return AttrDict(see=see, seen=seen, grid=grid, angles=angles, whole=self.overview(overview)[:, None], memory=[None]*len(self.blocks))
@@ -131,16 +133,31 @@ def prior_mean(z:Tensor, codes:Tensor, T:Tensor, # as `resolve` has them
 # %% ../nbs/06_nat.ipynb #d72d0c9d
 OUTPUTS = 'delta', 'argmax', 'expectation'
 
-def _check_decode(rounds, output):
-    "Refuse what can't be decoded, in one sentence"
+def _settings(rounds, output, temperature, keep, seed):
+    "Refuse what can't be decoded, in one sentence; else `keep`, and the generator of the noise"
     if rounds < 0: raise ValueError(f'rounds={rounds} must be 0 or more')
     if output not in OUTPUTS: raise ValueError(f'output={output!r} must be one of {", ".join(OUTPUTS)}')
+    if not temperature >= 0: raise ValueError(f'temperature={temperature} must be 0 or more')
+    return torch.is_grad_enabled() if keep is None else keep, torch.Generator().manual_seed(seed)
 
 def _prior_grid(z, mask, codes, sigma):
     "E_p[e] at masked places, zero elsewhere (B,h,w,d)"
     grid = torch.zeros_like(z)
     grid[mask] = prior_mean(z[mask], codes, 2*sigma[mask]**2)
     return grid
+
+def _read(output, q, codes, z, before):
+    "The refined latent of some places (N,d)"
+    return dict(delta=lambda: z + q.mean - before, argmax=lambda: codes[q.tokens], expectation=lambda: q.mean)[output]()
+
+def _put(where, *pairs):
+    "Copies of grids with new values where it is True"
+    for grid, new in pairs: grid = grid.clone(); grid[where] = new; yield grid
+
+def _again(conf, mask, todo, share, temperature, noise, revise):
+    "The places to mask next, by `remask`, with noise on the confidence"
+    if temperature: conf = gumbel_confidence(conf, temperature, noise)
+    return remask(conf, mask, share, None if revise else mask & ~todo)
 
 # %% ../nbs/06_nat.ipynb #2e8ae5a0
 def parallel_decode(nat:LatentNAT, # the transformer
@@ -156,19 +173,19 @@ def parallel_decode(nat:LatentNAT, # the transformer
                     schedule=cosine_schedule, # function (r, R) to the share still masked after r rounds
                     record:bool=False, # keep what happened in each round
                     keep:bool=None, # keep the distributions, for a loss; by default if gradients are enabled
+                    temperature:float=0., # t of the Gumbel noise on the log-confidence, t*(1-r/R) after round r; 0: no noise
+                    seed:int=0, # of the noise
+                    revise:bool=True, # may a settled place be masked again? False is MaskGIT's rule
                    ) -> AttrDict: # z (B,d,h,w) refined, float32; tokens (B,h,w); confidence (B,h,w), 1 where not masked; history; log_q: (places, (N,K)) of each round, if kept
     "Predict all masked tokens in parallel and refine the least confident, R times; MaskGIT's decoding on an entropy mask"
-    _check_decode(rounds, output)
-    z, keep = z.float().permute(0, 2, 3, 1), torch.is_grad_enabled() if keep is None else keep
+    z, (keep, noise) = z.float().permute(0, 2, 3, 1), _settings(rounds, output, temperature, keep, seed)
     new, conf, todo, history, log_qs = z, torch.ones_like(sigma), mask, [], []
     for r in range(rounds):
         if not todo.any(): break
         if r == 0: s, before = nat.begin(cond, sigma, overview), _prior_grid(z.detach(), mask, codes, sigma)
         q = nat.resolve(nat.look(s, F.embedding(tokens, codes), todo), z.detach()[todo], codes, 2*sigma[todo]**2, keep=keep)
-        tokens, conf, new = tokens.clone(), conf.clone(), new.clone()
-        tokens[todo], conf[todo] = q.tokens, q.confidence
-        new[todo] = dict(delta=lambda: z[todo] + q.mean - before[todo], argmax=lambda: codes[q.tokens], expectation=lambda: q.mean)[output]()
+        tokens, conf, new = _put(todo, (tokens, q.tokens), (conf, q.confidence), (new, _read(output, q, codes, z[todo], before[todo])))
         if q.log_q is not None: log_qs.append((todo, q.log_q))
         if record: history.append(AttrDict(round=r + 1, masked=todo, tokens=tokens, confidence=conf.clone()))
-        if r + 1 < rounds: todo = remask(conf, mask, schedule(r + 1, rounds))
+        if r + 1 < rounds: todo = _again(conf, mask, todo, schedule(r + 1, rounds), temperature*(1 - (r + 1)/rounds), noise, revise)
     return AttrDict(z=new.permute(0, 3, 1, 2), tokens=tokens, confidence=conf, history=history, log_q=log_qs)

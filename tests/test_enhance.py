@@ -93,6 +93,21 @@ def test_statistics_by_strips():
     a, b = picture_stats(x), whole_stats(x, 999)
     assert torch.allclose(a.mean, b.mean, atol=1e-6) and torch.allclose(a.cdf, b.cdf, atol=1e-5)
 
+def test_a_tile_is_as_far_as_training_goes(enhance):
+    "Cells and patches of a tile lie no farther apart than the positions that the NATs meet in training, and just as far."
+    m = enhance.model
+    assert enhance.tile == 4*m.fusion.nat.cell*m.fusion.nat.reach == 4*m.nat.patch*m.nat.reach
+
+def test_what_is_cut_into_tiles(enhance):
+    "More than `whole` pixels and a side longer than `tile`; smaller pictures are whole, however long."
+    def tiles(h, w, **kw):
+        n, e = [], Enhancer(enhance.model, 'cpu', **kw)
+        hook = e.model.register_forward_hook(lambda *a: n.append(1))
+        try: e(picture(h, w))
+        finally: hook.remove()
+        return len(n)
+    assert tiles(32, 2000) == 1 and tiles(32, 2000, whole=0) == 3 and tiles(64, 768, whole=0) == 1
+
 @pytest.mark.parametrize('bad', [dict(tile=100), dict(overlap=8), dict(tile=64, overlap=64)])
 def test_bad_tiles_are_refused(enhance, bad):
     with pytest.raises(ValueError, match='multiples of 16'): Enhancer(enhance.model, 'cpu', **bad)

@@ -1,9 +1,12 @@
 "What `LowLightNAT` promises: sizes, independence, determinism, switches, half precision, gradients, files."
+import math
 from dataclasses import replace
 
 import pytest, torch
+from fastcore.basics import AttrDict
 from lowlight_nat.flow import picture_stats
 from lowlight_nat.model import LowLightNAT, NATConfig, load_model, save_model
+from lowlight_nat.stages import align_terms
 from lowlight_nat.training import STAGES, trainable
 
 TOY = replace(NATConfig.tiny(), n_codes=64, vq_channels=(8, 16), enc_channels=(8, 16, 16), cond=8, flow_steps=2, flow_hidden=8, dec_channels=(8, 16),
@@ -81,20 +84,55 @@ def test_four_systems(model):
     assert torch.equal(model(x, tau=tau, rounds=0).x, outs[False, False].x)
     assert torch.equal(model(x, tau=1.).x, outs[False, False].x)    # nothing is uncertain: nothing to do
 
-def test_rounds_mask_less_and_less(model):
-    out = model(pair(2, 64)[0], tau=0., rounds=5, record=True)
-    for h in out.history, out.feature_history:
-        n = [o.masked.sum().item() for o in h]
-        assert len(n) == 5 and n == sorted(n, reverse=True) and n[-1] < n[0]
-        assert all((a.masked | ~b.masked).all() for a, b in zip(h, h[1:])) or h is not out.history
+def rounds_of(model, R=5):
+    "The history of both NATs with everything masked, and how sure each was after each round"
+    out = model(pair(2, 64)[0], tau=0., rounds=R, record=True)
     assert (out.mask | ~out.history[0].masked).all()
+    return [(out.history, [o.confidence for o in out.history]), (out.feature_history, [-o.logvar for o in out.feature_history])]
 
-def test_mix_level_and_statistics(model):
+def check_rounds(h, sure):
+    "Each round masks the schedule's number of the first mask's least sure places, picture by picture"
+    first, R = h[0].masked, len(h)
+    assert R == 5 and first.flatten(1).any(1).all()
+    for r, (b, s) in enumerate(zip(h[1:], sure), 1):
+        for m, again, c in zip(first, b.masked, s):
+            assert again.sum() == int(m.sum()*math.cos(math.pi/2*r/R) + 1e-6) < m.sum() and not (again & ~m).any()
+            assert c[again].max() <= c[m & ~again].min()
+
+def test_rounds_mask_less_and_less(model):
+    for h, sure in rounds_of(model): check_rounds(h, sure)
+
+def test_settled_places_may_be_doubted_again(model):
+    "With heads that change their mind at random and grow surer from round to round; what is not masked keeps its token"
+    torch.manual_seed(0)
+    surer = iter(range(1, 6)), iter(range(1, 6))
+    hooks = [model.nat.head.register_forward_hook(lambda mod, args, out: next(surer[0])*torch.randn_like(out)),
+             model.fusion.nat.to_logvar.register_forward_hook(lambda mod, args, out: torch.randn_like(out) - next(surer[1]))]
+    try: both = rounds_of(model)
+    finally: [k.remove() for k in hooks]
+    for h, sure in both:
+        check_rounds(h, sure)
+        assert any((b.masked & ~a.masked).any() for a, b in zip(h, h[1:])), 'what was settled once is never masked again'
+    tokens = both[0][0]
+    for a, b in zip(tokens, tokens[1:]): assert torch.equal(a.tokens[~b.masked], b.tokens[~b.masked]) and not torch.equal(a.tokens, b.tokens)
+
+def test_mix(model):
     x = pair(1, 48)[0]
     assert (model(x, mix=0.).x - model(x, mix=1.).x).abs().max() > 1e-3
-    a, b = model(x, level=.2), model(x, level=.4)
-    assert torch.allclose(a.x_norm, b.x_norm) and torch.allclose(a.x*2, b.x, atol=1e-5) or b.x.max() == 1
+
+def test_level_is_a_gain(model):
+    x = pair(1, 48)[0]
+    a, b, c = (model(x, level=l) for l in (.1, .2, 2.))
+    assert torch.equal(a.x_norm, b.x_norm)
+    inside = (b.x > 0) & (b.x < 1)
+    assert inside.float().mean() > .9 and torch.allclose(2*a.x[inside], b.x[inside], atol=1e-6)
+    for o, l in (a, .1), (b, .2), (c, 2.): assert torch.allclose(o.x, (o.x_norm*l/TOY.norm_level).clamp(0, 1), atol=1e-6) and o.level.item() == pytest.approx(l)
+    assert c.x.max() == 1   # the last one clips
+
+def test_statistics_of_the_whole_picture_count(model):
+    x = pair(1, 48)[0]
     assert torch.equal(model(x, stats=picture_stats(x)).x, model(x).x)
+    assert (model(x, stats=picture_stats(3*x)).x - model(x).x).abs().max() > 1e-3
 
 def test_statistics_count_large_pictures():
     stats = picture_stats(torch.zeros(1, 3, 2048, 3000))    # 18 million values, all in one bin
@@ -179,6 +217,42 @@ def test_work_follows_the_mask(model):
 def test_other_sizes_run(cfg):
     m = LowLightNAT(replace(TOY, **cfg)).eval()
     with torch.no_grad(): assert m(torch.rand(1, 3, 24, 40), tau=0.).x.isfinite().all()
+
+@pytest.mark.parametrize('quantizer', ['cosine', 'fsq'])
+def test_every_stage_trains_with_other_quantizers(quantizer):
+    torch.manual_seed(0)
+    m = LowLightNAT(replace(TOY, n_codes=100, quantizer=quantizer)); m.vqgan.start(pair(8, 64)[1])
+    for name in STAGES:
+        trainable(m, name)
+        stage = STAGES[name](m).train(); params = [p for p in m.parameters() if p.requires_grad]; opt = torch.optim.Adam(params, 1e-3)
+        before = [p.detach().clone() for p in params]
+        for i in range(2):
+            terms = stage(*pair(4, 64, seed=i)).terms
+            assert all(v.isfinite() for v in terms.values()), f'{name}, step {i}: {terms}'
+            sum(terms.values()).backward(); opt.step(); opt.zero_grad()
+        assert all(p.isfinite().all() for p in params) and not all(torch.equal(p, b) for p, b in zip(params, before)), name
+    x = pair(1, 48)[0]
+    with torch.no_grad(): out = m.eval()(x, tau=m.doubt(m.align(x)).map.median().item())
+    moved = (out.z - m.vqgan.quantizer.place(out.z_tilde)).abs().amax(1) > 0
+    assert out.x.isfinite().all() and moved.any() and not (moved & ~out.mask).any()   # the refined latent lies among the codes
+
+
+
+@pytest.mark.parametrize('quantizer', ['ema', 'cosine', 'fsq'])
+def test_sigma_is_an_error_among_the_codes(quantizer):
+    """T = 2 sigma^2 divides distances of the placed latent to the codes, so sigma must be trained on errors of the placed latent.
+    For `cosine` and `fsq`, two latents of which one is twice the other, far out, have one place: no error."""
+    torch.manual_seed(0)
+    m = LowLightNAT(replace(TOY, n_codes=100, quantizer=quantizer)).eval()
+    with torch.no_grad():
+        a = m.align(pair(2, 64)[0])
+        a.z_tilde = 20.*torch.randn_like(a.z_tilde).sign()
+        for z in 2*a.z_tilde, torch.randn_like(a.z_tilde):
+            spread = align_terms(m, a, AttrDict(z=z, level=torch.full((2,), .4)))['spread']/.2
+            place = m.vqgan.quantizer.place
+            error = place(a.z_tilde) - place(z)
+            assert spread.item() == pytest.approx((error.pow(2).mean(1)/(2*a.sigma**2) + a.sigma.log()).mean().item(), rel=1e-4)
+        if quantizer != 'ema': assert (place(2*a.z_tilde) - place(a.z_tilde)).abs().max() < 1e-4
 
 def test_presets_can_be_built():
     with torch.device('meta'):
