@@ -2,11 +2,12 @@
 
 # %% auto #0
 __all__ = ['RESTING', 'split_stage', 'UntilNaN', 'StageLearner', 'gt_mean_psnr', 'gt_mean_ssim', 'stage_learner',
-           'codebook_learner', 'flow_learner', 'nat_learner', 'decoder_learner', 'set_tau', 'train_stage',
-           'validate_pairs', 'finish', 'train_pipeline', 'previous']
+           'codebook_learner', 'flow_learner', 'nat_learner', 'decoder_learner', 'set_tau', 'refit_exposure',
+           'train_stage', 'stage_end', 'validate_pairs', 'finish', 'folder_dls', 'stands_on', 'stage_plan', 'is_done',
+           'train_pipeline', 'previous']
 
 # %% ../nbs/12_training.ipynb #adbff309
-import fastai.callback.schedule, time, torch
+import fastai.callback.schedule, hashlib, time, torch
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields, replace
@@ -18,16 +19,18 @@ from fastcore.basics import AttrDict, patch
 from fastcore.foundation import L
 from fastcore.xtras import ContextManagers
 from fastai.callback.core import Callback
-from fastai.callback.training import GradientClip
+from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.learner import CancelFitException, Learner, replacing_yield
 from fastai.optimizer import Adam
 from fastai.torch_core import TensorImage
 from .callbacks import AdversarialStep, Autocast, CodebookCare, Curve, EMAWeights, FrozenEval, GiveTarget, NaNGuard, Preview, Term, ValidateEvery, sum_terms
 from .checkpoints import Checkpoint, Resume, data_state, random_state, set_data_state, set_random_state
-from .data import LowLightDataLoaders
+from .data import LowLightDataLoaders, random_low_light
+from .exposure import exposure_view, fit_exposure
+from .flow import picture_stats
 from .images import crop_to, pad_to_multiple, read_image
 from .metrics import gt_mean, psnr, score_pair, ssim
-from .model import LowLightNAT, NATConfig, load_model, read_metadata, save_model
+from .model import LowLightNAT, NATConfig, TrainingPlan, load_model, read_metadata, save_model
 from .stages import STAGES, DecoderStage, Stage, trainable
 
 # %% ../nbs/12_training.ipynb #d6b689e5
@@ -127,7 +130,7 @@ def stage_learner(name:str, # codebook, flow, nat or decoder
     care += [Autocast()] if cfg.bf16 else []
     own = dict(loss_func=sum_terms, opt_func=partial(Adam, wd=1e-4, sqr_mom=0.99), lr=cfg.lr[list(STAGES).index(name)],
                metrics=[*map(Term, stage.terms), gt_mean_psnr, gt_mean_ssim], splitter=split_stage, train_bn=False)
-    return StageLearner(dls, stage, cbs=[GiveTarget(), FrozenEval(), EMAWeights(0.99), NaNGuard(), GradientClip(1.), *care, *L(cbs)], **{**own, **kwargs})
+    return StageLearner(dls, stage, cbs=[GiveTarget(), FrozenEval(), EMAWeights(cfg.ema), NaNGuard(), GradientClip(1.), *care, *L(cbs)], **{**own, **kwargs})
 
 # %% ../nbs/12_training.ipynb #370da3e7
 def codebook_learner(dls, # pairs, of which the bright pictures are used
@@ -180,6 +183,28 @@ def set_tau(model:LowLightNAT, # its configuration is replaced
     model.cfg = replace(model.cfg, tau=min(max(tau, 0.), 1.))
     return model.cfg.tau
 
+# %% ../nbs/12_training.ipynb #52006385
+@torch.no_grad()
+def refit_exposure(model:LowLightNAT, # its exposure head is trained
+                   dls, # pairs, of which at most `limit` training pieces are looked at, whole
+                   versions:int=3, # of every dark piece: as it is, and times 0.5 to 1.5
+                   limit:int=400, # pieces
+                  ):
+    "Train the exposure head alone, on what the finished encoder sees"
+    ds, chance = dls.train.dataset, torch.Generator().manual_seed(model.cfg.seed)
+    synthetic, ds.synthetic, device = ds.synthetic, 0., next(model.parameters()).device
+    pieces = [ds.draw(k) for k in range(min(limit, len(ds.pairs)))]
+    ds.synthetic, views = synthetic, []
+    for v in range(versions):
+        each = []
+        for x_low, _ in pieces:
+            x = (x_low[None].to(device)*(1 if v == 0 else 0.5 + torch.rand((), generator=chance).item())).clamp(0, 1)
+            e = model.eval().encoder(x, stats := picture_stats(x))
+            each.append(exposure_view(stats, e.summary, e.feats[0]))
+        views.append(AttrDict({k: torch.cat([o[k] for o in each]) for k in each[0]}))
+    level = torch.stack([model.normalise(y[None])[1][0] for _, y in pieces]).to(device)
+    with torch.enable_grad(): fit_exposure(model.exposure.requires_grad_(True), views, level, seed=model.cfg.seed)
+
 # %% ../nbs/12_training.ipynb #30aa15c5
 def train_stage(name:str, # codebook, flow, nat or decoder
                 model:LowLightNAT, # trained in place
@@ -187,6 +212,7 @@ def train_stage(name:str, # codebook, flow, nat or decoder
                 out:Path, # folder for checkpoints, tables and previews
                 resume:bool=False, # go on from the last checkpoint
                 minutes:float=2., # between checkpoints
+                fit=None, # function (name, model) to a micro-batch, for a card that cannot hold a batch; None: whole batches
                 epoch_steps:int=50, # steps an epoch
                 validations:int=3, # during the stage, with the one at its end
                ) -> dict: # seconds, validation figures
@@ -194,17 +220,31 @@ def train_stage(name:str, # codebook, flow, nat or decoder
     i, cfg = list(STAGES).index(name), model.cfg
     epochs = max(1, cfg.steps[i]//epoch_steps); epoch_steps = cfg.steps[i]//epochs
     torch.manual_seed(cfg.seed + i)
-    dls = make_dls(cfg.context, cfg.bs[i], cfg.bs[i]*epoch_steps)
-    state, back = out/f'{name}.pt', None
-    if resume: back = Resume(state)
+    micro, state = fit(name, model) if fit else cfg.bs[i], out/f'{name}.pt'
+    dls, back = make_dls(cfg.context, micro, cfg.bs[i]*epoch_steps), Resume(state) if resume else None
     cbs = [Checkpoint(state, minutes), ValidateEvery(max(1, -(-epochs//validations))), Preview(out/'previews'/name)] + ([back] if back else [])
+    if micro < cfg.bs[i]: cbs.append(GradientAccumulation(cfg.bs[i]))
     learn, start = stage_learner(name, dls, model, cbs), time.time()
     learn.fit_one_cycle(epochs, cfg.lr[i], pct_start=0.15, start_epoch=back.epoch if back else 0, cbs=Curve(out/f'{name}.csv', append=bool(back and back.epoch)))
-    if name in ('flow', 'decoder'): set_tau(model, dls)   # the decoder's stage moves flow and spread a little further
+    return stage_end(name, model, dls, out, learn, time.time() - start)
+
+# %% ../nbs/12_training.ipynb #a278ed3e
+def stage_end(name:str, # of the stage
+              model:LowLightNAT, # as it was left
+              dls, # pairs
+              out:Path, # folder of the run
+              learn, # the Learner, for its last figures
+              seconds:float, # the fit took
+             ) -> dict: # validation figures, seconds
+    "What follows a fit: exposure head and tau, the checkpoint, and the state of the unfinished run removed"
+    cfg = model.cfg
+    if name in ('flow', 'decoder'):   # the decoder's stage moves encoder, flow and spread a little further
+        if cfg.arch != 'glare' and not cfg.frozen: refit_exposure(model, dls)
+        set_tau(model, dls)
     figures = {k: round(float(v), 4) for k, v in zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1]) if v is not None} if learn.recorder.values else {}
-    figures['seconds'] = round(time.time() - start)
-    save_model(model, out/f'{name}.safetensors', dict(stage=name, figures=figures), half=False)
-    state.unlink(missing_ok=True)
+    figures['seconds'] = round(seconds)
+    save_model(model, out/f'{name}.safetensors', dict(stage=name, figures=figures, after=stands_on(out, name)), half=False)
+    (out/f'{name}.pt').unlink(missing_ok=True)
     return figures
 
 # %% ../nbs/12_training.ipynb #a9ff7cf1
@@ -218,46 +258,89 @@ def validate_pairs(model:LowLightNAT, # in evaluation mode
     return dict(n=len(rows), **{k: round(sum(r[k] for r in rows)/len(rows), 4) for k in rows[0]})
 
 # %% ../nbs/12_training.ipynb #15997f73
-def finish(model:LowLightNAT, # after its last stage
-           path:Path, # of the final checkpoint
+def finish(model:LowLightNAT, # whose device is kept
+           out:Path, # folder of the run
            make_dls, # as given to `train_stage`
+           cfg:NATConfig, # the plan
            about:dict, # more to say in the metadata
           ) -> LowLightNAT: # in evaluation mode
     "Write the final checkpoint in half precision, measure what was written, and put the figures into its metadata"
-    save_model(model.eval(), path)
-    val = validate_pairs(load_model(path), make_dls(model.cfg.context, 1, 1).valid)
-    save_model(model, path, dict(seed=model.cfg.seed, torch=torch.__version__, val=val, **about))
+    model, path = previous(model, out/'decoder.safetensors', cfg).eval(), out/'model.safetensors'
+    stages = {n: read_metadata(p)['about']['figures'] for n in STAGES if (p := out/f'{n}.safetensors').exists()}
+    save_model(model, path)
+    val = validate_pairs(load_model(path), make_dls(cfg.context, 1, 1).valid)
+    save_model(model, path, dict(seed=cfg.seed, torch=torch.__version__, val=val, stages=stages, **about))
     return model
+
+# %% ../nbs/12_training.ipynb #b9cfd1d8
+def folder_dls(data, # folder of a data set
+               cfg:NATConfig, # its seed, and its share of synthetic darkness
+               size:int, # of the pieces, pixels
+               bs:int, # pieces a batch
+               n:int, # pieces an epoch
+              ) -> LowLightDataLoaders:
+    "Loaders of a folder as a plan wants them; what is darkened by formula loses one to eight stops of light"
+    darken = partial(random_low_light, exposure=(-8., -1.))
+    return LowLightDataLoaders.from_folder(data, size=size, bs=bs, items_per_epoch=n, seed=cfg.seed, synthetic=cfg.synthetic, darken=darken)
+
+# %% ../nbs/12_training.ipynb #9a085741
+def stands_on(out:Path, # folder of a run
+              name:str, # of a stage
+             ) -> str|None: # SHA-256 of the checkpoint that the stage starts from; None: from none
+    "Which checkpoint a stage starts from"
+    before = list(STAGES).index(name) - 1
+    path = out/f'{list(STAGES)[before]}.safetensors'
+    return hashlib.sha256(path.read_bytes()).hexdigest() if before >= 0 and path.exists() else None
+
+def stage_plan(cfg:NATConfig, # of a run
+               name:str, # of a stage
+              ) -> dict: # field: value
+    "What decides how a stage is trained: the plan, with the stage's own entry where there is one for each"
+    i = list(STAGES).index(name)
+    pick = lambda k, v: v[i] if k in ('crop', 'bs', 'steps', 'lr') else v
+    return {f.name: pick(f.name, getattr(cfg, f.name)) for f in fields(TrainingPlan) if f.name != 'frozen'}
+
+def is_done(out:Path, # folder of a run
+            name:str, # of a stage
+            cfg:NATConfig, # the plan now
+           ) -> bool:
+    "Is the stage finished, on the checkpoint before it as it is now? ValueError if it was trained by another plan"
+    path = out/f'{name}.safetensors'
+    if not path.exists() or (out/f'{name}.pt').exists(): return False
+    meta = read_metadata(path)
+    if meta['about'].get('after') != stands_on(out, name): return False   # what it stands on was trained anew since
+    then, now = (stage_plan(c, name) for c in (meta['config'], cfg))
+    other = ', '.join(f'{k} ({then[k]} then, {v} now)' for k, v in now.items() if then[k] != v)
+    if other: raise ValueError(f'{path} is of a run with another {other}; use the plan of then, another folder, or no --resume to train anew')
+    return True
 
 # %% ../nbs/12_training.ipynb #faa628ad
 def train_pipeline(cfg:NATConfig, # sizes and plan
                    dls, # folder of a data set, or a function (size, bs, items_per_epoch) -> DataLoaders
                    out, # folder for checkpoints, tables and previews
                    stages='all', # one of codebook, flow, nat, decoder, or all; a later stage starts from the earlier one's checkpoint
-                   resume:bool=False, # go on from the last checkpoint, of a finished stage or in the middle of one
+                   resume:bool=False, # go on from the last checkpoint, in the middle of a stage; what is finished is kept
                    minutes:float=2., # between checkpoints
                    about:dict=None, # more to say in the metadata of the final checkpoint
+                   fit=None, # function (name, model) to a micro-batch, for a card that cannot hold a batch; see `fit_card`
                   ) -> LowLightNAT:
     "All stages, one after the other; the result is `out/model.safetensors`"
     names, out = list(STAGES), Path(out)
     if stages != 'all' and stages not in names: raise ValueError(f'There is no stage {stages!r}; choose one of {", ".join(names)} or all')
     todo = names if stages == 'all' else [stages]
     if not cfg.rounds and {'nat', 'decoder'} & set(todo): raise ValueError('train_pipeline: cfg.rounds is 0, so that the NATs would not run; use replace(cfg, rounds=4)')
-    make_dls = dls if callable(dls) else lambda size, bs, n: LowLightDataLoaders.from_folder(dls, size=size, bs=bs, items_per_epoch=n, seed=cfg.seed)
+    make_dls = dls if callable(dls) else partial(folder_dls, dls, cfg)
     torch.manual_seed(cfg.seed)
-    model, figures = LowLightNAT(cfg), {}
+    model = LowLightNAT(cfg)
     out.mkdir(parents=True, exist_ok=True)
-    fresh = not resume
     for name in todo:
-        i, done = names.index(name), out/f'{name}.safetensors'
-        if fresh: (out/f'{name}.pt').unlink(missing_ok=True)   # of an earlier run
-        elif done.exists() and stages == 'all' and not (out/f'{name}.pt').exists():
-            figures[name] = read_metadata(done)['about']['figures']; continue
-        if i: model = previous(model, out/f'{names[i-1]}.safetensors', cfg)
-        figures[name] = train_stage(name, model, make_dls, out, not fresh, minutes)
-        fresh = True   # what stands on it is trained anew
-    if todo[-1] == 'decoder': model = finish(previous(model, out/'decoder.safetensors', cfg), out/'model.safetensors', make_dls, dict(stages=figures, **(about or {})))
-    return model.eval()
+        if resume and is_done(out, name, cfg): print(f'{name}: finished before, and kept'); continue
+        if not resume: (out/f'{name}.pt').unlink(missing_ok=True)   # of an earlier run
+        if name != names[0]: model = previous(model, out/f'{names[names.index(name)-1]}.safetensors', cfg)
+        train_stage(name, model, make_dls, out, resume, minutes, fit)
+        resume = False   # what stands on it is trained anew
+    if todo[-1] == 'decoder': return finish(model, out, make_dls, cfg, about or {})
+    return previous(model, out/f'{todo[-1]}.safetensors', cfg).eval()
 
 # %% ../nbs/12_training.ipynb #76387802
 def previous(model:LowLightNAT, # whose device is kept
@@ -266,7 +349,7 @@ def previous(model:LowLightNAT, # whose device is kept
             ) -> LowLightNAT:
     "The model as an earlier stage left it, with today's plan and its tau"
     if not path.exists(): raise FileNotFoundError(f'{path} is missing; train the stage {path.stem} first, or all')
-    old, free = load_model(path), {'name', 'tau', 'mask_by', 'mask_share', 'rounds', 'decay', 'beta', 'context', 'crop', 'bs', 'steps', 'lr', 'adversarial', 'perceptual', 'rotation', 'bf16', 'seed', 'frozen', 'glare_compat'}
+    old, free = load_model(path), {'name', 'tau', 'mask_by', 'mask_share', 'rounds', 'decay', 'beta', 'rotation', 'glare_compat', *(f.name for f in fields(TrainingPlan))}
     other = [f.name for f in fields(cfg) if f.name not in free and getattr(cfg, f.name) != getattr(old.cfg, f.name)]
     if other: raise ValueError(f'{path} was trained with another {", ".join(other)}; use the configuration it was trained with, or train into another folder')
     old.cfg = replace(cfg, tau=old.cfg.tau, frozen=cfg.frozen or old.cfg.frozen)   # what was frozen stays so

@@ -185,6 +185,62 @@ def test_done_stages_are_kept_and_what_stands_on_new_ones_is_not(whole, tmp_path
     new = {n for n in stamp if (tmp_path/n).stat().st_mtime_ns != stamp[n]}
     assert new == {'nat.safetensors', 'decoder.safetensors'}
 
+def copy(whole, to):
+    for f in whole.glob('*.safetensors'): (to/f.name).write_bytes(f.read_bytes())
+    return {f.name: f.read_bytes() for f in to.glob('*.safetensors')}
+
+def test_a_new_codebook_makes_what_stands_on_it_stale(whole, tmp_path):
+    old = copy(whole, tmp_path)
+    T.train_pipeline(replace(TOY, seed=7), toy_dls, tmp_path, stages='codebook')
+    model = T.train_pipeline(replace(TOY, seed=7), toy_dls, tmp_path, resume=True)
+    assert [n for n in old if (tmp_path/n).read_bytes() == old[n]] == []
+    state = model.state_dict()
+    assert not [k for k, v in weights(tmp_path/'codebook.safetensors').items() if k.startswith('vqgan.') and not torch.equal(v, state[k])]
+    assert load_model(tmp_path/'model.safetensors').about['seed'] == 7
+
+@pytest.mark.parametrize('change', [dict(seed=7), dict(lr=(1e-3, 2e-3, 1e-3, 1e-3)), dict(synthetic=0.5)], ids=lambda c: next(iter(c)))
+def test_a_finished_stage_of_another_plan_is_refused_and_kept(whole, tmp_path, change):
+    old = copy(whole, tmp_path)
+    with pytest.raises(ValueError, match=f'another {next(iter(change))}'): T.train_pipeline(replace(TOY, **change), toy_dls, tmp_path, resume=True)
+    assert {n: (tmp_path/n).read_bytes() for n in old} == old
+
+@pytest.mark.parametrize('name', ['flow', 'decoder'])
+def test_a_finished_stage_is_not_trained_again_by_resume(whole, tmp_path, name):
+    old = copy(whole, tmp_path)
+    T.train_pipeline(TOY, toy_dls, tmp_path, stages=name, resume=True)
+    assert (tmp_path/f'{name}.safetensors').read_bytes() == old[f'{name}.safetensors']
+
+def test_micro_batches_take_the_same_steps(whole, tmp_path):
+    copy(whole, tmp_path)
+    asked, shown, step = [], [], T.StageLearner._step
+    def fit(name, model): asked.append(name); return 1
+    def count(self): shown.append(self.dls.train.bs); return step(self)
+    with pytest.MonkeyPatch().context() as m:
+        m.setattr(T.StageLearner, '_step', count)
+        T.train_pipeline(TOY, toy_dls, tmp_path, stages='codebook', fit=fit)
+    a, b = (weights(d/'codebook.safetensors') for d in (whole, tmp_path))
+    assert (asked, shown) == (['codebook'], [1]*12) and same(a, b) and all(v.isfinite().all() for v in b.values() if v.is_floating_point())
+
+def test_the_exposure_head_is_fitted_alone(whole):
+    model, dls = load_model(whole/'decoder.safetensors'), toy_dls(48, 2, 4)
+    dls.train.dataset.synthetic, before, chance = 0.5, {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    T.refit_exposure(model, dls)
+    assert {k.split('.')[0] for k in same(before, model.state_dict())} == {'exposure'}
+    assert torch.equal(torch.get_rng_state(), chance) and dls.train.dataset.synthetic == 0.5 and not model.training
+    levels = torch.stack([dls.train.dataset.draw(k)[1].mean() for k in range(4)])
+    error = lambda m: sum((m(dls.train.dataset.draw(k)[0][None]).level - levels[k]).abs().item() for k in range(4))
+    with torch.no_grad(): model.exposure.net[-1].bias.copy_(torch.tensor([-3., 0.]))
+    dark = error(model); T.refit_exposure(model, dls)
+    assert error(model) < dark/2
+
+def test_the_last_stage_sees_whole_pieces_now_and_then():
+    torch.manual_seed(0)
+    stage = T.STAGES['decoder'](LowLightNAT(replace(TOY, whole=0.5))).train()
+    x_low, x_high = torch.rand(9, 3, 96, 96)*0.1, torch.rand(9, 3, 96, 96)
+    seen = {tuple(stage.view(x_low, x_high).x.shape) for _ in range(40)}
+    assert seen == {(9, 3, 32, 32), (1, 3, 96, 96)}
+    assert {tuple(T.STAGES['flow'](stage.model).train().view(x_low, x_high).x.shape) for _ in range(20)} == {(9, 3, 32, 32)}
+
 def test_a_stage_refuses_what_does_not_fit(whole, tmp_path):
     with pytest.raises(FileNotFoundError, match='train the stage flow first'): T.train_pipeline(TOY, toy_dls, tmp_path, stages='nat')
     with pytest.raises(ValueError, match='choose one of'): T.train_pipeline(TOY, toy_dls, tmp_path, stages='last')
