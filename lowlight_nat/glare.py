@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['GlareSizes', 'swish', 'channels_last', 'GlareNorm', 'GlareBlock', 'attend', 'GlareAttention', 'Downsample',
            'Upsample', 'GlareLevel', 'GlareMiddle', 'GlarePyramid', 'GlareDecoderBody', 'GlareDecoder', 'GlareVQGAN',
-           'GlareEncoder', 'GlareActNorm', 'GlareInvConv', 'NormConv', 'ZeroConv', 'subnet', 'shift_scale',
-           'GlareCoupling', 'GlareStep', 'at_least_float', 'GlareFlow']
+           'GlareEncoder', 'GlareActNorm', 'NormConv', 'ZeroConv', 'subnet', 'shift_scale', 'GlareCoupling',
+           'GlareStep', 'at_least_float', 'GlareFlow']
 
 # %% ../nbs/07_glare.ipynb #bf42ccfe
 import torch
@@ -14,6 +14,7 @@ from itertools import zip_longest
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
 from .codebook import VectorQuantizer
+from .flow import ConditionalFlow, InvConv1x1
 from .layers import conv3
 
 # %% ../nbs/07_glare.ipynb #fe6fce47
@@ -270,25 +271,12 @@ class GlareActNorm(nn.Module):
         self.bias.copy_(-z.mean((0, 2, 3), keepdim=True))
         self.logs.copy_(-(z.std((0, 2, 3), keepdim=True, correction=0) + 1e-6).log())
 
-    def forward(self, z:Tensor) -> Tensor: # (B,d,h,w) to the same
+    def forward(self, z:Tensor, c:Tensor=None) -> tuple: # (B,d,h,w) to (u, logdet (B,))
         if self.training and self.fresh: self.start(z)
-        return (z + self.bias)*self.logs.exp()
+        return (z + self.bias)*self.logs.exp(), (self.logs.sum()*z[0, 0].numel()).expand(len(z))
 
-    def inverse(self, u:Tensor) -> Tensor: # (B,d,h,w) to the same
+    def inverse(self, u:Tensor, c:Tensor=None) -> Tensor: # (B,d,h,w) to the same
         return u*(-self.logs).exp() - self.bias
-
-# %% ../nbs/07_glare.ipynb #5a1f8e27
-class GlareInvConv(nn.Module):
-    "`u = W z` at every place; a rotation at the start"
-    def __init__(self, dim:int): # channels
-        super().__init__()
-        self.weight = nn.Parameter(torch.linalg.qr(torch.randn(dim, dim))[0].contiguous())
-
-    def forward(self, z:Tensor) -> Tensor: # (B,d,h,w) to the same
-        return torch.einsum('oc,bchw->bohw', self.weight, z)
-
-    def inverse(self, u:Tensor) -> Tensor: # (B,d,h,w) to the same
-        return torch.einsum('oc,bchw->bohw', torch.linalg.inv(self.weight.double()).to(u.dtype), u)
 
 # %% ../nbs/07_glare.ipynb #7f7b0b60
 class NormConv(nn.Conv2d):
@@ -300,8 +288,7 @@ class NormConv(nn.Conv2d):
         self.actnorm = GlareActNorm(co)
         nn.init.normal_(self.weight, 0., 0.05)
 
-    def forward(self, x): return self.actnorm(super().forward(x))
-
+    def forward(self, x): return self.actnorm(super().forward(x))[0]
 class ZeroConv(nn.Conv2d):
     "3x3 convolution that starts at zero, with a learned gain exp(3*logs)"
     def __init__(self, ci:int, # channels in
@@ -320,12 +307,14 @@ def subnet(ci:int, # channels in
     return nn.Sequential(NormConv(ci, hidden, 3), nn.ReLU(inplace=True), NormConv(hidden, hidden, 1), nn.ReLU(inplace=True), ZeroConv(hidden, co))
 
 # %% ../nbs/07_glare.ipynb #c21befd5
-def shift_scale(o:Tensor) -> tuple: # output of a subnet (B,2d,h,w) to t, sigma, both (B,d,h,w)
+def shift_scale(o:Tensor, # output of a subnet (B,2d,h,w)
+                shift:float, # largest |t|
+               ) -> tuple: # t, sigma, both (B,d,h,w)
     "Even channels shift, odd ones scale"
-    return o[:, 0::2], (o[:, 1::2] + 2).sigmoid() + 1e-4
-
+    return o[:, 0::2].clamp(-shift, shift), (o[:, 1::2] + 2).sigmoid() + 1e-4
 class GlareCoupling(nn.Module):
     "Two affine maps: all channels by the condition, then the later channels by the first and the condition"
+    shift = 1e3 # largest |t|; latents are of order one
     def __init__(self, dim:int, # channels of z
                  cond:int, # channels of the condition
                  hidden:int): # width of the networks
@@ -334,38 +323,40 @@ class GlareCoupling(nn.Module):
         self.fAffine, self.fFeatures = subnet(self.first + cond, 2*(dim - self.first), hidden), subnet(cond, 2*dim, hidden)
 
     def forward(self, z:Tensor, c:Tensor) -> tuple: # z (B,d,h,w), condition c (B,cond,h,w) to (u, logdet (B,))
-        t, sigma = shift_scale(self.fFeatures(c))
+        t, sigma = shift_scale(self.fFeatures(c), self.shift)
         z = (z + t)*sigma
         a, b = z[:, :self.first], z[:, self.first:]
-        t, sigma_b = shift_scale(self.fAffine(torch.cat([a, c], 1)))
+        t, sigma_b = shift_scale(self.fAffine(torch.cat([a, c], 1)), self.shift)
         return torch.cat([a, (b + t)*sigma_b], 1), sigma.log().flatten(1).sum(1) + sigma_b.log().flatten(1).sum(1)
 
     def inverse(self, u:Tensor, c:Tensor) -> Tensor: # (B,d,h,w) to the same
         a, b = u[:, :self.first], u[:, self.first:]
-        t, sigma = shift_scale(self.fAffine(torch.cat([a, c], 1)))
+        t, sigma = shift_scale(self.fAffine(torch.cat([a, c], 1)), self.shift)
         u = torch.cat([a, b/sigma - t], 1)
-        t, sigma = shift_scale(self.fFeatures(c))
+        t, sigma = shift_scale(self.fFeatures(c), self.shift)
         return u/sigma - t
 
 # %% ../nbs/07_glare.ipynb #5f2bb693
 class GlareStep(nn.Module):
     "Activation norm, 1x1 convolution and perhaps a coupling"
+    reach = 1e6 # largest number that the inverse gives
     def __init__(self, s:GlareSizes, # sizes
                  coupling:bool): # with one
         super().__init__()
-        self.actnorm, self.invconv = GlareActNorm(s.dim), GlareInvConv(s.dim)
+        self.actnorm, self.invconv = GlareActNorm(s.dim), InvConv1x1(s.dim)
         self.affine = GlareCoupling(s.dim, s.cond, s.hidden) if coupling else None
 
     def forward(self, z:Tensor, c:Tensor) -> tuple: # z (B,d,h,w), condition c (B,cond,h,w) to (u, logdet (B,))
-        z = self.invconv(self.actnorm(z))
-        logdet = (self.actnorm.logs.sum() + torch.linalg.slogdet(self.invconv.weight)[1])*z[0, 0].numel()
-        if self.affine is None: return z, logdet.expand(len(z))
-        z, ld = self.affine(z, c)
-        return z, logdet + ld
+        logdet = 0
+        for part in self.actnorm, self.invconv, self.affine:
+            if part is None: continue
+            z, ld = part(z, c)
+            logdet = logdet + ld
+        return z, logdet
 
     def inverse(self, u:Tensor, c:Tensor) -> Tensor: # (B,d,h,w) to the same
         if self.affine is not None: u = self.affine.inverse(u, c)
-        return self.actnorm.inverse(self.invconv.inverse(u))
+        return self.actnorm.inverse(self.invconv.inverse(u)).clamp(-self.reach, self.reach)
 
 # %% ../nbs/07_glare.ipynb #6bd0cf01
 def at_least_float(t:Tensor) -> Tensor: # any numbers; float64 stays
@@ -374,6 +365,7 @@ def at_least_float(t:Tensor) -> Tensor: # any numbers; float64 stays
 
 class GlareFlow(nn.Module):
     "Between the normal-light latent and a Gaussian around mu, given the condition; always in float32 (or float64); with the interface of `ConditionalFlow`"
+    sample = ConditionalFlow.sample
     def __init__(self, s:GlareSizes=GlareSizes()): # sizes
         super().__init__()
         self.layers = nn.ModuleList(GlareStep(s, i >= s.flow_plain) for _ in range(s.flow_levels) for i in range(s.flow_plain + s.flow_steps))

@@ -1,19 +1,26 @@
 "The flow: every layer undone by its inverse, every log-determinant that of the Jacobian, its layers those of normflows, and nothing infinite far from home."
 import math
 from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest, torch
 from lowlight_nat.flow import (ActNorm, ConditionalAffine, ConditionalCoupling, ConditionalEncoder, ConditionalFlow, InvConv1x1, SpreadHead, check_flow,
                                low_light_views, nll_bits, picture_stats)
+from lowlight_nat.glare import GlareActNorm, GlareCoupling, GlareFlow, GlareSizes, GlareStep, shift_scale
 from lowlight_nat.images import list_images, read_image
-from lowlight_nat.model import load_model
+from lowlight_nat.model import LowLightNAT, NATConfig, load_model
 from torch import nn
 
 LAYERS = dict(actnorm=lambda: ActNorm(4), invconv=lambda: InvConv1x1(4), affine=lambda: ConditionalAffine(4, 8), coupling=lambda: ConditionalCoupling(4, 8),
               coupling_odd=lambda: ConditionalCoupling(3, 8), flow=lambda: ConditionalFlow(4, 8, steps=6, hidden=16), flow_odd=lambda: ConditionalFlow(3, 8, steps=3, hidden=16))
+NARROW = GlareSizes(flow_steps=3, cond=8, hidden=16)
+LAYERS |= dict(glare_actnorm=lambda: GlareActNorm(3), glare_plain=lambda: GlareStep(NARROW, False), glare_coupling=lambda: GlareCoupling(3, 8, 16),
+               glare_step=lambda: GlareStep(NARROW, True), glare_flow=lambda: GlareFlow(NARROW))
 layers = pytest.mark.parametrize('name', LAYERS)
 precision = pytest.mark.parametrize('bf16', [False, True], ids=['float32', 'bfloat16'])
-dim_of = lambda name: 3 if 'odd' in name else 4
+dim_of = lambda name: 3 if 'odd' in name or 'glare' in name else 4
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +36,18 @@ def autocast(bf16): return torch.autocast('cpu', dtype=torch.bfloat16) if bf16 e
 
 @pytest.fixture(scope='module')
 def model(): return load_model('small').requires_grad_(False)
+
+@pytest.fixture(scope='module')
+def glare_flow():
+    "GLARE's flow after a few steps of maximum likelihood on latents that follow their condition"
+    torch.manual_seed(0)
+    flow = GlareFlow(NARROW).train(); opt, bits = torch.optim.Adam(flow.parameters(), 5e-3), []
+    for _ in range(40):
+        c = torch.randn(8, 8, 6, 6); z = c[:, :3].tanh()*2 + .2*torch.randn(8, 3, 6, 6)
+        with torch.enable_grad(): loss = nll_bits(*flow(z, c), torch.zeros_like(z)); loss.backward()
+        nn.utils.clip_grad_norm_(flow.parameters(), 1.); opt.step(); opt.zero_grad(); bits.append(loss.item())
+    assert bits[-1] < bits[0] - .5
+    return flow.eval().requires_grad_(False)
 
 @pytest.fixture(scope='module')
 def pictures(root):
@@ -48,7 +67,7 @@ odd = pytest.mark.parametrize('picture', ODD)
 @pytest.mark.parametrize('seed', range(3))
 def test_promises_at_random_weights(name, seed):
     torch.manual_seed(seed)
-    shake = .1 if 'flow' in name else .3       # through six steps 0.3 would amplify the rounding of the first by 1e7
+    shake = .1 if 'flow' in name or 'glare' in name else .3   # through six steps 0.3 would amplify the rounding of the first by 1e7; through one of GLARE's scales by 1e4
     with torch.enable_grad():
         for dtype, trip, det in (torch.float64, 1e-8, 1e-7), (torch.float32, 1e-4, 1e-3):
             got = check_flow(LAYERS[name](), dim_of(name), 8, shake=shake, dtype=dtype)
@@ -60,6 +79,20 @@ def test_promises_of_a_fresh_layer(name):
     layer(torch.randn(4, dim_of(name), 6, 5)*3 + 1, torch.randn(4, 8, 6, 5))   # actnorms set themselves
     with torch.enable_grad(): trip, det = check_flow(layer, dim_of(name), 8, shake=0., dtype=torch.float32)
     assert trip < 1e-4 and det < 1e-3
+
+def test_promises_of_glares_flow_at_the_published_size():
+    with torch.enable_grad():
+        for dtype, trip, det in (torch.float64, 1e-8, 1e-7), (torch.float32, 1e-4, 1e-3):
+            got = check_flow(GlareFlow(), 3, 64, (1, 2), shake=.05, dtype=dtype)
+            assert got[0] < trip and got[1] < det, (dtype, got)
+
+def test_trained_layers_of_glares_flow_keep_their_promises(glare_flow):
+    step = glare_flow.layers[-1]
+    for layer in step.actnorm, step.invconv, step.affine, *glare_flow.layers, glare_flow:
+        with torch.enable_grad():
+            for dtype, trip, det in (torch.float64, 1e-8, 1e-7), (torch.float32, 1e-4, 1e-2):
+                got = check_flow(layer, 3, 8, shake=0., dtype=dtype)
+                assert got[0] < trip and got[1] < det, (layer, dtype, got)
 
 def test_the_checker_leaves_the_layer_alone():
     layer = ConditionalCoupling(4, 8).train(); before = {k: v.clone() for k, v in layer.state_dict().items()}
@@ -140,6 +173,43 @@ def test_wild_weights_stay_finite(steps):
     u, logdet = flow(z, c)
     assert u.isfinite().all() and logdet.isfinite().all() and flow.inverse(z, c).isfinite().all()
 
+WEIGHTS = dict(fresh=(NARROW, 0.), shaken=(NARROW, .1), wild=(NARROW, .3), deep=(GlareSizes(cond=8, hidden=16), 1.), published=(GlareSizes(cond=8), .1))
+
+@precision
+@pytest.mark.parametrize('weights', [*WEIGHTS, 'trained'])
+@odd
+def test_odd_inputs_of_glares_flow(picture, weights, bf16, glare_flow):
+    "Finite, and no larger than the flow's reach; without that the inverse overflows at `shaken`, without a limit on the shift the forward pass at `deep`"
+    flow, u = glare_flow if weights == 'trained' else shaken(GlareFlow(WEIGHTS[weights][0]), WEIGHTS[weights][1]), ODD[picture][..., 20:36, 10:26]
+    c = torch.randn(1, 8, 16, 16)
+    with autocast(bf16):
+        for c in c, 1e3*c, 0*c, torch.ones_like(c), torch.full_like(c, -1e3):
+            z, (v, logdet) = flow.inverse(u, c), flow(u, c)
+            assert all(t.isfinite().all() for t in (z, v, logdet))
+            assert z.abs().max() <= GlareStep.reach
+
+@pytest.fixture(scope='module')
+def glare_models():
+    "The official network at a quarter of its width: as it starts, shaken, and after a few steps of likelihood"
+    torch.manual_seed(0)
+    cfg = replace(NATConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=3, nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1)
+    m = {k: LowLightNAT(cfg) for k in ('fresh', 'shaken', 'trained')}
+    with torch.no_grad(): shaken(m['shaken'], .1)
+    t = m['trained'].train(); opt = torch.optim.Adam([*t.encoder.parameters(), *t.flow.parameters()], 1e-3)
+    for _ in range(6):
+        x = torch.rand(2, 3, 32, 32)
+        with torch.enable_grad(): e = t.encoder(x*.1); loss = nll_bits(*t.flow(t.vqgan.encode(x).detach(), e.cond), e.mu); loss.backward()
+        opt.step(); opt.zero_grad()
+    return {k: o.eval().requires_grad_(False) for k, o in m.items()}
+
+@precision
+@pytest.mark.parametrize('weights', ['fresh', 'shaken', 'trained'])
+@odd
+def test_odd_pictures_through_glare(picture, weights, bf16, glare_models):
+    with autocast(bf16): out = glare_models[weights](ODD[picture], tau=.2)
+    assert all(t.isfinite().all() for t in out.values() if isinstance(t, torch.Tensor))
+    assert out.z_tilde.abs().max() <= GlareStep.reach and 0 <= out.x.min() and out.x.max() <= 1
+
 def test_conditional_layers_are_bounded():
     layer = shaken(ConditionalAffine(4, 8), 5.)
     t, s = layer.params(1e3*torch.randn(1, 8, 16, 16))
@@ -154,6 +224,16 @@ def test_limits_do_nothing_in_the_ordinary_range(model, pictures):
     try: free = model.flow.inverse(u, c)
     finally: ConditionalAffine.shift = kept
     assert torch.equal(z, free)
+
+def test_limits_of_glares_flow_do_nothing_in_the_ordinary_range(glare_flow):
+    "Neither of them, to the last bit; the inverse still undoes latents a thousand times larger"
+    free = deepcopy(glare_flow)
+    for m in free.modules(): m.shift = m.reach = math.inf
+    c = torch.randn(2, 8, 16, 24)
+    for z in c[:, :3].tanh()*2, torch.randn(2, 3, 16, 24):
+        assert torch.equal(glare_flow.inverse(z, c), free.inverse(z, c)) and all(map(torch.equal, glare_flow(z, c), free(z, c)))
+    z = 1e3*torch.randn(2, 3, 16, 24)
+    assert (glare_flow.inverse(glare_flow(z, c)[0], c) - z).abs().max() < 1.
 
 @odd
 def test_views_of_odd_pictures(picture):
@@ -209,6 +289,16 @@ def their_coupling(nf, ours, c):
         def forward(self, a): t, s = ours.params(torch.cat([a, c], 1)); return torch.stack([t*s.exp(), s], 2).flatten(1, 2)
     return nf.AffineCoupling(Map())
 
+def their_actnorm(nf, ours):
+    "normflows' activation norm with our weights: z*exp(s) + t"
+    theirs = nf.ActNorm(ours.bias.shape[1:]); theirs.data_dep_init_done.fill_(1.)
+    theirs.s.copy_(ours.logs); theirs.t.copy_(ours.bias*ours.logs.exp())
+    return theirs
+
+def their_convolution(nf, ours):
+    theirs = nf.Invertible1x1Conv(len(ours.weight), use_lu=False); theirs.W.copy_(ours.weight)
+    return theirs
+
 def their_affine(nf, t, s):
     "normflows' constant affine layer with the shift and scale of one picture"
     layer = nf.AffineConstFlow(tuple(t.shape[1:]))
@@ -225,8 +315,7 @@ def test_actnorm_is_that_of_normflows(nf):
         close(ours.inverse(u), back, 1e-4); close(logdet, -ld_back.expand(4), 1e-4)
 
 def test_invertible_convolution_is_that_of_normflows(nf):
-    ours, theirs = shaken(InvConv1x1(5)), nf.Invertible1x1Conv(5, use_lu=False)
-    theirs.W.copy_(ours.weight)
+    ours = shaken(InvConv1x1(5)); theirs = their_convolution(nf, ours)
     z = torch.randn(2, 5, 6, 7)
     (u, logdet), (v, ld) = ours(z), theirs.inverse(z)  # normflows counts from the Gaussian to the data
     close(u, v); close(logdet, ld.expand(2), 1e-4)
@@ -256,18 +345,47 @@ def test_whole_flow_is_that_of_normflows(nf):
     ours, z, c = shaken(ConditionalFlow(4, 6, 3, 8), .2), torch.randn(1, 4, 4, 3), torch.randn(1, 6, 4, 3)
     v, total = z, 0
     for layer in ours.layers:
-        if isinstance(layer, ActNorm):
-            t = nf.ActNorm((4, 1, 1)); t.data_dep_init_done.fill_(1.); t.s.copy_(layer.logs); t.t.copy_(layer.bias*layer.logs.exp())
-            v, ld = t(v)
-        elif isinstance(layer, InvConv1x1):
-            t = nf.Invertible1x1Conv(4, use_lu=False); t.W.copy_(layer.weight)
-            v, ld = t.inverse(v)
+        if isinstance(layer, ActNorm): v, ld = their_actnorm(nf, layer)(v)
+        elif isinstance(layer, InvConv1x1): v, ld = their_convolution(nf, layer).inverse(v)
         elif isinstance(layer, ConditionalCoupling):
             v, ld = their_coupling(nf, layer, c)([v[:, :2], v[:, 2:]]); v = torch.cat(v, 1)
         else: v, ld = their_affine(nf, *layer.params(c))(v)
         total = total + ld
     u, logdet = ours(z, c)
     close(u, v, 1e-4); close(logdet, total.reshape(1), 1e-4)
+
+def their_step(nf, step, v, c):
+    "A step of GLARE's flow, one picture, by normflows: activation norm, convolution, affine map by the condition, coupling"
+    v, total = their_actnorm(nf, step.actnorm)(v)
+    v, ld = their_convolution(nf, step.invconv).inverse(v); total = total + ld
+    if step.affine is None: return v, total
+    params = lambda o: (lambda t, sigma: (t, sigma.log()))(*shift_scale(o, math.inf))
+    v, ld = their_affine(nf, *params(step.affine.fFeatures(c)))(v); total = total + ld
+    v, ld = their_coupling(nf, SimpleNamespace(params=lambda x: params(step.affine.fAffine(x))), c)([v[:, :1], v[:, 1:]])
+    return torch.cat(v, 1), total + ld
+
+def test_glares_flow_is_that_of_normflows(nf):
+    "Step after step, log-determinants summed; each step alone too"
+    ours, z, c = shaken(GlareFlow(NARROW), .1), torch.randn(1, 3, 4, 5), torch.randn(1, 8, 4, 5)
+    v, total = z, 0
+    for step in ours.layers:
+        want, ld = their_step(nf, step, v, c)
+        u, logdet = step(v, c)
+        close(u, want, 1e-4); close(logdet, ld.reshape(1), 1e-4); close(step.inverse(want, c), v, 1e-4)
+        v, total = want, total + ld
+    u, logdet = ours(z, c)
+    close(u, v, 1e-4); close(logdet, total.reshape(1), 1e-3)
+
+def test_glares_scale_is_that_of_normflows(nf):
+    "Its sigmoid scale, which lacks the 1e-4; its outputs interleave in the same way"
+    ours, z, c = shaken(GlareCoupling(3, 8, 16), .1), torch.randn(2, 3, 4, 5), torch.randn(2, 8, 4, 5)
+    nn.init.zeros_(ours.fFeatures[-1].weight); nn.init.zeros_(ours.fFeatures[-1].bias)   # t = 0, the scale everywhere the same
+    class Map(nn.Module):
+        def forward(self, a): o = ours.fAffine(torch.cat([a, c], 1)).unflatten(1, (-1, 2)); return (o*torch.tensor([-1., 1.]).view(2, 1, 1)).flatten(1, 2)
+    sigma = 1/(1 + math.exp(-2)) + 1e-4
+    v, ld = nf.AffineCoupling(Map(), scale_map='sigmoid').inverse([z[:, :1]*sigma, z[:, 1:]*sigma])
+    u, logdet = ours(z, c)
+    close(u, torch.cat(v, 1), 5e-4); close(logdet, ld + 60*math.log(sigma), 1e-2)
 
 
 # likelihood

@@ -9,6 +9,7 @@ from PIL import Image
 from fastcore.basics import AttrDict
 from torch import nn
 from lowlight_nat.codebook import squared_distances
+from lowlight_nat.flow import nll_bits
 from lowlight_nat.glare import GlareSizes
 from lowlight_nat.glare_release import UNUSED, glare_forward, glare_from_files, glare_names, load_glare, mean_ratio, read_weights
 from lowlight_nat.model import LowLightNAT, NATConfig, load_model, save_model
@@ -91,9 +92,11 @@ def watch(modules):
     def keep(name): return lambda m, args, out: seen.__setitem__(name, out.clone())
     return seen, [m.register_forward_hook(keep(name)) for name, m in modules.items()]
 
-def logp(u, mean): return -0.5*((u - mean)**2 + math.log(2*math.pi)).flatten(1).sum(1)
+def bits_per_place(u, logdet, mean):
+    "The package's bits per dimension, as the reference counts them: per place, (1,)"
+    return nll_bits(u, logdet, mean).view(1)*u.shape[1]
 
-def bits_per_place(u, logdet, mean): return -(logdet + logp(u, mean))/(math.log(2)*u.shape[2]*u.shape[3])
+def logp(u, mean): return -bits_per_place(u, torch.zeros(1), mean)*math.log(2)*u.shape[2:].numel()
 
 def margin(z, codes):
     "Second-smallest minus smallest squared distance, in float64."
