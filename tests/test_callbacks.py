@@ -1,5 +1,6 @@
 "Callbacks on toys: what counts as a step, half precision, and runs killed by SIGKILL at any moment; the pipeline's own cases are in test_training."
 import json, os, random, signal, subprocess, sys, textwrap, time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest, torch
@@ -12,8 +13,9 @@ import fastai.callback.schedule
 from fastcore.basics import AttrDict
 from torch import nn
 from lowlight_nat.callbacks import AdversarialStep, CodebookCare, Curriculum, Curve, EMAWeights, FrozenEval, GiveTarget, MixedPrecision, NaNGuard, Preview, Term, Throughput, ValidateEvery, sum_terms
-from lowlight_nat.checkpoints import Checkpoint, Resume
+from lowlight_nat.checkpoints import Checkpoint, Resume, random_state, set_random_state
 from lowlight_nat.codebook import VQGAN
+from lowlight_nat.model import NATConfig
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 EPOCHS, POSIX = 6, pytest.mark.skipif(os.name != 'posix', reason='SIGKILL and fork are of POSIX')
@@ -170,6 +172,55 @@ def test_critic_with_gathered_gradients():
     model = made(Exact); gan = AdversarialStep(start=0., ramp=0., last=model.body.weight, ch=4)
     fit(learner([gan, GradientAccumulation(4)], model, n=16))
     assert (len(gan.terms), len(gan.log)) == (8, 4)     # the term of every batch, the critic's step with ours
+
+
+# --- what may be taken up ---
+
+def test_states_of_more_gpus_than_there_are(monkeypatch):
+    "Written with four, taken up with two: two are set."
+    state, got, here = random_state(), {}, 2
+    def one(new_state, device='cuda'):
+        if device >= here: raise RuntimeError('invalid device ordinal')
+        got[device] = new_state
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: here)
+    monkeypatch.setattr(torch.cuda.random, 'set_rng_state', one)
+    set_random_state({**state, 'cuda': [torch.tensor([i]) for i in range(4)]})
+    assert got == {0: torch.tensor([0]), 1: torch.tensor([1])}
+    here = 4; got.clear(); set_random_state({**state, 'cuda': [torch.tensor([0])]}); assert list(got) == [0]
+
+class Numbered(list):
+    "Pairs with the seed that loaders of ours have"
+    seed = 42
+
+def take_up(path, cfg=NATConfig.tiny(), lr=.01, seed=42, schedule=True, stop=None):
+    "Run a toy with a configuration, or take it up; the epochs that were trained"
+    back, model, epochs = Resume(path), made(Toy), []
+    class Note(Callback):
+        def before_train(self): epochs.append(self.epoch)
+    model.cfg, model.index = cfg, 1
+    learn = learner([Checkpoint(path, 0, stop), back, Note()], model)
+    learn.dls.train.dataset = Numbered(learn.dls.train.dataset); learn.dls.train.dataset.seed = seed
+    with learn.no_bar(), learn.no_logging(): (learn.fit_one_cycle if schedule else learn.fit)(4, lr, start_epoch=back.epoch)
+    return epochs
+
+@pytest.mark.parametrize('schedule', [True, False])
+def test_another_run_is_not_taken_up(tmp_path, schedule):
+    "Each of what decides the run is named; what does not is free; and after a refusal the file is as it was"
+    path, tiny = tmp_path/'c.pt', NATConfig.tiny()
+    take_up(path, schedule=schedule, stop=2); before = path.read_bytes()
+    for other, words in ((dict(lr=.02), r'learning_rates \(\[0.01\] then, \[0.02\] now\)'), (dict(seed=7), r'data_seed \(42 then, 7 now\)'),
+                         (dict(cfg=replace(tiny, nat_width=32)), r'cfg.nat_width \(96 then, 32 now\)'), (dict(cfg=replace(tiny, seed=7)), r'cfg.seed \(42 then, 7 now\)'),
+                         (dict(cfg=replace(tiny, crop=(64, 32, 256, 128))), r'cfg.crop \(96 then, 32 now\)')):
+        with pytest.raises(ValueError, match=f'of a run with another {words}; use that of then, or remove the file'): take_up(path, schedule=schedule, **other)
+    assert path.read_bytes() == before
+    assert take_up(path, schedule=schedule, cfg=replace(tiny, tau=.25, steps=(1, tiny.steps[1], 1, 1)), stop=3)[-1] == 2
+    assert take_up(path, schedule=schedule)[-1] == 3   # and a run that was taken up can be taken up again
+
+def test_a_checkpoint_of_before_says_so(tmp_path):
+    path = tmp_path/'c.pt'; take_up(path, stop=2)
+    s = torch.load(path, weights_only=False); s.pop('settings'); torch.save(s, path)
+    with pytest.raises(ValueError, match='c.pt is of an older version.*remove the file to begin anew'): take_up(path)
 
 
 # --- killed ---
