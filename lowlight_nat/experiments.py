@@ -367,20 +367,21 @@ def cost_table(
 # %% ../nbs/15_experiments.ipynb #ed2132f8
 OFFICIAL = AttrDict(source='official GLARE code, another machine', size=[420,620], dtype='float32', threads=2, # seconds: CPU seconds; peak: MiB
     stages={'- conditional encoder': (48.7,4452), '- inverse flow': (10.2,1923), 'refine': (1.5,3322), '- features of D': (75.5,4007),
-            '- fusion decoder': (91.9,4230), 'whole': (231.4,4421)})
+            '- fusion decoder': (91.9,4230), 'whole': (231.4,4421)}, idle={'(VQ encoder)': (49.6,4421)}) # idle: no inference runs it
 
 def stage_table(
     res:AttrDict, # of `cost`
     system='GLARE', # which of the systems
     official:bool=False, # beside the figures of GLARE's own code
 )->str: # several lines
-    "One system by stage; a dash marks a part of the stage above."
-    def line(k, v):
-        row = [k, _num(v['multiply_adds']/1e9), _num(v['seconds'], 3), _num(v['cpu_seconds'], 3), _mib(v['peak'])]
-        if official: row += [_num(OFFICIAL.stages[k][0], 1), f'{OFFICIAL.stages[k][1]:,}'] if k in OFFICIAL.stages else ['','']
+    "One system by stage; a dash marks a part of the stage above, brackets what no inference runs."
+    theirs,stages = OFFICIAL.stages|OFFICIAL.idle,res.stages[system]
+    def line(k):
+        v = stages.get(k)
+        row = [k, _num(v['multiply_adds']/1e9), _num(v['seconds'], 3), _num(v['cpu_seconds'], 3), _mib(v['peak'])] if v else [k,'-','-','-','-']
+        if official: row += [_num(theirs[k][0], 1), f'{theirs[k][1]:,}'] if k in theirs else ['','']
         return row
-    stages = res.stages[system]
-    order = [k for k in [*STAGES,'whole'] if k in stages]
+    order = [k for k in [*STAGES,'whole'] if k in stages] + [*OFFICIAL.idle]*official
     head = [system,'G mult-adds','seconds','CPU s','peak MiB']+(['official CPU s','official MiB'] if official else [])
-    note = f"\n({OFFICIAL.source}, {OFFICIAL.size[0]}x{OFFICIAL.size[1]}, {OFFICIAL.dtype}, {OFFICIAL.threads} threads)" if official else ''
-    return _grid(head, [line(k, stages[k]) for k in order])+note
+    note = f"\n({OFFICIAL.source}, {OFFICIAL.size[0]}x{OFFICIAL.size[1]}, {OFFICIAL.dtype}, {OFFICIAL.threads} threads; in brackets: run by no inference)" if official else ''
+    return _grid(head, [line(k) for k in order])+note
