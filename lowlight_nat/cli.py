@@ -247,15 +247,21 @@ def lowlight_train(
     resume:bool=False, # go on from the last checkpoint in the folder
     steps_scale:float=1., # multiplies the steps of every stage: 0.01 for a trial
     seed:int|None=None, # of everything random; the preset's by default
+    memory_gb:float|None=None, # of the card: batches that do not fit are taken in parts; by default whole
+    note:str|None=None, # what else the checkpoint should say of itself, kept in its metadata
 ): # what `train_pipeline` returns
     "Train a model on pairs of pictures."
     if not 0<steps_scale<float('inf'): raise ValueError(f'steps_scale={steps_scale} must be positive: it multiplies the number of steps.')
+    if memory_gb is not None and not memory_gb>0: raise ValueError(f'memory_gb={memory_gb} must be positive: it is the memory of the card, in GB.')
     if Path(out).exists() and not Path(out).is_dir(): raise ValueError(f"'{out}' is a file: give a folder for what training writes.")
     from lowlight_nat.training import train_pipeline
+    from lowlight_nat.training_memory import fit_card
     find_pairs(data, 'train')
-    line = command_line(lowlight_train, ('resume',), data=data, out=out, preset=preset, stage=stage, steps_scale=steps_scale, seed=seed)
-    return train_pipeline(train_config(preset, steps_scale, seed), data, out, stage, resume, about=dict(command=line, data=_short(data)))
+    line = command_line(lowlight_train, data=data, out=out, preset=preset, stage=stage, steps_scale=steps_scale, seed=seed, memory_gb=memory_gb)
+    fit = fit_card(memory_gb) if memory_gb else None
+    return train_pipeline(train_config(preset, steps_scale, seed), data, out, stage, resume, about=dict(command=line, data=_short(data), note=note or ''), fit=fit)
 
+# %% ../nbs/18_cli.ipynb #05e31732
 def train_config(
     preset:str, # tiny, small or base
     steps_scale:float=1., # multiplies the steps of every stage
