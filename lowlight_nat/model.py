@@ -38,6 +38,7 @@ class TrainingPlan:
     nat_off: float = 0.1             # share of the steps of the stage decoder without the one NAT, and without the other
     structure: str = 'ssim'          # structural term of the stage decoder: ssim or ms_ssim
     structure_weight: float = 0.2    # its weight, beside L1 with 1
+    soft_targets: float = 0.05       # temperature of the latent NAT's targets by code distance, in units of squared distance, 0: one-hot
     dec_perceptual: float = 0.       # weight of the perceptual term of the stage decoder, 0: off
     adversarial: float = 0.          # weight of the adversarial term of stage 1, 0: off
     perceptual: float = 0.           # weight of the perceptual term of stage 1, 0: off
@@ -121,7 +122,7 @@ def small(cls:NATConfig) -> NATConfig:
     "For the bundled checkpoint: good pictures on a laptop"
     return NATConfig(name='small', vq_channels=(48, 96), vq_blocks=2, enc_channels=(48, 64, 96), enc_blocks=2, cond=48,
         flow_steps=6, flow_hidden=48, nat_width=128, nat_depth=3, dec_channels=(48, 64), dec_blocks=2, feat_width=96, feat_kept=True,
-        steps=(1000, 800, 400, 3600), lr=(1e-3, 1e-3, 1e-3, 1.2e-3), ema=0.995, synthetic=0.2, whole=0.25, nat_off=0.5, structure_weight=0.8)
+        steps=(1000, 800, 150, 3000), lr=(1e-3, 1e-3, 1e-3, 1.2e-3), ema=0.995, synthetic=0.2, whole=0.25, nat_off=0.5, structure_weight=0.8)
 
 @patch(cls_method=True)
 def base(cls:NATConfig) -> NATConfig:

@@ -49,7 +49,8 @@ def lost(self:Stage, a): # of `align`
     return {k: a.z_tilde.float().sum()*float('nan') for k in self.terms}
 
 @patch
-def expose(self:Stage, x_norm, level): # normalised picture to one at the true level, for comparison by eye and by metric
+def expose(self:Stage, x_norm, level): # (B,3,H,W), (B,) to (B,3,H,W) in [0,1]
+    "A normalised picture at the true level, for comparison by eye and by metric"
     return (x_norm.float()*(level/self.cfg.norm_level).view(-1, 1, 1, 1)).clamp(0, 1)
 
 # %% ../nbs/10_stages.ipynb #f76c3718
@@ -112,9 +113,9 @@ def random_tau(model:LowLightNAT, a:AttrDict, # of `model.align`
 def nat_terms(model:LowLightNAT, r:AttrDict, # of `model.refine`
               t:AttrDict, # of `Stage.truth`
              ) -> dict:
-    "Loss terms of the latent NAT: cross-entropy with soft targets, and the refined latent's error"
+    "Loss terms of the latent NAT: cross-entropy with soft (or one-hot) targets, and the refined latent's error"
     z, idle = model.vqgan.quantizer.place(t.z), 0*sum(p.sum() for p in model.nat.parameters())   # a gradient, if only zero, where nothing was masked
-    targets = token_targets(squared_distances(z, model.vqgan.quantizer.codes))
+    targets = token_targets(squared_distances(z, model.vqgan.quantizer.codes), model.cfg.soft_targets)
     return dict(tokens=0.1*token_loss(r.log_q, targets) + idle, refined=(r.z - z).abs().mean())
 
 # %% ../nbs/10_stages.ipynb #ff307e38

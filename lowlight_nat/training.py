@@ -266,7 +266,7 @@ def finish(model:LowLightNAT, # whose device is kept
           ) -> LowLightNAT: # in evaluation mode
     "Write the final checkpoint in half precision, measure what was written, and put the figures into its metadata"
     model, path = previous(model, out/'decoder.safetensors', cfg).eval(), out/'model.safetensors'
-    stages = {n: read_metadata(p)['about']['figures'] for n in STAGES if (p := out/f'{n}.safetensors').exists()}
+    stages = {n: f for n in STAGES if (p := out/f'{n}.safetensors').exists() and (f := read_metadata(p)['about'].get('figures'))}
     save_model(model, path)
     val = validate_pairs(load_model(path), make_dls(cfg.context, 1, 1).valid)
     save_model(model, path, dict(seed=cfg.seed, torch=torch.__version__, val=val, stages=stages, **about))

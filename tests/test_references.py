@@ -7,7 +7,7 @@ from torch import nn
 from lowlight_nat.codebook import VectorQuantizer, squared_distances, usage_stats
 from lowlight_nat.decoder import DeformAlign
 from lowlight_nat.layers import TransformerBlock, apply_rope, grid_positions, rope_angles
-from lowlight_nat.losses import gaussian_nll, hinge_d_loss, ssim_loss, token_loss, token_targets
+from lowlight_nat.losses import gaussian_nll, hinge_d_loss, ms_ssim_loss, ssim_loss, token_loss, token_targets
 from lowlight_nat.masking import entropy_map, expected_code, token_log_probs
 
 
@@ -115,6 +115,14 @@ def test_ssim_loss_is_torchmetrics():
     x = torch.rand(2, 3, 40, 33); y = (x + .1*torch.randn_like(x)).clamp(0, 1)
     full = tm.structural_similarity_index_measure(x, y, sigma=1.5, kernel_size=11, data_range=1., return_full_image=True)[1]
     close(ssim_loss(x, y), 1 - full[..., 5:-5, 5:-5].mean(), 1e-4)   # where the window lies inside
+
+def test_ms_ssim_loss_is_torchmetrics():
+    "One channel, since torchmetrics takes the mean over channels before the product over scales, and we, as pytorch-msssim, after it"
+    tm = pytest.importorskip('torchmetrics.functional.image', reason='needs torchmetrics, the outside reference')
+    x = torch.nn.functional.interpolate(torch.rand(2, 1, 30, 30), (192, 208), mode='bicubic').clamp(0, 1); y = (x + .1*torch.randn_like(x)).clamp(0, 1)
+    theirs = tm.multiscale_structural_similarity_index_measure(x, y, sigma=1.5, kernel_size=11, data_range=1., normalize='relu')
+    close(ms_ssim_loss(x, y), 1 - theirs, 1e-4)
+    assert ms_ssim_loss(x, y) > 1e-3 and ms_ssim_loss(x, y) < ssim_loss(x, y)
 
 def test_gaussian_likelihood_is_torchs():
     pred, target, logvar = torch.randn(20, 1), torch.randn(20, 1), torch.randn(20)
