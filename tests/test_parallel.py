@@ -40,20 +40,22 @@ class Log(Callback):
     def before_fit(self): self.rows = []
     def after_step(self): self.rows.append(dict(loss=self.loss_grad.item(), **{k: v.item() for k, v in self.pred.terms.items()}))
 torch.manual_seed(0)
-model, res = LowLightNAT(TOY), {}
+TINY = replace(NATConfig.tiny(), crop=(64, 32, 32, 32), context=64, bf16=False)   # the preset's sizes; crops that hold as many places as there are codes, and smaller ones
+model, res = LowLightNAT(TINY), {}
 for m in model.modules():
     if isinstance(m, nn.Dropout): m.p = 0.   # its draws depend on the size of the share
-for name in STAGES:
+start = {n: torch.load(Path(sys.argv[2])/f'{n}0.pt') for n in STAGES} if len(sys.argv) > 2 else {}
+for name, before in zip(STAGES, (None, *STAGES)):
+    if start and before: model.load_state_dict(start[before])   # each stage from the same weights, so that rounding does not add up
     torch.manual_seed(1 + rank_distrib())   # each process starts elsewhere, on purpose
-    log, dls = Log(), toy_dls(48, 4, 24)
+    log, dls = Log(), toy_dls(64, 4, 24)
     learn = T.stage_learner(name, dls, model, [log])
     if name == 'codebook': learn.codebook_care.every = 3
     with learn.no_bar(), learn.no_logging(), parallel(learn): learn.fit(2, 2e-3)
-    res[name] = dict(rows=log.rows, val=[float(v) for v in learn.recorder.values[-1]], draws=dls.train.draws, keys=sorted(learn.model.state_dict())[:3],
+    res[name] = dict(rows=log.rows, val=[float(v) for v in learn.recorder.values[-1] if v is not None], draws=dls.train.draws, keys=sorted(learn.model.state_dict())[:3],
                      sum={k: v.double().sum().item() for k, v in model.state_dict().items()})
-    if name == 'codebook': torch.save(model.state_dict(), out/f'codebook{rank_distrib()}.pt'); res['used'] = learn.codebook_care.log
-    if name == 'flow': torch.save(model.state_dict(), out/f'flow{rank_distrib()}.pt')
-torch.save(model.state_dict(), out/f'end{rank_distrib()}.pt')
+    if name == 'codebook': res['used'] = learn.codebook_care.log
+    torch.save(model.state_dict(), out/f'{name}{rank_distrib()}.pt')
 (out/f'rank{rank_distrib()}.json').write_text(json.dumps(res))
 '''
 
@@ -63,7 +65,7 @@ def launch(code, folder, processes, *args, ok=True):
     folder.mkdir(parents=True, exist_ok=True); (folder/'script.py').write_text(textwrap.dedent(code))
     start = [sys.executable] if processes == 1 else [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
     env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', ACCELERATE_USE_CPU='true')
-    r = subprocess.run([*start, str(folder/'script.py'), str(folder), *args], env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=240)
+    r = subprocess.run([*start, str(folder/'script.py'), str(folder), *args], env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
     assert (r.returncode == 0) == ok, r.stdout[-4000:]
     return r.stdout
 
@@ -74,11 +76,12 @@ def read(folder, r=0): return json.loads((folder/f'rank{r}.json').read_text())
 def runs(tmp_path_factory):
     "One process with batches of 4, and two that share them"
     one, two = tmp_path_factory.mktemp('one'), tmp_path_factory.mktemp('two')
-    launch(CURVES, one, 1); launch(CURVES, two, 2)
+    launch(CURVES, one, 1); launch(CURVES, two, 2, str(one))
     return one, two
 
-# Relative, of each step's loss. What is a mean over pictures agrees to rounding. The NATs' losses are means over masked places, and the threshold is a quantile of the share: they agree but roughly.
-TOLERANCE = dict(codebook=5e-5, flow=2e-4, nat=0.06, decoder=0.06)
+# Relative, of each step's loss. What is a mean over pictures agrees to rounding (a place between two codes may fall to either, and from then on the codes differ a little).
+# The NATs' losses are means over masked places, and the threshold is a quantile of the share: they agree but roughly.
+TOLERANCE = dict(codebook=1e-3, flow=1e-5, nat=0.06, decoder=0.12)
 
 @pytest.mark.parametrize('stage', TOLERANCE)
 def test_curve_of_one_process(runs, stage):
@@ -97,10 +100,12 @@ def test_figures_draws_and_log(runs):
 
 def test_weights_codes_and_averages_are_equal(runs):
     one, two = runs
-    for name, most in dict(codebook=1e-3, flow=1e-3, end=0.1).items():
+    for name, most in dict(codebook=2e-3, flow=1e-4, nat=0.1, decoder=0.1).items():
         a, b, c = (torch.load(f/f'{name}{r}.pt') for f, r in ((one, 0), (two, 0), (two, 1)))
         assert [k for k in b if not torch.equal(b[k], c[k])] == []
-        assert {k: d for k in a if (d := (a[k].double() - b[k].double()).abs().max().item()) > most} == {}
+        apart = {k: (a[k].double() - b[k].double()).abs() for k in a}
+        assert {k: d for k in a if not k.startswith('vqgan.quantizer.') and (d := apart[k].max().item()) > most} == {}
+        assert {k: d for k in a if k.startswith('vqgan.quantizer.') and (d := (apart[k] > 1e-3).double().mean().item()) > 0.15} == {}   # few codes differ
     assert all(v for k, v in a.items() if k.endswith('started'))
     assert read(one)['used'] == read(two)['used'] and read(one)['used']   # what `CodebookCare` saw: the whole batch
 
@@ -168,6 +173,28 @@ def test_pipeline(tmp_path):
 def test_entry_says_what_it_takes():
     r = subprocess.run([sys.executable, '-m', 'lowlight_nat.training_parallel', '--help'], text=True, capture_output=True)
     assert r.returncode == 0 and '--preset' in r.stdout and 'steps_scale' in r.stdout
+
+@pytest.fixture(scope='module')
+def folder_of_pairs(tmp_path_factory):
+    "A few pairs of generated pictures of 64 to 96 pixels, and two to validate"
+    from lowlight_nat.images import write_image
+    root, g = tmp_path_factory.mktemp('pairs'), torch.Generator().manual_seed(0)
+    for split, n in ('train', 4), ('val', 2):
+        for i in range(n):
+            x = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4, generator=g), size=(64 + 8*i, 96), mode='bilinear')[0]
+            for side, y in ('low', 0.15*x), ('high', x): (root/split/side).mkdir(parents=True, exist_ok=True); write_image(y, root/split/side/f'{i}.png')
+    return root
+
+@pytest.mark.parametrize('start', [[], ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']], ids=['one process', 'two processes'])
+def test_the_command_trains_and_ends_well(folder_of_pairs, tmp_path, start):
+    "One step a stage of `tiny`: exit status 0, and the model is there"
+    from lowlight_nat.model import read_metadata
+    env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', ACCELERATE_USE_CPU='true')
+    line = [sys.executable, *start, '-m', 'lowlight_nat.training_parallel', str(folder_of_pairs), str(tmp_path/'out'), '--preset', 'tiny', '--steps_scale', '1e-9', '--seed', '7']
+    r = subprocess.run(line, env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
+    assert (tmp_path/'out'/'model.safetensors').exists() and r.returncode == 0, r.stdout[-4000:]
+    meta = read_metadata(tmp_path/'out'/'model.safetensors')
+    assert meta['about']['processes'] == (2 if start else 1) and meta['about']['seed'] == 7 and meta['about']['command'].endswith('--seed 7')
 
 def test_says_what_is_missing():
     code = "import sys; sys.modules['accelerate'] = None; import lowlight_nat.training_parallel"
