@@ -60,13 +60,13 @@ def codebook_prior(vqgan:VQGAN, # trained, frozen
 
 # %% ../nbs/12_training_unpaired.ipynb #0043c4e1
 PARTS = 'fusion.after.1.', 'exposure.' # names of what is fine-tuned, the slowest first
-WEIGHTS = dict(exposure=1., colour=0.5, spatial=1., prior=0.02, anchor=50., level=1.) # of the terms
+WEIGHTS = dict(exposure=1., colour=0.25, spatial=1., prior=0.02, anchor=50., level=1.) # of the terms
 
 class UnpairedStage(Stage):
     "Fine-tuning on dark pictures alone: zero-reference losses, the codebook's prior, and the anchor"
     terms = tuple(WEIGHTS)
     def __init__(self, model:LowLightNAT, # fine-tuned in place
-                 E:float=0.5, # level wanted, in (0,1)
+                 E:float=0.6, # level wanted, in (0,1)
                  weights:dict=None): # of terms, where they differ from `WEIGHTS`
         super().__init__(model)
         unknown = set(weights or {}) - set(WEIGHTS)
@@ -106,10 +106,10 @@ def unpaired_dls(images, # folder, files or tensors (3,H,W) of dark pictures
 # %% ../nbs/12_training_unpaired.ipynb #2d4d2fcd
 def unpaired_learner(images_or_folder, # dark pictures: a folder, files, tensors (3,H,W), or `DataLoaders` of (x_low, x_low)
                      model='small', # LowLightNAT, fine-tuned in place, or a checkpoint as `load_model` takes it
-                     E:float=0.5, # level that the results should have, in (0,1)
+                     E:float=0.6, # level that the results should have, in (0,1)
                      parts:tuple=PARTS, # names of what is fine-tuned, as their parameters begin
                      weights:dict=None, # of terms, where they differ from `WEIGHTS`
-                     lr=slice(3e-6, 1e-3), # learning rate of the first and of the last part; those between in equal ratios
+                     lr=slice(3e-6, 3e-3), # learning rate of the first and of the last part; those between in equal ratios
                      cbs=(), # further callbacks
                      **kwargs, # of `unpaired_dls`
                     ) -> StageLearner: # fastai Learner; fit it for a few dozen steps
