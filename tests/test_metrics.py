@@ -33,3 +33,10 @@ def test_gt_mean_matches_the_target():
     assert torch.allclose(grey_mean(gt_mean(x, y)), grey_mean(y), rtol=.02)
     assert gt_mean(x[0], y[0]).shape==x[0].shape
     assert torch.allclose(gt_mean(x, y)[1], gt_mean(x[1], y[1]))
+
+def test_grey_is_that_of_pillow():
+    "Red, green and blue, each with its own weight and in this order"
+    from PIL import Image
+    for rgb in (255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 30, 90):
+        x = torch.tensor(rgb).view(1, 3, 1, 1).expand(1, 3, 4, 4)/255
+        assert grey_mean(x).item() == pytest.approx(Image.new('RGB', (4, 4), rgb).convert('L').getpixel((0, 0))/255, abs=1/255)

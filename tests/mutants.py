@@ -1,0 +1,58 @@
+"""Are the checks able to fail? `python tests/mutants.py` breaks the package on purpose, one line at a time, in a copy, and runs the
+tests that should notice; a mutant that survives is a test that proves nothing. With `--json FILE` the outcome is kept.
+
+`tests/test_mutants.py` holds that every line to be broken still stands in the package, and breaks one of them on every run.
+"""
+import argparse, json, os, shutil, subprocess, sys, tempfile, time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# what is broken, module, the line as it is, the line broken, the tests that should notice
+MUTANTS = [
+    ('1x1 convolution: log-determinant of one place instead of all', 'flow', 'torch.linalg.slogdet(self.weight)[1]*z[0, 0].numel()', 'torch.linalg.slogdet(self.weight)[1]', 'test_flow.py::test_promises_at_random_weights'),
+    ('affine layer: shift before scale in the inverse', 'flow', 'return u*(-s).exp() - t', 'return (u - t)*(-s).exp()', 'test_flow.py::test_promises_at_random_weights'),
+    ('affine layer: log-scale without its bound', 'flow', 'self.bound*a.tanh()', 'self.bound*a', 'test_flow.py'),
+    ('quantizer: half the commitment', 'quantizers', 'return self.beta*F.mse_loss(z.float(), e.detach())', 'return 0.5*self.beta*F.mse_loss(z.float(), e.detach())', 'test_quantizers.py'),
+    ('quantizer: moving average of the sums runs late', 'quantizers', 'self.total.lerp_(total, 1 - self.decay)', 'self.total.lerp_(total, 0.9*(1 - self.decay))', 'test_quantizers.py'),
+    ('token statistics: entropy of one place too many', 'masking', 'torch.linalg.vecdot(p, l.sub_(top))', 'torch.linalg.vecdot(p, l)', 'test_masking.py'),
+    ('calibration: searches the wrong way', 'masking', 'if nc < nd: b, d, nd, c', 'if nc > nd: b, d, nd, c', 'test_masking.py'),
+    ('latent NAT: read out without subtracting the prior', 'nat', 'z + q.mean - before', 'z + q.mean', 'test_model.py'),
+    ('mix-up: the two sides exchanged', 'decoder', 'return m*self.match(f_low) + (1 - m)*h', 'return (1 - m)*self.match(f_low) + m*h', 'test_model.py'),
+    ('model: level without the norm', 'model', 'x = (d.x.float()*(m/self.cfg.norm_level).view(-1, 1, 1, 1)).clamp(0, 1)', 'x = (d.x.float()*m.view(-1, 1, 1, 1)).clamp(0, 1)', 'test_model.py'),
+    ('GLARE: attention scaled by the width, not its root', 'glare', 'k*k.shape[-1]**-.5', 'k*k.shape[-1]**-1.', 'test_glare_parity.py::test_array'),
+    ('GLARE: downsampling pads on the other side', 'glare', 'F.pad(x, (0, 1, 0, 1))', 'F.pad(x, (1, 0, 1, 0))', 'test_glare_parity.py::test_array'),
+    ('GLARE: norm with another epsilon', 'glare', 'super().__init__(32, ch, eps=1e-6)', 'super().__init__(32, ch, eps=1e-3)', 'test_glare_parity.py::test_array'),
+    ('GLARE: ratio of means upside down', 'glare_release', 'return (h.mean()/x_vq.mean()).view(1, 1, 1, 1)', 'return (x_vq.mean()/h.mean()).view(1, 1, 1, 1)', 'test_glare_parity.py::test_array'),
+    ('GLARE release: missing tensors are not mentioned', 'glare_release', "names.items() if k not in state]", "names.items() if k in ()]", 'test_glare_parity.py::test_loader_lists_all_that_does_not_fit'),
+    ('SSIM: another constant', 'metrics', 'C1,C2 = .01**2,.03**2', 'C1,C2 = .01**2,.04**2', 'test_metrics.py'),
+    ('GT-mean: red and blue exchanged', 'metrics', '[.299,.587,.114]', '[.114,.587,.299]', 'test_metrics.py'),
+    ('pipeline: what a stage stands on is not compared', 'training', "if meta['about'].get('after') != stands_on(out, name): return False", 'if False: return False', 'test_training.py::test_a_new_codebook_makes_what_stands_on_it_stale'),
+]
+
+def source(module): return (ROOT/'lowlight_nat'/f'{module}.py').read_text(encoding='utf-8')
+
+def outcome(mutant, timeout=600):
+    "Run the tests on the broken copy: row of the table"
+    what, module, old, new, tests = mutant
+    start = time.time()
+    with tempfile.TemporaryDirectory() as tmp:
+        shutil.copytree(ROOT/'lowlight_nat', Path(tmp)/'lowlight_nat', ignore=shutil.ignore_patterns('__pycache__'))
+        path = Path(tmp)/'lowlight_nat'/f'{module}.py'
+        assert path.read_text(encoding='utf-8').count(old) == 1, f'{module}: the line to be broken is not there once: {old}'
+        path.write_text(path.read_text(encoding='utf-8').replace(old, new), encoding='utf-8')
+        code = f"import sys; sys.path.insert(0, {tmp!r}); import lowlight_nat; assert lowlight_nat.__file__.startswith({tmp!r}); import pytest; sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', '-p', 'no:warnings', {str(ROOT/'tests')!r} + '/' + {tests!r}]))"
+        r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=timeout, cwd=ROOT, env=dict(os.environ, PYTHONPATH=tmp))
+    failed = [l.split(' - ')[0].removeprefix('FAILED ').removeprefix('tests/') for l in r.stdout.splitlines() if l.startswith('FAILED')]
+    return dict(broken=what, module=module, tests=tests, noticed=r.returncode == 1 and bool(failed), by=failed[0] if failed else None, seconds=round(time.time() - start))
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--json', type=Path, help='file for the outcome'); p.add_argument('--module', help='only the mutants of one module')
+    a, rows = p.parse_args(), []
+    for m in MUTANTS:
+        if a.module and m[1] != a.module: continue
+        rows.append(outcome(m)); r = rows[-1]
+        print(f"{'noticed ' if r['noticed'] else 'SURVIVED'} {r['broken']} ({r['by'] or r['tests']}, {r['seconds']} s)", flush=True)
+    if a.json: a.json.write_text(json.dumps(dict(command='python tests/mutants.py --json nbs/figures/run/mutants.json', rows=rows), indent=1) + '\n')
+    sys.exit(0 if all(r['noticed'] for r in rows) else 1)

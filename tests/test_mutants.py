@@ -1,0 +1,20 @@
+"The list of broken lines is up to date, one of them is broken on every run, and the outcome shown in the book is whole."
+import json, runpy
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+M = runpy.run_path(str(ROOT/'tests/mutants.py'))
+
+@pytest.mark.parametrize('mutant', M['MUTANTS'], ids=lambda m: m[0])
+def test_the_line_stands_there_once(mutant):
+    _, module, old, new, tests = mutant
+    assert M['source'](module).count(old) == 1 and old != new and (ROOT/'tests'/tests.split('::')[0]).exists()
+
+def test_a_broken_line_is_noticed():
+    row = M['outcome'](next(m for m in M['MUTANTS'] if m[1] == 'metrics'))
+    assert row['noticed'] and row['by'].startswith('test_metrics.py::')
+
+def test_no_mutant_survived_when_all_were_run():
+    rows = json.loads((ROOT/'nbs/figures/run/mutants.json').read_text())['rows']
+    assert [r['broken'] for r in rows] == [m[0] for m in M['MUTANTS']] and all(r['noticed'] for r in rows)
