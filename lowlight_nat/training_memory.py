@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['BLOCKS', 'LiveBytes', 'Hollow', 'chosen', 'step_memory', 'measured_memory', 'checkpoint_activations', 'plan_memory',
-           'step_speed']
+           'fit_card', 'step_speed']
 
 # %% ../nbs/12_training_memory.ipynb #069838e8
 import sys, torch, weakref
@@ -238,6 +238,19 @@ def plan_memory(cfg:NATConfig, # sizes
         if fits: break
     return AttrDict(stage=stage, micro=micro, n_acc=batch if micro < batch else None, checkpointing=on, peak_gb=gb, whole_gb=whole, fits=fits)
 
+# %% ../nbs/12_training_memory.ipynb #a30c9506
+def fit_card(budget_gb:float, # of the card, GB of 2^30 bytes
+            ): # function (stage, model) to a micro-batch, which also turns checkpointing on or off, for `train_pipeline(fit=...)`
+    "Train on a card of that size: micro-batches that fit, added up to the plan's batches"
+    def fit(stage:str, model:LowLightNAT) -> int:
+        i, cfg = list(STAGES).index(stage), model.cfg
+        p = plan_memory(cfg, cfg.crop[i], cfg.bs[i], budget_gb, stage)
+        if not p.fits: raise ValueError(f'memory_gb={budget_gb}: stage {stage} of {cfg.name} takes {p.peak_gb:.1f} GB for one picture, checkpointing included; use smaller crops (crop) or a larger card')
+        checkpoint_activations(model, p.checkpointing)
+        print(f'{stage}: {p.micro} of {cfg.bs[i]} pictures at a time, {p.peak_gb:.1f} GB of {budget_gb}' + (', with checkpointing' if p.checkpointing else ''))
+        return p.micro
+    return fit
+
 # %% ../nbs/12_training_memory.ipynb #49a818a7
 def step_speed(model:LowLightNAT, # trained for a few steps, in place
                make_dls, # (size, bs, items_per_epoch) to DataLoaders, or a folder, as `train_pipeline` takes it
@@ -254,6 +267,7 @@ def step_speed(model:LowLightNAT, # trained for a few steps, in place
     batch = batch or cfg.bs[list(STAGES).index(stage)]
     dls = make_dls(cfg.context, batch, batch*(steps + warm))
     if hasattr(dls.train.dataset, 'preload'): dls.train.dataset.preload()   # decoded once, in a training's first pass; counted nowhere here
+    model.vqgan.quantizer.started.fill_(True)   # k-means is no part of a step
     learn = stage_learner(stage, dls, model)
     with chosen(share), learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=[t, _NoValidation()])
     return AttrDict(t.summary(), batch=batch)

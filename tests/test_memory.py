@@ -105,3 +105,10 @@ def test_step_speed():
     make = lambda size, bs, n: LowLightDataLoaders.from_synthetic([torch.rand(3, 64, 64) for _ in range(4)], val_images=[torch.rand(3, 32, 32)], size=size, bs=bs, items_per_epoch=n)
     r = tm.step_speed(LowLightNAT(replace(TOY, context=48, crop=(32,)*4)), make, 'flow', batch=2, steps=3, warm=1)
     assert r.steps == 3 and r.batch == 2 and 0 <= r.waiting < 1 and abs(r.pictures_per_s - 2*r.steps_per_s) < 1e-6
+
+def test_step_speed_of_a_micro_batch_with_fewer_places_than_codes():
+    "k-means would refuse it, and belongs to no step"
+    from lowlight_nat.data import LowLightDataLoaders
+    make = lambda size, bs, n: LowLightDataLoaders.from_synthetic([torch.rand(3, 64, 64) for _ in range(4)], val_images=[torch.rand(3, 32, 32)], size=size, bs=bs, items_per_epoch=n)
+    r = tm.step_speed(LowLightNAT(replace(TOY, context=48, crop=(16,)*4)), make, 'codebook', batch=1, steps=3, warm=1)   # 16 places, 64 codes
+    assert r.steps == 3 and r.pictures == 3

@@ -3,6 +3,7 @@ import argparse, json, platform, statistics, time, torch
 from dataclasses import replace
 from pathlib import Path
 from lowlight_nat.callbacks import sum_terms
+from lowlight_nat.data import LowLightDataLoaders
 from lowlight_nat.model import LowLightNAT, NATConfig
 from lowlight_nat.stages import STAGES, trainable
 from lowlight_nat.training_memory import chosen, checkpoint_activations, measured_memory, plan_memory, step_memory, step_speed
@@ -64,19 +65,22 @@ def base():
         rows.append(dict(stage=stage, batch=8, checkpointing=True, gb=step_memory(NATConfig.base(), 256, 8, stage, True).peak/2**30)); print(rows[-1], flush=True); keep('base', rows)
 
 def speed(folder, presets):
-    "Steps per second, and the share of time waiting for data"
+    "Steps per second, and the share of time waiting for data: micro-batch 1; for `small` also the plan's batches, without and with a process that draws"
+    def make(workers): return lambda size, bs, n: LowLightDataLoaders.from_folder(folder, size=size, bs=bs, items_per_epoch=n, num_workers=workers)
     rows = []
     for preset in presets:
-        model = LowLightNAT(NATConfig.preset(preset))
-        for stage in STAGES:
-            r = step_speed(model, folder, stage, **(dict(batch=1, steps=1, warm=1) if preset == 'base' else dict(steps=5)))
-            rows.append(dict(preset=preset, stage=stage, threads=torch.get_num_threads(), **r)); print(rows[-1], flush=True); keep('speed', rows)
+        cfg = NATConfig.preset(preset)
+        for batch, workers in ((1, 0), (None, 0), (None, 1)) if preset != 'base' else ((1, 0),):
+            model = LowLightNAT(cfg)
+            for stage in STAGES:
+                r = step_speed(model, make(workers), stage, batch, **(dict(steps=2, warm=1) if preset == 'base' else dict(steps=8, warm=2)))
+                rows.append(dict(preset=preset, stage=stage, crop=model.cfg.crop[list(STAGES).index(stage)], threads=torch.get_num_threads(), workers=workers, **r)); print(rows[-1], flush=True); keep('speed', rows)
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser()
-    p.add_argument('parts', nargs='*', default=['checked', 'checkpointing', 'base', 'plans'], help='some of checked, checkpointing, base, plans, speed')
+    p.add_argument('parts', nargs='*', default=['checked', 'checkpointing', 'base', 'plans'], help='some of checked, checkpointing, base, plans, speed; speed needs --data')
     p.add_argument('--data', help='folder of pairs, for speed')
-    p.add_argument('--presets', nargs='*', default=['small'], help='for speed')
+    p.add_argument('--presets', nargs='*', default=['small', 'base'], help='for speed')
     args = p.parse_args()
     for part in args.parts:
         if part == 'speed': speed(args.data, args.presets)
