@@ -96,7 +96,7 @@ def read_out(logits:Tensor, # of a distribution over codes (N,K), up to a consta
             ) -> tuple: # best code (N,), its probability (N,), mean code (N,d)
     "What is wanted of a softmax, with one exponential for each number"
     best = logits.max(-1, keepdim=True)
-    p = (logits - best.values.detach()).exp()
+    p = (logits - best.values.detach()).clamp(min=-80).exp()   # below lie numbers too small to be normal, on which a processor takes ten times as long
     s = p.sum(-1, keepdim=True)
     return best.indices[:, 0], 1/s[:, 0].detach(), (codes.float().T @ p.T).T / s   # this way round it is five times faster
 
