@@ -82,7 +82,10 @@ def test_four_systems(model):
     for (a, b), o in outs.items(): assert (len(o.history), len(o.feature_history)) == (TOY.rounds*a, TOY.rounds*b)
     assert torch.equal(outs[False, True].z, outs[False, True].z_tilde)
     assert torch.equal(model(x, tau=tau, rounds=0).x, outs[False, False].x)
-    assert torch.equal(model(x, tau=1.).x, outs[False, False].x)    # nothing is uncertain: nothing to do
+    sure = model(x, tau=1., record=True)    # nothing is uncertain: no round of either, and all that is left is the look at kept cells
+    assert torch.equal(sure.z, sure.z_tilde) and not sure.history and not sure.feature_history
+    assert torch.equal(model(x, tau=1., decoder_nat=False).x, outs[False, False].x)
+    assert torch.equal(sure.x, outs[False, False].x) == (not model.cfg.feat_kept)
 
 def rounds_of(model, R=5):
     "The history of both NATs with everything masked, and how sure each was after each round"
