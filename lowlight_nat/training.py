@@ -239,7 +239,7 @@ def stage_end(name:str, # of the stage
     "What follows a fit: exposure head and tau, the checkpoint, and the state of the unfinished run removed"
     cfg = model.cfg
     if name in ('flow', 'decoder'):   # the decoder's stage moves encoder, flow and spread a little further
-        if cfg.arch != 'glare' and not cfg.frozen: refit_exposure(model, dls)
+        if cfg.arch != 'glare' and not cfg.frozen and hasattr(dls.train.dataset, 'draw'): refit_exposure(model, dls)
         set_tau(model, dls)
     figures = {k: round(float(v), 4) for k, v in zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1]) if v is not None} if learn.recorder.values else {}
     figures['seconds'] = round(seconds)
