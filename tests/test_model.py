@@ -272,3 +272,31 @@ def test_files_keep_everything(model, tmp_path, half):
     assert not list(tmp_path.glob('*.part'))
     with pytest.raises(ValueError, match='do not fit'):
         other = LowLightNAT(TOY); other.cfg = replace(TOY, n_codes=32); save_model(other, tmp_path/'o.safetensors'); load_model(tmp_path/'o.safetensors')
+
+def test_mixup_weighs_the_photograph_against_the_codebook():
+    from lowlight_nat.decoder import MixUp
+    torch.manual_seed(0)
+    m, h, f = MixUp(3, 3, w=-1.), torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    assert torch.equal(m(h, f, 0.), h) and torch.equal(m(h, f, 1.), f)
+    assert torch.allclose(m(h, f), torch.sigmoid(torch.tensor(-1.))*f + torch.sigmoid(torch.tensor(1.))*h)
+
+def test_a_fresh_latent_nat_adds_nothing():
+    "Its head starts at zero: evidence is flat, the expected code that of the prior, and the delta form exactly z_tilde"
+    torch.manual_seed(0)
+    m = LowLightNAT(TOY).eval()
+    with torch.no_grad():
+        a = m.align(pair(1, 64)[0]); r = m.refine(a, tau=0.)
+        far = m.refine(a, tau=0., output='expectation').z
+    assert r.mask.all() and torch.allclose(r.z, a.z_tilde, atol=1e-5) and (far - a.z_tilde).abs().max() > 1e-2
+
+def test_read_out_is_that_of_softmax():
+    "Also where the logits lie thousands apart, and where many are near the best"
+    from lowlight_nat.nat import read_out
+    torch.manual_seed(0)
+    codes = torch.randn(64, 4)
+    for size in 0.1, 1., 10., 3e3:
+        logits = size*torch.randn(50, 64)
+        best, confidence, mean = read_out(logits, codes)
+        p = logits.double().softmax(-1)
+        assert torch.equal(best, logits.argmax(-1)) and torch.allclose(confidence.double(), p.max(-1).values, atol=1e-6)
+        assert torch.allclose(mean.double(), p @ codes.double(), atol=1e-5)

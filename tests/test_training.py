@@ -224,7 +224,12 @@ def test_micro_batches_take_the_same_steps(whole, tmp_path):
 def test_the_exposure_head_is_fitted_alone(whole):
     model, dls = load_model(whole/'decoder.safetensors'), toy_dls(48, 2, 4)
     dls.train.dataset.synthetic, before, chance = 0.5, {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    ds, shares = dls.train.dataset, []
+    draw = ds.draw
+    ds.draw = lambda k: (shares.append(ds.synthetic), draw(k))[1]
     T.refit_exposure(model, dls)
+    del ds.draw
+    assert shares == [0.]*4   # real darkness alone
     assert {k.split('.')[0] for k in same(before, model.state_dict())} == {'exposure'}
     assert torch.equal(torch.get_rng_state(), chance) and dls.train.dataset.synthetic == 0.5 and not model.training
     levels = torch.stack([dls.train.dataset.draw(k)[1].mean() for k in range(4)])
