@@ -80,6 +80,7 @@ class NATConfig(TrainingPlan):
     nat_heads: int = 4               # attention heads
     nat_patch: int = 4               # latent places to a patch, along each side
     mask_by: str = 'entropy'         # map that the threshold cuts: entropy (the talk's), or spread (our addition)
+    factor: float = 1.               # calibration: the temperature is 2*factor*sigma^2; fitted on held-out pairs after stages 2 and 3
     tau: float = 0.5                 # threshold in [0,1], of the entropy in units of log K; set after stage 2 so that mask_share is masked
     mask_share: float = 0.4          # share of places masked on training pictures at the default tau
     rounds: int = 4                  # R, in training and inference
@@ -108,6 +109,7 @@ def _check(self:NATConfig):
     if self.mask_by not in ('entropy', 'spread'): raise ValueError(f'NATConfig: mask_by={self.mask_by!r} must be entropy or spread')
     if self.exposure_head not in EXPOSURE_HEADS: raise ValueError(f'NATConfig: exposure_head={self.exposure_head!r} must be {" or ".join(EXPOSURE_HEADS)}')
     if self.structure not in ('ssim', 'ms_ssim'): raise ValueError(f'NATConfig: structure={self.structure!r} must be ssim or ms_ssim')
+    if not 0 < self.factor < float('inf'): raise ValueError(f'NATConfig: factor={self.factor} must be positive; 1 takes the spread as the head gives it')
     for name in 'tau', 'synthetic', 'whole', 'nat_off', 'mask_share':
         if not 0 <= getattr(self, name) <= 1: raise ValueError(f'NATConfig: {name}={getattr(self, name)} must lie in [0, 1]')
 
@@ -218,7 +220,7 @@ def doubt(self:LowLightNAT, a:AttrDict, # of `align`
     "How sure the aligned latent is of its tokens"
     spread, z, sigma = self.cfg.mask_by == 'spread', self.vqgan.quantizer.place(a.z_tilde), a.sigma
     if self.training: z, sigma = z.nan_to_num(), sigma.nan_to_num(1.)   # the loss is NaN all the same, and there a callback names the files
-    t = token_statistics(z, self.vqgan.quantizer.codes, 2*sigma**2, spread=spread)
+    t = token_statistics(z, self.vqgan.quantizer.codes, 2*self.cfg.factor*sigma**2, spread=spread)
     s = t.spread2.sqrt() if spread else None
     return AttrDict(tokens=t.tokens, entropy=t.entropy, map=s/(1 + s) if spread else t.entropy)
 
@@ -235,7 +237,7 @@ def refine(self:LowLightNAT, a:AttrDict, # of `align`
     tau, rounds = self.cfg.tau if tau is None else tau, self.cfg.rounds if rounds is None else rounds
     t = self.doubt(a)
     mask = uncertainty_mask(t.map, tau)
-    out = parallel_decode(self.nat, self.vqgan.quantizer.place(a.z_tilde), t.tokens, mask, self.vqgan.quantizer.codes, a.cond, a.sigma.detach(), a.overview, rounds, output, record=record, keep=keep)
+    out = parallel_decode(self.nat, self.vqgan.quantizer.place(a.z_tilde), t.tokens, mask, self.vqgan.quantizer.codes, a.cond, self.cfg.factor**0.5*a.sigma.detach(), a.overview, rounds, output, record=record, keep=keep)
     return AttrDict(z=out.z, tokens=out.tokens, entropy=t.entropy, mask=mask, confidence=out.confidence, history=out.history, log_q=out.log_q)
 
 # %% ../nbs/08_model.ipynb #3fbb9f5b

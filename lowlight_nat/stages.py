@@ -145,11 +145,12 @@ class DecoderStage(Stage):
     parts = (('encoder.', 'flow.', 'spread.', 'exposure.'), ('nat.',), ('fusion.',))
     frozen_parts = (('nat.',), ('fusion.nat.',))
     def __init__(self, model:LowLightNAT,
-                 use_gt_mean:bool=False): # the GT-mean form of l1 and structure
-        super().__init__(model); self.use_gt_mean = use_gt_mean
+                 use_gt_mean:bool=False, # the GT-mean form of l1 and structure
+                 nats:tuple=None): # which NATs run, on the latent and on the features; by default both, each left out by chance in training
+        super().__init__(model); self.use_gt_mean, self.nats = use_gt_mean, nats
         self.terms = tuple(self.cfg.structure if t == 'ssim' else t for t in self.terms)
         if self.cfg.dec_perceptual: self.terms, self.perceptual = (*self.terms, 'perceptual'), own_perceptual(model)
-    def alone(self, x_low): return self.model(x_low)
+    def alone(self, x_low): return self.model(x_low, **dict(zip(('latent_nat', 'decoder_nat'), self.nats or ())))
 
 # %% ../nbs/10_stages.ipynb #aab680f8
 @patch
@@ -166,7 +167,7 @@ def pair(self:DecoderStage, x_low, x_high) -> AttrDict: # x, terms, entropy, mas
     t, m = self.truth(x_low, x_high), self.model
     a = m.align(t.x_low, t.stats)
     if self.training and not a.z_tilde.isfinite().all(): return AttrDict(x=None, terms=self.lost(a))
-    on = torch.rand(2) >= self.cfg.nat_off if self.training and not self.cfg.frozen else (True, True)   # frozen, the NATs alone have gradients
+    on = self.nats or (torch.rand(2) >= self.cfg.nat_off if self.training and not self.cfg.frozen else (True, True))   # frozen, the NATs alone have gradients
     r = m.refine(a, random_tau(m, a, self.mask_range) if self.training else None, self.rounds if on[0] else 0, keep=True)
     mix = torch.rand(()).item() if self.training and torch.rand(()) < 0.2 else None   # the user may set it, so it must work
     d = m.decode(a, r, self.rounds if on[1] else 0, mix, record=True)   # with what the NAT predicts of the latent

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['RESTING', 'split_stage', 'UntilNaN', 'StageLearner', 'gt_mean_psnr', 'gt_mean_ssim', 'stage_learner',
-           'codebook_learner', 'flow_learner', 'nat_learner', 'decoder_learner', 'set_tau', 'refit_exposure',
-           'train_stage', 'stage_end', 'validate_pairs', 'finish', 'folder_dls', 'stands_on', 'stage_plan', 'is_done',
-           'train_pipeline', 'previous']
+           'codebook_learner', 'flow_learner', 'nat_learner', 'decoder_learner', 'set_factor', 'set_tau',
+           'refit_exposure', 'train_stage', 'stage_end', 'validate_pairs', 'finish', 'folder_dls', 'stands_on',
+           'stage_plan', 'is_done', 'train_pipeline', 'previous']
 
 # %% ../nbs/12_training.ipynb #adbff309
 import fastai.callback.schedule, hashlib, time, torch
@@ -24,11 +24,14 @@ from fastai.learner import CancelFitException, Learner, replacing_yield
 from fastai.optimizer import Adam
 from fastai.torch_core import TensorImage
 from .callbacks import AdversarialStep, Autocast, CodebookCare, Curve, EMAWeights, FrozenEval, GiveTarget, NaNGuard, Preview, Term, ValidateEvery, sum_terms
+from .codebook import squared_distances
 from .checkpoints import Checkpoint, Resume, data_state, random_state, set_data_state, set_random_state
 from .data import LowLightDataLoaders, random_low_light
 from .exposure import exposure_view, fit_exposure
+from .fingerprints import fingerprints, pack
 from .flow import picture_stats
 from .images import crop_to, pad_to_multiple, read_image
+from .masking import calibrate_temperature
 from .metrics import gt_mean, psnr, score_pair, ssim
 from .model import LowLightNAT, NATConfig, TrainingPlan, load_model, read_metadata, save_model
 from .stages import STAGES, DecoderStage, Stage, trainable
@@ -162,10 +165,31 @@ def decoder_learner(dls, # pairs (x_low, x_high)
                     cfg_or_model, # as for `codebook_learner`; its codebook is frozen
                     cbs=(), # further callbacks
                     use_gt_mean:bool=False, # the GT-mean form of the losses on the picture
+                    nats:tuple=None, # which NATs run, on the latent and on the features; by default both, each left out by chance
                     **kwargs # of fastai's `Learner`
                    ) -> StageLearner:
     "Learner of stage 3"
-    return stage_learner('decoder', dls, cfg_or_model, cbs, partial(DecoderStage, use_gt_mean=use_gt_mean), **kwargs)
+    return stage_learner('decoder', dls, cfg_or_model, cbs, partial(DecoderStage, use_gt_mean=use_gt_mean, nats=nats), **kwargs)
+
+# %% ../nbs/12_training.ipynb #3a762db2
+@torch.no_grad()
+def set_factor(model:LowLightNAT, # its configuration is replaced
+               dls, # pairs; the validation pictures are used, whole
+               places:int=2000, # of each picture, drawn at random
+              ) -> float: # the factor
+    "Set the factor of the temperature to the one under which the true tokens of held-out pairs are likeliest; Guo et al., ICML 2017, section 4.2"
+    d2s, tokens, q, device = [], [], model.vqgan.quantizer, next(model.parameters()).device
+    g = torch.Generator().manual_seed(model.cfg.seed)
+    model.eval()
+    for x_low, x_high in dls.valid:
+        a = model.align(x_low.to(device))
+        z, truth = q.place(a.z_tilde).float().flatten(2), q.place(model.vqgan.encode(model.normalise(x_high.to(device))[0]).float()).flatten(2)
+        i = torch.randperm(z.shape[-1], generator=g)[:places].to(device)
+        d2s.append(squared_distances(z[..., i, None], q.codes)[:, :, 0]/(2*a.sigma.float().flatten(1)[:, i, None]**2))
+        tokens.append(squared_distances(truth[..., i, None], q.codes)[:, :, 0].argmin(-1))
+    factor = calibrate_temperature(torch.cat([o.flatten(0, 1) for o in d2s]), torch.cat([o.flatten() for o in tokens]), lo=0.1, hi=100.)
+    model.cfg = replace(model.cfg, factor=round(factor, 4))
+    return model.cfg.factor
 
 # %% ../nbs/12_training.ipynb #1638405b
 @torch.no_grad()
@@ -215,6 +239,7 @@ def train_stage(name:str, # codebook, flow, nat or decoder
                 fit=None, # function (name, model) to a micro-batch, for a card that cannot hold a batch; None: whole batches
                 epoch_steps:int=50, # steps an epoch
                 validations:int=3, # during the stage, with the one at its end
+                make=None, # function of the model to its `Stage`; by default that of `STAGES`
                ) -> dict: # seconds, validation figures
     "Train one stage, write its checkpoint"
     i, cfg = list(STAGES).index(name), model.cfg
@@ -222,9 +247,10 @@ def train_stage(name:str, # codebook, flow, nat or decoder
     torch.manual_seed(cfg.seed + i)
     micro, state = fit(name, model) if fit else cfg.bs[i], out/f'{name}.pt'
     dls, back = make_dls(cfg.context, micro, cfg.bs[i]*epoch_steps), Resume(state) if resume else None
+    if name == 'codebook': dls.train.dataset.synthetic = 0.   # it sees bright pictures alone, so none need be darkened
     cbs = [Checkpoint(state, minutes), ValidateEvery(max(1, -(-epochs//validations))), Preview(out/'previews'/name)] + ([back] if back else [])
     if micro < cfg.bs[i]: cbs.append(GradientAccumulation(cfg.bs[i]))
-    learn, start = stage_learner(name, dls, model, cbs), time.time()
+    learn, start = stage_learner(name, dls, model, cbs, **(dict(make=make) if make else {})), time.time()
     learn.fit_one_cycle(epochs, cfg.lr[i], pct_start=0.15, start_epoch=back.epoch if back else 0, cbs=Curve(out/f'{name}.csv', append=bool(back and back.epoch)))
     return stage_end(name, model, dls, out, learn, time.time() - start)
 
@@ -236,10 +262,11 @@ def stage_end(name:str, # of the stage
               learn, # the Learner, for its last figures
               seconds:float, # the fit took
              ) -> dict: # validation figures, seconds
-    "What follows a fit: exposure head and tau, the checkpoint, and the state of the unfinished run removed"
+    "What follows a fit: exposure head, factor and tau, the checkpoint, and the state of the unfinished run removed"
     cfg = model.cfg
     if name in ('flow', 'decoder'):   # the decoder's stage moves encoder, flow and spread a little further
         if cfg.arch != 'glare' and not cfg.frozen and hasattr(dls.train.dataset, 'draw'): refit_exposure(model, dls)
+        set_factor(model, dls)
         set_tau(model, dls)
     figures = {k: round(float(v), 4) for k, v in zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1]) if v is not None} if learn.recorder.values else {}
     figures['seconds'] = round(seconds)
@@ -264,12 +291,13 @@ def finish(model:LowLightNAT, # whose device is kept
            cfg:NATConfig, # the plan
            about:dict, # more to say in the metadata
           ) -> LowLightNAT: # in evaluation mode
-    "Write the final checkpoint in half precision, measure what was written, and put the figures into its metadata"
+    "Write the final checkpoint in half precision, measure what was written, and put figures and fingerprints of the training pictures into its metadata"
     model, path = previous(model, out/'decoder.safetensors', cfg).eval(), out/'model.safetensors'
     stages = {n: f for n in STAGES if (p := out/f'{n}.safetensors').exists() and (f := read_metadata(p)['about'].get('figures'))}
     save_model(model, path)
-    val = validate_pairs(load_model(path), make_dls(cfg.context, 1, 1).valid)
-    save_model(model, path, dict(seed=cfg.seed, torch=torch.__version__, val=val, stages=stages, **about))
+    dls = make_dls(cfg.context, 1, 1)
+    val, seen = validate_pairs(load_model(path), dls.valid), getattr(dls.train.dataset, 'pairs', [])
+    save_model(model, path, dict(seed=cfg.seed, torch=torch.__version__, val=val, stages=stages, **about, fingerprints=pack(fingerprints(seen))))
     return model
 
 # %% ../nbs/12_training.ipynb #b9cfd1d8
@@ -347,10 +375,10 @@ def previous(model:LowLightNAT, # whose device is kept
              path:Path, # checkpoint of the stage before
              cfg:NATConfig, # the plan now
             ) -> LowLightNAT:
-    "The model as an earlier stage left it, with today's plan and its tau"
+    "The model as an earlier stage left it, with today's plan and its factor and tau"
     if not path.exists(): raise FileNotFoundError(f'{path} is missing; train the stage {path.stem} first, or all')
-    old, free = load_model(path), {'name', 'tau', 'mask_by', 'mask_share', 'rounds', 'decay', 'beta', 'rotation', 'glare_compat', *(f.name for f in fields(TrainingPlan))}
+    old, free = load_model(path), {'name', 'factor', 'tau', 'mask_by', 'mask_share', 'rounds', 'decay', 'beta', 'rotation', 'glare_compat', *(f.name for f in fields(TrainingPlan))}
     other = [f.name for f in fields(cfg) if f.name not in free and getattr(cfg, f.name) != getattr(old.cfg, f.name)]
     if other: raise ValueError(f'{path} was trained with another {", ".join(other)}; use the configuration it was trained with, or train into another folder')
-    old.cfg = replace(cfg, tau=old.cfg.tau, frozen=cfg.frozen or old.cfg.frozen)   # what was frozen stays so
+    old.cfg = replace(cfg, factor=old.cfg.factor, tau=old.cfg.tau, frozen=cfg.frozen or old.cfg.frozen)   # what was frozen stays so
     return old.to(next(model.parameters()).device)

@@ -300,3 +300,19 @@ def test_read_out_is_that_of_softmax():
         p = logits.double().softmax(-1)
         assert torch.equal(best, logits.argmax(-1)) and torch.allclose(confidence.double(), p.max(-1).values, atol=1e-6)
         assert torch.allclose(mean.double(), p @ codes.double(), atol=1e-5)
+
+def test_the_factor_scales_the_variance(model):
+    "A factor of 4 is a head that says twice the spread: the same entropies, the same predictions of the latent NAT."
+    x, old = pair()[0], model.cfg
+    with torch.no_grad():
+        a = model.align(x)
+        b = AttrDict(a, sigma=2*a.sigma)
+        model.nat.head.weight.normal_(0, .02) if hasattr(model.nat.head, 'weight') else None
+        twice = model.refine(b, tau=0.)
+        try: model.cfg = replace(old, factor=4.); four = model.refine(a, tau=0.)
+        finally: model.cfg = old
+        one = model.refine(a, tau=0.)
+    assert torch.equal(four.entropy, twice.entropy) and torch.allclose(four.z, twice.z, atol=1e-5)
+    assert (four.entropy > one.entropy).float().mean() > .9
+    for bad in 0., -1., math.inf, math.nan:
+        with pytest.raises(ValueError, match='factor'): replace(old, factor=bad)

@@ -265,3 +265,16 @@ def test_a_picture_of_nan_ends_in_a_loss_of_nan(name):
 
 def test_without_rounds_the_nats_are_not_trained(tmp_path):
     with pytest.raises(ValueError, match='rounds'): T.train_pipeline(replace(TOY, rounds=0), tmp_path, tmp_path/'out', 'nat')
+
+def test_the_factor_mends_a_head_that_says_too_little(whole):
+    "A head that says half the spread needs four times the factor; what is set depends on nothing but the held-out pairs."
+    model, dls = load_model(whole/'decoder.safetensors'), toy_dls(48, 2, 4)
+    assert model.cfg.factor != 1. and load_model(whole/'model.safetensors').cfg.factor == model.cfg.factor   # fitted at the end of the run, and kept
+    first = T.set_factor(model, dls)
+    assert T.set_factor(model, dls) == first == model.cfg.factor
+    with torch.no_grad(): model.spread.net[-1].bias.sub_(torch.tensor(2.).log())
+    assert T.set_factor(model, dls) == pytest.approx(4*first, rel=.02)
+
+def test_the_finished_model_knows_what_it_saw(whole):
+    from lowlight_nat.fingerprints import unpack
+    assert len(unpack(read_metadata(whole/'model.safetensors')['about']['fingerprints'])) == len(pictures())
