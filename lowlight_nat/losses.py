@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import AttrDict
 from .metrics import grey_mean, ssim_map, ssim_parts
+from .perception import LPIPS
 
 # %% ../nbs/10_losses.ipynb #108f97d2
 def l1_loss(x:Tensor, # prediction (B,3,H,W)
@@ -83,14 +84,8 @@ def encoder_feature_loss(encoder:nn.Module, # a frozen `codebook.Encoder`
 def lpips_loss(net:str='alex', # backbone: alex, vgg or squeeze
               ): # function of (x, y) in [0,1] to a scalar
     "LPIPS with its pretrained backbone, or an error that says where to put it; Zhang et al., CVPR 2018"
-    try: import lpips
-    except ImportError: raise ImportError('lpips_loss: the package lpips is missing; install it with `pip install lpips`') from None
-    from torch.hub import get_dir
-    pattern = dict(alex='alexnet-owt-*.pth', vgg='vgg16-*.pth', squeeze='squeezenet1_1-*.pth')[net]
-    from pathlib import Path
-    if not list((Path(get_dir())/'checkpoints').glob(pattern)):
-        raise FileNotFoundError(f'lpips_loss: the pretrained backbone is not there; put torchvision\'s {pattern} into the folder checkpoints of torch.hub.get_dir(), or use encoder_feature_loss')
-    model = lpips.LPIPS(net=net, verbose=False).requires_grad_(False).eval()
+    try: model = LPIPS(net).model
+    except FileNotFoundError as e: raise FileNotFoundError(f'lpips_loss: {e} Or use encoder_feature_loss.') from None
     return lambda x, y: model.to(x.device)(x.float()*2 - 1, y.float()*2 - 1).mean()
 
 # %% ../nbs/10_losses.ipynb #44e873fb
