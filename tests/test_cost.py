@@ -10,8 +10,8 @@ from torchvision.ops import deform_conv2d
 from fastcore.xtras import dict2obj
 from lowlight_nat.cli import lowlight_experiment
 from lowlight_nat.decoder import FeatureNAT
-from lowlight_nat.experiments import *
-from lowlight_nat.experiments import Meter, _count, run_once
+from lowlight_nat.cost import *
+from lowlight_nat.cost import Meter, _count, run_once
 from lowlight_nat.images import pad_to_multiple
 from lowlight_nat.model import LowLightNAT, NATConfig
 from lowlight_nat.nat import LatentNAT
@@ -75,7 +75,7 @@ def test_model_is_as_before(model, x):
 @pytest.mark.skipif(peak_memory() is None, reason='this system does not tell how much memory a process had')
 def test_peak_memory():
     "A tensor that came and went is in the peak, and where the mark can be set back, in that of its own call only."
-    code = 'import torch; from lowlight_nat.experiments import *; a = peak_memory(); a = peak_memory(); torch.ones(25_000_000); b = peak_memory(); c = peak_memory(); print(a, b, c)'
+    code = 'import torch; from lowlight_nat.cost import *; a = peak_memory(); a = peak_memory(); torch.ones(25_000_000); b = peak_memory(); c = peak_memory(); print(a, b, c)'
     a, b, c = map(int, subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split())
     assert 95e6 < b-a < 120e6
     if sys.platform == 'linux': assert c-a < 20e6

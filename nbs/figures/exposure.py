@@ -12,7 +12,7 @@ import torch
 from fastcore.basics import AttrDict
 from fastcore.script import call_parse
 
-from lowlight_nat.cli import versions
+from lowlight_nat.record import versions
 from lowlight_nat.exposure import AttentionExposure, ExposureHead, coverage, exposure_view, fit_exposure, inspect_exposure, pick_views
 from lowlight_nat.flow import picture_stats
 from lowlight_nat.images import pad_to_multiple, read_image

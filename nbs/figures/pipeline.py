@@ -31,11 +31,13 @@ PARTS = {
     'cli':        (848, 328,  90, 34, 'cli', []),
     'glare':      (152, 370, 234, 34, 'glare', []),
     'glare_release': (396, 370, 234, 34, 'glare_release', []),
-    'experiments': (640, 370, 198, 34, 'experiments', []),
+    'experiments': (640, 370, 102, 34, 'experiments', []),
+    'baselines':  (752, 370, 186, 34, 'baselines', []),
 }
-CHAPTERS = ('images data layers quantizers codebook flow masking nat decoder glare glare_release model metrics losses callbacks training enhance '
-            'experiments cli').split()
-ALSO = {'glare': ['codebook', 'flow.cond', 'flow.flow'], 'glare_release': ['decoder']}   # the parts they have in the official size
+CHAPTERS = ('files images pictures data layers quantizers codebook flow masking nat decoder glare glare_release model metrics losses callbacks training enhance '
+            'llflow restormer baselines experiments cli').split()
+ALSO = {'files': ['images.in', 'images.out'], 'pictures': ['images.in', 'images.out'], 'folders': ['enhance'], 'glare': ['codebook', 'flow.cond', 'flow.flow'], 'glare_release': ['decoder'],   # the parts they have in the official size
+        'llflow': ['baselines'], 'restormer': ['baselines']}
 ROW = ['images.in', 'flow.cond', 'flow.flow', 'masking', 'nat', 'decoder', 'images.out']
 FEEDS = {'flow.flow': 'latents', 'nat': 'tokens', 'decoder': 'features of D'}     # what the codebook hands down
 

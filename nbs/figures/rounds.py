@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from lowlight_nat.cli import versions
+from lowlight_nat.record import versions
 from lowlight_nat.codebook import squared_distances
 from lowlight_nat.images import read_image
 from lowlight_nat.losses import token_targets

@@ -3,7 +3,7 @@ import argparse, json, os, time
 from pathlib import Path
 
 import torch
-from lowlight_nat.cli import versions
+from lowlight_nat.record import versions
 from lowlight_nat.data import LowLightDataLoaders, SyntheticDataset
 from lowlight_nat.model import load_model
 from lowlight_nat.pairs import find_pairs
