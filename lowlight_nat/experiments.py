@@ -12,7 +12,7 @@ from pathlib import Path
 # %% ../nbs/15_experiments.ipynb #2da74aaa
 from PIL import Image
 from tqdm.auto import tqdm
-from fastcore.basics import AttrDict
+from fastcore.basics import AttrDict, patch
 from .cost import SYSTEMS
 from .enhance import Enhancer
 from .fingerprints import data_fingerprint, overlap_note, overlaps
@@ -73,35 +73,39 @@ class Run:
     @cached_property
     def enhancer(self): return Enhancer.from_pretrained(self.weights, self.device)
 
-    def score(self,
-        key:str, # of the row
-        method=None, # what is scored; None: the model
-        **kwargs, # of the method
-    )->AttrDict: # means over the pictures, `seconds_each`, and `pictures`: the scores of each
-        "Scores of one method under one setting, kept in the folder."
-        def make():
-            bar = tqdm(total=len(self.pairs), desc=key, unit='picture', disable=None, leave=False)
-            with bar: r = evaluate(method or self.enhancer, self.pairs, lambda row: bar.update(), self.lpips, **kwargs)
-            return {k:v for k,v in r.items() if k not in ('rows','input')}|dict(pictures=r.rows)
-        return self.rows.row(key, make)
+# %% ../nbs/15_experiments.ipynb #ffb0edee
+@patch
+def score(self:Run,
+    key:str, # of the row
+    method=None, # what is scored; None: the model
+    **kwargs, # of the method
+)->AttrDict: # means over the pictures, `seconds_each`, and `pictures`: the scores of each
+    "Scores of one method under one setting, kept in the folder."
+    def make():
+        bar = tqdm(total=len(self.pairs), desc=key, unit='picture', disable=None, leave=False)
+        with bar: r = evaluate(method or self.enhancer, self.pairs, lambda row: bar.update(), self.lpips, **kwargs)
+        return {k:v for k,v in r.items() if k not in ('rows','input')}|dict(pictures=r.rows)
+    return self.rows.row(key, make)
 
-    def finish(self,
-        rows:list, # of dicts; what is no number or text is left to the JSON
-        names:dict=None, # column: its head in the table
-        note:str='', # below the table
-        **more, # for the JSON
-    )->AttrDict: # rows, table, folder, and what the JSON holds
-        "Write the table, the CSV and the JSON."
-        flat = [{k:v for k,v in r.items() if isinstance(v, (int,float,str)) or v is None} for r in rows]
-        device = str(self.enhancer.device) if 'enhancer' in self.__dict__ else ('cuda' if torch.cuda.is_available() else 'cpu')
-        seen = self.enhancer.model.about.get('fingerprints') if self.weights else None
-        note = ' '.join(filter(None, [note, seen and overlap_note(overlaps(self.pairs, seen), len(self.pairs)), f'GT-mean: {GT_MEAN_FORMULA}.', '' if self.lpips else 'LPIPS: not measured, its network was not at hand.']))
-        res = AttrDict(experiment=self.name, command=self.command, **self.about, versions=versions(), device=device_name(device),
-                       seconds=round(sum(r['seconds'] for r in self.rows.done.values()), 1), formula=GT_MEAN_FORMULA, note=note, rows=rows, table=markdown_table(flat, names, note), **more)
-        write_csv(self.folder/'results.csv', flat); write_json(self.folder/'results.json', res)
-        (self.folder/'table.md').write_text(res.table+'\n', encoding='utf-8')
-        res.folder = self.folder
-        return res
+# %% ../nbs/15_experiments.ipynb #14268a0e
+@patch
+def finish(self:Run,
+    rows:list, # of dicts; what is no number or text is left to the JSON
+    names:dict=None, # column: its head in the table
+    note:str='', # below the table
+    **more, # for the JSON
+)->AttrDict: # rows, table, folder, and what the JSON holds
+    "Write the table, the CSV and the JSON."
+    flat = [{k:v for k,v in r.items() if isinstance(v, (int,float,str)) or v is None} for r in rows]
+    device = str(self.enhancer.device) if 'enhancer' in self.__dict__ else ('cuda' if torch.cuda.is_available() else 'cpu')
+    seen = self.enhancer.model.about.get('fingerprints') if self.weights else None
+    note = ' '.join(filter(None, [note, seen and overlap_note(overlaps(self.pairs, seen), len(self.pairs)), f'GT-mean: {GT_MEAN_FORMULA}.', '' if self.lpips else 'LPIPS: not measured, its network was not at hand.']))
+    res = AttrDict(experiment=self.name, command=self.command, **self.about, versions=versions(), device=device_name(device),
+                   seconds=round(sum(r['seconds'] for r in self.rows.done.values()), 1), formula=GT_MEAN_FORMULA, note=note, rows=rows, table=markdown_table(flat, names, note), **more)
+    write_csv(self.folder/'results.csv', flat); write_json(self.folder/'results.json', res)
+    (self.folder/'table.md').write_text(res.table+'\n', encoding='utf-8')
+    res.folder = self.folder
+    return res
 
 NAMES = dict(psnr_gt_mean='PSNR GT-mean', ssim_gt_mean='SSIM GT-mean', psnr='PSNR raw', ssim='SSIM raw')
 
@@ -171,6 +175,7 @@ def scaled(
     if not 0<by<float('inf'): raise ValueError(f'scale={by} must be positive: it multiplies the values of the input.')
     return ((x*by).clamp(0,1)*255).round()/255
 
+# %% ../nbs/15_experiments.ipynb #0f8a9157
 def brightness(
     run:Run, # with weights
     scales=(0.3,0.5,0.7,1.), # of the input

@@ -10,7 +10,7 @@ from pathlib import Path
 
 # %% ../nbs/09_record.ipynb #a05885d1
 import torch
-from fastcore.basics import AttrDict
+from fastcore.basics import AttrDict, patch
 
 # %% ../nbs/09_record.ipynb #36997f12
 def versions()->dict: # name: version
@@ -59,6 +59,7 @@ def write_json(
     text = json.dumps(_plain(res), indent=1, allow_nan=False)+'\n'
     return _beside(path, lambda f: f.write(text))
 
+# %% ../nbs/09_record.ipynb #f3b422d1
 def write_csv(
     path, # of the file; its folder is made
     rows:list, # of dicts; a column for every key that occurs
@@ -96,20 +97,22 @@ class Rows:
 
     def __contains__(self, key): return key in self.done
 
-    def row(self,
-        key:str, # of the row
-        make, # function without arguments that returns the row, a dict; called only if it isn't there
-    )->AttrDict: # the row, with `seconds` that it took
-        "The row of that key, from the file or made now and kept."
-        if key not in self.done:
-            start = time.perf_counter()
-            row = _plain(dict(make()))
-            row = dict(seconds=round(time.perf_counter()-start, 2))|row
-            torn = self.path.exists() and not self.path.read_bytes().endswith(b'\n')
-            with open(self.path, 'a', encoding='utf-8') as f:
-                f.write('\n'*torn+json.dumps(dict(key=key, row=row), allow_nan=False)+'\n'); f.flush(); os.fsync(f.fileno())
-            self.done[key] = AttrDict(row)
-        return self.done[key]
+# %% ../nbs/09_record.ipynb #b95d3b9c
+@patch
+def row(self:Rows,
+    key:str, # of the row
+    make, # function without arguments that returns the row, a dict; called only if it isn't there
+)->AttrDict: # the row, with `seconds` that it took
+    "The row of that key, from the file or made now and kept."
+    if key not in self.done:
+        start = time.perf_counter()
+        row = _plain(dict(make()))
+        row = dict(seconds=round(time.perf_counter()-start, 2))|row
+        torn = self.path.exists() and not self.path.read_bytes().endswith(b'\n')
+        with open(self.path, 'a', encoding='utf-8') as f:
+            f.write('\n'*torn+json.dumps(dict(key=key, row=row), allow_nan=False)+'\n'); f.flush(); os.fsync(f.fileno())
+        self.done[key] = AttrDict(row)
+    return self.done[key]
 
 # %% ../nbs/09_record.ipynb #16340dd2
 DIGITS = dict(psnr=2, ssim=4, lpips=4, seconds=1) # by the start of a column's name

@@ -16,7 +16,9 @@ from fastcore.basics import AttrDict
 from .baselines import load_baseline, train_baseline
 from .enhance import Enhancer
 from .experiments import NAMES, Run
+from .fingerprints import fingerprints, overlap_note, overlaps
 from .model import LowLightNAT, NATConfig, read_metadata
+from .pairs import find_pairs
 from .stages import DecoderStage
 from .training import folder_dls, is_done, previous, train_pipeline, train_stage
 
@@ -35,6 +37,7 @@ def shared_stages(
     for name in 'codebook','flow','nat': train_pipeline(cfg, data, folder, name, resume=True)
     return Path(folder)
 
+# %% ../nbs/15_table1.ipynb #95f1a4a9
 def train_system(
     nats:tuple, # does the NAT on the latent run, and the one on the features?
     cfg:NATConfig, # sizes and plan
@@ -74,6 +77,7 @@ def system_row(
         return dict(r, parameters=sum(p.numel() for p in e.model.parameters())-off, seconds_shared=sum(took(shared/f'{o}.safetensors') for o in ('codebook','flow')), seconds_train=own)
     return run.rows.row(f'{name}, seed {seed}', make)
 
+# %% ../nbs/15_table1.ipynb #3f2369b6
 def baseline_row(
     run:Run, # beside its folder is that of the checkpoints
     name:str, # restormer or llflow
@@ -108,12 +112,17 @@ def table1(
     rows += [dict(system=k, **system_row(run, k, cfg, run.seed, data)) for k in ('GLARE','+NAT latent','+NAT latent & decoder')]
     minutes = (sum(r['seconds_train'] for r in rows)+rows[-1]['seconds_shared']+sum(len(run.pairs)*r['seconds_each'] for r in rows))/60
     return run.finish(rows, dict(system='system', parameters='parameters', **NAMES, seconds_each='s a picture', seconds_train='s of training'),
-                      f"Budget {budget}: preset {cfg.name}, seed {run.seed}. Stages 1 and 2 of the last three rows are one training of {rows[-1]['seconds_shared']} s, not in their column. All trainings and pictures together: {minutes:.0f} minutes.", minutes=minutes)
+                      f"Budget {budget}: preset {cfg.name}, seed {run.seed}. Stages 1 and 2 of the last three rows are one training of {rows[-1]['seconds_shared']} s, not in their column. All trainings and pictures together: {minutes:.0f} minutes.{_seen(run)}", minutes=minutes)
+
+def _seen(run):
+    "What has to be said of pictures whose scenes are among the training pictures, which are the same for all rows."
+    return '' if isinstance(run.data, list) else ' '+overlap_note(overlaps(run.pairs, fingerprints(find_pairs(run.data, 'train'))), len(run.pairs))
 
 def _budget(name):
     if name not in BUDGETS: raise ValueError(f"There is no budget {name!r}: choose {' or '.join(BUDGETS)}.")
     return BUDGETS[name]
 
+# %% ../nbs/15_table1.ipynb #6c0ab732
 def ablation(
     run:Run, # without weights
     budget:str='small', # small or full
@@ -130,5 +139,5 @@ def ablation(
         rows.append(dict(system=k, seeds=len(rs), **{m: statistics.fmean(r[m] for r in rs) for m in NAMES}, psnr_low=min(v), psnr_high=max(v),
                          psnr_gain=statistics.fmean(gain), psnr_gain_low=min(gain), psnr_gain_high=max(gain)))
     return run.finish(rows, dict(system='system', seeds='seeds', **NAMES, psnr_low='lowest', psnr_high='highest', psnr_gain='gain over GLARE', psnr_gain_low='lowest gain', psnr_gain_high='highest gain'),
-                      f'Budget {budget}, preset {cfg.name}. Lowest, highest and gains: PSNR GT-mean, over the seeds of stage 3; stages 1, 2 and 2b are one training.',
+                      f'Budget {budget}, preset {cfg.name}. Lowest, highest and gains: PSNR GT-mean, over the seeds of stage 3; stages 1, 2 and 2b are one training.{_seen(run)}',
                       each={k: [{m: r[m] for m in (*NAMES,'seconds_train')} for r in rs] for k,rs in each.items()})

@@ -57,6 +57,7 @@ def fit_scale(
         d2s.append(d2/(2*p.sigma.flatten()[i,None]**2) if spread else d2); truths.append(p.truth[i])
     return calibrate_temperature(torch.cat(d2s), torch.cat(truths), lo=1e-4, hi=1e3)
 
+# %% ../nbs/15_uncertainty.ipynb #7a432909
 def calibration(
     model:LowLightNAT, # for its codes
     pics:list, # of `places`
@@ -92,6 +93,7 @@ def maps_of(
             'expected squared distance': own.spread2, 'expected squared distance, calibrated': fitted.spread2}
     return {n: m.flatten() for n,m in maps.items()}|dict(wrong=own.tokens.flatten()!=p.truth)
 
+# %% ../nbs/15_uncertainty.ipynb #55992e80
 def compare_maps(
     model:LowLightNAT, # for its codes
     pics:list, # of `places`
@@ -127,6 +129,7 @@ def measure_uncertainty(
     one,factor = (cal[f'{n}, fitted on training pairs']['scale'] for n in ('one T','T = 2 sigma^2'))
     return AttrDict(**compare_maps(model, val, one, factor), calibration=cal, pics=val, one=one, factor=factor)
 
+# %% ../nbs/15_uncertainty.ipynb #d07d41fc
 def uncertainty(
     run:Run, # with weights, and a data set that has training pairs
     train:int=24, # training pairs to fit temperatures on
