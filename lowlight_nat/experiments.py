@@ -246,7 +246,8 @@ def draw_figure3(
         errors = {k: (gt_mean(v, y)-y).abs().mean(0) for k,v in outs.items()}
         for ax,(k,e) in zip(low_row[1:], errors.items()): im = ax.imshow(e, vmin=0, vmax=.2, cmap='magma'); ax.set_title(f'error, {k}', fontsize=9); ax.axis('off')
         d = low_row[3].imshow(errors['with NATs']-errors['GLARE'], vmin=-.05, vmax=.05, cmap='coolwarm'); low_row[3].set_title('change of the error (blue: less)', fontsize=9); low_row[3].axis('off')
-        low_row[0].axis('off'); fig.colorbar(im, ax=low_row[2], fraction=.03); fig.colorbar(d, ax=low_row[3], fraction=.03)
+        low_row[0].axis('off')
+        for bar,y0,label in ((im,.72,'error'),(d,.3,'change of the error')): fig.colorbar(bar, cax=low_row[0].inset_axes([.1,y0,.8,.08]), orientation='horizontal').set_label(label, fontsize=8)
     fig.savefig(path, dpi=80, pil_kwargs=dict(quality=85)); plt.close(fig)
 
 # %% ../nbs/15_experiments.ipynb #892f7e45

@@ -115,7 +115,7 @@ def row(self:Rows,
     return self.done[key]
 
 # %% ../nbs/09_record.ipynb #16340dd2
-DIGITS = dict(psnr=2, ssim=4, lpips=4, seconds=1) # by the start of a column's name
+DIGITS = dict(psnr=2, ssim=4, lpips=4, seconds=2) # by the start of a column's name
 
 def _cell(name, v):
     if v is None: return '-'

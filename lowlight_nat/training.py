@@ -28,7 +28,7 @@ from .codebook import squared_distances
 from .checkpoints import Checkpoint, Resume, data_state, random_state, set_data_state, set_random_state
 from .data import LowLightDataLoaders, random_low_light
 from .exposure import exposure_view, fit_exposure
-from .fingerprints import fingerprints, pack
+from .fingerprints import data_fingerprint, fingerprints, pack
 from .flow import picture_stats
 from .images import crop_to, pad_to_multiple, read_image
 from .masking import calibrate_temperature
@@ -297,7 +297,7 @@ def finish(model:LowLightNAT, # whose device is kept
     save_model(model, path)
     dls = make_dls(cfg.context, 1, 1)
     val, seen = validate_pairs(load_model(path), dls.valid), getattr(dls.train.dataset, 'pairs', [])
-    save_model(model, path, dict(seed=cfg.seed, torch=torch.__version__, val=val, stages=stages, **about, fingerprints=pack(fingerprints(seen))))
+    save_model(model, path, dict(seed=cfg.seed, torch=torch.__version__, val=val, stages=stages, **about, data_fingerprint=data_fingerprint(seen), fingerprints=pack(fingerprints(seen))))
     return model
 
 # %% ../nbs/12_training.ipynb #b9cfd1d8

@@ -56,7 +56,7 @@ def test_every_experiment_has_a_function():
         if name != 'cost': assert callable(cli._by_name(AttrDict(name=name, budget='small', seeds=(42,), folders=())))
 
 @pytest.mark.parametrize('line, says', [('table2', '--data is missing'), ('table2 --data toy', '--out is missing'), ('tau a --data toy --out out', 'for compare'), ('table1 --data toy --out out --weights small', 'trains its own weights'),
-    ('compare --data toy --out out', 'name at least one folder'), ('compare nowhere --data toy --out out', "no folder 'nowhere'"), ('table2 --data nowhere --out out', 'nowhere'), ('table2 --data toy --out toy.safetensors', 'is a file'), ('cost a', 'for compare')])
+    ('compare --data toy --out out', 'name at least one folder'), ('compare nowhere --data toy --out out', "no folder 'nowhere'"), ('table2 --data nowhere --out out', 'nowhere'), ('table2 --data toy --out toy.safetensors', 'is a file'), ('cost a', 'for compare'), ('tau --data toy --out out --split test', 'chosen')])
 def test_bad_input_is_one_sentence(inside, capsys, line, says):
     assert command(line) == 2
     err = capsys.readouterr().err.strip()

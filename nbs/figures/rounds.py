@@ -34,7 +34,7 @@ def measure(model, a, t, rounds, output='delta'):
     r = model.refine(a, rounds=rounds, output=output, keep=True)
     m, e = r.mask, lambda z: (z.detach() - t.z).abs().mean(1)[r.mask]
     d2 = squared_distances(t.z, codes)[m]
-    log_q, truth = table(r, prior_at(a.z_tilde, codes, 2*a.sigma**2, m)), d2.argmin(-1)
+    log_q, truth = table(r, prior_at(a.z_tilde, codes, 2*model.cfg.factor*a.sigma**2, m)), d2.argmin(-1)
     r.z, r.log_q = r.z.detach(), None
     gain = (t.level/model.cfg.norm_level).view(-1, 1, 1, 1)
     vq = score_pair((model.vqgan.decode(r.z).float()*gain).clamp(0, 1), t.x_high)
