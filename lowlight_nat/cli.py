@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'Param', 'make_parser', 'command', 'plan', 'lowlight_enhance', 'command_line', 'lowlight_evaluate',
-           'lowlight_train', 'train_config', 'lowlight_experiment']
+           'lowlight_train', 'train_config', 'lowlight_experiment', 'lowlight_export', 'lowlight_app']
 
 # %% ../nbs/18_cli.ipynb #3396b83b
 import argparse, hashlib, inspect, os, shlex, sys, time, types, warnings
@@ -179,9 +179,11 @@ def _weights_of(enhancer, name):
     return dict(name=_short(name), sha256=digest, preset=enhancer.model.cfg.name, about={k:v for k,v in enhancer.model.about.items() if k!='fingerprints'})
 
 def _overlap(enhancer, pairs):
-    "What has to be said of pictures whose scenes the weights were trained on; None where the weights don't say what they saw."
+    "What has to be said of pictures whose scenes the weights were trained on, and their names."
     seen = enhancer.model.about.get('fingerprints')
-    return None if seen is None else overlap_note(overlaps(pairs, seen), len(pairs))
+    if seen is None: return "The weights don't say what they were trained on, so whether these scenes were among it is unknown.",[]
+    found = overlaps(pairs, seen)
+    return overlap_note(found, len(pairs)),list(dict.fromkeys(o.query for o in found))
 
 # %% ../nbs/18_cli.ipynb #7e291e9e
 @command()
@@ -203,19 +205,18 @@ def lowlight_evaluate(
     enhancer = Enhancer.from_pretrained(weights, device)
     print(f"{'picture':24} " + ' '.join(f'{o:>12}' for o in SCORES))
     res = evaluate(enhancer, pairs, lambda r: print(_line(r['name'], r), flush=True), **{k:args[k] for k in ('latent_nat','decoder_nat','rounds','tau')})
-    return _report(res, enhancer, args, json, time.perf_counter()-start, _overlap(enhancer, pairs))
+    return _report(res, enhancer, args, json, time.perf_counter()-start, *_overlap(enhancer, pairs))
 
 # %% ../nbs/18_cli.ipynb #1765f6cd
-def _report(res, enhancer, args, file, seconds, overlap):
+def _report(res, enhancer, args, file, seconds, note, trained_on):
     "Print the means, add the circumstances, write the file; warn of pictures whose scenes were trained on."
     print(_line('mean', res), _line('(input itself)', res.input), f'GT-mean: {GT_MEAN_FORMULA}', sep='\n')
-    note = "The weights don't say what they were trained on, so whether these scenes were among it is unknown." if overlap is None else overlap
     if note: print('Note:', note)
-    if overlap: print(f'lowlight_evaluate: {overlap}', file=sys.stderr)
+    if trained_on: print(f'lowlight_evaluate: {note}', file=sys.stderr)
     cfg = enhancer.model.cfg
     used = {k: getattr(cfg, k) if args[k] is None else args[k] for k in ('tau','rounds')}
     settings = args | used | dict(bf16=enhancer.bf16, data=_short(args['data']), weights=_weights_of(enhancer, args['weights']))
-    res |= dict(settings=settings, versions=versions(), formula=GT_MEAN_FORMULA, command=command_line(lowlight_evaluate, **args), overlap=note, seconds=round(seconds,2), device=str(enhancer.device))
+    res |= dict(settings=settings, versions=versions(), formula=GT_MEAN_FORMULA, command=command_line(lowlight_evaluate, **args), note=note, trained_on=trained_on, seconds=round(seconds,2), device=str(enhancer.device))
     if file: write_json(file, res)
     return res
 
@@ -280,10 +281,12 @@ def _inception():
     try: return InceptionFeatures()
     except (FileNotFoundError,ImportError): return None
 
+# %% ../nbs/18_cli.ipynb #c4de0fcf
 def _experiment(a):
     "Run one of the experiments on pairs, and print its table."
     if not a.data or not a.out: raise ValueError(f"{a.name}: --{'data' if not a.data else 'out'} is missing: give the folder {'of a data set of pairs' if not a.data else 'for the results'}.")
     if a.folders and a.name!='compare': raise ValueError(f'{a.name}: it takes no folders; they are for compare.')
+    if a.name=='tau' and a.split=='test': raise ValueError('tau: a default is chosen by it, and nothing may be chosen on the test pictures; leave --split out.')
     trains = a.name in ('table1','ablation')
     if trains and a.weights: raise ValueError(f'{a.name}: it trains its own weights, so --weights would say nothing; leave it out.')
     weights = None if trains or a.name=='compare' else a.weights or DEFAULT_WEIGHTS
@@ -337,3 +340,35 @@ def lowlight_experiment(
     args = dict(locals())
     args |= dict(folders=tuple(folders), seeds=tuple(seeds), size=tuple(size), systems=tuple(systems))
     return (_cost if name=='cost' else _experiment)(AttrDict(args))
+
+# %% ../nbs/18_cli.ipynb #bbf3e316
+@command()
+def lowlight_export(
+    out:Param('the .onnx file to write', str, opt=False),
+    weights:str=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
+    rounds:int|None=None, # rounds of both NATs, a fixed part of the file; the model's by default
+    dtype:Param('of weights', str, choices=('float32','float16','int8'))='float32',
+    opset:int=20, # version of ONNX's operators, 18 to 23
+    latent_nat:bool=True, # use the NAT on the latent
+    decoder_nat:bool=True, # use the NAT on the decoder's features
+): # path of the file
+    "Write a model as one ONNX file."
+    check_settings(rounds=rounds)
+    from lowlight_nat.deploy import export_onnx
+    path = export_onnx(load_model(weights), out, rounds, opset, dtype, latent_nat, decoder_nat)
+    print(f'{path}: {path.stat().st_size/1e6:.1f} MB, opset {opset}, {dtype}')
+    return path
+
+# %% ../nbs/18_cli.ipynb #ba3810d1
+@command()
+def lowlight_app(
+    port:int=8866, # of the page, on this computer
+    weights:str=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
+    browser:bool=True, # open the page
+    device:str='auto', # auto, cpu, cuda or mps
+): # when it is stopped
+    "Explore and enhance pictures in the browser."
+    from lowlight_nat.widgets import serve
+    pick_device(device)
+    print(f'lowlight_app: http://127.0.0.1:{port}, until you press Ctrl-C', file=sys.stderr)
+    serve(weights, port, browser, device)

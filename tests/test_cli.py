@@ -165,6 +165,24 @@ def test_evaluate_equals_skimage(pairs, toy):
         assert r['psnr'] == pytest.approx(skm.peak_signal_noise_ratio(y, x, data_range=1), abs=1e-3)
         assert r['ssim'] == pytest.approx(skm.structural_similarity(x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1, channel_axis=0), abs=1e-3)
 
+def test_evaluate_says_which_scenes_were_trained_on(tmp_path, monkeypatch, capsys):
+    "A crop of one test picture, exposed otherwise, was trained on: the note names that one and no other."
+    from lowlight_nat.fingerprints import fingerprints, pack
+    from lowlight_nat.images import write_image
+    from lowlight_nat.model import LowLightNAT, save_model
+    monkeypatch.chdir(tmp_path)
+    g = torch.Generator().manual_seed(0)
+    xs = [sum(torch.nn.functional.interpolate(torch.rand(1, 3, 2**k, 2**k, generator=g), (256, 320), mode='bilinear')/2**(k/2) for k in range(1, 6))[0] for _ in range(3)]
+    for i, x in enumerate(x/x.amax() for x in xs): write_image(x, f'data/val/high/{i}.png'); write_image(.1*x, f'data/val/low/{i}.png')
+    seen = [(.8*xs[1]/xs[1].amax())[:, 20:230, 50:290]**.8]
+    model = LowLightNAT(NATConfig.tiny())
+    save_model(model, 'knows.safetensors', dict(fingerprints=pack(fingerprints(seen)))); save_model(model, 'new.safetensors', dict(fingerprints=pack([])))
+    assert lowlight_evaluate.main('--data data --json a.json --weights knows.safetensors --no-latent-nat'.split()) == 0
+    out, d = capsys.readouterr(), json.loads(Path('a.json').read_text())
+    assert d['trained_on'] == ['1'] and d['note'] in out.out and d['note'] in out.err and '1 of 3 pictures' in d['note'] and 'fingerprints' not in d['settings']['weights']['about']
+    res = lowlight_evaluate('data', weights='new.safetensors', latent_nat=False)
+    assert res.trained_on == [] and res.note == ''
+
 def test_evaluate_reads_only_its_split(pairs, toy):
     for s in 'train', 'test':
         for p in Path(f'data/{s}').rglob('*.png'): p.write_text('no picture')
