@@ -208,7 +208,8 @@ def overlap_note(
     for o in found: best.setdefault(o.query, o.train)
     if not best: return ''
     some = ', '.join(f'{q} (training picture {t})' for q,t in list(best.items())[:10]) + (f' and {len(best)-10} more' if len(best)>10 else '')
-    return f"{len(best)} of {n} pictures show scenes of the training data, so the figures flatter: {some}."
+    one = len(best)==1
+    return f"{len(best)} of {n} pictures {'shows a scene' if one else 'show scenes'} of the training data, so the figures may flatter: {some}."
 
 # %% ../nbs/01_fingerprints.ipynb #0105aaaa
 def same_scene(

@@ -40,8 +40,11 @@ def figures():
     cols = [('psnr', 'PSNR, dB', '.2f'), ('ssim', 'SSIM', '.3f'), ('psnr_gt_mean', 'PSNR GT-mean, dB', '.2f'), ('ssim_gt_mean', 'SSIM GT-mean', '.3f')]
     def row(name, o): return f'| {name} | ' + ' | '.join(format(o[k], f) for k, _, f in cols) + ' |'
     inputs = [row('the dark picture itself', d['input'])] if 'input' in d else []
-    return '\n'.join([f"On {d['n']} pairs of real photographs (scenes of LOL-v1 that no training saw), mean over the pictures:", '',
-                      '| | ' + ' | '.join(o for _, o, _ in cols) + ' |', '|---|' + '---|'*len(cols), *inputs, row('bundled checkpoint', d), '',
+    seen = d.get('trained_on', [])
+    new = [r for r in d['rows'] if r['name'] not in seen] if seen else []
+    said = f"The scene of {', '.join(seen)} is among the training pictures, as the fingerprints in the checkpoint show; without it the bundled checkpoint has " + ', '.join(f"{sum(r[k] for r in new)/len(new):{f}} {name.replace(', dB', '')}" for k, name, f in cols) + '.' if seen else ''
+    return '\n'.join([f"On {d['n']} pairs of real photographs (further scenes of LOL-v1), mean over the pictures:", '',
+                      '| | ' + ' | '.join(o for _, o, _ in cols) + ' |', '|---|' + '---|'*len(cols), *inputs, row('bundled checkpoint', d), '', *([said, ''] if said else []),
                       'GT-mean scales the result to the mean brightness of the truth before measuring, which sets the question of exposure aside; '
                       'the chapter [Metrics](09_metrics.ipynb) says what that hides. The command:', '',
                       '```sh', d.get('command', 'lowlight_evaluate --data DIR --split val'), '```'])

@@ -34,6 +34,13 @@ MUTANTS = [
     ('SSIM: another constant', 'metrics', 'C1,C2 = .01**2,.03**2', 'C1,C2 = .01**2,.04**2', 'test_metrics.py'),
     ('GT-mean: red and blue exchanged', 'metrics', '[.299,.587,.114]', '[.114,.587,.299]', 'test_metrics.py'),
     ('pipeline: what a stage stands on is not compared', 'training', "if meta['about'].get('after') != stands_on(out, name): return False", 'if False: return False', 'test_training.py::test_a_new_codebook_makes_what_stands_on_it_stale'),
+    ('temperature: the factor is left out', 'model', '2*self.cfg.factor*sigma**2', '2*sigma**2', 'test_model.py::test_the_factor_scales_the_variance'),
+    ('factor: fitted without the spread', 'training', '/(2*a.sigma.float().flatten(1)[:, i, None]**2))', '/2.)', 'test_training.py::test_the_factor_mends_a_head_that_says_too_little'),
+    ('record: a torn line stops the run', 'record', 'except ValueError: continue', 'except ValueError: raise', 'test_experiments.py::test_torn_line_and_damaged_settings'),
+    ('record: rows are made again', 'record', 'if key not in self.done:', 'if True:', 'test_experiments.py::test_torn_line_and_damaged_settings'),
+    ('Pareto: cost does not count', 'experiments', 'c<=a and g>=b and', 'g>=b and', 'test_experiments.py::test_pareto_and_crops'),
+    ('evaluation: scores of the first picture only', 'experiments', 'sum(r[k] for r in rs)/len(rs) for k in keys', 'rs[0][k] for k in keys', 'test_cli.py::test_evaluate'),
+    ('fingerprints: every scene is another', 'fingerprints', 'if a[i] >= threshold]', 'if a[i] >= 1.]', 'test_cli.py::test_evaluate_says_which_scenes_were_trained_on'),
 ]
 
 def source(module): return (ROOT/'lowlight_nat'/f'{module}.py').read_text(encoding='utf-8')

@@ -107,6 +107,7 @@ def test_torn_line_and_damaged_settings(tmp_path):
     rows.row('one', lambda: dict(v=float('inf')))
     with open(rows.path, 'a') as f: f.write('{"key": "two", "row": {"v"')
     again = Rows(tmp_path/'x', dict(a=1))
+    assert again.row('one', lambda: 1/0).v == 'inf'   # not made again
     assert list(again.done) == ['one'] and again.row('two', lambda: dict(v=2)).v == 2 and list(Rows(tmp_path/'x', dict(a=1)).done) == ['one', 'two']
     (tmp_path/'x/settings.json').write_text('{')
     with pytest.raises(ValueError, match='damaged'): Rows(tmp_path/'x', dict(a=1))

@@ -116,7 +116,7 @@ def test_small_pictures_are_said_to_be_too_small():
 def test_note():
     assert overlap_note([], 15) == ''
     text = overlap_note([Overlap('22', '21', 3, .9), Overlap('22', '23', 4, .85), Overlap('1', '2', 0, .88)], 15)
-    assert text == '2 of 15 pictures show scenes of the training data, so the figures flatter: 22 (training picture 21), 1 (training picture 2).'
+    assert text == '2 of 15 pictures show scenes of the training data, so the figures may flatter: 22 (training picture 21), 1 (training picture 2).'
 
 def test_checksum_of_data(tmp_path):
     for n in 'ab':

@@ -34,7 +34,7 @@ PARTS = {
     'experiments': (640, 370, 102, 34, 'experiments', []),
     'baselines':  (752, 370, 186, 34, 'baselines', []),
 }
-CHAPTERS = ('files images pictures data layers quantizers codebook flow masking nat decoder glare glare_release model metrics losses callbacks training enhance '
+CHAPTERS = ('files images pictures data layers quantizers codebook flow masking nat decoder glare glare_release model metrics losses callbacks training enhance folders '
             'llflow restormer baselines experiments cli').split()
 ALSO = {'files': ['images.in', 'images.out'], 'pictures': ['images.in', 'images.out'], 'folders': ['enhance'], 'glare': ['codebook', 'flow.cond', 'flow.flow'], 'glare_release': ['decoder'],   # the parts they have in the official size
         'llflow': ['baselines'], 'restormer': ['baselines']}
