@@ -148,6 +148,7 @@ class DecoderStage(Stage):
                  use_gt_mean:bool=False, # the GT-mean form of l1 and structure
                  nats:tuple=None): # which NATs run, on the latent and on the features; by default both, each left out by chance in training
         super().__init__(model); self.use_gt_mean, self.nats = use_gt_mean, nats
+        for part, on in zip((model.nat, model.fusion.nat), nats or ()): on or part.requires_grad_(False)   # what is off is left as it is, by weight decay too
         self.terms = tuple(self.cfg.structure if t == 'ssim' else t for t in self.terms)
         if self.cfg.dec_perceptual: self.terms, self.perceptual = (*self.terms, 'perceptual'), own_perceptual(model)
     def alone(self, x_low): return self.model(x_low, **dict(zip(('latent_nat', 'decoder_nat'), self.nats or ())))
