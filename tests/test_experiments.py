@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest, torch
+from fastcore.basics import AttrDict
 
 from lowlight_nat.cli import EXPERIMENTS, lowlight_experiment
 from lowlight_nat.experiments import Run, brightness, compare, differ_most, evaluate, pareto, scaled, table2
@@ -51,7 +52,6 @@ def test_each_experiment_writes_table_figure_and_circumstances(inside, capsys, n
 
 def test_every_experiment_has_a_function():
     from lowlight_nat import cli
-    from fastcore.basics import AttrDict
     for name in EXPERIMENTS:
         if name != 'cost': assert callable(cli._by_name(AttrDict(name=name, budget='small', seeds=(42,), folders=())))
 
@@ -125,7 +125,7 @@ def test_protocol(toy):
 
 def test_drift_of_a_method_that_ignores_exposure(toy, tmp_path):
     run = Run('brightness', toy/'toy', tmp_path, str(toy/'toy.safetensors'))
-    run.__dict__['enhancer'] = type('E', (), dict(device=torch.device('cpu'), __call__=lambda self, x: type('R', (), dict(x=(.4*x/x.mean()).clamp(0, 1)))()))()
+    run.__dict__['enhancer'] = type('E', (), dict(device=torch.device('cpu'), model=AttrDict(about={}), __call__=lambda self, x: type('R', (), dict(x=(.4*x/x.mean()).clamp(0, 1)))()))()
     rows = brightness(run, (.5, 1.)).rows
     assert float(rows[1]['drift']) == float('inf') and 25 < rows[0]['drift'] < 60   # rounding to 8 bit is all that differs
     assert abs(rows[0]['level'] - 1) < .02
