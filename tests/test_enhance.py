@@ -1,12 +1,13 @@
-"Pictures of any size and kind through the Enhancer: sizes, tiles, alpha, batches, files, time and memory."
+"Pictures of any size and kind through the Enhancer: sizes, tiles, odd files, memory that runs out, alpha, batches, time and memory."
 import json, os, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np, pytest, torch
 from PIL import Image
+from odd_pictures import pictures, run_one, write
 from lowlight_nat.enhance import *
-from lowlight_nat.images import ImageError, list_images, read_image, to_pil, write_image
+from lowlight_nat.images import ImageError, list_images, read_image, tile_grid, to_pil
 from lowlight_nat.metrics import grey_mean
 from lowlight_nat.model import LowLightNAT, NATConfig, save_model
 
@@ -113,6 +114,82 @@ def test_bad_tiles_are_refused(enhance, bad):
     with pytest.raises(ValueError, match='multiples of 16'): Enhancer(enhance.model, 'cpu', **bad)
 
 
+# --- odd pictures ---
+
+ODD = pictures()
+
+def test_there_are_many_odd_pictures():
+    assert len({o.name for o in ODD}) == len(ODD) >= 60 and sum(o.x is None for o in ODD) >= 20
+
+@pytest.mark.parametrize('odd', ODD, ids=lambda o: o.name)
+def test_odd_pictures(enhance, odd, tmp_path):
+    "The right picture, with its transparency, depth and metadata, or one clear sentence; see `odd_pictures.py`."
+    (tmp_path/'in').mkdir()
+    r = run_one(odd, write(odd, tmp_path/'in'), enhance, tmp_path/'out')
+    assert r['outcome'] == ('error' if odd.x is None else 'picture'), r['says']
+
+def test_the_checks_of_odd_pictures_can_fail(enhance, tmp_path, monkeypatch):
+    "Readers that forget the rotation, the alpha channel, the lower eight bits or the profile are noticed."
+    from lowlight_nat import images, pictures as P
+    named = {o.name: o for o in ODD}
+    def wrong(name): return run_one(named[name], write(named[name], tmp_path), enhance, tmp_path/'out')['outcome'] == 'wrong'
+    for target, attr, broken, seen in [(images, '_upright', lambda im: im, 'turned_3.png'), (P, '_pil_alpha', lambda im: None, 'alpha.png'), (P, '_is_deep', lambda im: False, 'deep.png'),
+                                       (P, '_exif', lambda *a: None, 'all.jpg'), (P, '_frames', lambda *a: [], 'moving.gif'), (P, '_dpi', lambda *a: None, 'all.png')]:
+        assert not wrong(seen)
+        with monkeypatch.context() as m: m.setattr(target, attr, broken); assert wrong(seen), f'{attr} was broken, and {seen} did not show it'
+
+
+# --- memory that runs out, devices ---
+
+def short_of_memory(enhance, limit, error):
+    "The enhancer on a machine on which tiles of more than `limit` pixels a side fail."
+    e, sides = Enhancer(enhance.model, 'cpu', tile=512, whole=100_000), []
+    run = e._run
+    def _run(x, stats, tile, *args):
+        sides.append(tile)
+        if tile > limit: raise error
+        return run(x, stats, tile, *args)
+    e._run = _run
+    return e, sides
+
+@pytest.mark.parametrize('error', [torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")], ids=lambda e: type(e).__name__)
+def test_memory_that_runs_out_is_answered_by_smaller_tiles(enhance, error):
+    x = smooth(300, 530)
+    e, sides = short_of_memory(enhance, 256, error)
+    res = e(x, record=True)
+    assert sides == [512, 256] and res.notes == ['memory ran out: enhanced in tiles of 256x256 pixels']
+    assert torch.equal(res.x, Enhancer(enhance.model, 'cpu', tile=256, overlap=64, whole=0)(x).x) and len(res.history) > 0
+    e, sides = short_of_memory(enhance, 200, error)
+    assert e(smooth(300, 300)).notes == ['memory ran out: enhanced in tiles of 144x144 pixels'] and sides == [304, 144]      # one that would have been whole
+    e, sides = short_of_memory(enhance, 100, error)
+    with pytest.raises(ImageError, match="isn't enough memory for a tile of 128x128"): e(x)
+    assert sides == [512, 256, 128]
+    assert enhance(x).notes == []
+
+def test_other_errors_are_not_taken_for_lack_of_memory(enhance):
+    e, sides = short_of_memory(enhance, 0, RuntimeError('mat1 and mat2 shapes cannot be multiplied'))
+    with pytest.raises(RuntimeError, match='shapes'): e(smooth(300, 530))
+    assert len(sides) == 1
+
+def test_devices_in_their_order(monkeypatch):
+    for cuda, mps, want in (True, True, 'cuda'), (False, True, 'mps'), (False, False, 'cpu'):
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: cuda); monkeypatch.setattr(torch.cuda, 'device_count', lambda: int(cuda))
+        monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: mps)
+        assert pick_device().type == want
+    with pytest.raises(ValueError, match='Apple'): pick_device('mps')
+    with pytest.raises(ValueError, match='supported'): pick_device('meta')
+
+def test_what_the_gpu_of_apple_cannot_do_is_done_on_the_cpu(enhance):
+    e = Enhancer(toy(), 'cpu')
+    e.device, run = torch.device('mps'), e._run
+    def _run(*args):
+        if e.device.type == 'mps': raise NotImplementedError('not implemented for the MPS device')
+        return run(*args)
+    e._run = _run
+    res = e(picture(32, 40))
+    assert e.device.type == 'cpu' and 'CPU' in res.notes[0] and torch.equal(res.x, enhance(picture(32, 40)).x)
+
+
 # --- the same again ---
 
 def test_deterministic(enhance):
@@ -167,6 +244,7 @@ def test_modes(enhance, mode):
 
 def test_transparent_palette():
     im = to_pil(picture(8, 8)).convert('P'); im.info['transparency'] = 0
+    from lowlight_nat.pictures import read_alpha
     assert read_alpha(im).size == (8, 8)
 
 def test_jpeg_drops_alpha_png_keeps_it(enhance, tmp_path):
@@ -215,58 +293,6 @@ def test_checkpoint_by_path(tmp_path, enhance):
     with pytest.raises(FileNotFoundError, match='bundled'): Enhancer.from_pretrained('enormous')
 
 
-# --- files ---
-
-@pytest.fixture
-def folder(tmp_path):
-    src = tmp_path/'in'
-    for i, name in enumerate(['a.png', 'b.jpg', 'c.webp', 'sub/d.png']): write_image(picture(20, 24, i), src/name)
-    (src/'broken.jpg').write_bytes(b'no picture')
-    (src/'note.txt').write_text('not looked at')
-    return src
-
-def tree(path): return sorted(p.relative_to(path).as_posix() for p in path.rglob('*') if p.is_file())
-
-def test_folder(enhance, folder, tmp_path):
-    before = {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
-    res = enhance_folder(enhance, folder, tmp_path/'out')
-    assert tree(tmp_path/'out') == ['a.png', 'b.jpg', 'c.webp'] and len(res.done) == 3
-    assert [p.name for p in res.failed] == ['broken.jpg'] and 'broken.jpg' in [*res.failed.values()][0]
-    assert before == {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
-
-def test_folder_within_itself(enhance, folder):
-    for _ in range(2): enhance_folder(enhance, folder, folder/'out', recursive=True, uncertainty=True)
-    assert tree(folder/'out') == ['a.png', 'a_uncertainty.png', 'b.jpg', 'b_uncertainty.png', 'c.webp', 'c_uncertainty.png', 'sub/d.png', 'sub/d_uncertainty.png']
-
-def test_inputs_are_never_overwritten(enhance, folder, tmp_path):
-    link = tmp_path/'link'; link.symlink_to(folder)
-    for out in folder, folder/'..'/'in', link:
-        with pytest.raises(ValueError, match='would be overwritten'): enhance_folder(enhance, folder, out)
-    other = tmp_path/'other'; other.mkdir(); (other/'a.png').symlink_to(folder/'a.png')
-    with pytest.raises(ValueError, match='would be overwritten'): enhance_folder(enhance, folder, other)
-
-def test_results_that_would_collide_are_refused(enhance, folder):
-    with pytest.raises(ValueError, match='would both be written'): check_jobs(make_jobs([folder/'a.png', folder/'sub/a.png'], 'out'))
-    check_jobs(make_jobs([folder/'a.png', folder/'a.jpg'], 'out', uncertainty=True))
-
-def test_formats_we_only_read(enhance, tmp_path):
-    to_pil(picture(12, 12)).save(tmp_path/'a.gif')
-    res = enhance_files(enhance, make_jobs([tmp_path/'a.gif'], tmp_path/'out'))
-    assert [p.name for p in res.done] == ['a.gif.png']
-
-def test_an_error_in_one_picture_stops_none(folder, tmp_path):
-    class Odd(Enhancer):
-        def __call__(self, src, **kw):
-            if src.name == 'a.png': raise RuntimeError('out of\nmemory')
-            return super().__call__(src, **kw)
-    res = enhance_folder(Odd(toy(), 'cpu'), folder, tmp_path/'out')
-    assert len(res.done) == 2 and res.failed[folder/'a.png'] == 'out of'
-
-def test_an_empty_or_missing_folder(enhance, tmp_path):
-    with pytest.raises(ImageError, match='no pictures'): enhance_folder(enhance, tmp_path, tmp_path/'out')
-    with pytest.raises(ImageError, match='no folder'): enhance_folder(enhance, tmp_path/'nothing', tmp_path/'out')
-
-
 # --- the bundled checkpoint ---
 
 @bundled
@@ -277,6 +303,30 @@ def test_samples_become_brighter(path):
     res = Enhancer.from_pretrained(device='cpu')(path)
     assert grey_mean(res.x) > 1.5*grey_mean(low) and .15 < grey_mean(res.x) < .8
     assert psnr(res.x, high).item() > psnr(low, high).item()
+
+@bundled
+def test_tiles_against_the_whole_at_800x1200():
+    "At least 45 dB, and where tiles overlap a smooth gradient has no larger step than elsewhere, but for one level of 255."
+    from lowlight_nat.metrics import psnr
+    whole = Enhancer.from_pretrained(device='cpu')
+    cut = Enhancer(whole.model, 'cpu', whole=0, bf16=whole.bf16)
+    x = torch.nn.functional.interpolate(read_image(SAMPLES/'chelsea.jpg')[None], (800, 1200), mode='bicubic')[0].clamp(0, 1)
+    a, b = whole(x), cut(x)
+    assert psnr(b.x, a.x).item() >= 45 and b.level == pytest.approx(a.level, rel=1e-3)
+    sky = torch.linspace(.02, .12, 1500).expand(3, 64, 1500)*torch.tensor([.8, .9, 1.])[:, None, None]
+    def steps(e):
+        step = e(sky).x[:, 16:-16].diff(dim=-1).abs().amax((0, 1))*255
+        return torch.cat([torch.zeros(16), step[16:-16], torch.zeros(16)])      # at the border of any picture the model makes larger steps
+    step, of_whole = steps(cut), steps(whole)
+    lefts = sorted({l for _, l, *_ in tile_grid(64, 1504, cut.tile, cut.overlap)})
+    near = torch.zeros(1499, dtype=torch.bool)
+    for l, r in zip(lefts, lefts[1:]): near[r-1:l+cut.tile] = True
+    assert near.sum() > 100 and step[near].max() <= step[~near].max()+1 and step[near].max() <= of_whole[near].max()+1
+
+def test_memory_of_24_megapixels_was_measured():
+    "What `nbs/figures/big_picture.py` wrote: at most 2 GB over the loaded picture."
+    run = json.loads((ROOT/'nbs/figures/run/big_picture.json').read_text())
+    assert run['size'] == [4000, 6000] and run['threads'] == 2 and run['over_loaded_gb'] <= 2 and run['over_loaded_gb'] == pytest.approx(run['peak_gb']-run['loaded_gb'], abs=2e-3)
 
 @bundled
 def test_bundled_metadata():

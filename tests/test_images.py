@@ -1,5 +1,7 @@
 "Reading and writing pictures: damaged files of every format, deep files made by others, the file system, imports."
 import os, subprocess, sys
+from io import BytesIO
+from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from lowlight_nat.images import *
@@ -114,3 +116,50 @@ def test_tiles_of_a_multiple_stay_on_the_grid():
 def test_import_is_light():
     code = "import sys, lowlight_nat.images, lowlight_nat.metrics; print([m for m in ('matplotlib','fastai','IPython','lpips','pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip()=='[]'
+
+
+# --- plugins, and files that are open ---
+
+@pytest.mark.parametrize('name, module, extra', [('a.heic', 'pillow_heif', 'heif'), ('a.nef', 'rawpy', 'raw')])
+def test_a_missing_plugin_is_named(tmp_path, monkeypatch, name, module, extra):
+    (tmp_path/name).write_bytes(b'\0\0\0\x18ftypheic'+bytes(100))
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImageError, match=rf'{name}.*pip install lowlight_nat\[{extra}\]') as e: read_image(tmp_path/name)
+    assert '\n' not in str(e.value)
+
+
+def test_extras_are_offered():
+    from configparser import ConfigParser
+    cfg = ConfigParser(delimiters=['=']); cfg.read(Path(__file__).resolve().parents[1]/'settings.ini', encoding='utf-8')
+    assert 'rawpy' in cfg['DEFAULT']['raw_requirements'] and 'pillow-heif' in cfg['DEFAULT']['heif_requirements']
+
+
+def test_raw_files_are_known_by_their_content(tmp_path):
+    "A DNG without a name is developed, and not taken for the mosaic that it is; no brightening by the histogram."
+    pytest.importorskip('rawpy', reason='needs rawpy, of the raw extra'); pytest.importorskip('tifffile', reason='needs tifffile to write a DNG')
+    from odd_pictures import dng
+    x = read_image(BytesIO(dng()))
+    (tmp_path/'a.dng').write_bytes(dng())
+    assert x.shape==(3, 64, 96) and torch.equal(x, read_image(tmp_path/'a.dng'))
+    r, g, b = x.mean((1, 2)).tolist()
+    assert r<b<g and abs(g-.72)<.02      # green: 8000 of 16383 of the light; a brightened picture would reach 1
+
+
+def test_open_files(tmp_path):
+    path = write_image(picture(), tmp_path/'a.png')
+    with open(path, 'rb') as f: assert torch.equal(read_image(f), read_image(path))
+    with pytest.raises(ImageError, match='cut short|closed'): read_image(f)
+    with open(path, encoding='latin-1') as f:
+        with pytest.raises(ImageError, match="'rb'"): read_image(f)
+
+
+def test_parts_of_killed_processes_are_swept_away(tmp_path):
+    from lowlight_nat.files import clean_parts
+    p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])
+    part = tmp_path/f'.{p.pid}-0123456789ab.part'
+    part.write_bytes(b'half')
+    clean_parts(tmp_path)
+    assert part.exists() or os.name=='nt'
+    p.kill(); p.wait()
+    clean_parts(tmp_path)
+    assert not part.exists()

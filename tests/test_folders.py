@@ -1,0 +1,221 @@
+"Folders of pictures: names, what is refused, what fails, what is skipped; and a run over 200 pictures that is killed and started again."
+import errno, hashlib, io, os, signal, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np, pytest, torch
+from PIL import Image
+from lowlight_nat import folders
+from lowlight_nat.cli import lowlight_enhance
+from lowlight_nat.enhance import Enhancer
+from lowlight_nat.files import ImageError
+from lowlight_nat.folders import *
+from lowlight_nat.images import read_image, to_pil, write_image
+from lowlight_nat.model import LowLightNAT, NATConfig, save_model
+
+TOY = dict(n_codes=64, vq_channels=(8, 16), enc_channels=(8, 12, 16), cond=8, flow_steps=2, flow_hidden=8, nat_width=16, nat_depth=1, nat_heads=2,
+           dec_channels=(8, 12), feat_width=16, feat_depth=1)
+
+
+def toy():
+    "A very small model of random weights."
+    torch.manual_seed(0)
+    return LowLightNAT(NATConfig(**TOY))
+
+@pytest.fixture(scope='module')
+def enhance(): return Enhancer(toy(), 'cpu')
+
+def picture(h, w, seed=0, level=.15): return torch.rand(3, h, w, generator=torch.Generator().manual_seed(seed))*level
+
+# --- names, refusals, failures ---
+
+@pytest.fixture
+def folder(tmp_path):
+    src = tmp_path/'in'
+    for i, name in enumerate(['a.png', 'b.jpg', 'c.webp', 'sub/d.png']): write_image(picture(20, 24, i), src/name)
+    (src/'broken.jpg').write_bytes(b'no picture')
+    (src/'note.txt').write_text('not looked at')
+    return src
+
+def tree(path): return sorted(p.relative_to(path).as_posix() for p in path.rglob('*') if p.is_file())
+
+def test_folder(enhance, folder, tmp_path):
+    before = {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+    res = enhance_folder(enhance, folder, tmp_path/'out')
+    assert tree(tmp_path/'out') == ['a.png', 'b.jpg', 'c.webp'] and len(res.done) == 3
+    assert [p.name for p in res.failed] == ['broken.jpg'] and 'broken.jpg' in [*res.failed.values()][0]
+    assert before == {p: p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+
+def test_folder_within_itself(enhance, folder):
+    for _ in range(2): enhance_folder(enhance, folder, folder/'out', recursive=True, uncertainty=True)
+    assert tree(folder/'out') == ['a.png', 'a_uncertainty.png', 'b.jpg', 'b_uncertainty.png', 'c.webp', 'c_uncertainty.png', 'sub/d.png', 'sub/d_uncertainty.png']
+
+def test_inputs_are_never_overwritten(enhance, folder, tmp_path):
+    link = tmp_path/'link'; link.symlink_to(folder)
+    for out in folder, folder/'..'/'in', link:
+        with pytest.raises(ValueError, match='would be overwritten'): enhance_folder(enhance, folder, out)
+    other = tmp_path/'other'; other.mkdir(); (other/'a.png').symlink_to(folder/'a.png')
+    with pytest.raises(ValueError, match='would be overwritten'): enhance_folder(enhance, folder, other)
+
+def test_results_that_would_collide_are_refused(enhance, folder):
+    with pytest.raises(ValueError, match='would both be written'): check_jobs(make_jobs([folder/'a.png', folder/'sub/a.png'], 'out'))
+    check_jobs(make_jobs([folder/'a.png', folder/'a.jpg'], 'out', uncertainty=True))
+
+def test_formats_we_only_read(enhance, tmp_path):
+    to_pil(picture(12, 12)).save(tmp_path/'a.gif')
+    res = enhance_files(enhance, make_jobs([tmp_path/'a.gif'], tmp_path/'out'))
+    assert [p.name for p in res.done] == ['a.gif.png']
+
+def test_an_error_in_one_picture_stops_none(folder, tmp_path):
+    class Odd(Enhancer):
+        def __call__(self, src, **kw):
+            if src.name == 'a.png': raise RuntimeError('out of\nmemory')
+            return super().__call__(src, **kw)
+    res = enhance_folder(Odd(toy(), 'cpu'), folder, tmp_path/'out')
+    assert len(res.done) == 2 and res.failed[folder/'a.png'] == 'out of'
+
+def test_an_empty_or_missing_folder(enhance, tmp_path):
+    with pytest.raises(ImageError, match='no pictures'): enhance_folder(enhance, tmp_path, tmp_path/'out')
+    with pytest.raises(ImageError, match='no folder'): enhance_folder(enhance, tmp_path/'nothing', tmp_path/'out')
+
+
+# --- what is skipped, replaced, noted ---
+
+def test_skip_does_what_is_missing(enhance, folder, tmp_path):
+    out = tmp_path/'out'
+    first = enhance_folder(enhance, folder, out, recursive=True)
+    (out/'sub/d.png').unlink(); (out/'a.png').write_bytes(b'kept')
+    r = enhance_folder(enhance, folder, out, recursive=True, existing='skip')
+    assert [p.name for p in r.done] == ['d.png'] and sorted(p.name for p in r.skipped) == ['a.png', 'b.jpg', 'c.webp'] and len(r.failed) == 1
+    assert (out/'a.png').read_bytes() == b'kept'
+    assert len(enhance_folder(enhance, folder, out, recursive=True).done) == len(first.done) == 4 and (out/'a.png').read_bytes() != b'kept'
+
+def test_skip_redoes_what_is_older_or_half(enhance, folder, tmp_path):
+    out = tmp_path/'out'
+    enhance_folder(enhance, folder, out)
+    later = time.time()+60
+    os.utime(folder/'b.jpg', (later, later))
+    assert [p.name for p in enhance_folder(enhance, folder, out, existing='skip').done] == ['b.jpg']
+    r = enhance_folder(enhance, folder, out, existing='skip', uncertainty=True)      # the maps are missing
+    assert len(r.done) == 3 and len(tree(out)) == 6
+
+def test_in_place(enhance, folder):
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    r = enhance_folder(enhance, folder, folder, in_place=True)
+    assert len(r.done) == 3 and tree(folder) == ['a.png', 'b.jpg', 'broken.jpg', 'c.webp', 'note.txt', 'sub/d.png']
+    assert {p.name for p in folder.iterdir() if p.is_file() and p.read_bytes() != before[p.name]} == {'a.png', 'b.jpg', 'c.webp'}
+    with pytest.raises(ValueError, match='in_place'): enhance_folder(enhance, folder, folder, in_place=True, existing='skip')
+    with pytest.raises(ValueError, match='is an input'): enhance_files(enhance, [(folder/'a.png', folder/'b.jpg', None), (folder/'b.jpg', folder/'b.jpg', None)], in_place=True)
+
+def test_notes_and_summary(enhance, tmp_path):
+    frames = [to_pil(picture(12, 12, i)) for i in range(3)]
+    (tmp_path/'in').mkdir(); frames[0].save(tmp_path/'in/a.gif', save_all=True, append_images=frames[1:]); (tmp_path/'in/b.png').touch()
+    r = enhance_folder(enhance, tmp_path/'in', tmp_path/'out')
+    lines = summary(r, 'out')
+    assert len(lines) == 3 and 'note: ' in lines[0] and '3 pictures' in lines[0] and 'b.png' in lines[1] and lines[2] == "1 of 2 pictures enhanced into 'out', 1 failed"
+
+def test_progress_tells_rate_and_remaining_time(enhance, folder, tmp_path, monkeypatch):
+    class Console(io.StringIO):
+        def isatty(self): return True
+    monkeypatch.setattr(sys, 'stderr', Console())
+    enhance_folder(enhance, folder, tmp_path/'out')
+    said = sys.stderr.getvalue()
+    assert '4/4' in said and 'picture' in said and 'failed=1' in said and '<' in said
+    monkeypatch.setattr(sys, 'stderr', Console())
+    enhance_folder(enhance, folder, tmp_path/'out', progress=False)
+    assert sys.stderr.getvalue() == ''
+
+
+# --- no room, no permission ---
+
+def test_a_full_disk_ends_the_run_and_keeps_what_is_done(enhance, folder, tmp_path, monkeypatch, capsys):
+    from lowlight_nat import files, pictures
+    real = files._write_beside
+    def write(path, save):
+        if path.name == 'c.webp':
+            def full(f): f.write(b'half'); raise OSError(errno.ENOSPC, 'No space left on device')
+            save = full
+        return real(path, save)
+    monkeypatch.setattr(pictures, '_write_beside', write)
+    with pytest.raises(ImageError, match="no room left for .*c.webp.*2 of 4 pictures are finished.*existing='skip'"): enhance_folder(enhance, folder, tmp_path/'out')
+    assert tree(tmp_path/'out') == ['a.png', 'b.jpg']
+    save_model(enhance.model, tmp_path/'toy.safetensors', dict(seed=0))
+    assert lowlight_enhance.main([str(folder), '-o', str(tmp_path/'out2'), '--weights', str(tmp_path/'toy.safetensors')]) == 2 and 'no room left' in capsys.readouterr().err
+
+@pytest.mark.parametrize('ext', ['bmp', 'png', 'tif', 'jpg', 'webp'])
+@pytest.mark.parametrize('depth', [8, 16])
+def test_a_write_that_fails_in_the_middle_leaves_nothing(tmp_path, monkeypatch, ext, depth):
+    "A disk with room for 2,000 bytes: the old file stays, and nothing is beside it."
+    from lowlight_nat import files
+    from lowlight_nat.pictures import Picture, write_picture
+    class SmallDisk(io.FileIO):
+        def fileno(self): raise io.UnsupportedOperation       # Pillow would go round `write`
+        def write(self, data):
+            if self.tell()+len(data) > 2000: super().write(bytes(data)[:2000-self.tell()]); raise OSError(errno.ENOSPC, 'No space left on device')
+            return super().write(data)
+    x, path = picture(60, 60, level=1), tmp_path/f'a.{ext}'
+    path.write_bytes(b'old')
+    monkeypatch.setattr(files, 'open', SmallDisk, raising=False)
+    with pytest.raises(ImageError, match=f"a.{ext}' can't be written .*space"): write_picture(x, path, Picture(x, depth=depth))
+    assert path.read_bytes() == b'old' and list(tmp_path.iterdir()) == [path]
+
+def test_a_target_that_cannot_be_written_is_refused_first(enhance, folder, tmp_path, monkeypatch):
+    (tmp_path/'file').touch()
+    monkeypatch.setattr(folders, '_one', lambda *a: pytest.fail('work was begun'))
+    with pytest.raises(ImageError, match="can't be written"): enhance_folder(enhance, folder, tmp_path/'file'/'out')
+    def denied(**kw): raise PermissionError(errno.EACCES, 'Permission denied')
+    monkeypatch.setattr(folders.tempfile, 'TemporaryFile', denied)
+    with pytest.raises(ImageError, match='Permission denied'): enhance_folder(enhance, folder, tmp_path/'out')
+
+
+# --- 200 pictures ---
+
+N = 200
+
+@pytest.fixture(scope='module')
+def many(tmp_path_factory, enhance):
+    "A tree of 200 small pictures, the weights, and the results of an undisturbed run as hashes."
+    top = tmp_path_factory.mktemp('many')
+    for i in range(N): write_image(picture(32, 32, i), top/f'in/{i%3}/{i:03}.png')
+    save_model(enhance.model, top/'toy.safetensors', dict(seed=0), half=False)
+    assert command(top, 'whole') == 0
+    return top, hashes(top/'whole')
+
+def hashes(folder): return {n: hashlib.sha256((folder/n).read_bytes()).hexdigest() for n in tree(folder)}
+def line(top, out, src='in', *more): return [str(top/src), '-o', str(top/out), '--recursive', '--device', 'cpu', '--weights', str(top/'toy.safetensors'), *more]
+def command(top, out, src='in', *more): return lowlight_enhance.main(line(top, out, src, *more))
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='there is no SIGKILL on Windows')
+def test_a_killed_run_started_again_ends_as_an_unbroken_one(many):
+    top, want = many
+    assert len(want) == N
+    code = 'import sys; from lowlight_nat.cli import lowlight_enhance; sys.exit(lowlight_enhance())'
+    p = subprocess.Popen([sys.executable, '-c', code, *line(top, 'killed')], env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(60_000):
+        if p.poll() is not None or len(tree(top/'killed')) >= 30: break
+        time.sleep(.002)
+    p.send_signal(signal.SIGKILL); p.wait()
+    kept = {n: (top/'killed'/n).stat().st_mtime_ns for n in tree(top/'killed') if not n.endswith('.part')}
+    assert 30 <= len(kept) < N, 'the run ended before it was killed'
+    assert all(Image.open(top/'killed'/n).size == (32, 32) and read_image(top/'killed'/n) is not None for n in kept)
+    (top/'killed'/'0'/f'.{p.pid}-0123456789ab.part').write_bytes(b'half')                 # as if it had been in the middle of writing
+    assert command(top, 'killed', 'in', '--existing', 'skip') == 0
+    assert hashes(top/'killed') == want
+    assert all((top/'killed'/n).stat().st_mtime_ns == t for n, t in kept.items()), 'what was finished was done again'
+
+def test_five_corrupted_files_stop_none_of_the_others(many, capsys):
+    top, want = many
+    bad = [f'{i%3}/{i:03}.png' for i in (3, 50, 77, 120, 199)]
+    for i in range(N): (top/f'bad/{i%3}').mkdir(parents=True, exist_ok=True); (top/f'bad/{i%3}/{i:03}.png').write_bytes((top/f'in/{i%3}/{i:03}.png').read_bytes()[:60 if f'{i%3}/{i:03}.png' in bad else None])
+    assert command(top, 'most', 'bad') == 1
+    out, err = capsys.readouterr()
+    assert hashes(top/'most') == {n: h for n, h in want.items() if n not in bad} and len(tree(top/'most')) == 195
+    assert f"195 of 200 pictures enhanced into '{top/'most'}', 5 failed" in out and 'Traceback' not in err
+    assert [b for b in bad if sum(b in l for l in err.splitlines()) != 1] == [] and len(err.splitlines()) == 5
+
+def test_command_in_place(many, tmp_path, capsys):
+    top, _ = many
+    path = write_image(picture(20, 20), tmp_path/'a.png')
+    args = [str(path), '-o', str(path), '--device', 'cpu', '--weights', str(top/'toy.safetensors')]
+    before = path.read_bytes()
+    assert lowlight_enhance.main(args) == 2 and path.read_bytes() == before and 'would be overwritten' in capsys.readouterr().err
+    assert lowlight_enhance.main([*args, '--in-place']) == 0 and path.read_bytes() != before
