@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TOY = dict(n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
            nat_width=16, nat_depth=1, feat_width=16, feat_depth=1, steps=(6,)*4, bs=(2,)*4, crop=(32,)*4, bf16=False)
 
-EXTRAS = dict(training_parallel='accelerate') # module: what it needs beyond the run-time requirements
+EXTRAS = dict(training_parallel='accelerate', widgets='lowlight_nat[app]') # module: what it needs beyond the run-time requirements
 
 
 def modules():
