@@ -5,12 +5,12 @@ Run `python nbs/figures/pipeline.py` from anywhere: it writes `pipeline.svg` and
 from html import escape
 from pathlib import Path
 
-W, H = 960, 462                                   # the card, px
+W, H = 960, 510                                   # the card, px
 FONT = 'font-family="Helvetica,Arial,DejaVu Sans,sans-serif"'
 PLAIN = dict(fill='#ffffff', stroke='#8a94a3', width=1.3, ink='#2b3440', weight='normal')
 LIT = dict(fill='#ffd76a', stroke='#a85f00', width=3, ink='#1d1400', weight='bold')
 
-# key: (x, y, width, height, first line, further lines); a chapter lights every part whose key starts with its name, and those in `ALSO`
+# key: (x, y, width, height, first line, further lines); a chapter lights every part whose key is its name, or begins with it and a dot, and those in `ALSO`
 PARTS = {
     'quantizers': (152,  64, 112, 52, 'quantizers', ['argmin |z-eₖ|²']),
     'codebook':   (300,  50, 464, 66, 'codebook', ['VQGAN: encoder E, codes eₖ, decoder D', 'learned on normal-light pictures alone']),
@@ -21,23 +21,28 @@ PARTS = {
     'nat':        (580, 178,  84, 98, 'NAT', ['on the latent', 'R rounds']),
     'decoder':    (700, 178, 112, 98, 'decoder', ['fusion of features', '+ NAT on them']),
     'images.out': (844, 190,  98, 74, 'bright picture', ['x']),
-    'data':       ( 24, 328, 118, 34, 'data', []),
-    'layers':     (152, 328, 112, 34, 'layers', []),
-    'losses':     (274, 328, 112, 34, 'losses', []),
-    'callbacks':  (396, 328, 112, 34, 'callbacks', []),
-    'training':   (518, 328, 112, 34, 'training', []),
-    'metrics':    (640, 328,  92, 34, 'metrics', []),
-    'enhance':    (742, 328,  96, 34, 'enhance', []),
-    'cli':        (848, 328,  90, 34, 'cli', []),
-    'glare':      (152, 370, 234, 34, 'glare', []),
-    'glare_release': (396, 370, 234, 34, 'glare_release', []),
-    'experiments': (640, 370, 102, 34, 'experiments', []),
-    'baselines':  (752, 370, 186, 34, 'baselines', []),
+    'exposure':   (152, 288, 660, 26, 'exposure: the gain that brings the level back, from the whole dark picture', []),
+    'data':       ( 24, 372, 118, 34, 'data', []),
+    'layers':     (152, 372, 112, 34, 'layers', []),
+    'losses':     (274, 372, 112, 34, 'losses', []),
+    'callbacks':  (396, 372, 112, 34, 'callbacks', []),
+    'training':   (518, 372, 112, 34, 'training', []),
+    'metrics':    (640, 372,  92, 34, 'metrics', []),
+    'baselines':  (742, 372,  90, 34, 'baselines', []),
+    'experiments': (842, 372, 96, 34, 'experiments', []),
+    'glare':      (152, 418, 112, 34, 'glare', []),
+    'glare_release': (274, 418, 112, 34, 'glare_release', []),
+    'enhance':    (518, 418, 112, 34, 'enhance', []),
+    'deploy':     (640, 418,  92, 34, 'deploy', []),
+    'widgets':    (742, 418,  90, 34, 'widgets', []),
+    'cli':        (842, 418,  96, 34, 'cli', []),
 }
-CHAPTERS = ('files images pictures data layers quantizers codebook flow masking nat decoder glare glare_release model metrics losses callbacks training enhance folders '
-            'llflow restormer baselines experiments cli').split()
+CHAPTERS = ('files images pairs pictures darkness data fingerprints layers quantizers codebook flow masking nat decoder glare glare_release exposure model metrics perception record losses stages '
+            'callbacks checkpoints training training_memory training_parallel training_unpaired enhance folders llflow restormer baselines cost experiments table1 uncertainty dense deploy explore widgets cli').split()
 ALSO = {'files': ['images.in', 'images.out'], 'pictures': ['images.in', 'images.out'], 'folders': ['enhance'], 'glare': ['codebook', 'flow.cond', 'flow.flow'], 'glare_release': ['decoder'],   # the parts they have in the official size
-        'llflow': ['baselines'], 'restormer': ['baselines']}
+        'pairs': ['data'], 'darkness': ['data'], 'fingerprints': ['data', 'metrics'], 'perception': ['metrics'], 'record': ['metrics'], 'stages': ['losses', 'training'], 'checkpoints': ['callbacks', 'training'],
+        'training_memory': ['training'], 'training_parallel': ['training'], 'training_unpaired': ['data', 'training'], 'llflow': ['baselines'], 'restormer': ['baselines'],
+        'cost': ['experiments'], 'table1': ['experiments', 'baselines'], 'uncertainty': ['experiments', 'masking'], 'dense': ['nat', 'deploy'], 'explore': ['widgets']}
 ROW = ['images.in', 'flow.cond', 'flow.flow', 'masking', 'nat', 'decoder', 'images.out']
 FEEDS = {'flow.flow': 'latents', 'nat': 'tokens', 'decoder': 'features of D'}     # what the codebook hands down
 
@@ -84,11 +89,11 @@ def model_frame(lit):
     "The dashed frame around all that `LowLightNAT` holds."
     s = LIT if lit else dict(PLAIN, fill='none', ink='#5b6675')
     extra = ' stroke-dasharray="6 5"' + (' fill-opacity="0.45"' if lit else '')
-    return [rect(136, 32, 692, 260, s['fill'], s['stroke'], s['width'], extra),
+    return [rect(136, 32, 692, 294, s['fill'], s['stroke'], s['width'], extra),
             text(148, 52, 'model: LowLightNAT', s['ink'], 12.5, 'bold', 'start')]
 
 def legend(chapter):
-    return [rect(24, 424, 14, 14, LIT['fill'], LIT['stroke'], 1.5), text(46, 436, f'this chapter: {chapter}', '#2b3440', 12.5, 'bold', 'start')]
+    return [rect(24, 474, 14, 14, LIT['fill'], LIT['stroke'], 1.5), text(46, 486, f'this chapter: {chapter}', '#2b3440', 12.5, 'bold', 'start')]
 
 def picture(chapter=None):
     "The whole SVG with the part of `chapter` lit; without one, the plain overview."
@@ -100,9 +105,9 @@ def picture(chapter=None):
            f'<rect x="1" y="1" width="{W-2}" height="{H-2}" rx="12" fill="#f6f7f9" stroke="#d3d8de"/>',
            *model_frame(chapter == 'model'), *feed_arrows(), *quantizer_arrow(), *row_arrows()]
     for k, part in PARTS.items(): out += box(part, lit(k))
-    out += [text(24, 318, 'around it: what it is fed and built from, how it is taught', '#5b6675', 11, anchor='start'),
-            text(640, 318, 'measured', '#5b6675', 11, anchor='start'), text(742, 318, 'and used', '#5b6675', 11, anchor='start'),
-            text(24, 391, 'the official network:', '#5b6675', 11, anchor='start')]
+    out += [text(24, 360, 'around it: what it is fed and built from, how it is taught', '#5b6675', 11, anchor='start'),
+            text(640, 360, 'and how it is measured', '#5b6675', 11, anchor='start'), text(24, 439, 'the official network:', '#5b6675', 11, anchor='start'),
+            text(508, 439, 'and how it is used:', '#5b6675', 11, anchor='end')]
     return '\n'.join(out + (legend(chapter) if chapter else []) + ['</svg>', ''])
 
 
