@@ -1,21 +1,78 @@
-"Bring nbs/nbdev.yml and nbs/sidebar.yml up to date, and process every page for the site, as `nbdev_docs` does before it calls Quarto."
-from nbdev.config import get_config
-from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
-from nbdev.serve import proc_nbs
+"""Bring the site's list of pages up to date, and process every page, as `nbdev_docs` does before it calls Quarto: `python .ci/pages.py`.
+
+Writes nbs/nbdev.yml, nbs/sidebar.yml (sidebar and top bar) and the pages that `nbs/reference.py` makes; then `_proc`, from which
+`quarto render _proc --no-execute` makes the site. `--list` stops before `_proc`; `--cached` keeps what is in `_proc` and newer than its source.
+"""
+import runpy, sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NBS = ROOT/'nbs'
+
+# The sections of the sidebar, in reading order, with the pages of each. A pattern takes what no pattern before it took; a page that none takes is an error.
+SECTIONS = [
+    ('Start', 'index.ipynb learning_path.qmd tutorial.ipynb'),
+    ('Pictures and data', '00_*.ipynb 01_*.ipynb'),
+    ('The method', '02_*.ipynb 03_*.ipynb 04_*.ipynb 05_*.ipynb 06_*.ipynb'),
+    ('The network', '07_*.ipynb 08_*.ipynb'),
+    ('Measuring', '09_*.ipynb'),
+    ('Training', '10_*.ipynb 11_*.ipynb 12_*.ipynb'),
+    ('Using it', '13_enhance.ipynb 13_folders.ipynb'),
+    ('Experiments', '13_*.ipynb 14_*.ipynb 15_*.ipynb'),
+    ('Deploying and widgets', '16_*.ipynb 17_*.ipynb 18_*.ipynb'),
+    ('Research', 'lab_*.ipynb'),
+    ('Course', 'course/index.qmd course/slides_*.qmd course/exercises_*.ipynb course/solutions/*.ipynb course/projects.qmd course/teaching.qmd course/claims.ipynb course/*.*'),
+    ('Reference', 'api.qmd glossary.ipynb symbols.ipynb results.qmd limits.qmd architecture.qmd'),
+]
+# The top bar: words, and a page or the name of a section, which gives the first page of it.
+NAVBAR = [('Start', 'index.ipynb'), ('Tutorial', 'tutorial.ipynb'), ('Book', [o for o, _ in SECTIONS[1:10]]), ('Course', 'course/index.qmd'), ('Reference', 'Reference')]
 
 
-def main():
+def pages():
+    "Every page of the site, relative to nbs/."
+    found = (p for o in ('*.ipynb', '*.qmd') for p in NBS.rglob(o))
+    return sorted(p.relative_to(NBS).as_posix() for p in found if not any(o[0] in '._' for o in p.relative_to(NBS).parts))
+
+def sections(names):
+    "The pages `names` by section; fails if one belongs nowhere."
+    left, out = list(names), {}
+    for title, patterns in SECTIONS:
+        out[title] = [o for pat in patterns.split() for o in left if Path(o).match(pat) and o.count('/') == pat.count('/')]
+        out[title] = list(dict.fromkeys(out[title]))
+        left = [o for o in left if o not in out[title]]
+    assert not left, f'in no section of the sidebar: {left}; add them to SECTIONS in .ci/pages.py'
+    return {k: v for k, v in out.items() if v}
+
+def sidebar(names):
+    "nbs/sidebar.yml: the sidebar by sections, and the top bar."
+    by, names = sections(names), set(names)
+    lines = ['# Made by .ci/pages.py; edit the lists there.', 'website:', '  sidebar:', '    contents:']
+    for title, its in by.items(): lines += [f'      - section: "{title}"', '        contents:', *[f'          - {o}' for o in its]]
+    lines += ['  navbar:', '    left:']
+    for text, to in NAVBAR:
+        if isinstance(to, list): menu = [(o, by[o][0]) for o in to if o in by]
+        elif to in by: menu = [(None, o) for o in by[to]]
+        elif to in names: menu = None
+        else: continue
+        lines.append(f'      - text: {text}')
+        if menu is None: lines.append(f'        href: {to}')
+        else:
+            lines.append('        menu:')
+            for label, href in menu: lines += [f'          - text: "{label}"', f'            href: {href}'] if label else [f'          - {href}']
+    return '\n'.join(lines) + '\n'
+
+def main(process=True, force=True):
+    from nbdev.quarto import refresh_quarto_yml
+    from nbdev.serve import proc_nbs
     refresh_quarto_yml()
-    nbdev_sidebar.__wrapped__(force=True)
-    nbs = get_config().nbs_path
-    pages = sorted(p.relative_to(nbs) for p in nbs.rglob('*.ipynb') if not any(o[0] in '._' for o in p.relative_to(nbs).parts))
-    sidebar = (nbs/'sidebar.yml').read_text(encoding='utf-8')
-    absent = [str(p) for p in pages if f'- {p.as_posix()}\n' not in sidebar and f'href: {p.as_posix()}\n' not in sidebar]
-    assert not absent, f'not in the sidebar: {absent}'
-    cache = proc_nbs(force=True)
-    unmade = [str(p) for p in pages if not (cache/p).is_file() or (cache/p).stat().st_size == 0]
+    if (NBS/'reference.py').exists(): runpy.run_path(str(NBS/'reference.py'))['main']()
+    names = pages()
+    (NBS/'sidebar.yml').write_text(sidebar(names), encoding='utf-8')
+    if not process: return print(f'{len(names)} pages, each in the sidebar')
+    cache = proc_nbs(force=force)
+    unmade = [o for o in names if not (cache/o).is_file() or (cache/o).stat().st_size == 0]
     assert not unmade, f'pages that were not made: {unmade}'
-    print(f'{len(pages)} pages, each in the sidebar and processed')
+    print(f'{len(names)} pages, each in the sidebar and processed')
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': main('--list' not in sys.argv, '--cached' not in sys.argv)

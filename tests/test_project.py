@@ -59,15 +59,24 @@ def test_chapters_are_the_designs():
     assert [o for o in need if o not in names] == []
     assert sorted(names) == sorted(p.stem for p in MODULES if p.stem != 'all')
 
+def site_pages(folder=NBS):
+    "Every page of the site: notebooks and Quarto documents."
+    found = (p.relative_to(folder) for o in ('*.ipynb', '*.qmd') for p in folder.rglob(o))
+    return sorted(p.as_posix() for p in found if not any(o[0] in '._' for o in p.parts))
+
 def test_sidebar_lists_every_page():
-    listed = re.findall(r'^\s*(?:- |href: )(\S+\.ipynb)$', (NBS/'sidebar.yml').read_text(), re.M)
-    assert sorted(listed) == sorted(p.relative_to(NBS).as_posix() for p in PAGES)
+    script = runpy.run_path(str(ROOT/'.ci/pages.py'))
+    text = (NBS/'sidebar.yml').read_text(encoding='utf-8')
+    assert text == script['sidebar'](script['pages']()), 'run `python .ci/pages.py --list`'
+    listed = re.findall(r'^ {10}- (\S+)$', text.split('  navbar:')[0], re.M)
+    assert sorted(listed) == site_pages()
     chapters = [o for o in listed if re.match(r'\d\d_', o)]
     assert listed[0] == 'index.ipynb' and chapters == sorted(chapters)
+    with pytest.raises(AssertionError, match='99_nowhere.ipynb'): script['sidebar']([*script['pages'](), '99_nowhere.ipynb'])
 
 def test_navbar_leads_somewhere():
-    hrefs = re.findall(r'href: (\S+\.ipynb)', (ROOT/'_quarto.yml').read_text())
-    assert hrefs and [o for o in hrefs if not (NBS/o).exists()] == []
+    hrefs = re.findall(r'(?:href: |- )(\S+\.(?:ipynb|qmd))', (NBS/'sidebar.yml').read_text().split('  navbar:')[1])
+    assert len(hrefs) > 8 and [o for o in hrefs if not (NBS/o).exists()] == []
 
 def test_requirements():
     need, dev = (cfg()[k].split() for k in ('requirements', 'dev_requirements'))

@@ -1,0 +1,20 @@
+-- Quarto shows the words in `![words](picture)` as a caption and gives the picture no alternative text.
+-- Here they become the alternative text; a figure with an identifier keeps its caption beside it.
+local words = pandoc.utils.stringify
+
+function Image(img)
+  if not img.attributes['fig-alt'] and #img.caption > 0 then img.attributes['fig-alt'] = words(img.caption) end
+  img.attributes['alt'] = img.attributes['fig-alt']
+  return img
+end
+
+function Figure(fig)
+  local block = fig.content[1]
+  if fig.identifier ~= '' or #fig.content ~= 1 or not block.content or #block.content ~= 1 then return nil end
+  local img = block.content[1]
+  if img.t ~= 'Image' then return nil end
+  img.attributes['fig-alt'] = img.attributes['fig-alt'] or words(fig.caption.long)
+  img.attributes['alt'] = img.attributes['fig-alt']
+  img.caption = {}
+  return pandoc.Para({img})
+end
