@@ -135,6 +135,7 @@ def forward(self:FeatureNAT, h:Tensor, # decoder features (B,ch,h,w)
             rounds:int=4, # R
             record:bool=False, # keep what happened in each round
             sigma:Tensor=None, # expected error of the latent (B,h,w), by default 1 everywhere
+            allow:Tensor=None, # places whose features may change (B,h,w) bool, by default all; `mask` must lie inside
            ) -> AttrDict: # h (B,ch,h,w); mask (B,n,m) bool of cells; latent (B,n,m,d): predicted low band of the bright latent, in training or with `record`; logvar (B,n,m): its log-variance; history
     "Replace the low band of uncertain features, R rounds; if `kept`, correct that of the others too"
     if rounds == 0 or not (self.kept or mask.any()): return AttrDict(h=h, mask=self.cells(mask[:, None].float())[..., 0] > 0.5, latent=None, logvar=None, history=[])
@@ -153,7 +154,8 @@ def forward(self:FeatureNAT, h:Tensor, # decoder features (B,ch,h,w)
         if self.training or record: latent = put(latent, self.to_latent(x))   # wanted by the loss, or by who looks
         if record: history.append(AttrDict(round=r + 1, masked=todo.unflatten(1, shape), logvar=logvar[..., 0].unflatten(1, shape)))
         last, todo = todo, remask(-logvar[..., 0], cells, cosine_schedule(r + 1, rounds)); changed = last | todo
-    h = h + self.spread((state - first + change).unflatten(1, shape), h.shape[2:])
+    new = self.spread((state - first + change).unflatten(1, shape), h.shape[2:])
+    h = h + (new if allow is None else new*allow[:, None])
     if logvar is not None: latent, logvar = latent.unflatten(1, shape) if self.training or record else None, logvar[..., 0].unflatten(1, shape)
     return AttrDict(h=h, mask=cells.unflatten(1, shape), latent=latent, logvar=logvar, history=history)
 
@@ -200,9 +202,10 @@ def forward(self:FusionDecoder, z:Tensor, # aligned (and refined) latent (B,d,h,
             mix:float=None, # weight of the low-light features in [0,1], by default the learned one
             record:bool=False, # keep the rounds
             sigma:Tensor=None, # expected error of the latent (B,h,w)
+            allow:Tensor=None, # places whose features the NAT may change (B,h,w) bool, by default all
            ) -> AttrDict: # x (B,3,H,W), exposure-normalised; nat: what the NAT on the features did
     "Decode"
-    nat = self.nat(self.before[0](self.conv_in(z)), feats_low[0], mask, rounds, record, sigma)
+    nat = self.nat(self.before[0](self.conv_in(z)), feats_low[0], mask, rounds, record, sigma, allow)
     h = self.fuse(0, nat.h, feats_low[0], feats_vq[0], mix)
     h = self.fuse(1, self.before[1](self.up(h)), feats_low[1], feats_vq[1], mix)
     return AttrDict(x=self.conv_out(h), nat=nat)

@@ -147,7 +147,7 @@ class DenseFeatureNAT(FeatureNAT):
         pad = lambda t: F.pad(t, (0, _up(w, c)*c - w, 0, _up(h, c)*c - h))
         return (F.avg_pool2d(pad(x), c)/F.avg_pool2d(pad(torch.ones_like(x[:, :1])), c)).permute(0, 2, 3, 1)
 
-    def forward(self, h, f_low, mask, rounds=4, record=False, sigma=None):
+    def forward(self, h, f_low, mask, rounds=4, record=False, sigma=None, allow=None):
         "As of `FeatureNAT`, without what training needs"
         if rounds == 0: return AttrDict(h=h, history=[])
         low, shown = self.cells(h), self.shown(f_low, mask, sigma, h.dtype)
@@ -163,7 +163,8 @@ class DenseFeatureNAT(FeatureNAT):
             if r + 1 < rounds:
                 last, todo = todo, dense_remask(-logvar[..., 0], cells, cosine_schedule(r + 1, rounds))
                 changed = last | todo
-        return AttrDict(h=h + self.spread((state - first + change).unflatten(1, low.shape[1:3]), h.shape[2:]), history=[])
+        new = self.spread((state - first + change).unflatten(1, low.shape[1:3]), h.shape[2:])
+        return AttrDict(h=h + (new if allow is None else new*allow[:, None]), history=[])
 
 # %% ../nbs/16_dense.ipynb #0cc7d881
 class InverseConv(nn.Module):

@@ -97,7 +97,7 @@ class GlareFusion(GlareDecoderBody):
     "Aligned latent, low-light features and codebook features to a picture: GLARE's second decoder; with the interface of `FusionDecoder`"
     def __init__(self, s:GlareSizes=GlareSizes(), # sizes
                  glare_compat:bool=False, # ratio of means over the batch, unguarded
-                 nat:nn.Module=None): # called as nat(h, f_low, mask, rounds, record, sigma), gives .h; h (B,4ch,h,w), f_low (B,cond,h,w)
+                 nat:nn.Module=None): # called as nat(h, f_low, mask, rounds, record, sigma, allow), gives .h; h (B,4ch,h,w), f_low (B,cond,h,w)
         super().__init__(s)
         widths = [s.width(i) for i in reversed(range(len(s.mults) - 1))]   # coarsest first: 1/2, 1/1
         self.warp, self.mix = nn.ModuleList(map(GlareWarp, widths)), nn.ModuleList([GlareMix(-1.), GlareMix(-0.6)])
@@ -118,10 +118,11 @@ def forward(self:GlareFusion, z:Tensor, # aligned (and perhaps refined) latent (
             mix:float=None, # weight of the low-light features in [0,1], by default the learned ones
             record:bool=False, # keep the rounds
             sigma:Tensor=None, # expected error of the latent (B,h,w), for the NAT
+            allow:Tensor=None, # places whose features the NAT may change (B,h,w) bool, by default all
            ) -> AttrDict: # x (B,3,H,W), not clipped; nat: what the NAT did
     "Decode"
     nat = AttrDict(h=self.middle(z), mask=mask, latent=None, logvar=None, history=[])
-    if self.nat is not None and rounds: nat = self.nat(nat.h, feats_low[0], mask, rounds, record, sigma)
+    if self.nat is not None and rounds: nat = self.nat(nat.h, feats_low[0], mask, rounds, record, sigma, allow)
     h = nat.h
     for i, level in enumerate(reversed(self.up)):
         h = level(h)

@@ -234,11 +234,13 @@ def refine(self:LowLightNAT, a:AttrDict, # of `align`
            keep:bool=None, # keep the distributions of every round, for a loss; by default if gradients are enabled
           ) -> AttrDict: # z (B,d,h,w) refined latent, tokens, entropy, mask, confidence (B,h,w), history, log_q
     "Doubt, mask, and parallel decoding by the latent NAT"
+           allow:Tensor=None, # places that may be masked (B,h,w) bool, by default all
     tau, rounds = self.cfg.tau if tau is None else tau, self.cfg.rounds if rounds is None else rounds
     t = self.doubt(a)
     mask = uncertainty_mask(t.map, tau)
     out = parallel_decode(self.nat, self.vqgan.quantizer.place(a.z_tilde), t.tokens, mask, self.vqgan.quantizer.codes, a.cond, self.cfg.factor**0.5*a.sigma.detach(), a.overview, rounds, output, record=record, keep=keep)
     return AttrDict(z=out.z, tokens=out.tokens, entropy=t.entropy, mask=mask, confidence=out.confidence, history=out.history, log_q=out.log_q)
+    if allow is not None: mask = mask & allow
 
 # %% ../nbs/08_model.ipynb #3fbb9f5b
 @patch
@@ -249,9 +251,10 @@ def decode(self:LowLightNAT, a:AttrDict, # of `align`
            record:bool=False, # keep the history of the rounds
           ) -> AttrDict: # x (B,3,H,W), exposure-normalised, not clipped; nat: of the NAT on features
     "Tokens and latent to an exposure-normalised picture"
+           allow:Tensor=None, # places whose features the NAT may change (B,h,w) bool, by default all
     rounds = self.cfg.rounds if rounds is None else rounds
     with torch.no_grad(): vq = self.vqgan.features(self.vqgan.quantizer.lookup(r.tokens))
-    return self.fusion(r.z, a.feats, vq[:2], r.mask, rounds, mix, record, a.sigma.detach())
+    return self.fusion(r.z, a.feats, vq[:2], r.mask, rounds, mix, record, a.sigma.detach(), allow)
 
 # %% ../nbs/08_model.ipynb #d37ebd3a
 @patch
@@ -268,11 +271,12 @@ def forward(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
             seed:int=0, # of the sample, where heat > 0
            ) -> AttrDict: # x (B,3,H,W) in [0,1], x_norm, level (B,), level_std (B,) of its logarithm, level_attention, entropy, mask, sigma, tokens (B,h,w), z_tilde, z (B,d,h,w), history, feature_history
     "Enhance a batch of dark pictures"
+            allow:Tensor=None, # places that the NATs may refine (B,h,w) bool, by default all
     self.check(x_low)
     a = self.align(x_low, stats, heat, seed)
-    r = self.refine(a, tau, rounds if latent_nat else 0, record)
+    r = self.refine(a, tau, rounds if latent_nat else 0, record, allow=allow)
     r.log_q = None   # of use in training only
-    d = self.decode(a, r, rounds if decoder_nat else 0, mix, record)
+    d = self.decode(a, r, rounds if decoder_nat else 0, mix, record, allow)
     m = a.log_level.exp() if level is None else torch.full_like(a.log_level, level)
     if level is not None and self.cfg.arch == 'glare': m = level*self.cfg.norm_level/grey_mean(d.x.float()).clamp(min=0.02)
     x = (d.x.float()*(m/self.cfg.norm_level).view(-1, 1, 1, 1)).clamp(0, 1)

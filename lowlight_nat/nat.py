@@ -186,6 +186,6 @@ def parallel_decode(nat:LatentNAT, # the transformer
         q = nat.resolve(nat.look(s, F.embedding(tokens, codes), todo), z.detach()[todo], codes, 2*sigma[todo]**2, keep=keep)
         tokens, conf, new = _put(todo, (tokens, q.tokens), (conf, q.confidence), (new, _read(output, q, codes, z[todo], before[todo])))
         if q.log_q is not None: log_qs.append((todo, q.log_q))
-        if record: history.append(AttrDict(round=r + 1, masked=todo, tokens=tokens, confidence=conf.clone()))
+        if record: history.append(AttrDict(round=r + 1, masked=todo, tokens=tokens, confidence=conf.clone(), z=new.permute(0, 3, 1, 2)))
         if r + 1 < rounds: todo = _again(conf, mask, todo, schedule(r + 1, rounds), temperature*(1 - (r + 1)/rounds), noise, revise)
     return AttrDict(z=new.permute(0, 3, 1, 2), tokens=tokens, confidence=conf, history=history, log_q=log_qs)

@@ -259,7 +259,7 @@ def test_nat_trains_with_glare_frozen(release):
         def __init__(self):
             super().__init__()
             self.layer = nn.Conv2d(128 + 64, 128, 1)
-        def forward(self, h, f_low, mask, rounds, record, sigma=None):
+        def forward(self, h, f_low, mask, rounds, record, sigma=None, allow=None):
             return AttrDict(h=torch.where(mask[:, None], self.layer(torch.cat([h, f_low], 1)), h), history=[rounds])
     g = glare_from_files(release/'net_G.pth', release/'vqgan.pkl', SMALL, nat=NAT())
     for part in g.values(): part.train().requires_grad_(False)
