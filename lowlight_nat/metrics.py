@@ -90,7 +90,7 @@ def ssim(
 
 # %% ../nbs/09_metrics.ipynb #70060113
 GREY = [.299,.587,.114] # weights of red, green and blue, ITU-R BT.601
-GT_MEAN_FORMULAS = dict(
+GT_MEAN_FORMULAS = dict( # form: what it computes, in words
     grey="clip(pred * mean(grey(target)) / mean(grey(pred)), 0, 1), grey = 0.299 R + 0.587 G + 0.114 B, sRGB values",
     grey_bgr="clip(pred * mean(grey(target)) / mean(grey(pred)), 0, 1), grey = 0.114 R + 0.587 G + 0.299 B, sRGB values",
     channel="clip(pred * mean(target) / mean(pred), 0, 1), mean over all three channels, sRGB values",
