@@ -231,6 +231,7 @@ def lowlight_train(
     steps_scale:float=1., # multiplies the steps of every stage: 0.01 for a trial
     seed:int|None=None, # of everything random; the preset's by default
     memory_gb:float|None=None, # of the card: batches that do not fit are taken in parts; by default whole
+    start:str|None=None, # checkpoint that the first stage goes on from: a path, or the name of a bundled one; by default that of the stage before
     note:str|None=None, # what else the checkpoint should say of itself, kept in its metadata
 ): # what `train_pipeline` returns
     "Train a model on pairs of pictures."
@@ -240,9 +241,9 @@ def lowlight_train(
     from lowlight_nat.training import train_pipeline
     from lowlight_nat.training_memory import fit_card
     find_pairs(data, 'train')
-    line = command_line(lowlight_train, data=data, out=out, preset=preset, stage=stage, steps_scale=steps_scale, seed=seed, memory_gb=memory_gb)
+    line = command_line(lowlight_train, data=data, out=out, preset=preset, stage=stage, steps_scale=steps_scale, seed=seed, memory_gb=memory_gb, start=start)
     fit = fit_card(memory_gb) if memory_gb else None
-    return train_pipeline(train_config(preset, steps_scale, seed), data, out, stage, resume, about=dict(command=line, data=_short(data), note=note or ''), fit=fit)
+    return train_pipeline(train_config(preset, steps_scale, seed), data, out, stage, resume, about=dict(command=line, data=_short(data), note=note or ''), fit=fit, start=start)
 
 # %% ../nbs/18_cli.ipynb #05e31732
 def train_config(
