@@ -71,6 +71,7 @@ def _open(
     return Image.open(BytesIO(data))
 
 # %% ../nbs/00_files.ipynb #b73fe097
+# Endings of raw camera files, in lower case
 RAW_EXTENSIONS = tuple('.dng .nef .nrw .cr2 .cr3 .crw .arw .srf .sr2 .raf .orf .rw2 .pef .srw .3fr .iiq .erf .kdc .mrw .x3f'.split())
 
 def _develop(
@@ -157,6 +158,7 @@ def format_of(
     return fmt
 
 # %% ../nbs/00_files.ipynb #b814d44b
+# Endings of the files that are taken for pictures, in lower case
 IMAGE_EXTENSIONS = tuple('.jpg .jpeg .png .webp .tif .tiff .bmp .gif .ppm .pgm .jp2 .avif .heic .heif'.split())+RAW_EXTENSIONS
 
 # %% ../nbs/00_files.ipynb #c1a4229f

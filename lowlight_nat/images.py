@@ -244,7 +244,8 @@ def _starts(n, tile, overlap):
 
 # %% ../nbs/00_images.ipynb #e93ce909
 def tile_grid(
-    H:int, W:int, # size of the picture, in pixels
+    H:int, # height of the picture, in pixels
+    W:int, # width
     tile:int, # side of a tile, in pixels
     overlap:int, # how far neighbours overlap at least, in pixels
 )->list: # of `(top,left,bottom,right)`

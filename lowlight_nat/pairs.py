@@ -17,7 +17,7 @@ from .images import ImageError, IMAGE_EXTENSIONS, list_images
 class Pair:
     "Two pictures of one scene."
     low: Path|None    # file of the dark picture; None: it is made from the bright one
-    high: Path|Tensor # file of the bright picture, or the picture itself
+    high: Path|Tensor # file of the bright picture, or the picture itself, (3,H,W) in [0,1]
     name: str         # the scene's name, as messages and tables show it
 
 # %% ../nbs/00_pairs.ipynb #82fc609d
@@ -85,6 +85,7 @@ def check_pairs(
 # %% ../nbs/00_pairs.ipynb #19c73871
 def _v2(folder): return {s: (f'{folder}{d}/Low', f'{folder}{d}/Normal') for s,d in (('train','Train'),('test','Test'))}
 
+# A layout by its description: for each part of a data set, the folders of dark and bright pictures of each split
 LAYOUTS = {
     'train/{low,high}, val/{low,high}': [{s: (f'{s}/low', f'{s}/high') for s in ('train','val','test')}],
     'our485/{low,high}, eval15/{low,high} (LOL-v1)': [{'train': ('our485/low','our485/high'), 'test': ('eval15/low','eval15/high')}],
