@@ -47,7 +47,7 @@ def is_lit(svg): return svg.count(LIT) > svg.count('width="14" height="14"')    
 def lacks(name, cells, svg):
     "What the chapter `name` lacks. `svg`: text of its own diagram, or None."
     text = '\n\n'.join(''.join(c['source']) if c['cell_type'] == 'markdown' else '\n**code**\n' for c in cells if c['cell_type'] != 'raw' and 'nbdev_export()' not in ''.join(c['source']))
-    first = next((i for i, c in enumerate(cells) if c['cell_type'] == 'markdown'), len(cells))
+    first = next((i for i, c in enumerate(cells) if c['cell_type'] == 'markdown' and words(''.join(c['source'])) > 3), len(cells))   # badges are no text
     opening = ''.join(cells[first]['source']) if first < len(cells) else ''
     computed = any(c['cell_type'] == 'code' and c.get('outputs') for c in cells[:first])
     wrong, summary = section(text, 'What goes wrong'), section(text, 'What you have now')
@@ -115,13 +115,15 @@ def made(text=CHAPTER, svg=SVG, name='made', before=()):
 def test_made_is_whole(): assert made() == [] and made(before=[dict(cell_type='code', source=['import torch'], outputs=[])]) == []
 
 @pytest.mark.parametrize('old, new, lack', [
-    (WHY + '\n\n!', 'Here.\n\n!', ['opening']), ('pipeline_made', 'pipeline_other', ['diagram']), ('## What goes wrong', '## What is right', ['wrong']), (WHY*2, 'Nothing.', ['wrong']),
+    (WHY + '\n\n!', 'Here it is, lit up.\n\n!', ['opening']), ('pipeline_made', 'pipeline_other', ['diagram']), ('## What goes wrong', '## What is right', ['wrong']), (WHY*2, 'Nothing.', ['wrong']),
     ('**Exercise 2.**', 'Exercise 2.', ['exercises']), ('Check: it is done.', '', ['checks']), ('%%% code\nassert again', '', ['checks']), ('What you have now', 'Summary', ['summary']),
     ('one, another', 'one', ['summary']), (' (2020)', '', ['reading']), ('**Further reading**', '**Read**', ['reading'])])
 def test_checks_can_fail(old, new, lack):
     assert CHAPTER.count(old) == 1 and made(CHAPTER.replace(old, new)) == lack
 
 def test_opening_comes_first():
+    badges = dict(cell_type='markdown', source=['[![Open in Colab](figures/a.svg)](https://a.example/nbs/a.ipynb) [![Launch Binder](figures/b.svg)](https://b.example/nbs/a.ipynb)'])
+    assert made(before=[badges]) == []
     assert made(before=[dict(cell_type='code', source=['1+1'], outputs=[dict(output_type='execute_result')])]) == ['opening']
     assert made(svg=None) == ['diagram'] and made(svg=f'<rect width="14" height="14" {LIT}/>') == ['diagram'] and made(name='other') == ['diagram']
 

@@ -23,7 +23,7 @@ AS_ANOTHER = re.compile(r'\b(scalars?|any shape|(same|its) shapes?|shapes? of)\b
 AXIS = re.compile(r"\.\.\.|\.{0,3}[\w']{1,3}|(?=.*[\d*/+^])[\w'*/+^.-]+")       # B, 2h, dim/4, ...: one of these at least, so that (bright, dark) is no shape
 
 BY_FRAMEWORK = re.compile(r'forward|(before|after)_\w+')                     # PyTorch and fastai call these: they are shown where their class is
-CHECKING = re.compile(r'(^|;)\s*(with )?(assert|test_\w+\(|fail\(|ExceptionExpected|expect_fail)|pytest\.raises|ExceptionExpected', re.M)
+CHECKING = re.compile(r'(^|[;:])\s*(with )?(assert|test_\w+\(|fail\(|ExceptionExpected|expect_fail)|pytest\.raises|ExceptionExpected', re.M)
 
 
 # --- what the modules offer ---
