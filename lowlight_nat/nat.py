@@ -123,7 +123,9 @@ def resolve(self:LatentNAT, places:Tensor, # vectors of chosen places (N,2*place
     return AttrDict(tokens=tokens, confidence=confidence, mean=mean, log_q=F.log_softmax(l, -1) if keep else None)
 
 @torch.no_grad()
-def prior_mean(z:Tensor, codes:Tensor, T:Tensor, # as `resolve` has them
+def prior_mean(z:Tensor, # aligned latents of chosen places (N,d)
+               codes:Tensor, # codebook (K,d)
+               T:Tensor, # their temperatures (N,), 2*sigma^2
                chunk:int=None, # places at a time, by default as many as stay in cache
               ) -> Tensor: # E_p[e] (N,d)
     "Mean code under the prior"
@@ -131,7 +133,7 @@ def prior_mean(z:Tensor, codes:Tensor, T:Tensor, # as `resolve` has them
     return torch.cat([read_out(code_logits(v, codes, t), codes)[2] for v, t in zip(z.split(chunk), T.split(chunk))])
 
 # %% ../nbs/06_nat.ipynb #d72d0c9d
-OUTPUTS = 'delta', 'argmax', 'expectation'
+OUTPUTS = 'delta', 'argmax', 'expectation'   # ways to read a latent from a distribution over codes
 
 def _settings(rounds, output, temperature, keep, seed):
     "Refuse what can't be decoded, in one sentence; else `keep`, and the generator of the noise"

@@ -273,6 +273,7 @@ class FSQuantizer(Quantizer):
     def loss(self, z, e): return z.new_zeros(())
 
 # %% ../nbs/02_quantizers.ipynb #2df80832
+# The quantizers by name
 KINDS = dict(nearest=NearestQuantizer, ema=VectorQuantizer, cosine=CosineQuantizer, fsq=FSQuantizer)
 
 def make_quantizer(kind:str='ema', # nearest, ema, cosine or fsq
