@@ -91,8 +91,10 @@ def lpips_loss(net:str='alex', # backbone: alex, vgg or squeeze
 # %% ../nbs/10_losses.ipynb #44e873fb
 class PerceptualLoss:
     "A perceptual loss of `(x, y)` in [0,1] that knows its `name`; made by `perceptual_loss`"
-    def __init__(self, name:str, f): self.name, self.f = name, f # what it is, function of (x, y) to a scalar
-    def __call__(self, x:Tensor, y:Tensor) -> Tensor: return self.f(x, y)
+    def __init__(self, name:str, # what it is
+                 f): # function of (x, y) to a scalar
+        self.name, self.f = name, f
+    def __call__(self, x:Tensor, y:Tensor) -> Tensor: return self.f(x, y)   # pictures (B,3,H,W) to a scalar
     def __repr__(self): return f'PerceptualLoss({self.name!r})'
 
 def perceptual_loss(kind:str='auto', # auto, lpips, encoder or none
@@ -111,20 +113,20 @@ def perceptual_loss(kind:str='auto', # auto, lpips, encoder or none
     return PerceptualLoss('encoder features', lambda x, y: encoder_feature_loss(encoder.to(x.device), x, y))
 
 # %% ../nbs/10_losses.ipynb #70623274
-def hinge_d_loss(real:Tensor, # scores of real patches
-                 fake:Tensor, # scores of decoded patches
+def hinge_d_loss(real:Tensor, # scores of real patches (B,1,h,w), or any shape
+                 fake:Tensor, # scores of decoded patches, any shape
                 ) -> Tensor: # scalar
     "Hinge loss of the discriminator"
     return 0.5*(F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
-def hinge_g_loss(fake:Tensor, # scores of decoded patches
+def hinge_g_loss(fake:Tensor, # scores of decoded patches, any shape
                 ) -> Tensor: # scalar
     "What the decoder pays: minus the critic's score"
     return -fake.mean()
 
 def adaptive_weight(rec:Tensor, # reconstruction loss, scalar
                     g:Tensor, # adversarial loss, scalar
-                    last:Tensor, # weight of the decoder's last layer
+                    last:Tensor, # weight of the decoder's last layer (O,C,k,k)
                     limit:float=1e4, # largest weight
                    ) -> Tensor: # scalar, no gradient
     "Ratio of gradient norms at the last layer; Esser et al., CVPR 2021, eq. 7"
@@ -144,7 +146,7 @@ def token_loss(rounds:list, # of (mask (B,h,w), log-probabilities (N,K) at the m
               ) -> Tensor: # scalar, nats per masked place
     "Cross-entropy on masked places, mean over the rounds"
     if not rounds: return targets.new_zeros(())
-    return sum(-(targets[m]*q).sum(-1).mean() for m, q in rounds) / len(rounds)
+    return sum(-(targets[m]*log_p).sum(-1).mean() for m, log_p in rounds) / len(rounds)
 
 # %% ../nbs/10_losses.ipynb #3f1baa6e
 def gaussian_nll(pred:Tensor, # predicted mean (...,d)
