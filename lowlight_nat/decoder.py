@@ -94,7 +94,7 @@ def shown(self:FeatureNAT, f_low:Tensor, # low-light features (B,cond,h,w)
 
 @patch
 def angles(self:FeatureNAT, shown:Tensor, # of the same name (B,n,m,width)
-          ) -> Tensor: # rotary angles of all cells
+          ) -> Tensor: # rotary angles of all cells (n*m, width/heads/2)
     "Position code of the cells; in training the grid is stretched at random, its last cell to at most `reach`"
     n, m = shown.shape[1:3]
     farthest = max(1, self.reach/max(1, n - 1, m - 1))
@@ -107,7 +107,7 @@ def look(self:FeatureNAT, state:Tensor, # low band now (B,N,ch)
          see:Tensor, # what the dark picture shows (B,N,width)
          todo:Tensor, # (B,N) bool, True: masked
          changed:Tensor, # (B,N) bool: cells to be computed
-         angles:Tensor, # rotary angles of all cells
+         angles:Tensor, # rotary angles of all cells (N, width/heads/2)
          memory:list, # of each block; renewed
         ) -> tuple: # indices (B,n) of the cells computed; their vectors (B,n,width)
     "One look at the cells; those that did not change are remembered"
@@ -183,11 +183,11 @@ class FusionDecoder(nn.Module):
 # %% ../nbs/07_decoder.ipynb #08ba477f
 @patch
 def fuse(self:FusionDecoder, i:int, # scale, 0: 1/4, 1: 1/2
-         h:Tensor, # features of this decoder
-         f_low:Tensor, # of the low-light picture
-         f_vq:Tensor, # of the codebook's decoder
+         h:Tensor, # features of this decoder (B,C,h',w')
+         f_low:Tensor, # of the low-light picture (B,C_low,h',w')
+         f_vq:Tensor, # of the codebook's decoder (B,C_vq,h',w')
          mix:float=None, # weight of the low-light features in [0,1], by default the learned one
-        ) -> Tensor: # like h
+        ) -> Tensor: # (B,C,h',w')
     "One scale's fusion: mix-up, then the aligned features of the codebook"
     h = self.mix[i](h, f_low, mix)
     aligned = self.align[i](f_vq, h) if self.deform[i] else self.align[i](f_vq)

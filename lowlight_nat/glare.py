@@ -38,11 +38,11 @@ class GlareSizes:
     def attends(self, level): return self.nominal >> level == self.attn_at
 
 # %% ../nbs/07_glare.ipynb #095d54e1
-def swish(x:Tensor) -> Tensor: # any shape; overwritten where gradients are off
+def swish(x:Tensor) -> Tensor: # any shape to the same; overwritten where gradients are off
     "x*sigmoid(x)"
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
-def channels_last(x:Tensor) -> Tensor: # (B,C,H,W)
+def channels_last(x:Tensor) -> Tensor: # (B,C,H,W) to the same
     "The same numbers with the channels innermost in memory"
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -359,7 +359,7 @@ class GlareStep(nn.Module):
         return self.actnorm.inverse(self.invconv.inverse(u)).clamp(-self.reach, self.reach)
 
 # %% ../nbs/07_glare.ipynb #6bd0cf01
-def at_least_float(t:Tensor) -> Tensor: # any numbers; float64 stays
+def at_least_float(t:Tensor) -> Tensor: # any shape to the same; float64 stays
     "Out of half precision"
     return t if t.dtype == torch.float64 else t.float()
 
