@@ -17,7 +17,7 @@ from fastcore.basics import AttrDict
 from fastcore.docments import docments
 
 # %% ../nbs/18_cli.ipynb #9fd8c3a5
-from .enhance import DEFAULT_WEIGHTS, Enhancer, check_settings, pick_device
+from .enhance import DEFAULT_WEIGHTS, Enhancer, check_settings, pick_device, read_mask
 from .folders import check_jobs, enhance_files, folder_jobs, make_jobs, summary
 from .images import IMAGE_EXTENSIONS, ImageError, _formats, read_image
 from .experiments import SCORES, Run, evaluate
@@ -104,21 +104,22 @@ def plan(
     out, # file or folder
     recursive:bool=False, # folders inside folders too?
     uncertainty:bool=False, # maps too?
+    history:bool=False, # films of the rounds too?
 )->list: # jobs for `enhance_files`
     "Which file goes where; raises an error of one sentence where that can't be."
     inputs,out = [Path(o) for o in inputs],Path(out)
     missing = [o for o in inputs if not o.exists()]
     if len(missing)==len(inputs): raise ImageError(f"'{missing[0]}' doesn't exist: check the spelling and the folder.")
     to_file = out.suffix.lower() in IMAGE_EXTENSIONS and not out.is_dir()
-    if to_file: return _plan_file(inputs, out, uncertainty)
+    if to_file: return _plan_file(inputs, out, uncertainty, history)
     if out.exists() and not out.is_dir(): raise ImageError(f"'{out}' is a file: give a folder for the results, or a name that ends like a picture.")
-    jobs = make_jobs([o for o in inputs if not o.is_dir()], out, uncertainty=uncertainty)
-    return jobs + [j for o in inputs if o.is_dir() for j in folder_jobs(o, out, recursive, uncertainty)]
+    jobs = make_jobs([o for o in inputs if not o.is_dir()], out, uncertainty=uncertainty, history=history)
+    return jobs + [j for o in inputs if o.is_dir() for j in folder_jobs(o, out, recursive, uncertainty, history)]
 
-def _plan_file(inputs, out, uncertainty):
+def _plan_file(inputs, out, uncertainty, history):
     if len(inputs)>1 or inputs[0].is_dir(): raise ImageError(f"'{out}' is the name of one picture, and there may be several results: give a folder.")
     if out.suffix.lower() not in _formats: raise ImageError(f"'{out}' can't be written: end it with one of {', '.join(_formats)}.")
-    return [(inputs[0], out, out.with_name(f'{out.stem}_uncertainty.png') if uncertainty else None)]
+    return [(inputs[0], out, out.with_name(f'{out.stem}_uncertainty.png') if uncertainty else None, out.with_name(f'{out.stem}_history.webp') if history else None)]
 
 # %% ../nbs/18_cli.ipynb #9037610c
 @command(out='o')
@@ -131,7 +132,10 @@ def lowlight_enhance(
     heat:float=0., # 0 the likeliest picture, 1 a sample
     exposure:str='auto', # mean grey of the result, between 0 and 1; auto: as predicted
     seed:int=0, # of the sample, where heat > 0
+    mask:str|None=None, # picture of the same size, white where the NATs may refine; everywhere by default
+    strength:float=1., # of the result over the picture as it was, from 0 to 1
     save_uncertainty:bool=False, # write NAME_uncertainty.png beside each result
+    save_history:bool=False, # write NAME_history.webp beside each result, a film of the rounds; takes longer
     recursive:bool=False, # take the pictures of folders inside folders too
     existing:Param('what to do where a result is already: overwrite it, or skip it if it is no older than its picture, as after an interruption', str, choices=('overwrite','skip'))='overwrite',
     in_place:bool=False, # let results replace their own pictures
@@ -140,9 +144,9 @@ def lowlight_enhance(
 ): # done, skipped: results; failed: dict of file to reason; notes
     "Enhance dark pictures."
     if isinstance(inputs, (str,os.PathLike)): inputs = [inputs]
-    settings = dict(tau=tau, rounds=rounds, mix=mix, heat=heat, exposure=exposure, seed=seed)
+    settings = dict(tau=tau, rounds=rounds, mix=mix, heat=heat, exposure=exposure, seed=seed, strength=strength, mask=None if mask is None else read_mask(mask))
     check_settings(**settings)
-    jobs = plan(inputs, out, recursive, save_uncertainty)
+    jobs = plan(inputs, out, recursive, save_uncertainty, save_history)
     check_jobs(jobs, in_place)   # before the weights are loaded
     res = enhance_files(Enhancer.from_pretrained(weights, device), jobs, existing=existing, in_place=in_place, **settings)
     *told,total = summary(res, out)

@@ -23,7 +23,7 @@ from fastai.vision.augment import Brightness, Contrast, Hue, RandomCrop, RandomE
 from fastai.vision.core import PILImage
 
 # %% ../nbs/01_data.ipynb #500d7dbc
-from .darkness import random_low_light, synthesize_low_light
+from .darkness import random_low_light, relight, synthesize_low_light
 from .images import ImageError, list_images, read_image, show_images, to_pil
 from .pairs import LAYOUTS, Pair, check_pairs, find_pairs, hold_out, pair_folders
 
@@ -68,12 +68,14 @@ class PairDataset:
         transpose: bool = False,# swap rows and columns of half of the crops, in training
         synthetic: float = 0.,  # share of the draws whose dark picture is made from the bright one, in training
         darken: Callable = random_low_light, # darken(x, generator=g) makes it
+        relight: float = 0.,    # share of the draws whose two pictures are put under another light, in training
         multiple: int = 8,      # whole pictures are cut to multiples of this, px
         cache_gb: float = 4.,   # decoded pictures kept in memory, at most, GB; the rest is decoded at every draw
     ):
         self.pairs,self.size,self.train,self.seed,self.multiple,self.room = list(pairs),size,train,seed,multiple,cache_gb*1e9
-        self.hflip,self.vflip,self.transpose,self.synthetic,self.darken = hflip,vflip,transpose,synthetic,darken
-        if not 0 <= synthetic <= 1: raise ValueError(f"synthetic={synthetic} must lie in [0, 1]: it is a share of the draws.")
+        self.hflip,self.vflip,self.transpose,self.synthetic,self.darken,self.relight = hflip,vflip,transpose,synthetic,darken,relight
+        for k in 'synthetic','relight':
+            if not 0 <= getattr(self,k) <= 1: raise ValueError(f"{k}={getattr(self,k)} must lie in [0, 1]: it is a share of the draws.")
         if not self.pairs: raise ValueError("There are no pairs: a PairDataset needs at least one.")
         self.n = items_per_epoch if train and items_per_epoch else len(self.pairs)
         self.start,self.bad,self._cache,self._pass = 0,set(),{},(None,None)
@@ -100,7 +102,9 @@ def index(self:PairDataset,
 
 # %% ../nbs/01_data.ipynb #7ab47de8
 @patch
-def read(self:PairDataset, p:Pair)->tuple:
+def read(self:PairDataset,
+    p: Pair, # the pair
+) -> tuple: # its two pictures as stored, each (3,H,W), bytes where that loses nothing
     "Decode the pictures of a pair."
     res = tuple(_pack(read_image(f)) for f in (p.low,p.high))
     if res[0].shape != res[1].shape: raise ValueError(f"The pictures of {p.name} differ in size: {tuple(res[0].shape[1:])}, {tuple(res[1].shape[1:])}.")
@@ -132,7 +136,10 @@ def preload(self:PairDataset):
 
 # %% ../nbs/01_data.ipynb #eeda4c7d
 @patch
-def cut(self:PairDataset, xs:tuple, rng:random.Random)->tuple:
+def cut(self:PairDataset,
+    xs: tuple, # pictures of one scene, each (3,H,W)
+    rng: random.Random, # where crop and flips come from
+) -> tuple: # the same of each, (3,size,size)
     "The same crop and the same flips for every picture of `xs`."
     if self.size: xs = aligned_crop(xs, self.size, rng if self.train else None)
     else:
@@ -146,10 +153,15 @@ def cut(self:PairDataset, xs:tuple, rng:random.Random)->tuple:
 
 # %% ../nbs/01_data.ipynb #89c6c9bd
 @patch
-def finish(self:PairDataset, xs:tuple, rng:random.Random)->tuple:
-    "What is done to the crops at last: some dark pictures are replaced by darkened bright ones."
-    if not (self.train and self.synthetic and rng.random() < self.synthetic): return xs
-    return self.darken(xs[-1], generator=torch.Generator().manual_seed(rng.getrandbits(62))), xs[-1]
+def finish(self:PairDataset,
+    xs: tuple, # crops x_low, x_high, each (3,H,W) in [0,1]
+    rng: random.Random, # what is drawn here
+) -> tuple: # both again
+    "What is done to the crops at last: some dark pictures are replaced by darkened bright ones, some pairs are put under another light."
+    def chance(share): return self.train and share and rng.random() < share
+    def g(): return torch.Generator().manual_seed(rng.getrandbits(62))
+    if chance(self.synthetic): xs = self.darken(xs[-1], generator=g()), xs[-1]
+    return relight(*xs, generator=g()) if chance(self.relight) else xs
 
 @patch
 def draw(self:PairDataset,

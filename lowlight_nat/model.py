@@ -34,6 +34,8 @@ class TrainingPlan:
     lr: tuple = (1e-3, 1e-3, 1e-3, 1e-3) # peak learning rate of each stage
     ema: float = 0.99                # decay of the moving average of the weights, which is what is kept
     synthetic: float = 0.            # share of the training pieces whose dark picture is made from the bright one
+    relight: float = 0.              # share of the training pieces whose two pictures are put under another light
+    transpose: bool = False          # rows and columns swapped in half of the training pieces
     whole: float = 0.                # share of the steps of the stage decoder that see whole pieces, fewer at a time, instead of crops
     nat_off: float = 0.1             # share of the steps of the stage decoder without the one NAT, and without the other
     structure: str = 'ssim'          # structural term of the stage decoder: ssim or ms_ssim
@@ -110,7 +112,7 @@ def _check(self:NATConfig):
     if self.exposure_head not in EXPOSURE_HEADS: raise ValueError(f'NATConfig: exposure_head={self.exposure_head!r} must be {" or ".join(EXPOSURE_HEADS)}')
     if self.structure not in ('ssim', 'ms_ssim'): raise ValueError(f'NATConfig: structure={self.structure!r} must be ssim or ms_ssim')
     if not 0 < self.factor < float('inf'): raise ValueError(f'NATConfig: factor={self.factor} must be positive; 1 takes the spread as the head gives it')
-    for name in 'tau', 'synthetic', 'whole', 'nat_off', 'mask_share':
+    for name in 'tau', 'synthetic', 'relight', 'whole', 'nat_off', 'mask_share':
         if not 0 <= getattr(self, name) <= 1: raise ValueError(f'NATConfig: {name}={getattr(self, name)} must lie in [0, 1]')
 
 # %% ../nbs/08_model.ipynb #c47fdd13
@@ -124,7 +126,7 @@ def small(cls:NATConfig) -> NATConfig:
     "For the bundled checkpoint: good pictures on a laptop"
     return NATConfig(name='small', vq_channels=(48, 96), vq_blocks=2, enc_channels=(48, 64, 96), enc_blocks=2, cond=48,
         flow_steps=6, flow_hidden=48, nat_width=128, nat_depth=3, dec_channels=(48, 64), dec_blocks=2, feat_width=96, feat_kept=True,
-        steps=(1000, 800, 150, 3000), lr=(1e-3, 1e-3, 1e-3, 1.2e-3), ema=0.995, synthetic=0.2, whole=0.25, nat_off=0.5, structure_weight=0.8)
+        steps=(1000, 800, 150, 3000), lr=(1e-3, 1e-3, 1e-3, 1.2e-3), ema=0.995, synthetic=0.2, relight=0.6, transpose=True, whole=0.25, nat_off=0.5, structure_weight=0.8)
 
 @patch(cls_method=True)
 def base(cls:NATConfig) -> NATConfig:
@@ -232,15 +234,15 @@ def refine(self:LowLightNAT, a:AttrDict, # of `align`
            record:bool=False, # keep the history of the rounds
            output:str='delta', # how the refined latent is read out: delta, argmax or expectation
            keep:bool=None, # keep the distributions of every round, for a loss; by default if gradients are enabled
+           allow:Tensor=None, # places that may be masked (B,h,w) bool, by default all
           ) -> AttrDict: # z (B,d,h,w) refined latent, tokens, entropy, mask, confidence (B,h,w), history, log_q
     "Doubt, mask, and parallel decoding by the latent NAT"
-           allow:Tensor=None, # places that may be masked (B,h,w) bool, by default all
     tau, rounds = self.cfg.tau if tau is None else tau, self.cfg.rounds if rounds is None else rounds
     t = self.doubt(a)
     mask = uncertainty_mask(t.map, tau)
+    if allow is not None: mask = mask & allow
     out = parallel_decode(self.nat, self.vqgan.quantizer.place(a.z_tilde), t.tokens, mask, self.vqgan.quantizer.codes, a.cond, self.cfg.factor**0.5*a.sigma.detach(), a.overview, rounds, output, record=record, keep=keep)
     return AttrDict(z=out.z, tokens=out.tokens, entropy=t.entropy, mask=mask, confidence=out.confidence, history=out.history, log_q=out.log_q)
-    if allow is not None: mask = mask & allow
 
 # %% ../nbs/08_model.ipynb #3fbb9f5b
 @patch
@@ -249,9 +251,9 @@ def decode(self:LowLightNAT, a:AttrDict, # of `align`
            rounds:int=None, # R of the NAT on features, by default the configuration's; 0 turns it off
            mix:float=None, # weight of the low-light features in [0,1], by default the learned one
            record:bool=False, # keep the history of the rounds
+           allow:Tensor=None, # places whose features the NAT may change (B,h,w) bool, by default all
           ) -> AttrDict: # x (B,3,H,W), exposure-normalised, not clipped; nat: of the NAT on features
     "Tokens and latent to an exposure-normalised picture"
-           allow:Tensor=None, # places whose features the NAT may change (B,h,w) bool, by default all
     rounds = self.cfg.rounds if rounds is None else rounds
     with torch.no_grad(): vq = self.vqgan.features(self.vqgan.quantizer.lookup(r.tokens))
     return self.fusion(r.z, a.feats, vq[:2], r.mask, rounds, mix, record, a.sigma.detach(), allow)
@@ -269,9 +271,9 @@ def forward(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
             record:bool=False, # keep the history of the rounds
             stats:AttrDict=None, # `picture_stats` of the whole picture, where x_low is a tile of it
             seed:int=0, # of the sample, where heat > 0
+            allow:Tensor=None, # places that the NATs may refine (B,h,w) bool, by default all
            ) -> AttrDict: # x (B,3,H,W) in [0,1], x_norm, level (B,), level_std (B,) of its logarithm, level_attention, entropy, mask, sigma, tokens (B,h,w), z_tilde, z (B,d,h,w), history, feature_history
     "Enhance a batch of dark pictures"
-            allow:Tensor=None, # places that the NATs may refine (B,h,w) bool, by default all
     self.check(x_low)
     a = self.align(x_low, stats, heat, seed)
     r = self.refine(a, tau, rounds if latent_nat else 0, record, allow=allow)
@@ -285,7 +287,7 @@ def forward(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
 
 # %% ../nbs/08_model.ipynb #f6c0a525
 @patch
-def check(self:LowLightNAT, x:Tensor): # low-light image
+def check(self:LowLightNAT, x:Tensor): # low-light image (B,3,H,W)
     "Refuse what is not a batch of pictures, in one sentence"
     if x.ndim != 4 or x.shape[1] != 3: raise ValueError(f'x_low must have shape (B,3,H,W), not {tuple(x.shape)}; add a batch axis with x[None], or drop alpha')
     if x.shape[2] % self.multiple or x.shape[3] % self.multiple or not x.numel():
@@ -326,7 +328,8 @@ def save_model(model:LowLightNAT, # to be kept
     tmp.replace(path)
 
 # %% ../nbs/08_model.ipynb #03c88828
-def weights_path(name_or_path='small') -> Path: # preset name of a bundled checkpoint, or a path
+def weights_path(name_or_path='small', # preset name of a bundled checkpoint, or a path
+                ) -> Path: # of a .safetensors file that exists
     "Path of a bundled checkpoint, or the path itself; an error that says what there is"
     bundled = Path(__file__).parent/'weights' if '__file__' in globals() else Path('../lowlight_nat/weights')
     path = bundled/f'{name_or_path}.safetensors'   # a preset's name first: a folder of that name must not hide it
@@ -337,7 +340,8 @@ def weights_path(name_or_path='small') -> Path: # preset name of a bundled check
         raise FileNotFoundError(f'There is no checkpoint {name_or_path!r}; give the path of a .safetensors file or one of the bundled: {have}')
     return path
 
-def read_metadata(path) -> dict: # config: NATConfig, about: dict
+def read_metadata(path, # of a .safetensors file
+                 ) -> dict: # config: NATConfig, about: dict
     "Configuration and metadata of a checkpoint, without its weights"
     try:
         with safe_open(path, 'pt') as f: meta = f.metadata() or {}

@@ -4,7 +4,7 @@
 __all__ = ['RESTING', 'split_stage', 'UntilNaN', 'StageLearner', 'gt_mean_psnr', 'gt_mean_ssim', 'stage_learner',
            'codebook_learner', 'flow_learner', 'nat_learner', 'decoder_learner', 'set_factor', 'set_tau',
            'refit_exposure', 'train_stage', 'stage_end', 'validate_pairs', 'finish', 'folder_dls', 'stands_on',
-           'stage_plan', 'is_done', 'train_pipeline', 'previous']
+           'stage_plan', 'is_done', 'train_pipeline', 'previous', 'started']
 
 # %% ../nbs/12_training.ipynb #adbff309
 import fastai.callback.schedule, hashlib, time, torch
@@ -33,7 +33,7 @@ from .flow import picture_stats
 from .images import crop_to, pad_to_multiple, read_image
 from .masking import calibrate_temperature
 from .metrics import gt_mean, psnr, score_pair, ssim
-from .model import LowLightNAT, NATConfig, TrainingPlan, load_model, read_metadata, save_model
+from .model import LowLightNAT, NATConfig, TrainingPlan, load_model, read_metadata, save_model, weights_path
 from .stages import STAGES, DecoderStage, Stage, trainable
 
 # %% ../nbs/12_training.ipynb #d6b689e5
@@ -216,9 +216,10 @@ def refit_exposure(model:LowLightNAT, # its exposure head is trained
                   ):
     "Train the exposure head alone, on what the finished encoder sees"
     ds, chance = dls.train.dataset, torch.Generator().manual_seed(model.cfg.seed)
-    synthetic, ds.synthetic, device = ds.synthetic, 0., next(model.parameters()).device
+    kept, device = (ds.synthetic, ds.relight), next(model.parameters()).device
+    ds.synthetic = ds.relight = 0.   # levels and darkness as the camera had them
     pieces = [ds.draw(k) for k in range(min(limit, len(ds.pairs)))]
-    ds.synthetic, views = synthetic, []
+    (ds.synthetic, ds.relight), views = kept, []
     for v in range(versions):
         each = []
         for x_low, _ in pieces:
@@ -302,14 +303,15 @@ def finish(model:LowLightNAT, # whose device is kept
 
 # %% ../nbs/12_training.ipynb #b9cfd1d8
 def folder_dls(data, # folder of a data set
-               cfg:NATConfig, # its seed, and its share of synthetic darkness
+               cfg:NATConfig, # its seed, and its shares of synthetic darkness and of other light
                size:int, # of the pieces, pixels
                bs:int, # pieces a batch
                n:int, # pieces an epoch
               ) -> LowLightDataLoaders:
     "Loaders of a folder as a plan wants them; what is darkened by formula loses one to eight stops of light"
     darken = partial(random_low_light, exposure=(-8., -1.))
-    return LowLightDataLoaders.from_folder(data, size=size, bs=bs, items_per_epoch=n, seed=cfg.seed, synthetic=cfg.synthetic, darken=darken)
+    return LowLightDataLoaders.from_folder(data, size=size, bs=bs, items_per_epoch=n, seed=cfg.seed,
+        synthetic=cfg.synthetic, darken=darken, relight=cfg.relight, transpose=cfg.transpose)
 
 # %% ../nbs/12_training.ipynb #9a085741
 def stands_on(out:Path, # folder of a run
@@ -351,6 +353,7 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
                    minutes:float=2., # between checkpoints
                    about:dict=None, # more to say in the metadata of the final checkpoint
                    fit=None, # function (name, model) to a micro-batch, for a card that cannot hold a batch; see `fit_card`
+                   start=None, # checkpoint that the first stage goes on from, a path or the name of a bundled one, instead of the one of the stage before
                   ) -> LowLightNAT:
     "All stages, one after the other; the result is `out/model.safetensors`"
     names, out = list(STAGES), Path(out)
@@ -364,7 +367,8 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
     for name in todo:
         if resume and is_done(out, name, cfg): print(f'{name}: finished before, and kept'); continue
         if not resume: (out/f'{name}.pt').unlink(missing_ok=True)   # of an earlier run
-        if name != names[0]: model = previous(model, out/f'{names[names.index(name)-1]}.safetensors', cfg)
+        if start and name == todo[0]: model = started(model, weights_path(start), cfg, name, make_dls)
+        elif name != names[0]: model = previous(model, out/f'{names[names.index(name)-1]}.safetensors', cfg)
         train_stage(name, model, make_dls, out, resume, minutes, fit)
         resume = False   # what stands on it is trained anew
     if todo[-1] == 'decoder': return finish(model, out, make_dls, cfg, about or {})
@@ -382,3 +386,14 @@ def previous(model:LowLightNAT, # whose device is kept
     if other: raise ValueError(f'{path} was trained with another {", ".join(other)}; use the configuration it was trained with, or train into another folder')
     old.cfg = replace(cfg, factor=old.cfg.factor, tau=old.cfg.tau, frozen=cfg.frozen or old.cfg.frozen)   # what was frozen stays so
     return old.to(next(model.parameters()).device)
+
+def started(model:LowLightNAT, # whose device is kept
+            path:Path, # checkpoint of any training
+            cfg:NATConfig, # the plan now
+            name:str, # of the stage that goes on from it
+            make_dls, # as given to `train_stage`
+           ) -> LowLightNAT:
+    "The model of a checkpoint with today's plan; factor and tau are set before its NATs go on, since it may be older than they"
+    model = previous(model, path, cfg)
+    if name in ('nat', 'decoder'): dls = make_dls(cfg.context, 1, 8); set_factor(model, dls); set_tau(model, dls)
+    return model

@@ -210,6 +210,20 @@ def test_a_finished_stage_is_not_trained_again_by_resume(whole, tmp_path, name):
     T.train_pipeline(TOY, toy_dls, tmp_path, stages=name, resume=True)
     assert (tmp_path/f'{name}.safetensors').read_bytes() == old[f'{name}.safetensors']
 
+def test_a_stage_may_start_from_any_checkpoint(whole, tmp_path):
+    path, was = whole/'model.safetensors', read_metadata(whole/'model.safetensors')['config']
+    plan = replace(TOY, steps=(12, 12, 12, 3), lr=(1e-9,)*4, ema=0., nat_off=0., transpose=True)
+    with pytest.raises(FileNotFoundError, match='no checkpoint'): T.train_pipeline(plan, toy_dls, tmp_path, stages='decoder', start=tmp_path/'none.safetensors')
+    with pytest.raises(ValueError, match='another n_codes'): T.train_pipeline(replace(plan, n_codes=8), toy_dls, tmp_path, stages='decoder', start=path)
+    seen, stage = [], T.train_stage
+    with pytest.MonkeyPatch().context() as m:   # factor and tau are those of the model that goes on, before the first step
+        m.setattr(T, 'train_stage', lambda name, model, *args: (seen.append((name, model.cfg)), stage(name, model, *args))[1])
+        T.train_pipeline(plan, toy_dls, tmp_path, stages='decoder', start=path)
+    old, new = weights(path), weights(tmp_path/'model.safetensors')
+    assert not [k for k in old if not k.startswith('exposure.') and not torch.allclose(old[k].float(), new[k].float(), atol=1e-2)]
+    (name, cfg), = seen
+    assert name == 'decoder' and cfg.transpose and (cfg.factor, cfg.tau) != (1., TOY.tau) and cfg.factor == pytest.approx(was.factor, rel=0.05)
+
 def test_micro_batches_take_the_same_steps(whole, tmp_path):
     copy(whole, tmp_path)
     asked, shown, step = [], [], T.StageLearner._step
@@ -223,13 +237,14 @@ def test_micro_batches_take_the_same_steps(whole, tmp_path):
 
 def test_the_exposure_head_is_fitted_alone(whole):
     model, dls = load_model(whole/'decoder.safetensors'), toy_dls(48, 2, 4)
+    dls.train.dataset.relight = 0.25
     dls.train.dataset.synthetic, before, chance = 0.5, {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
     ds, shares = dls.train.dataset, []
     draw = ds.draw
-    ds.draw = lambda k: (shares.append(ds.synthetic), draw(k))[1]
+    ds.draw = lambda k: (shares.append((ds.synthetic, ds.relight)), draw(k))[1]
     T.refit_exposure(model, dls)
     del ds.draw
-    assert shares == [0.]*4   # real darkness alone
+    assert shares == [(0., 0.)]*4 and ds.relight == 0.25   # real darkness and real light alone
     assert {k.split('.')[0] for k in same(before, model.state_dict())} == {'exposure'}
     assert torch.equal(torch.get_rng_state(), chance) and dls.train.dataset.synthetic == 0.5 and not model.training
     levels = torch.stack([dls.train.dataset.draw(k)[1].mean() for k in range(4)])
