@@ -79,17 +79,20 @@ class Checkpoint(Callback):
         save_beside(self.state(), self.path); self.last = time.time(); self.learn.last_good = f'{self.path}, of {self.epoch + 1} epochs'
 
 # %% ../nbs/11_checkpoints.ipynb #79a89ba1
-def plan(learn) -> tuple: # epochs, batches an epoch
+def plan(learn, # fastai Learner that fits, or has fitted
+        ) -> tuple: # epochs, batches an epoch
     "What a resumed run must have in common with the first"
     return learn.n_epoch, len(learn.dls.train)
 
-def rates(learn) -> list: # largest learning rate of each group of parameters, six digits
+def rates(learn, # fastai Learner with an optimiser
+         ) -> list: # largest learning rate of each group of parameters, six digits
     "Of the schedule, where there is one; otherwise as they are at the beginning of `fit`"
     lr = getattr(getattr(learn, 'param_scheduler', None), 'scheds', {}).get('lr')
     if not lr: return [float(f"{h['lr']:.6g}") for h in learn.opt.hypers]
     return [float(f'{v:.6g}') for v in np.max([np.atleast_1d(lr(i/100)) for i in range(101)], 0)]
 
-def settings(learn) -> dict: # name: value
+def settings(learn, # fastai Learner with an optimiser
+            ) -> dict: # name: value
     "What decides a run besides its plan: configuration, learning rates, seed of the data"
     stage = getattr(learn.model, 'module', learn.model)   # in a parallel wrapper
     cfg = json.loads(stage.cfg.to_json()) if hasattr(getattr(stage, 'cfg', None), 'to_json') else {}
