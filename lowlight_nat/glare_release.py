@@ -64,7 +64,8 @@ class GlareDeform(nn.Module):
         return at_least_float(o[:, :2*n]).clamp(-1e4, 1e4).nan_to_num_(0.), at_least_float(o[:, 2*n:]).sigmoid()
 
     def forward(self, x:Tensor, # to be sampled (B,C,H,W)
-                offset:Tensor, mask:Tensor, # of `taps`
+                offset:Tensor, # of `taps` (B,18*groups,H,W), pixels
+                mask:Tensor, # of `taps` (B,9*groups,H,W)
                ) -> Tensor: # (B,C,H,W), float32 at least
         with torch.autocast(x.device.type, enabled=False):  # torchvision's operator knows no half precision on CPU
             return deform_rows(at_least_float(x).contiguous(), offset, mask, self.weight, self.bias)
@@ -154,6 +155,7 @@ def glare_forward(parts:AttrDict, # vqgan, encoder, flow, fusion
         return AttrDict(x=parts.fusion(z_tilde, e.feats, vq, mix=mix).x, z_tilde=z_tilde, tokens=tokens)
 
 # %% ../nbs/07_glare_release.ipynb #3a81c1b9
+# What the names of our parts begin with in net_G.pth
 PREFIXES = dict(encoder='RRDB.', flow='flowUpsamplerNet.', fusion='deformable_decoder.')
 UNUSED = ('deformable_decoder.conv_out.', 'deformable_decoder.scale.', 'deformable_decoder.bias.', 'deformable_decoder.enc.',
           'flowUpsamplerNet.f.', 'conv_semantic.', 'loss.', 'vgg_feat_extractor.') # in the files and never called, or of training only
@@ -172,7 +174,8 @@ def glare_names(sizes:GlareSizes=GlareSizes(), # sizes
     return names
 
 # %% ../nbs/07_glare_release.ipynb #7c19b76a
-def read_weights(path) -> dict: # name -> tensor, a leading `module.` dropped
+def read_weights(path, # of the file
+                ) -> dict: # name -> tensor, a leading `module.` dropped
     "Read a file of weights; refuse what is not one"
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f'{path}: there is no such file; give the path of net_G.pth or vqgan.pkl from the GLARE release')
