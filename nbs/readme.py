@@ -49,6 +49,40 @@ def figures():
                       'the chapter [Metrics](09_metrics.ipynb) says what that hides. The command:', '',
                       '```sh', d.get('command', 'lowlight_evaluate --data DIR --split val'), '```'])
 
+def claims():
+    "What is said of the package, the figure, and the command that shows it; each figure is read from the file that the command wrote."
+    def run(name):
+        path = NBS/f'figures/{name}.json'
+        return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    val, speed, big, cost, abl, unc, onnx, mutants = map(run, 'val run/speed run/big_picture run/cost_small run/exp_ablation run/exp_uncertainty run/deploy run/mutants'.split())
+    def row(d, **kw): return next(o for o in d['rows'] if all(o.get(k) == v for k, v in kw.items()))
+    rows = []
+    def add(words, figure, command): rows.append(f'| {words} | {figure} | `{command}` |')
+    if val:
+        known = len(val.get('trained_on', []))
+        add('It brightens real photographs' + (f', {known} of which show a scene that it was trained on' if known > 1 else ', one of which shows a scene that it was trained on' if known else ''), f"{val['psnr_gt_mean']:.2f} dB and SSIM {val['ssim_gt_mean']:.3f} GT-mean, {val['psnr']:.2f} dB and {val['ssim']:.3f} raw, mean of {val['n']} pairs; "
+            f"the dark pictures themselves: {val['input']['psnr_gt_mean']:.2f} and {val['input']['psnr']:.2f} dB", val.get('command', 'lowlight_evaluate --data lol'))
+    if cost:
+        both = row(cost, system='both')
+        add('It is small', f"{both['params']/1e6:.1f} million parameters, {(ROOT/'lowlight_nat/weights/small.safetensors').stat().st_size/1e6:.1f} MB", cost['command'])
+        add('The two NATs cost time more than memory', f"{100*both['extra_time']:+.0f}% time, {100*both['extra_memory']:+.0f}% memory, with {100*cost['masked']:.0f}% of the places masked", cost['command'])
+    if abl:
+        both = row(abl, system='+NAT latent & decoder')
+        add('They gain little: systems trained with and without them', f"{both['psnr_gt_mean'] - row(abl, system='GLARE')['psnr_gt_mean']:+.2f} dB GT-mean, mean of {both['seeds']} seeds", abl['command'])
+    if speed:
+        fast = row(speed, chosen=True)
+        add('It runs without a GPU', f"{fast['median']:.1f} s for a picture of {speed['size'][1]}x{speed['size'][0]} on {speed['threads']} threads", speed['command'])
+    if big: add('Pictures may be large', f"{big['size'][0]*big['size'][1]/1e6:.0f} megapixels in {big['over_loaded_gb']:.1f} GB over what is loaded, {big['seconds']} s", big['command'])
+    if unc:
+        add('It knows where it guessed', f"worst tenth of the places found with AUROC {row(unc, map='sigma')['auroc_worst']:.2f} by the learned spread; with the talk's entropy {row(unc, map='entropy, T = 1')['auroc_worst']:.2f}", unc['command'])
+    if onnx:
+        f32, i8 = row(onnx, variant='onnx float32'), row(onnx, variant='onnx int8, convolutions too')
+        add('It runs without Python', f"ONNX: {f32['mb']:.1f} MB at {f32['psnr']:.0f} dB against the model, int8 {i8['mb']:.1f} MB at {i8['psnr']:.0f} dB", onnx['command'])
+    add("The preset `base` is GLARE's official network", 'equal within the tolerances of the reference arrays', 'pytest tests/test_glare_parity.py')
+    if mutants: add('The checks can fail', f"{sum(o['noticed'] for o in mutants['rows'])} of {len(mutants['rows'])} deliberate faults noticed", mutants['command'])
+    add('Every notebook runs from top to bottom', 'times in `CONTRIBUTING.md`', 'python .ci/durations.py')
+    return '\n'.join(['| what we say | what was measured | the command that shows it |', '|---|---|---|', *rows])
+
 def fill(text, name, body):
     "Put `body` between the two markers called `name`."
     mark = re.compile(rf'(<!-- {name}:start -->\n).*?(<!-- {name}:end -->)', re.S)
@@ -58,7 +92,7 @@ def filled(nb):
     "The index with its map and figures up to date."
     for c in nb['cells']:
         if c['cell_type'] == 'markdown':
-            c['source'] = fill(fill(source(c), 'chapters', chapters()), 'figures', figures()).splitlines(keepends=True)
+            c['source'] = fill(fill(fill(source(c), 'chapters', chapters()), 'figures', figures()), 'claims', claims()).splitlines(keepends=True)
     return nb
 
 def relink(text):

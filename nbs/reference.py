@@ -47,8 +47,10 @@ def names(module):
     out, defined = [], set()
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and is_patch(node) and node.name[0] != '_':
-            for owner in ast.unparse(node.args.args[0].annotation).split('|'):
-                out.append((f'{owner.strip()}.{node.name}', f'{owner.strip()}.{node.name}'.lower(), first_line(node), owner.strip()))
+            owners = [o.strip() for o in ast.unparse(node.args.args[0].annotation).split('|')]
+            for owner in owners:      # nbdev heads a method that is wrapped once more by its name alone, and one of several classes not at all
+                anchor = owner if len(owners) > 1 else node.name if len(node.decorator_list) > 1 else f'{owner}.{node.name}'
+                if owner[0] != '_': out.append((f'{owner}.{node.name}', anchor.lower(), first_line(node), owner))
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in public:
             defined.add(node.name)
             out.append((node.name, node.name.lower(), first_line(node), None))

@@ -44,7 +44,8 @@ def parsed(src):
 
 def test_layout():
     names = '''settings.ini pyproject.toml setup.py MANIFEST.in README.md LICENSE CONTRIBUTING.md CHANGELOG.md _quarto.yml .ci/run .gitignore
-        .gitattributes .github/workflows/test.yml .github/workflows/docs.yml nbs/index.ipynb nbs/sidebar.yml nbs/nbdev.yml nbs/styles.css
+        .gitattributes .github/workflows/test.yml .github/workflows/docs.yml .github/PULL_REQUEST_TEMPLATE.md .github/ISSUE_TEMPLATE/bug.yml
+        .pre-commit-config.yaml CITATION.cff binder/requirements.txt binder/postBuild nbs/index.ipynb nbs/sidebar.yml nbs/nbdev.yml nbs/styles.css
         samples/README.md lowlight_nat/__init__.py'''.split()
     assert [o for o in names if not (ROOT/o).exists()] == []
     assert 'Apache License' in (ROOT/'LICENSE').read_text()
@@ -87,6 +88,7 @@ def test_version_is_one():
     import lowlight_nat
     assert lowlight_nat.__version__ == cfg()['version'] == metadata.version('lowlight_nat')
     assert f"## {cfg()['version']}" in (ROOT/'CHANGELOG.md').read_text()
+    assert re.search(r'^version: (\S+)', (ROOT/'CITATION.cff').read_text(), re.M)[1] == cfg()['version']
 
 def test_weights_are_small():
     weights = list((ROOT/'lowlight_nat/weights').glob('*.safetensors'))

@@ -1,0 +1,50 @@
+"""Run every notebook and say how long each took: `python .ci/durations.py`, which writes the table in CONTRIBUTING.md.
+
+`--check [COMMAND]` writes nothing and is what `.ci/run` calls. Two notebooks at a time, one thread each. Fails if a notebook fails, if one takes
+more than 4 minutes or all of them more than 15; LOWLIGHT_TIME_SLACK (2 with `--check`, else 1) stretches both for a machine that is busy.
+"""
+import os, re, shlex, subprocess, sys, time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+EACH, ALL = 4*60, 15*60                           # seconds
+
+
+def run(command):
+    "Run `command`, show what it prints; the seconds of each notebook, and of all by the clock."
+    began, times = time.time(), {}
+    p = subprocess.Popen(shlex.split(command) + ['--timing'], cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.PIPE, text=True)
+    for line in p.stdout:
+        print(line, end='', flush=True)
+        if m := re.fullmatch(r'(\S+\.ipynb): (\d+) secs', line.strip()): times[m[1]] = int(m[2])
+    if p.wait(): sys.exit(f'`{command}` ended with {p.returncode}')
+    if not times: sys.exit(f'`{command} --timing` named no notebook')
+    return times, time.time() - began
+
+def too_slow(times, total, slack=1.):
+    "What breaks the limits, in words."
+    bad = [f'{k} took {v} s, the limit is {EACH*slack:.0f}' for k, v in times.items() if v > EACH*slack]
+    return bad + ([f'all together took {total:.0f} s, the limit is {ALL*slack:.0f}'] if total > ALL*slack else [])
+
+def table(times, total):
+    "The table of CONTRIBUTING.md, slowest first."
+    rows = [f'| `{k}` | {v} |' for k, v in sorted(times.items(), key=lambda o: (-o[1], o[0]))]
+    return '\n'.join([f'{len(times)} notebooks took {total/60:.1f} minutes together, by the clock; the slowest took {max(times.values())} seconds.', '', '| notebook | seconds |', '|---|---|', *rows])
+
+def write(text, path=ROOT/'CONTRIBUTING.md'):
+    "Put the table between its markers."
+    old = path.read_text(encoding='utf-8')
+    new, n = re.subn(r'(<!-- durations:start -->\n).*?(<!-- durations:end -->)', lambda m: f'{m[1]}\n{text}\n\n{m[2]}', old, flags=re.S)
+    if not n: sys.exit(f'{path.name} has no marker <!-- durations:start -->')
+    path.write_text(new, encoding='utf-8')
+
+def main(args):
+    check = '--check' in args
+    command = ' '.join(o for o in args if o != '--check') or 'nbdev_test --n_workers 2'
+    times, total = run(command)
+    if not check: write(table(times, total))
+    print(f'{len(times)} notebooks in {total:.0f} s; slowest: ' + ', '.join(f'{k} {v} s' for k, v in sorted(times.items(), key=lambda o: -o[1])[:3]))
+    if bad := too_slow(times, total, float(os.environ.get('LOWLIGHT_TIME_SLACK', 2 if check else 1))): sys.exit('\n'.join(bad))
+
+
+if __name__ == '__main__': main(sys.argv[1:])

@@ -1,0 +1,314 @@
+"""The site, as Quarto is given it: the notebooks that nbdev has processed, the Quarto documents, style and settings.
+
+Each check takes a folder of pages and says what is wrong, one line each; it is run on the site, and on a broken page to show that it can fail.
+Pandoc, which is what Quarto reads Markdown with, says which anchors, links and pictures a page has.
+"""
+import json, posixpath, re, runpy, subprocess
+from functools import cached_property
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest, yaml
+pypandoc = pytest.importorskip('pypandoc', reason='pypandoc_binary is not installed: `pip install pypandoc_binary`')
+
+ROOT = Path(__file__).resolve().parents[1]
+HOME = 'https://lowlight-nat.github.io/lowlight_nat/'
+LOADS = {'img': ['src', 'srcset'], 'script': ['src'], 'link': ['href'], 'iframe': ['src'], 'video': ['src', 'poster'], 'audio': ['src'], 'source': ['src', 'srcset'], 'embed': ['src'], 'object': ['data']}
+ELSEWHERE = re.compile(r'\s*(?:https?:)?//', re.I)
+
+
+class Seen(HTMLParser):
+    "What a page's HTML holds: anchors, links, pictures with their words, and what it loads."
+    def __init__(self, html):
+        super().__init__()
+        self.ids, self.links, self.pictures, self.loads = set(), [], [], []
+        self.feed(html)
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        if a.get('id'): self.ids.add(a['id'])
+        if tag == 'a' and a.get('href'): self.links.append(a['href'])
+        if tag == 'img': self.pictures.append((a.get('src', ''), a.get('data-fig-alt') or a.get('alt') or ''))
+        self.loads += [a[k] for k in LOADS.get(tag, []) if a.get(k)] + [v for k, v in attrs if k.startswith('data-background-') and v and '/' in v]
+    handle_startendtag = handle_starttag
+
+
+def options(source):
+    "The `#| key: value` lines of a cell."
+    head = []
+    for o in source.splitlines():
+        if o.startswith('#|'): head.append(o[2:].strip())
+        elif o.strip(): break
+    try: d = yaml.safe_load('\n'.join(o for o in head if ':' in o)) or {}
+    except yaml.YAMLError: return {'broken': ' '.join(head)}
+    return d if isinstance(d, dict) else {}
+
+class Page:
+    "A notebook or a Quarto document in the folder `site`."
+    def __init__(self, site, name):
+        self.site, self.name = site, name
+        self.notebook = name.endswith('.ipynb')
+        text = (site/name).read_text(encoding='utf-8')
+        self.cells = json.loads(text)['cells'] if self.notebook else []
+        self.raw = ''.join(self.cells[0].get('source') or '') if self.notebook else text
+    @cached_property
+    def meta(self):
+        m = re.match(r'---\s*\n(.*?)\n---', self.raw.strip(), re.S)
+        return (yaml.safe_load(m[1]) if m else {}) or {}
+    @cached_property
+    def out(self): return posixpath.join(posixpath.dirname(self.name), self.meta.get('output-file') or re.sub(r'\.\w+$', '.html', posixpath.basename(self.name)))
+    @cached_property
+    def drawn(self):
+        "Pictures that cells have drawn: the cell's id, and the alternative text."
+        return [(c.get('id'), str(options(''.join(c.get('source') or '')).get('fig-alt', ''))) for c in self.cells for o in c.get('outputs', [])
+                if any(k.startswith('image/') for k in o.get('data', {}))]
+    @cached_property
+    def labels(self):
+        "What a cross-reference or an embed may name."
+        found = {str(options(''.join(c.get('source') or '')).get(k)) for c in self.cells for k in ('label', 'id')} | {c.get('id') for c in self.cells}
+        found |= {t for c in self.cells for t in c.get('metadata', {}).get('tags', [])}
+        return found | set(re.findall(r'^#\| label: *(\S+)', self.raw, re.M)) | set(re.findall(r'\{#([\w-]+)', self.markdown))
+    @cached_property
+    def markdown(self):
+        "The page as one Markdown text, without code and shortcodes."
+        if not self.notebook: return re.sub(r'\A---\s*\n.*?\n---\s*\n', '', self.raw, flags=re.S)
+        parts = []
+        for c in self.cells[1:]:
+            if c['cell_type'] == 'markdown': parts.append(''.join(c.get('source') or ''))
+            for o in c.get('outputs', []): parts.append(''.join(o.get('data', {}).get('text/markdown', '')))
+        return '\n\n'.join(parts)
+    @cached_property
+    def _pandoc(self):
+        text = re.sub(r'\{\{<.*?>\}\}', '', self.markdown, flags=re.S)
+        r = subprocess.run([pypandoc.get_pandoc_path(), '-f', 'markdown', '-t', 'html', '--mathml', '--wrap=none'], input=text, capture_output=True, text=True, encoding='utf-8', check=True)
+        return Seen(r.stdout), r.stderr, r.stdout
+    @property
+    def seen(self): return self._pandoc[0]
+    @property
+    def warnings(self): return self._pandoc[1]
+
+def pages(site):
+    "All pages of a folder, by name."
+    found = sorted(p.relative_to(site).as_posix() for o in ('*.ipynb', '*.qmd') for p in Path(site).rglob(o))
+    return {o: Page(Path(site), o) for o in found if not any(q[0] in '._' for q in o.split('/'))}
+
+
+# --- the checks ---
+
+def bad_frontmatter(all_pages):
+    "Title, description and an image that is there."
+    bad = []
+    for p in all_pages.values():
+        bad += [f'{p.name}: no {k}' for k in ('title', 'description', 'image') if not p.meta.get(k)]
+        if (i := p.meta.get('image')) and not (p.site/p.name).parent.joinpath(i).is_file(): bad.append(f'{p.name}: image {i} is not there')
+    return bad
+
+def target(page, href, all_pages, by_out):
+    "What is wrong with an internal link, or None."
+    if href.startswith(HOME): href, base = href.removeprefix(HOME) or 'index.html', ''
+    elif re.match(r'[a-z][a-z+.-]*:', href, re.I): return None
+    else: base = posixpath.dirname(page.name)
+    path, _, anchor = href.partition('#')
+    where = posixpath.normpath(posixpath.join(base, path)) if path else page.name
+    to = all_pages.get(where) or by_out.get(where)
+    if to is None:
+        if where.startswith('..'): return 'leads out of the site'
+        if not (page.site/where).is_file(): return 'is not there'
+    elif anchor and anchor.lstrip('/') not in to.seen.ids | to.labels: return f'{to.name} has no such anchor'
+
+def broken_links(all_pages):
+    "Links to pages, files and anchors of the site."
+    by_out = {p.out: p for p in all_pages.values()}
+    return [f'{p.name}: {o} {bad}' for p in all_pages.values() for o in p.seen.links if (bad := target(p, o, all_pages, by_out))]
+
+def missing_pictures(all_pages):
+    "Pictures that a page names."
+    return [f'{p.name}: picture {src} is not there' for p in all_pages.values() for src, _ in p.seen.pictures
+            if src and not re.match(r'[a-z]+:', src) and not (p.site/posixpath.normpath(posixpath.join(posixpath.dirname(p.name), src))).is_file()]
+
+def wordless_pictures(all_pages):
+    "Alternative text of pictures in text, and of those that cells draw."
+    bad = [f'{p.name}: {src} has no alternative text' for p in all_pages.values() for src, alt in p.seen.pictures if len(alt.strip()) < 5]
+    return bad + [f'{p.name}: the picture of cell {c} has no `#| fig-alt`' for p in all_pages.values() for c, alt in p.drawn if len(alt.strip()) < 11]
+
+def unresolved(all_pages):
+    "Cross-references, embedded cells and included files."
+    bad = []
+    for p in all_pages.values():
+        text = re.sub(r'```.*?```|`[^`\n]*`', '', p.markdown, flags=re.S)
+        bad += [f'{p.name}: @{o} is not on the page' for o in re.findall(r'(?<![\w@])@((?:fig|sec|tbl|eq|lst|exr|exm|thm)-[\w-]+)', text) if o not in p.labels]
+        for where, _, cell in re.findall(r'\{\{<\s*embed\s+([^\s#>]+)(#(\S+))?', text):
+            to = all_pages.get(posixpath.normpath(posixpath.join(posixpath.dirname(p.name), where)))
+            if to is None: bad.append(f'{p.name}: embeds {where}, which is no page')
+            elif cell and cell not in to.labels: bad.append(f'{p.name}: embeds {where}#{cell}, which has no such cell')
+            elif cell and not any(c.get('outputs') for c in to.cells if cell in (c.get('id'), options(''.join(c.get('source') or '')).get('label'), *c.get('metadata', {}).get('tags', []))):
+                bad.append(f'{p.name}: embeds {where}#{cell}, which has no output')
+        bad += [f'{p.name}: includes {o}, which is not there' for o in re.findall(r'\{\{<\s*include\s+(\S+)', text) if not (p.site/p.name).parent.joinpath(o).is_file()]
+    return bad
+
+def bad_options(all_pages):
+    "Options of cells that are no YAML, which Quarto stops at."
+    return [f"{p.name}: cell {c.get('id')}: {o}" for p in all_pages.values() for c in p.cells if c['cell_type'] == 'code' and (o := options(''.join(c.get('source') or '')).get('broken'))]
+
+def from_elsewhere(all_pages):
+    "What a page would load from another host; stored HTML and widgets make Quarto do so."
+    bad = []
+    for p in all_pages.values():
+        bad += [f'{p.name}: loads {o}' for o in p.seen.loads if ELSEWHERE.match(o)]
+        kinds = {k for c in p.cells for o in c.get('outputs', []) for k in o.get('data', {})}
+        bad += [f'{p.name}: has an output of {k}, run `python nbs/frames.py`' for k in sorted(kinds) if k in ('text/html', 'application/javascript') or 'widget' in k]
+    return bad
+
+def settings_from_elsewhere(folder):
+    "The same of style files, scripts, included HTML, pictures and settings."
+    bad = []
+    for path in sorted(p for e in ('css', 'scss', 'html', 'js', 'svg', 'lua') for p in Path(folder).rglob(f'*.{e}') if '_docs' not in p.parts):
+        text = re.sub(r'xmlns(:\w+)?="[^"]*"', '', path.read_text(encoding='utf-8'))
+        bad += [f'{path.name}: {m[0]}' for m in re.finditer(r'(?:url\(|@import|src=|href=|importScripts\(|fetch\()\s*["\']?\s*(?:https?:)?//[^"\')\s]*', text)]
+    y = yaml.safe_load((Path(folder)/'_quarto.yml').read_text(encoding='utf-8'))
+    if y.get('html-math-method') not in ('mathml', 'plain'): bad.append(f"_quarto.yml: html-math-method {y.get('html-math-method')} is loaded from another host")
+    themes = yaml.dump(y.get('format', {}).get('html', {}).get('theme', {}))
+    if re.search('cosmo|darkly', themes) and not re.search(r'^\$web-font-path: *false;', ''.join(p.read_text() for p in Path(folder).glob('*.scss')), re.M): bad.append('the theme loads a font: set $web-font-path: false')
+    return bad
+
+def unread_formulas(all_pages):
+    "Formulas that can't be turned into MathML."
+    return [f'{p.name}: {" ".join(o.split())[:150]}' for p in all_pages.values() for o in re.findall(r'\[WARNING\] Could not convert TeX math.*?(?=\[WARNING\]|\Z)', p.warnings, re.S)]
+
+CHECKS = [bad_frontmatter, broken_links, missing_pictures, wordless_pictures, unresolved, bad_options, from_elsewhere, unread_formulas]
+
+
+# --- the site passes ---
+
+@pytest.fixture(scope='module')
+def site(run):
+    "The pages as nbdev hands them to Quarto."
+    run('python -c "from nbdev.serve import proc_nbs; proc_nbs()"', timeout=900)
+    made, there = pages(ROOT/'_proc'), pages(ROOT/'nbs')
+    assert set(there) <= set(made)
+    return {k: v for k, v in made.items() if k in there}
+
+@pytest.mark.parametrize('check', CHECKS, ids=lambda o: o.__name__)
+def test_site(site, check):
+    assert check(site) == []
+
+def test_settings_load_nothing_from_elsewhere(site):
+    assert settings_from_elsewhere(ROOT/'_proc') == []
+
+def test_pages_are_up_to_date():
+    assert runpy.run_path(str(ROOT/'nbs/reference.py'))['main'](check=True) == [], 'run `python nbs/reference.py`'
+    assert runpy.run_path(str(ROOT/'nbs/frames.py'))['main'](check=True) == [], 'run `python nbs/frames.py`'
+    arch = runpy.run_path(str(ROOT/'nbs/figures/architecture.py'))
+    levels = runpy.run_path(str(ROOT/'nbs/reference.py'))['levels']()[:-1]
+    assert (ROOT/'nbs/figures/architecture.svg').read_text(encoding='utf-8') == arch['picture'](levels), 'run `python nbs/figures/architecture.py`'
+
+def test_every_export_is_in_the_api():
+    import ast
+    text = (ROOT/'nbs/api.qmd').read_text(encoding='utf-8')
+    for path in sorted((ROOT/'lowlight_nat').glob('*.py')):
+        if path.stem in ('__init__', '_modidx', 'all'): continue
+        tree = ast.parse(path.read_text(encoding='utf-8'))
+        public = next(ast.literal_eval(o.value) for o in tree.body if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == '__all__')
+        part = text.split(f'## {path.stem} {{#{path.stem}}}')[1].split('\n## ')[0]
+        assert [o for o in public if f'`{o}`' not in part and '.' not in o] == [], path.stem
+
+def test_every_measurement_is_in_the_results():
+    text = (ROOT/'nbs/results.qmd').read_text(encoding='utf-8')
+    for path in (ROOT/'nbs/figures/run').glob('*.json'):
+        d = json.loads(path.read_text(encoding='utf-8'))
+        command = (d[0] if isinstance(d, list) else d).get('command')
+        for o in [command] if isinstance(command, str) else command or []: assert o in text, f'{path.name}: {o}'
+
+def test_durations_cover_every_notebook():
+    text = (ROOT/'CONTRIBUTING.md').read_text(encoding='utf-8').split('<!-- durations:start -->')[1]
+    names = {p.rsplit('/', 1)[-1] for p in pages(ROOT/'nbs') if p.endswith('.ipynb')}
+    assert set(re.findall(r'^\| `(\S+\.ipynb)` \| \d+ \|$', text, re.M)) == names, 'run `python .ci/durations.py`'
+
+def test_durations_have_limits():
+    script = runpy.run_path(str(ROOT/'.ci/durations.py'))
+    assert script['too_slow']({'a.ipynb': 100}, 800) == []
+    assert len(script['too_slow']({'a.ipynb': 241, 'b.ipynb': 1}, 901)) == 2
+
+
+# --- and each check can fail ---
+
+def notebook(*cells): return json.dumps(dict(cells=[dict(cell_type=k, id=f'c{i}', metadata={}, source=s, outputs=o) for i, (k, s, o) in enumerate(cells)], metadata={}, nbformat=4, nbformat_minor=5))
+FRONT = ('raw', '---\ntitle: t\ndescription: d\nimage: i.jpg\n---', [])
+PNG = [dict(output_type='display_data', data={'image/png': ''})]
+
+BROKEN = {
+    'bad_frontmatter': ('---\ntitle: t\nimage: no.jpg\n---\nwords', 3 - 1),
+    'broken_links': ('[a](nowhere.ipynb) [b](ok.qmd#nothing) [c](#nowhere) [d](../README.md) [e](' + HOME + 'ok.html#nothing) [fine](ok.qmd#here) [fine](' + HOME + 'ok.html)', 5),
+    'missing_pictures': ('![words enough](no.png) ![words enough](i.jpg)', 1),
+    'wordless_pictures': ('![](i.jpg) <img src="i.jpg"> ![words enough](i.jpg) ![](i.jpg){fig-alt="words enough"}', 2),
+    'unresolved': ('See @fig-none, @sec-here and `@fig-code`. {{< embed ok.ipynb#none >}} {{< embed no.ipynb >}} {{< include _no.md >}}\n\n## Here {#sec-here}', 4),
+    'from_elsewhere': ('<script src="https://cdn.example/x.js"></script>\n\n![words enough](//cdn.example/x.png) <link href="style.css">', 2),
+    'unread_formulas': ('$$\\frac{1}{2}$$ and $$\\nosuchmacro{1}$$', 1),
+}
+
+@pytest.mark.parametrize('name', BROKEN)
+def test_a_broken_page_is_noticed(tmp_path, name):
+    text, n = BROKEN[name]
+    (tmp_path/'i.jpg').write_bytes(b'')
+    (tmp_path/'ok.qmd').write_text('---\ntitle: t\ndescription: d\nimage: i.jpg\n---\n\n## Here\n')
+    (tmp_path/'ok.ipynb').write_text(notebook(FRONT, ('code', '#| fig-alt: "A curve that rises"\nplot()', PNG)))
+    (tmp_path/'bad.qmd').write_text(text if text.startswith('---') else '---\ntitle: t\ndescription: d\nimage: i.jpg\n---\n\n' + text)
+    found = {o.__name__: o(pages(tmp_path)) for o in CHECKS}
+    assert len(found[name]) == n, found[name]
+    assert all(o.startswith('bad.qmd') for v in found.values() for o in v)
+
+def test_a_broken_notebook_is_noticed(tmp_path):
+    (tmp_path/'bad.ipynb').write_text(notebook(('raw', '---\ntitle: t\n---', []), ('code', 'plot()', PNG), ('code', "#| fig-alt: it's: broken: \"\n1", []),
+                                               ('code', 'frame', [dict(output_type='execute_result', data={'text/html': '<p>', 'application/vnd.jupyter.widget-view+json': {}})])))
+    found = {o.__name__: o(pages(tmp_path)) for o in CHECKS}
+    assert {k: len(v) for k, v in found.items() if v} == dict(bad_frontmatter=2, wordless_pictures=1, bad_options=1, from_elsewhere=2)
+
+def test_broken_settings_are_noticed(tmp_path):
+    (tmp_path/'_quarto.yml').write_text('html-math-method: mathjax\nformat:\n  html:\n    theme: cosmo\n')
+    (tmp_path/'x.css').write_text('@import url("https://fonts.example/a"); p { background: url(//cdn.example/x.png) }')
+    assert len(settings_from_elsewhere(tmp_path)) == 4
+
+def test_stale_output_becomes_markdown():
+    tidy = runpy.run_path(str(ROOT/'nbs/frames.py'))['tidy_output']
+    html = '<table><thead><tr><th></th><th>a|b</th></tr></thead><tbody><tr><th>x</th><td>1.5</td></tr></tbody></table>'
+    out = tidy(dict(output_type='execute_result', data={'text/html': [html], 'text/plain': ['x']}))
+    assert ''.join(out['data']['text/markdown']) == '|  | a\\|b |\n|:--|--:|\n| x | 1.5 |' and 'text/html' not in out['data']
+    assert tidy(dict(output_type='display_data', data={'application/vnd.jupyter.widget-view+json': {}, 'text/plain': ['0%|']})) is None
+    plain = dict(output_type='execute_result', data={'text/plain': ['1']})
+    assert tidy(plain) is plain
+
+def test_colab_cell_fetches_and_moves_only_on_colab():
+    script = runpy.run_path(str(ROOT/'nbs/frames.py'))
+    code = script['colab_cell']('nbs/course', script['settings']())
+    def run_in(shell):
+        said = []
+        class Shell:
+            def __str__(self): return f'<{shell}>'
+            def system(self, line): said.append(line)
+            def run_line_magic(self, name, line): said.append(f'%{name} {line}')
+        exec(code, dict(get_ipython=Shell))
+        return said
+    assert run_in('ipykernel.zmqshell.ZMQInteractiveShell object') == []
+    clone, pip, cd = run_in('google.colab._shell.Shell object')
+    assert clone.startswith('git clone ') and 'lowlight_nat[notebooks]' in pip and cd == '%cd -q /content/lowlight_nat/nbs/course'
+
+def test_install_covers_what_notebooks_import():
+    "What Colab installs brings every module that a notebook imports without a net."
+    import ast, sys
+    from configparser import ConfigParser
+    c = ConfigParser(delimiters=['='])
+    c.read(ROOT/'settings.ini')
+    have = {re.split(r'[<>=\[ ]', o)[0].lower().replace('-', '_') for k in ('requirements', 'notebooks_requirements', 'app_requirements') for o in c['DEFAULT'][k].split()}
+    have |= set(sys.stdlib_module_names) | {'lowlight_nat', 'ipython', 'matplotlib_inline', 'traitlets', 'tqdm'} | {p.stem for p in (ROOT/'nbs/course').rglob('*.py')}
+    other = {'pil': 'pillow', 'skimage': 'scikit_image', 'pillow_heif': 'pillow', 'rawpy': 'pillow'}   # the last two: formats that a chapter tries, and does without
+    bad = {}
+    for path in (p for p in ROOT.glob('nbs/**/*.ipynb') if p.name[0] != '.'):
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            if cell['cell_type'] != 'code': continue
+            try: tree = ast.parse(''.join(cell['source']))
+            except SyntaxError: continue
+            for node in ast.walk(tree):
+                names = [o.name for o in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+                for n in names:
+                    top = n.split('.')[0].lower()
+                    if other.get(top, top) not in have and top not in sys.stdlib_module_names: bad.setdefault(top, set()).add(path.name)
+    assert bad == {}
