@@ -4,7 +4,7 @@
 __all__ = ['RESTING', 'split_stage', 'UntilNaN', 'StageLearner', 'gt_mean_psnr', 'gt_mean_ssim', 'stage_learner',
            'codebook_learner', 'flow_learner', 'nat_learner', 'decoder_learner', 'set_factor', 'set_tau',
            'refit_exposure', 'train_stage', 'stage_end', 'validate_pairs', 'finish', 'folder_dls', 'stands_on',
-           'stage_plan', 'is_done', 'train_pipeline', 'previous', 'started']
+           'stage_plan', 'is_done', 'train_pipeline', 'previous', 'started', 'origin']
 
 # %% ../nbs/12_training.ipynb #adbff309
 import fastai.callback.schedule, hashlib, time, torch
@@ -371,6 +371,7 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
         elif name != names[0]: model = previous(model, out/f'{names[names.index(name)-1]}.safetensors', cfg)
         train_stage(name, model, make_dls, out, resume, minutes, fit)
         resume = False   # what stands on it is trained anew
+    if start: about = {**(about or {}), 'start': origin(weights_path(start))}
     if todo[-1] == 'decoder': return finish(model, out, make_dls, cfg, about or {})
     return previous(model, out/f'{todo[-1]}.safetensors', cfg).eval()
 
@@ -397,3 +398,10 @@ def started(model:LowLightNAT, # whose device is kept
     model = previous(model, path, cfg)
     if name in ('nat', 'decoder'): dls = make_dls(cfg.context, 1, 8); set_factor(model, dls); set_tau(model, dls)
     return model
+
+def origin(path:Path # of a checkpoint
+          ) -> dict: # file, SHA-256, and what its metadata says of its training
+    "Where a training went on from, for the metadata of what comes out of it"
+    about, steps = (read_metadata(path)[k] for k in ('about', 'config'))
+    kept = {k: about[k] for k in ('command', 'seed', 'val', 'stages', 'start') if k in about}
+    return dict(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), steps=steps.steps, **kept)

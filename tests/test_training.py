@@ -222,6 +222,8 @@ def test_a_stage_may_start_from_any_checkpoint(whole, tmp_path):
     old, new = weights(path), weights(tmp_path/'model.safetensors')
     assert not [k for k in old if not k.startswith('exposure.') and not torch.allclose(old[k].float(), new[k].float(), atol=1e-2)]
     (name, cfg), = seen
+    began = read_metadata(tmp_path/'model.safetensors')['about']['start']
+    assert began['file'] == path.name and set(began['stages']) == set(T.STAGES) and began['steps'] == list(TOY.steps) and began['command'] == 'test'
     assert name == 'decoder' and cfg.transpose and (cfg.factor, cfg.tau) != (1., TOY.tau) and cfg.factor == pytest.approx(was.factor, rel=0.05)
 
 def test_micro_batches_take_the_same_steps(whole, tmp_path):
