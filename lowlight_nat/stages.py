@@ -19,10 +19,11 @@ class Stage(nn.Module):
     terms, index, whole = (), 0, False         # names of the loss terms; place in the order of the stages; does it see whole pieces now and then?
     rounds, mask_range = None, (0.1, 0.9)      # of the NATs in training: None is `cfg.rounds`; least and largest share that is masked
     parts, frozen_parts = (), ()               # groups of names of what is trained, a later one takes from an earlier one; the same with `cfg.frozen`
-    def __init__(self, model:LowLightNAT): super().__init__(); self.model, self.cfg = model, model.cfg
+    def __init__(self, model:LowLightNAT): # trained in place
+        super().__init__(); self.model, self.cfg = model, model.cfg
     def forward(self, x_low, x_high=None): return self.alone(x_low) if x_high is None else self.pair(x_low, x_high)
 
-    def view(self, x_low, x_high) -> AttrDict: # x_low, stats, x (normalised target), level
+    def view(self, x_low, x_high) -> AttrDict: # of large pieces (B,3,H,W): x_low, x (normalised target), each cut to (B,3,size,size); stats, level (B,)
         "Statistics and level of the large pieces; then, in training, an aligned crop of them"
         stats, (x, level) = picture_stats(x_low), self.model.normalise(x_high)
         t, size, (B, _, H, W) = AttrDict(x_low=x_low, stats=stats, x=x, level=level), self.cfg.crop[self.index], x.shape
@@ -37,7 +38,9 @@ class Stage(nn.Module):
 
 # %% ../nbs/10_stages.ipynb #6de31878
 @patch
-def truth(self:Stage, x_low, x_high) -> AttrDict: # as `view`, and z
+def truth(self:Stage, x_low, # dark pieces (B,3,H,W) in [0,1]
+          x_high, # bright ones (B,3,H,W) in [0,1]
+         ) -> AttrDict: # as `view`, and z (B,d,h,w)
     "As `view`, with the latent of the truth"
     t = self.view(x_low, x_high)
     with torch.no_grad(): t.z = self.model.vqgan.encode(t.x).float()
@@ -49,7 +52,9 @@ def lost(self:Stage, a): # of `align`
     return {k: a.z_tilde.float().sum()*float('nan') for k in self.terms}
 
 @patch
-def expose(self:Stage, x_norm, level): # (B,3,H,W), (B,) to (B,3,H,W) in [0,1]
+def expose(self:Stage, x_norm, # normalised pictures (B,3,H,W)
+           level, # true grey means (B,)
+          ): # pictures (B,3,H,W) in [0,1]
     "A normalised picture at the true level, for comparison by eye and by metric"
     return (x_norm.float()*(level/self.cfg.norm_level).view(-1, 1, 1, 1)).clamp(0, 1)
 
@@ -63,7 +68,7 @@ class CodebookStage(Stage):
     "Stage 1: reconstruct normal-light pictures through the codebook"
     terms, perceptual = ('l1', 'ssim', 'commit'), None
     parts = ('vqgan.',), ('vqgan.decoder.', 'vqgan.post_quant_conv.')
-    def __init__(self, model:LowLightNAT):
+    def __init__(self, model:LowLightNAT): # trained in place
         super().__init__(model)
         if self.cfg.perceptual: self.terms, self.perceptual = (*self.terms, 'perceptual'), own_perceptual(model)
 
@@ -79,7 +84,8 @@ class CodebookStage(Stage):
         return AttrDict(x=self.expose(out.x_rec, t.level), x_rec=out.x_rec, x_norm=t.x, z=out.z, tokens=out.tokens, terms=terms)
 
 # %% ../nbs/10_stages.ipynb #239b7e91
-def align_terms(model:LowLightNAT, a:AttrDict, # of `model.align`
+def align_terms(model:LowLightNAT, # whose flow maps the truth
+                a:AttrDict, # of `model.align`
                 t:AttrDict, # of `Stage.truth`
                ) -> dict: # likelihood in bits per dimension, latent error, spread, exposure
     "Loss terms of the alignment"
@@ -103,14 +109,16 @@ class FlowStage(Stage):
         return AttrDict(x=x, terms=align_terms(self.model, a, t))
 
 # %% ../nbs/10_stages.ipynb #4e7e4ff2
-def random_tau(model:LowLightNAT, a:AttrDict, # of `model.align`
+def random_tau(model:LowLightNAT, # whose doubt is cut
+               a:AttrDict, # of `model.align`
                mask_range:tuple=(0.1, 0.9), # least and largest share
               ) -> float: # a threshold that masks a random share of this batch
     "A threshold that masks a share of the batch drawn from `mask_range`"
     e, (lo, hi) = model.doubt(a).map, mask_range
     return e.flatten().float().quantile(round(1 - hi, 9) + (hi - lo)*torch.rand(()).item()).item()
 
-def nat_terms(model:LowLightNAT, r:AttrDict, # of `model.refine`
+def nat_terms(model:LowLightNAT, # for its codes
+              r:AttrDict, # of `model.refine`
               t:AttrDict, # of `Stage.truth`
              ) -> dict:
     "Loss terms of the latent NAT: cross-entropy with soft (or one-hot) targets, and the refined latent's error"
@@ -144,7 +152,7 @@ class DecoderStage(Stage):
     whole, perceptual = True, None
     parts = (('encoder.', 'flow.', 'spread.', 'exposure.'), ('nat.',), ('fusion.',))
     frozen_parts = (('nat.',), ('fusion.nat.',))
-    def __init__(self, model:LowLightNAT,
+    def __init__(self, model:LowLightNAT, # trained in place
                  use_gt_mean:bool=False, # the GT-mean form of l1 and structure
                  nats:tuple=None): # which NATs run, on the latent and on the features; by default both, each left out by chance in training
         super().__init__(model); self.use_gt_mean, self.nats = use_gt_mean, nats
@@ -155,7 +163,9 @@ class DecoderStage(Stage):
 
 # %% ../nbs/10_stages.ipynb #aab680f8
 @patch
-def image_terms(self:DecoderStage, x, y) -> dict: # of prediction and target (B,3,H,W), both normalised
+def image_terms(self:DecoderStage, x, # prediction (B,3,H,W), normalised
+                y, # target (B,3,H,W), normalised
+               ) -> dict: # l1, structure, perhaps perceptual: scalars
     "What the picture itself is punished for"
     c, form = self.cfg, (lambda loss: gt_mean_loss(loss, x, y)) if self.use_gt_mean else (lambda loss: loss(x, y))
     terms = {'l1': form(l1_loss), c.structure: c.structure_weight*form(dict(ssim=ssim_loss, ms_ssim=ms_ssim_loss)[c.structure])}
@@ -163,7 +173,9 @@ def image_terms(self:DecoderStage, x, y) -> dict: # of prediction and target (B,
     return terms
 
 @patch
-def pair(self:DecoderStage, x_low, x_high) -> AttrDict: # x, terms, entropy, mask
+def pair(self:DecoderStage, x_low, # dark pieces (B,3,H,W) in [0,1]
+         x_high, # bright ones (B,3,H,W) in [0,1]
+        ) -> AttrDict: # x (B,3,H,W) in [0,1], terms; in evaluation entropy and mask (B,h,w)
     "A pair through the whole model"
     t, m = self.truth(x_low, x_high), self.model
     a = m.align(t.x_low, t.stats)
@@ -182,13 +194,14 @@ def pair(self:DecoderStage, x_low, x_high) -> AttrDict: # x, terms, entropy, mas
 
 # %% ../nbs/10_stages.ipynb #3c20a6a5
 @patch(cls_method=True)
-def groups(cls:Stage, model:LowLightNAT) -> list: # of lists of parameters
+def groups(cls:Stage, model:LowLightNAT, # whose parameters are named
+          ) -> list: # of lists of parameters
     "What the stage trains of a model, group after group, for `freeze_to` and for slices of learning rates"
     parts = cls.frozen_parts if model.cfg.frozen and cls.frozen_parts else cls.parts
     of = {p: max((i for i, names in enumerate(parts) if n.startswith(names)), default=-1) for n, p in model.named_parameters()}
     return [g for i in range(len(parts)) if (g := [p for p, j in of.items() if i == j])]
 
-STAGES = dict(codebook=CodebookStage, flow=FlowStage, nat=NATStage, decoder=DecoderStage)
+STAGES = dict(codebook=CodebookStage, flow=FlowStage, nat=NATStage, decoder=DecoderStage) # in their order
 
 def trainable(model:LowLightNAT, # whose parameters are frozen and unfrozen
               name:str): # of the stage
