@@ -38,8 +38,8 @@ GREY = torch.tensor([.299,.587,.114]).view(3,1,1) # ITU-R BT.601, as in `grey_me
 
 def cell_means(
     x: Tensor,     # picture (3,H,W)
-    top: int = 0,  # where the first cell begins, px
-    left: int = 0,
+    top: int = 0,  # row where the first cell begins, px
+    left: int = 0, # column
 ) -> Tensor:       # c: (h,w), h = (H-top)//16
     "Mean grey of the cells of a picture; what does not fill a cell is left out."
     g = (x*GREY).sum(0)[top:,left:]
@@ -92,8 +92,8 @@ def signs(
 # %% ../nbs/01_fingerprints.ipynb #35a02ca9
 def clear_signs(
     x: Tensor,    # picture (3,H,W)
-    top: int = 0, # where the first cell begins, px
-    left: int = 0,
+    top: int = 0, # row where the first cell begins, px
+    left: int = 0,# column
 ) -> Tensor:      # (2,h,w): steps to the right and down, -1 or 1; 0 for the smaller half of them
     "The signs of a query that are hardly chance."
     c = cell_means(x, top, left)
@@ -214,7 +214,7 @@ def overlap_note(
 # %% ../nbs/01_fingerprints.ipynb #0105aaaa
 def same_scene(
     x: Tensor,                    # picture (3,H,W) in [0,1]
-    y: Tensor,                    # another; sizes may differ
+    y: Tensor,                    # another (3,H',W')
     threshold: float = THRESHOLD, # agreement from which they show one scene
 ) -> bool:
     "Do two pictures show one scene, at one scale, upright, shifted and exposed in whatever way?"
