@@ -13,7 +13,7 @@ from pathlib import Path
 # %% ../nbs/16_deploy.ipynb #464d4b83
 from fastcore.basics import AttrDict, patch
 from .dense import OUTPUT_NAMES, DenseModel
-from .enhance import CELL, Enhanced
+from .answer import CELL, Enhanced
 from .images import ImageError, crop_to, pad_to_multiple
 from .model import LowLightNAT
 from .pictures import Picture, read_picture

@@ -267,6 +267,7 @@ def _finish(self:Enhancer, p, fields, level, hists, notes, o):
         y = y.mul_(gain).clamp_(0,1).contiguous()
         return y if o.strength==1 else y.lerp_(x, 1-o.strength)
     small = _smaller(p.x, o.film) if film else None
+    if o.mask is not None and not o.mask.any(): notes = [*notes, 'the mask sets no place: the NATs refined nothing']
     film = [done(crop_to(f, small.shape[-2:])[0], small) for f in film] or None
     return Enhanced(done(x_norm, p.x), entropy, sigma, mask>0.5, *level, gain, **hists, film=film, source=replace(p, x=None, notes=p.notes+notes))
 
@@ -336,7 +337,7 @@ def _together(self:Enhancer, ps, o):
     fields,out = self._once(torch.cat([pad_to_multiple(x, m)[0] for x in xs]), AttrDict({k: torch.cat([s[k] for s in stats]) for k in stats[0]}), allow, o.seed, o)
     def rounds(k, i): return [AttrDict({n: v[i:i+1] if isinstance(v, Tensor) else v for n,v in d.items()}) for d in out[k] if d.masked[i].any()]
     hists = [{k: paste_rounds([rounds(k, i)], [(0,0)], p.x.shape[-2:], c) for k,c in self._grids()} if o.model['record'] else {} for i,p in enumerate(ps)]
-    return [self._finish(p, [f[i:i+1] for f in fields], out.levels[i], hists[i], [], o) for i,p in enumerate(ps)]
+    return [self._finish(p, [f[i:i+1].clone() for f in fields], out.levels[i], hists[i], [], o) for i,p in enumerate(ps)]
 
 # %% ../nbs/13_enhance.ipynb #7215f064
 @patch
@@ -356,7 +357,7 @@ def stream(self:Enhancer,
         p = _caught(read_picture, src)
         if isinstance(p, Exception): yield i,p; continue
         key = _group(p, i)
-        groups.setdefault(key, {})[i] = p
+        groups.setdefault(key, {})[i] = p; del p
         if key==i or len(groups[key])>=batch_size: yield from done(groups.pop(key))
         elif sum(map(len, groups.values()))>4*batch_size: yield from done(groups.pop(max(groups, key=lambda k: len(groups[k]))))   # many sizes
     for ps in groups.values(): yield from done(ps)

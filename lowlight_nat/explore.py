@@ -16,7 +16,8 @@ from torch import Tensor
 from fastcore.basics import AttrDict, patch
 
 # %% ../nbs/17_explore.ipynb #a637b819
-from .enhance import CELL, Enhancer, colour_map, match_level, shrink, whole_stats
+from .answer import CELL, colour_map
+from .enhance import Enhancer, match_level, shrink, whole_stats
 from .exposure import parse_exposure
 from .images import crop_to, pad_to_multiple, to_pil
 from .masking import cosine_schedule, prior_at, uncertainty_mask
@@ -145,12 +146,14 @@ def as_html(
     alt:str, # what it shows, in words
     caption:str='', # below it
     width:str='100%', # of the figure, as CSS has it
+    click:str='', # JavaScript that a click on the picture runs
 )->str: # one <figure>
     "A picture as HTML that needs no file."
     buf = BytesIO()
     im.convert('RGB').save(buf, 'JPEG', quality=90)
     data = base64.b64encode(buf.getvalue()).decode()
-    return (f'<figure style="margin:4px;width:{width}"><img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}" style="width:100%">'
+    on = f' onclick="{escape(click)}"' if click else ''
+    return (f'<figure style="margin:4px;width:{width}"><img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}" style="width:100%{";cursor:crosshair" if click else ""}"{on}>'
             f'<figcaption>{escape(caption)}</figcaption></figure>')
 
 def side_by_side(

@@ -13,23 +13,24 @@ from tqdm import tqdm
 from fastcore.basics import AttrDict
 
 # %% ../nbs/13_folders.ipynb #20130896
-from .enhance import Enhancer, check_settings
+from .enhance import Enhancer, check_settings, read_mask
 from .files import IMAGE_EXTENSIONS, ImageError, _formats, clean_parts, list_images
 from .images import write_image
 
 # %% ../nbs/13_folders.ipynb #3b83b146
 def make_jobs(
-    srcs, # pictures
+    srcs:list, # pictures
     out, # folder for the results
     root=None, # folder whose subfolders are kept in `out`
     uncertainty:bool=False, # a map beside each picture, NAME_uncertainty.png?
-)->list: # of (source, result, map or None)
+    history:bool=False, # a film of the rounds beside each picture, NAME_history.webp?
+)->list: # of (source, result, map or None, film or None)
     "Which file goes where."
     def name(p): return Path(p).relative_to(root) if root else Path(Path(p).name)
     dsts = [Path(out)/(n if n.suffix.lower() in _formats else n.with_name(n.name+'.png')) for n in map(name, srcs)]
     stems = Counter(d.with_suffix('') for d in dsts)
-    def beside(d): return d.with_name(f"{d.stem if stems[d.with_suffix('')]==1 else d.name}_uncertainty.png")
-    return [(Path(s), d, beside(d) if uncertainty else None) for s,d in zip(srcs, dsts)]
+    def beside(d, end): return d.with_name((d.stem if stems[d.with_suffix('')]==1 else d.name)+end)
+    return [(Path(s), d, beside(d, '_uncertainty.png') if uncertainty else None, beside(d, '_history.webp') if history else None) for s,d in zip(srcs, dsts)]
 
 # %% ../nbs/13_folders.ipynb #40f85c4d
 def _identity(path):
@@ -54,7 +55,7 @@ def check_jobs(
 
 # %% ../nbs/13_folders.ipynb #0c66d2cc
 def is_done(
-    job, # (source, result, map or None)
+    job:tuple, # of `make_jobs`
 )->bool:
     "Are the results of a job there, and no older than its source?"
     s,*ds = job
@@ -84,11 +85,12 @@ def _reason(e):
     "An exception in one line."
     return (str(e).strip().splitlines() or [type(e).__name__])[0]
 
-def _one(enhancer, job, quality, kwargs):
-    "Do a job; notes on it."
-    src,dst,map_to = job
-    res = enhancer(src, **kwargs)
+def _one(res, job, quality):
+    "Write what came of a job, the picture last: it is what tells that the rest is there; notes on it."
+    if isinstance(res, Exception): raise res
+    _,dst,map_to,film_to = job
     if map_to: write_image(res.entropy_image(), map_to)
+    if film_to: res.save_history(film_to)
     res.save(dst, quality)
     return res.notes
 
@@ -100,27 +102,31 @@ def _check_run(jobs, existing, in_place, kwargs):
 # %% ../nbs/13_folders.ipynb #fbd5299f
 def enhance_files(
     enhancer:Enhancer, # does the work
-    jobs:list, # of (source, result, map or None), see `make_jobs`
+    jobs:list, # of `make_jobs`
     progress:bool=True, # show a progress bar, where standard error is a console
     quality:int=95, # of JPEG, WebP and AVIF
     existing:str='overwrite', # what to do where a result is: 'overwrite', or 'skip' if it's no older than its source
     in_place:bool=False, # may a result replace its own source?
+    batch_size:int=8, # how many small pictures of one size are computed in one go
     **kwargs, # tau, rounds, mix, ... of `Enhancer.__call__`
 )->AttrDict: # done: results written; skipped: results left; failed: dict of source to reason; notes: dict of source to sentences
     "Enhance files; one that fails is reported and stops none of the others. Raises `ImageError` if none can be written."
     _check_run(jobs, existing, in_place, kwargs)
-    r = AttrDict(done=[], skipped=[d for s,d,m in jobs if existing=='skip' and is_done((s,d,m))], failed={}, notes={})
+    if kwargs.get('mask') is not None: kwargs['mask'] = read_mask(kwargs['mask'])
+    r = AttrDict(done=[], skipped=[j[1] for j in jobs if existing=='skip' and is_done(j)], failed={}, notes={})
     todo = [j for j in jobs if j[1] not in set(r.skipped)]
-    _prepare(list(dict.fromkeys(d.parent for _,d,_ in todo)))
-    bar = tqdm(todo, unit='picture', disable=None if progress else True)
-    for job in bar:
-        src,dst,_ = job
-        try:
-            if notes := _one(enhancer, job, quality, kwargs): r.notes[src] = notes
-            r.done.append(dst)
-        except Exception as e:
-            if _full(e): raise ImageError(f"There's no room left for '{dst}': {len(r.done)+len(r.skipped)} of {len(jobs)} pictures are finished and stay; make room and go on with existing='skip'.") from e
-            r.failed[src] = _reason(e); bar.set_postfix(failed=len(r.failed))
+    _prepare(list(dict.fromkeys(j[1].parent for j in todo)))
+    results = enhancer.stream([j[0] for j in todo], batch_size, **dict(kwargs, film=any(j[3] for j in todo)))
+    with tqdm(total=len(todo), unit='picture', disable=None if progress else True) as bar:
+        for i,res in results:
+            src,dst,*_ = todo[i]
+            try:
+                if notes := _one(res, todo[i], quality): r.notes[src] = notes
+                r.done.append(dst)
+            except Exception as e:
+                if _full(e): raise ImageError(f"There's no room left for '{dst}': {len(r.done)+len(r.skipped)} of {len(jobs)} pictures are finished and stay; make room and go on with existing='skip'.") from e
+                r.failed[src] = _reason(e); bar.set_postfix(failed=len(r.failed))
+            bar.update(); del res   # its memory is for the next one
     return r
 
 # %% ../nbs/13_folders.ipynb #7197cfa6
@@ -141,13 +147,14 @@ def folder_jobs(
     out, # folder for the results; pictures in it are no inputs
     recursive:bool=False, # folders inside it too?
     uncertainty:bool=False, # maps too?
-)->list: # of (source, result, map or None)
+    history:bool=False, # films of the rounds too?
+)->list: # of `make_jobs`
     "The jobs of a folder."
     src,inside = Path(src),Path(out).resolve()
     if not src.is_dir(): raise ImageError(f"There is no folder '{src}': check the spelling.")
     files = [p for p in list_images(src, recursive) if inside==src.resolve() or inside not in p.resolve().parents]
     if not files: raise ImageError(f"The folder '{src}' holds no pictures: endings read are {', '.join(IMAGE_EXTENSIONS)}.")
-    return make_jobs(files, out, src, uncertainty)
+    return make_jobs(files, out, src, uncertainty, history)
 
 def enhance_folder(
     enhancer:Enhancer, # does the work
@@ -155,7 +162,8 @@ def enhance_folder(
     out, # folder for the results, made if it isn't there
     recursive:bool=False, # folders inside it too?
     uncertainty:bool=False, # write NAME_uncertainty.png too?
-    **kwargs, # progress, quality, existing, in_place of `enhance_files`, and tau, rounds, mix, ... of `Enhancer.__call__`
+    history:bool=False, # write NAME_history.webp too?
+    **kwargs, # progress, quality, existing, in_place, batch_size of `enhance_files`, and tau, rounds, mix, ... of `Enhancer.__call__`
 )->AttrDict: # done, skipped, failed, notes of `enhance_files`
     "Enhance the pictures of a folder into another, under the same names."
-    return enhance_files(enhancer, folder_jobs(src, out, recursive, uncertainty), **kwargs)
+    return enhance_files(enhancer, folder_jobs(src, out, recursive, uncertainty, history), **kwargs)

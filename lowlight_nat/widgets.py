@@ -21,7 +21,8 @@ try: import ipywidgets as W
 except ImportError as e: raise ImportError("ipywidgets isn't installed, and the widgets need it: run `pip install lowlight_nat[app]`.") from e
 
 # %% ../nbs/17_widgets.ipynb #6fad30e8
-from .enhance import CELL, DEFAULT_WEIGHTS, Enhancer
+from .answer import CELL
+from .enhance import DEFAULT_WEIGHTS, Enhancer
 from .explore import Steps, as_html, before_after, cells_picture, curve_svg, side_by_side, tint
 from .images import ImageError, to_pil
 from .model import read_metadata, weights_path
@@ -36,6 +37,7 @@ class Tool:
         self.steps,self.busy,self.took = None,False,None
         self.view,self.said = W.HTML(),W.HTML()
         self.box = W.VBox([*self.controls(), self.said, self.view])
+        self.box.add_class('lowlight-tool')
         if steps: self.show(steps)
 
     def controls(self)->list: # of ipywidgets
@@ -128,15 +130,22 @@ def html(self:Explorer)->str:
     return side_by_side(as_html(im, c, c, '400px;max-width:98%') for im,c in ims)
 
 # %% ../nbs/17_widgets.ipynb #ad97d2be
+def _choose(size):
+    "JavaScript of a picture of (H,W) pixels: the cell that is clicked goes into the field of its tool, as if it were typed."
+    return ("const b = this.getBoundingClientRect(), f = this.closest('.lowlight-tool').querySelector('.lowlight-at input'); "
+            f"f.value = Math.floor((event.clientY-b.top)/b.height*{size[0]/CELL})+', '+Math.floor((event.clientX-b.left)/b.width*{size[1]/CELL}); f.dispatchEvent(new Event('change', {{bubbles: true}}))")
+
+# %% ../nbs/17_widgets.ipynb #52d3164e
 class Inspector(Tool):
     "The likeliest codes of one place, their probabilities and patches."
     title = 'One place'
     def controls(self):
         self.row,self.col = (self.slider(W.IntSlider, o, value=0, min=0, max=0) for o in ('Row','Column'))
-        return [self.row, self.col]
+        self.at = W.Text(description='Row, column', continuous_update=False, style=dict(description_width='9em'), layout=dict(width='18em'))
+        self.at.add_class('lowlight-at'); self.at.observe(lambda _: self.go(), 'value')
+        return [self.row, self.col, self.at]
     def fit(self):
         for s,n in zip((self.row,self.col), self.steps.grid): s.max = n-1; s.value = n//2
-
     def marked(self)->Image.Image:
         "The picture with the place marked."
         im,(y,x) = self.steps.picture(),(self.row.value*CELL, self.col.value*CELL)
@@ -144,16 +153,33 @@ class Inspector(Tool):
         for d,c in ((7,'black'), (5,'white')): im.paste(c, (x-d,y-d,x+CELL+d,y+CELL+d))
         im.paste(clean, (x-3,y-3))
         return im
-    def html(self):
-        s,(r,c) = self.steps,(self.row.value,self.col.value)
-        codes,p = s.top_codes(r, c)
-        after = s.refine(s.mask())
-        k,conf = after.tokens[0,r,c].view(1),after.confidence[0,r,c].item()
-        asked = bool(s.mask()[0,r,c])
-        figs = [as_html(im, f'patch of code {i}', f'code {i}: {q:.1%}', '90px') for im,i,q in zip(s.patches(codes), codes.tolist(), p.tolist())]
-        told = f'code {k.item()}: ' + (f'{conf:.1%} sure after the NAT' if asked else 'not uncertain, so the NAT was not asked')
-        return side_by_side([as_html(self.marked(), f'The picture, row {r}, column {c} marked', f'entropy {s.doubt().entropy[0,r,c]:.2f}', '600px;max-width:98%'),
-                             side_by_side(figs), as_html(s.patches(k)[0], f'patch of {told}', told, '180px')])
+
+# %% ../nbs/17_widgets.ipynb #802ce65b
+@patch
+def go(self:Inspector):
+    "To the place that was clicked or typed; one outside of the picture is brought to its border."
+    try: place = [int(o) for o in self.at.value.split(',')]
+    except ValueError: place = []
+    if len(place)!=2: return self.say(f"'{self.at.value}' names no place: give its row and column, such as 12, 30.")
+    if place==[self.row.value, self.col.value]: return
+    self.busy = True
+    try: self.row.value,self.col.value = (max(0, min(o, s.max)) for o,s in zip(place, (self.row,self.col)))
+    finally: self.busy = False
+    self.draw()
+
+@patch
+def html(self:Inspector)->str:
+    "The picture with the place marked, and the patches of its codes."
+    s,(r,c) = self.steps,(self.row.value,self.col.value)
+    self.at.value = f'{r}, {c}'
+    codes,p = s.top_codes(r, c)
+    after = s.refine(s.mask())
+    k,conf = after.tokens[0,r,c].view(1),after.confidence[0,r,c].item()
+    asked = bool(s.mask()[0,r,c])
+    figs = [as_html(im, f'patch of code {i}', f'code {i}: {q:.1%}', '90px') for im,i,q in zip(s.patches(codes), codes.tolist(), p.tolist())]
+    told = f'code {k.item()}: ' + (f'{conf:.1%} sure after the NAT' if asked else 'not uncertain, so the NAT was not asked')
+    return side_by_side([as_html(self.marked(), f'The picture, row {r}, column {c} marked', f'entropy {s.doubt().entropy[0,r,c]:.2f}; click on another place', '600px;max-width:98%', _choose(s.size)),
+                         side_by_side(figs), as_html(s.patches(k)[0], f'patch of {told}', told, '180px')])
 
 # %% ../nbs/17_widgets.ipynb #7ec5a95d
 class Brush(Tool):

@@ -84,6 +84,16 @@ def upload(page, path):
     element.send_keys(str(path))
 
 
+def click(page, driver, row, column):
+    "Click in the middle of a cell of the picture of 90x60 pixels, which is 15 cells by 22.5; the place is marked."
+    from selenium.webdriver.common.action_chains import ActionChains
+    before, img = page.images(), page.js("[...document.querySelectorAll('img[onclick]')].filter(o => o.offsetParent)[0]")
+    page.js("arguments[0].scrollIntoView({block: 'center'})", img)
+    w, h = img.size['width'], img.size['height']
+    ActionChains(driver).move_to_element_with_offset(img, round(w*((column+.5)/22.5-.5)), round(h*((row+.5)/15-.5))).click().perform()
+    assert f'row {row}, column {column} marked' in page.changed(before)[0][0]
+    page.shot('clicked')
+
 def test_app(driver, address, tmp_path):
     from selenium.webdriver.common.keys import Keys
     url, log, _ = address
@@ -119,6 +129,7 @@ def test_app(driver, address, tmp_path):
         page.changed(before)
         page.shot(tool.split()[0].lower())
         assert all(alt for alt, _ in page.images())
+        if tool == 'One place': click(page, driver, 2, 16)
 
     # saved: what the command would have made of it
     page.press(page.button('Enhance and save'), Keys.ENTER)

@@ -66,6 +66,20 @@ def test_all_options(place, toy):
     assert lowlight_enhance.main([*line, toy]) == 0
     assert names('out') == ['a.png', 'a_uncertainty.png', 'b.jpg', 'b_uncertainty.png']
 
+def test_mask_strength_and_films(place, toy, capsys):
+    write_image(torch.zeros(3, 20, 24), 'black.png')
+    assert lowlight_enhance.main(['in', '-o', 'out', '--mask', 'black.png', '--save-history', '--weights', toy]) == 0
+    out, err = capsys.readouterr()
+    assert names('out') == ['a.png', 'a_history.webp', 'b.jpg', 'b_history.webp'] and err.count('the mask sets no place') == 2
+    assert lowlight_enhance.main(['in/a.png', '-o', 'same.png', '--strength', '0', '--save-history', '--weights', toy]) == 0
+    assert Image.open('same.png').tobytes() == Image.open('in/a.png').tobytes() and Image.open('same_history.webp').format == 'WEBP'
+    write_image(torch.zeros(3, 9, 9), 'small.png')
+    assert lowlight_enhance.main(['in', '-o', 'two', '--mask', 'small.png', '--weights', toy]) == 1
+    assert capsys.readouterr().err.count('mask has 9x9 pixels, and the picture 24x20') == 2
+    (place/'out/a_history.webp').unlink()
+    assert lowlight_enhance.main(['in', '-o', 'out', '--save-history', '--existing', 'skip', '--weights', toy]) == 0
+    assert '1 of 2 pictures' in capsys.readouterr().out and len(names('out')) == 4
+
 def test_broken_files_are_named_and_the_rest_is_done(place, toy, capsys):
     Path('in/broken.png').write_text('no picture')
     assert lowlight_enhance.main(['in', 'missing.png', '-o', 'out', '--weights', toy]) == 1
@@ -76,7 +90,8 @@ def test_broken_files_are_named_and_the_rest_is_done(place, toy, capsys):
 bad = {'missing': (['nothing.jpg', '-o', 'out'], "doesn't exist"), 'overwrites': (['in', '-o', 'in'], 'would be overwritten'), 'same file': (['in/a.png', '-o', 'in/a.png'], 'would be overwritten'),
        'collides': (['in', 'more', '-o', 'out'], 'would both be written'), 'folder into file': (['in', '-o', 'a.png'], 'give a folder'), 'two into file': (['in/a.png', 'in/b.jpg', '-o', 'c.png'], 'give a folder'),
        'format': (['in/a.png', '-o', 'a.gif'], "can't be written"), 'out is a file': (['in', '-o', 'note'], 'is a file'), 'empty folder': (['empty', '-o', 'out'], 'no pictures'),
-       'tau': (['in', '-o', 'out', '--tau', '3'], 'tau=3'), 'rounds': (['in', '-o', 'out', '--rounds', '-1'], 'rounds=-1'), 'weights': (['in', '-o', 'out', '--weights', 'nothing'], 'checkpoint'),
+       'tau': (['in', '-o', 'out', '--tau', '3'], 'tau=3'), 'rounds': (['in', '-o', 'out', '--rounds', '-1'], 'rounds=-1'), 'strength': (['in', '-o', 'out', '--strength', '1.2'], 'strength=1.2'),
+       'mask': (['in', '-o', 'out', '--mask', 'nothing.png'], "mask: 'nothing.png' doesn't exist"), 'mask of something': (['in', '-o', 'out', '--mask', 'note'], 'mask: '), 'weights': (['in', '-o', 'out', '--weights', 'nothing'], 'checkpoint'),
        'damaged weights': (['in', '-o', 'out', '--weights', 'note.safetensors'], 'safetensors'), 'device': (['in', '-o', 'out', '--device', 'toaster'], 'toaster')}
 
 @pytest.mark.parametrize('args, says', bad.values(), ids=bad)

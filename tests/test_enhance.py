@@ -282,6 +282,131 @@ def test_history_is_kept_on_request(enhance):
     assert [r.round for r in res.history] == [1, 2, 3] and torch.equal(res.history[0].masked, res.mask)
     assert all(b.masked.sum() <= a.masked.sum() for a, b in zip(res.history, res.history[1:]))
 
+def reach(enhance):
+    "How far, in pixels, the decoder carries a change of the latent or of its features; the toy has two blocks at each scale."
+    x, z = picture(8, 400)[None], None
+    a = enhance.model.align(x.clone())
+    r = enhance.model.refine(a, rounds=0)
+    b = enhance.model.decode(a, r, 0).x
+    r.z = r.z.clone(); r.z[..., 50] += 1; r.tokens = r.tokens.clone(); r.tokens[..., 50] = (r.tokens[..., 50]+1) % 64
+    changed = (enhance.model.decode(a, r, 0).x-b).abs().amax((0, 1, 2)).nonzero().flatten()
+    return max(200-changed.min().item(), changed.max().item()-203)
+
+@pytest.mark.parametrize('kept', [False, True])
+@pytest.mark.parametrize('depth', ['8 bits', '16 bits', 'tensor'])
+def test_outside_the_mask_no_nat_had_a_hand(kept, depth):
+    "Beyond the reach of the decoder's convolutions the picture is that of rounds=0, to the last bit; inside it isn't."
+    torch.manual_seed(0)
+    model = LowLightNAT(NATConfig(**TOY, feat_kept=kept))
+    for p in model.parameters(): p.data.add_(torch.randn_like(p)*.02)
+    model.fusion.conv_out[1].bias.data.fill_(.4)
+    e, x = Enhancer(model, 'cpu'), smooth(48, 400)
+    if depth == '8 bits': x = np.array(to_pil(x))
+    if depth == '16 bits': x = (x.permute(1, 2, 0).numpy()*65535).astype(np.uint16)
+    m = torch.zeros(48, 400, dtype=torch.bool); m[:, 230:] = True
+    with torch.no_grad(): n = reach(e)
+    assert 8 <= n < 120
+    on, off, part = e(x, tau=0.), e(x, rounds=0), e(x, tau=0., mask=m)
+    left = 228-n                       # the first cell that is allowed begins at 228
+    assert torch.equal(part.x[..., :left], off.x[..., :left]) and not torch.equal(part.x[..., 260:], off.x[..., 260:])
+    assert not torch.equal(on.x[..., :left], off.x[..., :left]), 'without a mask something happens there'
+    assert part.mask[:, 57:].all() and not part.mask[:, :57].any() and part.source.depth == (16 if depth == '16 bits' else 8)
+    assert torch.equal(e(x, tau=0., mask=m | True).x, on.x)
+    none = e(x, tau=0., mask=m & False)
+    assert torch.equal(none.x, off.x) and none.notes == ['the mask sets no place: the NATs refined nothing']
+
+def test_the_mask_is_cut_with_the_tiles(enhance):
+    x, cut = smooth(200, 420), Enhancer(enhance.model, 'cpu', tile=160, overlap=48, whole=0)
+    m = torch.zeros(200, 420, dtype=torch.bool); m[60:130, 100:330] = True
+    a, off = cut(x, tau=0., mask=m, record=True), cut(x, rounds=0)
+    assert torch.equal(a.mask, torch.nn.functional.max_pool2d(m[None].float(), 4)[0] > 0) and torch.equal(a.history[0].masked, a.mask)
+    far = torch.nn.functional.max_pool2d(m[None].float(), 121, 1, 60)[0] == 0
+    assert far.sum() > 5000 and torch.equal(a.x[:, far], off.x[:, far]) and (a.x-off.x)[:, m].abs().max() > 0
+    assert torch.equal(cut(x, mask=torch.ones(200, 420)).x, cut(x).x)
+
+@pytest.mark.parametrize('form', ['png', 'transparent', 'pil', 'palette', 'bool', 'bytes', 'ones', 'float', 'tensor', 'file'])
+def test_every_form_of_a_mask_is_the_same(tmp_path, form):
+    m = torch.zeros(13, 22, dtype=torch.bool); m[3:9, 5:20] = True
+    im = to_pil(m[None].float())
+    clear = im.convert('RGBA'); clear.putalpha(im); im.save(tmp_path/'m.png'); clear.save(tmp_path/'c.png')
+    src = dict(png=tmp_path/'m.png', transparent=str(tmp_path/'c.png'), pil=im, palette=im.convert('P'), bool=m.numpy(), bytes=np.array(im), ones=m.numpy().astype(np.uint8), float=m.numpy().astype(float),
+               tensor=m[None].half(), file=open(tmp_path/'m.png', 'rb'))[form]
+    assert torch.equal(read_mask(src), m)
+
+@pytest.mark.parametrize('mask, says', [(torch.ones(20, 16), 'mask has 16x20 pixels, and the picture 20x16'), (3, "mask: a picture can't be read from int"), ('no.png', "mask: 'no.png' doesn't exist"), (np.full((16, 20), np.nan), 'mask: .*NaN'),
+                                        (torch.ones(2, 3, 4, 5), 'mask: '), (torch.full((16, 20), 3.), 'mask: '), (torch.zeros(0, 4), 'mask: ')])
+def test_bad_masks_give_one_sentence(enhance, mask, says):
+    with pytest.raises(ImageError, match=says) as e: enhance(picture(16, 20), mask=mask)
+    assert '\n' not in str(e.value)
+
+def test_strength(enhance, tmp_path):
+    "1 is the result and 0 the input, bit for bit, in 8 and 16 bits, with alpha, in tiles; between lie both."
+    g = np.random.default_rng(0)
+    for kind, top in (np.uint8, 255), (np.uint16, 65535):
+        a = (g.random((40, 60, 4))*top).astype(kind)
+        res, none, half = enhance(a), enhance(a, strength=0), enhance(a, strength=.5)
+        assert torch.equal(enhance(a, strength=1).x, res.x) and not torch.equal(res.x, none.x)
+        assert torch.equal(none.x, read_image(a)) and torch.allclose(half.x, (res.x+none.x)/2, atol=1e-6)
+        back = enhance(none.save(tmp_path/f'{top}.png'), strength=0)
+        assert back.source.depth == (8 if top == 255 else 16) and torch.equal(back.x, none.x) and torch.equal(back.source.alpha, none.source.alpha)
+        assert np.array_equal(torch.cat([back.x, back.source.alpha[None]]).permute(1, 2, 0).mul(top).round().numpy().astype(kind), a)
+    x = smooth(200, 300)
+    tiled = Enhancer(enhance.model, 'cpu', tile=160, overlap=32, whole=0)
+    assert torch.equal(tiled(x, strength=0).x, x) and torch.equal(tiled(x, strength=1.).x, tiled(x).x)
+    assert torch.equal(enhance(x, strength=0, exposure=.3, heat=.5).x, x)
+    for bad in -.1, 1.5, float('nan'), 'half':
+        with pytest.raises(ValueError, match='strength='): enhance(x, strength=bad)
+
+
+# --- the film ---
+
+@pytest.mark.parametrize('kw', [{}, dict(rounds=2), dict(rounds=0), dict(latent_nat=False), dict(decoder_nat=False), dict(strength=.4), dict(mix=.8, exposure=.4), dict(tau=1.)], ids=str)
+def test_the_film_begins_without_a_nat_and_ends_with_the_result(enhance, kw):
+    x = smooth(60, 70)
+    res = enhance(x, film=True, **kw)
+    assert torch.equal(res.x, enhance(x, **kw).x) and len(res.film) == kw.get('rounds', 4)+1 and res.history is not None
+    assert torch.allclose(res.film[-1], res.x, atol=1e-6)
+    if 'exposure' not in kw: assert torch.allclose(res.film[0], enhance(x, **(kw | dict(rounds=0))).x, atol=1e-6)
+    if not kw: assert len({o.numpy().tobytes() for o in res.film}) == 5, 'every round does something'
+
+def test_the_film_of_tiles(enhance):
+    "Small pictures, blended as the result is."
+    x, cut = smooth(190, 310), Enhancer(enhance.model, 'cpu', tile=160, overlap=48, whole=0)
+    res = cut(x, film=True)
+    assert [o.shape for o in res.film] == [(3, 190, 310)]*5 and torch.allclose(res.film[-1], res.x, atol=1e-6)
+    big = enhance(smooth(700, 800), film=True)
+    assert big.film[-1].shape == (3, 350, 400) and torch.allclose(big.film[-1], torch.nn.functional.avg_pool2d(big.x, 2), atol=.02)
+
+@pytest.mark.parametrize('ending', ['gif', 'webp'])
+def test_save_history(enhance, tmp_path, ending):
+    res = enhance(smooth(61, 83), film=True)
+    path = res.save_history(tmp_path/f'deep/a.{ending}', seconds=.5)
+    film = Image.open(path)
+    assert film.format == ending.upper() and film.n_frames == 5 and [o.name for o in path.parent.iterdir()] == [f'a.{ending}']
+    shots = [np.array((film.seek(i), film.convert('RGB'))[1]).astype(int) for i in range(5)]
+    assert all(abs(a-b).max() > 40 for a, b in zip(shots, shots[1:]))
+    with pytest.raises(ImageError, match='.gif or .webp'): res.save_history(tmp_path/'a.png')
+    with pytest.raises(ValueError, match='film=True'): enhance(smooth(61, 83), record=True).save_history(tmp_path/'b.gif')
+    assert not (tmp_path/'b.gif').exists()
+
+def test_batches_keep_their_history(enhance):
+    "A picture of which nothing is asked has no rounds in a batch either, and each gets its own film."
+    xs = [smooth(40, 48, s)*(.2+s/3) for s in range(4)]
+    for x, r in zip(xs, enhance.batch(xs, film=True, rounds=3)):
+        alone = enhance(x, film=True, rounds=3)
+        assert len(r.history) == len(alone.history) and all(torch.equal(p.masked, q.masked) for p, q in zip(r.history, alone.history))
+        assert all(torch.allclose(p, q, atol=1e-4) for p, q in zip(r.film, alone.film))
+
+def test_many_sizes_do_not_fill_the_memory(enhance):
+    "At most a few batches are held back; what fails is given in its place."
+    held, most = [0], [0]
+    def sources():
+        for i in range(60): held[0] += 1; most[0] = max(most[0], held[0]); yield picture(16+i, 16) if i != 30 else torch.full((3, 8, 8), float('nan'))
+    seen = {}
+    for i, r in enhance.stream(sources(), batch_size=2): held[0] -= 1; seen[i] = r
+    assert sorted(seen) == [*range(60)] and isinstance(seen[30], ImageError) and most[0] <= 10
+    assert all(seen[i].x.shape == (3, 16+i, 16) for i in seen if i != 30)
+
 def test_bf16_is_close(enhance):
     x = smooth(96, 128)
     assert (Enhancer(enhance.model, 'cpu', bf16=True)(x, rounds=0).x-enhance(x, rounds=0).x).abs().mean() < .02

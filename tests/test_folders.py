@@ -66,12 +66,14 @@ def test_formats_we_only_read(enhance, tmp_path):
     assert [p.name for p in res.done] == ['a.gif.png']
 
 def test_an_error_in_one_picture_stops_none(folder, tmp_path):
+    "Neither those after it nor those of its batch."
+    first = read_image(folder/'a.png').mean((1, 2))
     class Odd(Enhancer):
-        def __call__(self, src, **kw):
-            if src.name == 'a.png': raise RuntimeError('out of\nmemory')
-            return super().__call__(src, **kw)
+        def _once(self, x, *args):
+            if (x[..., :20, :24].mean((2, 3)) == first).all(1).any(): raise RuntimeError('wrong\nnumbers')
+            return super()._once(x, *args)
     res = enhance_folder(Odd(toy(), 'cpu'), folder, tmp_path/'out')
-    assert len(res.done) == 2 and res.failed[folder/'a.png'] == 'out of'
+    assert len(res.done) == 2 and res.failed[folder/'a.png'] == 'wrong'
 
 def test_an_empty_or_missing_folder(enhance, tmp_path):
     with pytest.raises(ImageError, match='no pictures'): enhance_folder(enhance, tmp_path, tmp_path/'out')
@@ -98,13 +100,51 @@ def test_skip_redoes_what_is_older_or_half(enhance, folder, tmp_path):
     r = enhance_folder(enhance, folder, out, existing='skip', uncertainty=True)      # the maps are missing
     assert len(r.done) == 3 and len(tree(out)) == 6
 
+def test_films_beside_the_results(enhance, folder, tmp_path):
+    "One for each picture, kept and made anew as the maps are."
+    out = tmp_path/'out'
+    r = enhance_folder(enhance, folder, out, history=True, rounds=2)
+    assert tree(out) == ['a.png', 'a_history.webp', 'b.jpg', 'b_history.webp', 'c.webp', 'c_history.webp'] and len(r.done) == 3
+    film = Image.open(out/'a_history.webp')
+    assert 2 <= film.n_frames <= 3 and film.format == 'WEBP'      # before the first round and after each; equal neighbours are one
+    (out/'b_history.webp').unlink()
+    r = enhance_folder(enhance, folder, out, history=True, rounds=2, existing='skip')
+    assert [p.name for p in r.done] == ['b.jpg'] and len(r.skipped) == 2 and (out/'b_history.webp').exists()
+    first = hashes(out)
+    assert len(enhance_folder(enhance, folder, tmp_path/'plain', rounds=2).done) == 3 and all(first[n] == h for n, h in hashes(tmp_path/'plain').items())
+
+@pytest.mark.parametrize('size', [1, 3, 8])
+def test_batches_give_the_same_files(enhance, tmp_path, size):
+    "Pictures of several sizes, one at a time and in batches."
+    sizes = [(20, 24), (17, 31), (24, 32), (40, 24), (20, 24), (9, 12), (24, 27), (330, 340)]
+    for i, (h, w) in enumerate(sizes): write_image(picture(h, w, i), tmp_path/f'in/{i}.png')
+    batches, once = [], enhance._once
+    class Counting(Enhancer):
+        def _once(self, x, *args): batches.append(len(x)); return super()._once(x, *args)
+    r = enhance_folder(Counting(enhance.model, 'cpu'), tmp_path/'in', tmp_path/'out', batch_size=size)
+    assert len(r.done) == len(sizes) and sum(batches) == len(sizes) and max(batches) == min(size, 3)
+    for i in range(len(sizes)):
+        a, b = read_image(tmp_path/f'out/{i}.png'), enhance(tmp_path/f'in/{i}.png').x
+        assert a.shape == b.shape and (a-b).abs().max() <= 1.01/255, 'more than rounding'
+
+def test_mask_and_strength(enhance, folder, tmp_path):
+    "The mask is read once, and fits the pictures or is named; strength 0 is the input."
+    m = tmp_path/'mask.png'; to_pil(torch.ones(1, 20, 24)).save(m)
+    write_image(picture(30, 24), folder/'e.png')
+    r = enhance_folder(enhance, folder, tmp_path/'out', mask=m, strength=0)
+    assert len(r.done) == 3 and 'mask has 24x20 pixels, and the picture 24x30' in r.failed[folder/'e.png']
+    assert torch.equal(read_image(tmp_path/'out/a.png'), read_image(folder/'a.png'))
+    for bad, says in (dict(mask=tmp_path/'nothing.png'), 'mask: .*nothing.png'), (dict(strength=2), 'strength=2'), (dict(batch_size=0), 'batch_size=0'), (dict(mask=3), 'mask: '):
+        with pytest.raises(ValueError, match=says): enhance_folder(enhance, folder, tmp_path/'none', **bad)
+    assert not (tmp_path/'none').exists() or tree(tmp_path/'none') == []
+
 def test_in_place(enhance, folder):
     before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
     r = enhance_folder(enhance, folder, folder, in_place=True)
     assert len(r.done) == 3 and tree(folder) == ['a.png', 'b.jpg', 'broken.jpg', 'c.webp', 'note.txt', 'sub/d.png']
     assert {p.name for p in folder.iterdir() if p.is_file() and p.read_bytes() != before[p.name]} == {'a.png', 'b.jpg', 'c.webp'}
     with pytest.raises(ValueError, match='in_place'): enhance_folder(enhance, folder, folder, in_place=True, existing='skip')
-    with pytest.raises(ValueError, match='is an input'): enhance_files(enhance, [(folder/'a.png', folder/'b.jpg', None), (folder/'b.jpg', folder/'b.jpg', None)], in_place=True)
+    with pytest.raises(ValueError, match='is an input'): enhance_files(enhance, [(folder/'a.png', folder/'b.jpg', None, None), (folder/'b.jpg', folder/'b.jpg', None, None)], in_place=True)
 
 def test_notes_and_summary(enhance, tmp_path):
     frames = [to_pil(picture(12, 12, i)) for i in range(3)]

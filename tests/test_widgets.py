@@ -98,6 +98,23 @@ def test_inspector_probabilities(steps):
         assert abs(p.sum().item()-1) < 1e-4 and sorted(codes.tolist()) == list(range(512))
         assert t.marked().size == (50, 37) and f'row {r}, column {c}' in t.view.value
 
+def test_inspector_goes_where_is_clicked_or_typed(steps):
+    "The click itself is tested in a browser; it fills in the field."
+    t = Inspector(steps)
+    assert t.at.value == f'{t.row.value}, {t.col.value}' == '5, 6'
+    t.at.value = '3, 11'
+    assert (t.row.value, t.col.value) == (3, 11) and 'row 3, column 11' in t.view.value
+    t.row.value = 7
+    assert t.at.value == '7, 11' and 'row 7, column 11' in t.view.value
+    t.at.value = '-4,99'
+    assert (t.row.value, t.col.value) == (0, 12) and t.at.value == '0, 12'
+    shown, n = t.view.value, steps.ran['decode']
+    for bad in 'here', '3', '1,2,3', '<b>, 2':
+        t.at.value = bad
+        assert 'names no place' in t.said.value and '<b>' not in t.said.value and t.view.value == shown
+    assert steps.ran['decode'] == n == 1, 'a place changes no picture'
+    assert t.view.value.count('onclick="') == 1 and Inspector().go() is None
+
 def test_brush_touches_what_is_marked(steps):
     t = Brush(steps)
     t.rows.value, t.cols.value = (2, 4), (3, 6)
