@@ -12,7 +12,7 @@ ROOT = NBS.parent
 RUN = NBS/'figures/run'
 GIT = 'https://github.com/lowlight-nat/lowlight_nat'
 readme = runpy.run_path(str(NBS/'readme.py'))
-frontmatter, fill = readme['frontmatter'], readme['fill']
+frontmatter = readme['frontmatter']
 
 
 def read(path): return json.loads(path.read_text(encoding='utf-8'))

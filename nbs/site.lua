@@ -18,3 +18,13 @@ function Figure(fig)
   img.caption = {}
   return pandoc.Para({img})
 end
+
+-- nbdev links a name to where the site will be published; on the site itself the page next door is meant.
+local home = 'https://lowlight-nat.github.io/lowlight_nat/'
+
+function Link(link)
+  if link.target:sub(1, #home) ~= home then return nil end
+  local up = quarto and quarto.project and quarto.project.offset or '.'
+  link.target = up .. '/' .. link.target:sub(#home + 1)
+  return link
+end

@@ -267,6 +267,13 @@ def test_broken_settings_are_noticed(tmp_path):
     (tmp_path/'x.css').write_text('@import url("https://fonts.example/a"); p { background: url(//cdn.example/x.png) }')
     assert len(settings_from_elsewhere(tmp_path)) == 4
 
+def test_filter_gives_words_and_short_links():
+    text = '![A cat in the dark.](a.png)\n\nwords ![small words](b.png)\n\n![shown](c.png){#fig-c fig-alt="said"}\n\n[`f`](' + HOME + 'flow.html#f) [out](https://pytorch.org)'
+    def html(*args): return Seen(subprocess.run([pypandoc.get_pandoc_path(), '-f', 'markdown', '-t', 'html', *args], input=text, capture_output=True, text=True, check=True).stdout)
+    new = html('-L', str(ROOT/'nbs/site.lua'))
+    assert [o[1] for o in new.pictures] == ['A cat in the dark.', 'small words', 'said'] and new.links == ['./flow.html#f', 'https://pytorch.org']
+    assert html().links[0] == HOME + 'flow.html#f'
+
 def test_stale_output_becomes_markdown():
     tidy = runpy.run_path(str(ROOT/'nbs/frames.py'))['tidy_output']
     html = '<table><thead><tr><th></th><th>a|b</th></tr></thead><tbody><tr><th>x</th><td>1.5</td></tr></tbody></table>'
