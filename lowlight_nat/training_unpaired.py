@@ -88,7 +88,7 @@ class UnpairedStage(Stage):
 # %% ../nbs/12_training_unpaired.ipynb #8303c390
 def as_it_is(x:Tensor, # picture (3,H,W)
              generator=None, # not used
-            ) -> Tensor: # the same
+            ) -> Tensor: # the same (3,H,W)
     "The darkening of a picture that is dark already"
     return x
 
