@@ -22,8 +22,11 @@ end
 -- nbdev links a name to where the site will be published; on the site itself the page next door is meant.
 local home = 'https://lowlight-nat.github.io/lowlight_nat/'
 
+local letters = {tau = true}   -- in running text the threshold, not the experiment of that name
+
 function Link(link)
   if link.target:sub(1, #home) ~= home then return nil end
+  if #link.content == 1 and link.content[1].t == 'Code' and letters[link.content[1].text] then return link.content end
   local up = quarto and quarto.project and quarto.project.offset or '.'
   link.target = up .. '/' .. link.target:sub(#home + 1)
   return link

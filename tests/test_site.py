@@ -194,6 +194,10 @@ def test_site(site, check):
 def test_settings_load_nothing_from_elsewhere(site):
     assert settings_from_elsewhere(ROOT/'_proc') == []
 
+def test_names_lead_to_pytorch_and_fastai(site):
+    links = [o for p in site.values() for o in p.seen.links]
+    for host in (HOME, 'https://pytorch.org/docs/', 'https://docs.fast.ai/'): assert sum(o.startswith(host) for o in links) > 5, host
+
 def test_pages_are_up_to_date():
     assert runpy.run_path(str(ROOT/'nbs/reference.py'))['main'](check=True) == [], 'run `python nbs/reference.py`'
     assert runpy.run_path(str(ROOT/'nbs/frames.py'))['main'](check=True) == [], 'run `python nbs/frames.py`'
@@ -268,7 +272,7 @@ def test_broken_settings_are_noticed(tmp_path):
     assert len(settings_from_elsewhere(tmp_path)) == 4
 
 def test_filter_gives_words_and_short_links():
-    text = '![A cat in the dark.](a.png)\n\nwords ![small words](b.png)\n\n![shown](c.png){#fig-c fig-alt="said"}\n\n[`f`](' + HOME + 'flow.html#f) [out](https://pytorch.org)'
+    text = '![A cat in the dark.](a.png)\n\nwords ![small words](b.png)\n\n![shown](c.png){#fig-c fig-alt="said"}\n\n[`f`](' + HOME + 'flow.html#f) [`tau`](' + HOME + 'experiments.html#tau) [out](https://pytorch.org)'
     def html(*args): return Seen(subprocess.run([pypandoc.get_pandoc_path(), '-f', 'markdown', '-t', 'html', *args], input=text, capture_output=True, text=True, check=True).stdout)
     new = html('-L', str(ROOT/'nbs/site.lua'))
     assert [o[1] for o in new.pictures] == ['A cat in the dark.', 'small words', 'said'] and new.links == ['./flow.html#f', 'https://pytorch.org']
