@@ -105,8 +105,8 @@ class AttentionExposure(ExposureHead):
 class AsDecoded(nn.Module):
     "In the place of the exposure head where pictures are not exposure-normalised: level 1, and no doubt"
     def forward(self, stats:AttrDict, # `picture_stats`
-                summary:Tensor, # not used
-                feats:Tensor=None, # not used
+                summary:Tensor, # (B,summary), not used
+                feats:Tensor=None, # (B,c,h,w), not used
                ) -> AttrDict: # log_level (B,): 0; log_std (B,): -4, the least an `ExposureHead` says; attention: None
         zero = torch.zeros_like(stats.mean)
         return AttrDict(log_level=zero, log_std=zero - 4, attention=None)
