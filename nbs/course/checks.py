@@ -60,6 +60,10 @@ def judge(
     return 'right', 'right'
 
 def check(name:str, answer):
-    "Print what is to be said of an answer."
+    "Judge an answer, and print what is to be said of it."
     verdicts[name],said = judge(name, answer)
     print(f'{name}: {said}')
+
+def right(name:str)->bool: # was the last answer right? What there is to see is drawn only then
+    "Has the exercise been solved?"
+    return verdicts.get(name)=='right'
