@@ -43,7 +43,7 @@ def noise_after(f):
         got = f(x, ev, a, b)
         light = torch.full((200_000,), x*2**ev)
         back = (torch.poisson(light/a)*a + b**.5*torch.randn(len(light)))*2**-ev
-        close(got, back.std(), f'at x={x}, {ev} stops, a simulation has the standard deviation {back.std():.3f}: the light that arrives is x*2**ev, and its noise is amplified with it', .01)
+        close(got/back.std(), torch.tensor(1.), f'at x={x}, {ev} stops, a simulation has the standard deviation {back.std():.3f}: the light that arrives is x*2**ev, and its noise is amplified with it', .02)
 
 @exercise('1.7', 3)
 def fit_noise(f):
