@@ -137,6 +137,7 @@ def lowlight_enhance(
     save_uncertainty:bool=False, # write NAME_uncertainty.png beside each result
     save_history:bool=False, # write NAME_history.webp beside each result, a film of the rounds; takes longer
     recursive:bool=False, # take the pictures of folders inside folders too
+    batch_size:int=1, # small pictures of one size that are computed in one go; 8 is faster for thumbnails, and results differ by rounding
     existing:Param('what to do where a result is already: overwrite it, or skip it if it is no older than its picture, as after an interruption', str, choices=('overwrite','skip'))='overwrite',
     in_place:bool=False, # let results replace their own pictures
     device:str='auto', # auto, cpu, cuda or mps
@@ -148,7 +149,7 @@ def lowlight_enhance(
     check_settings(**settings)
     jobs = plan(inputs, out, recursive, save_uncertainty, save_history)
     check_jobs(jobs, in_place)   # before the weights are loaded
-    res = enhance_files(Enhancer.from_pretrained(weights, device), jobs, existing=existing, in_place=in_place, **settings)
+    res = enhance_files(Enhancer.from_pretrained(weights, device), jobs, existing=existing, in_place=in_place, batch_size=batch_size, **settings)
     *told,total = summary(res, out)
     for line in told: print(f'lowlight_enhance: {line}', file=sys.stderr)
     print(total)

@@ -315,7 +315,7 @@ def __call__(self:Enhancer,
     return self._alone(read_picture(src), o)
 
 # %% ../nbs/13_enhance.ipynb #64f24040
-SMALL = 100_000 # pixels of a picture that may be computed together with others, at most
+SMALL = 50_000 # pixels of a picture that may be computed together with others, at most
 
 def _caught(f, *args):
     "What a call gives, or the error that it raises."
@@ -343,10 +343,10 @@ def _together(self:Enhancer, ps, o):
 @patch
 def stream(self:Enhancer,
     srcs, # pictures, each as `__call__` takes it; any number of them
-    batch_size:int=8, # how many small ones of the same padded size are computed in one go
+    batch_size:int=1, # how many small ones of the same padded size are computed in one go; with more than 1 results differ by rounding
     **kwargs, # tau, rounds, ... of `__call__`
 ): # pairs: number of the picture, and its `Enhanced`, or the exception that it raised
-    "Enhance many pictures; each result as soon as it is there, not in order."
+    "Enhance many pictures; each result as soon as it is there, in batches not in order."
     if batch_size<1 or batch_size!=int(batch_size): raise ValueError(f'batch_size={batch_size} must be a whole number, 1 or more.')
     o,groups = _options(**kwargs),{}
     def done(ps): # numbers to pictures

@@ -107,7 +107,7 @@ def enhance_files(
     quality:int=95, # of JPEG, WebP and AVIF
     existing:str='overwrite', # what to do where a result is: 'overwrite', or 'skip' if it's no older than its source
     in_place:bool=False, # may a result replace its own source?
-    batch_size:int=8, # how many small pictures of one size are computed in one go
+    batch_size:int=1, # how many small pictures of one size are computed in one go; more than 1 is faster for thumbnails, and results differ by rounding
     **kwargs, # tau, rounds, mix, ... of `Enhancer.__call__`
 )->AttrDict: # done: results written; skipped: results left; failed: dict of source to reason; notes: dict of source to sentences
     "Enhance files; one that fails is reported and stops none of the others. Raises `ImageError` if none can be written."

@@ -236,7 +236,7 @@ def run_one(odd, path, enhancer, out):
         large = odd.x.size > 10**6
         r = enhancer(path, rounds=0 if large else None)     # which saves half the time
         if not large: assert torch.equal(r.x, enhancer(p.x).x), 'enhanced otherwise than its pixels'
-        (_, dst, _), = make_jobs([path], out)
+        (_, dst, *_), = make_jobs([path], out)
         check_written(odd, p, r.save(dst), read_picture)
     except AssertionError as e: return res('wrong', str(e))
     return res('picture', '; '.join(r.notes))

@@ -90,7 +90,7 @@ def test_broken_files_are_named_and_the_rest_is_done(place, toy, capsys):
 bad = {'missing': (['nothing.jpg', '-o', 'out'], "doesn't exist"), 'overwrites': (['in', '-o', 'in'], 'would be overwritten'), 'same file': (['in/a.png', '-o', 'in/a.png'], 'would be overwritten'),
        'collides': (['in', 'more', '-o', 'out'], 'would both be written'), 'folder into file': (['in', '-o', 'a.png'], 'give a folder'), 'two into file': (['in/a.png', 'in/b.jpg', '-o', 'c.png'], 'give a folder'),
        'format': (['in/a.png', '-o', 'a.gif'], "can't be written"), 'out is a file': (['in', '-o', 'note'], 'is a file'), 'empty folder': (['empty', '-o', 'out'], 'no pictures'),
-       'tau': (['in', '-o', 'out', '--tau', '3'], 'tau=3'), 'rounds': (['in', '-o', 'out', '--rounds', '-1'], 'rounds=-1'), 'strength': (['in', '-o', 'out', '--strength', '1.2'], 'strength=1.2'),
+       'tau': (['in', '-o', 'out', '--tau', '3'], 'tau=3'), 'rounds': (['in', '-o', 'out', '--rounds', '-1'], 'rounds=-1'), 'strength': (['in', '-o', 'out', '--strength', '1.2'], 'strength=1.2'), 'batch': (['in', '-o', 'out', '--batch-size', '0'], 'batch_size=0'),
        'mask': (['in', '-o', 'out', '--mask', 'nothing.png'], "mask: 'nothing.png' doesn't exist"), 'mask of something': (['in', '-o', 'out', '--mask', 'note'], 'mask: '), 'weights': (['in', '-o', 'out', '--weights', 'nothing'], 'checkpoint'),
        'damaged weights': (['in', '-o', 'out', '--weights', 'note.safetensors'], 'safetensors'), 'device': (['in', '-o', 'out', '--device', 'toaster'], 'toaster')}
 

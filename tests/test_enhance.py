@@ -392,7 +392,7 @@ def test_save_history(enhance, tmp_path, ending):
 def test_batches_keep_their_history(enhance):
     "A picture of which nothing is asked has no rounds in a batch either, and each gets its own film."
     xs = [smooth(40, 48, s)*(.2+s/3) for s in range(4)]
-    for x, r in zip(xs, enhance.batch(xs, film=True, rounds=3)):
+    for x, r in zip(xs, enhance.batch(xs, film=True, rounds=3, batch_size=4)):
         alone = enhance(x, film=True, rounds=3)
         assert len(r.history) == len(alone.history) and all(torch.equal(p.masked, q.masked) for p, q in zip(r.history, alone.history))
         assert all(torch.allclose(p, q, atol=1e-4) for p, q in zip(r.film, alone.film))

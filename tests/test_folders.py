@@ -72,7 +72,7 @@ def test_an_error_in_one_picture_stops_none(folder, tmp_path):
         def _once(self, x, *args):
             if (x[..., :20, :24].mean((2, 3)) == first).all(1).any(): raise RuntimeError('wrong\nnumbers')
             return super()._once(x, *args)
-    res = enhance_folder(Odd(toy(), 'cpu'), folder, tmp_path/'out')
+    res = enhance_folder(Odd(toy(), 'cpu'), folder, tmp_path/'out', batch_size=8)
     assert len(res.done) == 2 and res.failed[folder/'a.png'] == 'wrong'
 
 def test_an_empty_or_missing_folder(enhance, tmp_path):
