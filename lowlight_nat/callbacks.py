@@ -33,7 +33,8 @@ def sum_terms(out:AttrDict, # of a stage, with `terms`: name to scalar
 
 class Term(Metric):
     "One loss term as a metric, by its name"
-    def __init__(self, term:str): self.term = term
+    def __init__(self, term:str): # its name in the stage's `terms`
+        self.term = term
     def reset(self): self.total, self.n = 0., 0
     def accumulate(self, learn):
         if self.term in learn.pred.terms: self.total, self.n = self.total + learn.pred.terms[self.term].item(), self.n + 1
@@ -55,7 +56,8 @@ class FrozenEval(Callback):
 class Autocast(Callback):
     "Run the forward pass and the loss in half precision"
     order = -4
-    def __init__(self, dtype=torch.bfloat16): self.dtype, self.ctx = dtype, None
+    def __init__(self, dtype=torch.bfloat16): # what is computed in
+        self.dtype, self.ctx = dtype, None
     def before_fit(self): self._leave()   # after an interrupted run
     def before_batch(self):
         self.ctx = torch.autocast(self.xb[0].device.type, dtype=self.dtype); self.ctx.__enter__()
@@ -118,7 +120,8 @@ def knows(device:str, # cpu or cuda
 class EMAWeights(Callback):
     "Exponential moving average of the trainable weights: validated, and kept at the end"
     order = 40
-    def __init__(self, decay:float=0.99): self.decay, self.avg, self.t, self.swapped = decay, None, 0, False
+    def __init__(self, decay:float=0.99): # gamma, in [0,1): how much of the average each step leaves
+        self.decay, self.avg, self.t, self.swapped = decay, None, 0, False
     def _params(self): return [p for p in self.model.parameters() if p.requires_grad]
     def before_fit(self):
         if self.swapped: self.swap()   # interrupted while it was validated
@@ -249,7 +252,8 @@ class WhileTraining(Callback):
 class ValidateEvery(WhileTraining):
     "Validate after every n-th epoch, and after the last"
     order = -10
-    def __init__(self, n:int=10): self.n = n
+    def __init__(self, n:int=10): # epochs from one validation to the next
+        self.n = n
     def before_validate(self):
         if self.begun and (self.epoch + 1) % self.n and self.epoch + 1 < self.n_epoch: raise CancelValidException()
 

@@ -192,6 +192,7 @@ def measured_memory(model:LowLightNAT, # trained for four steps, in place
     return cb.state + peak
 
 # %% ../nbs/12_training_memory.ipynb #efcd6ac4
+# class of a block: its methods whose inside is forgotten
 BLOCKS = {ResBlock: ('forward',), TransformerBlock: ('forward', 'update'), ConditionalAffine: ('forward', 'inverse'),
           GlareBlock: ('forward',), GlareAttention: ('forward',), GlareStep: ('forward', 'inverse'), GlareWarp: ('forward',)}
 
