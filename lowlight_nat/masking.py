@@ -222,6 +222,7 @@ def square_schedule(r:int, # rounds done, 0..rounds
     return 1 - _progress(r, rounds)**2
 
 # %% ../nbs/05_masking.ipynb #c60fedbf
+# The schedules by name
 SCHEDULES = dict(cosine=cosine_schedule, linear=linear_schedule, square=square_schedule)
 
 def schedule(name:str, # cosine, linear or square

@@ -1,4 +1,4 @@
-"Measure how well each map of uncertainty finds wrong places of the aligned latent, on validation pairs; writes run/uncertainty.json and run/uncertainty.jpg, which the chapter on masking shows."
+"Measure how well each map of uncertainty finds wrong places of the aligned latent, on validation pairs; writes run/uncertainty.json, and run/uncertainty.jpg of a picture of `samples`, which the chapter on masking shows."
 import argparse, hashlib, json, shlex
 from pathlib import Path
 
@@ -6,9 +6,11 @@ import matplotlib.pyplot as plt
 import torch
 
 from lowlight_nat.model import load_model, weights_path
-from lowlight_nat.pairs import find_pairs
+from lowlight_nat.pairs import Pair, find_pairs
 from lowlight_nat.record import versions
-from lowlight_nat.uncertainty import maps_of, measure_uncertainty
+from lowlight_nat.uncertainty import maps_of, measure_uncertainty, places
+
+SAMPLES = Path(__file__).resolve().parents[2]/'samples'
 
 
 def draw(p, maps, path):
@@ -31,10 +33,11 @@ def main():
     model, train, val = load_model(a.model), find_pairs(a.data, 'train'), find_pairs(a.data, 'val')
     pick = torch.randperm(len(train), generator=torch.Generator().manual_seed(a.seed))[:a.train].tolist()
     r = measure_uncertainty(model, val, [train[i] for i in pick], a.seed)
-    pics, one, factor = (r.pop(k) for k in ('pics', 'one', 'factor'))
+    _, one, factor = (r.pop(k) for k in ('pics', 'one', 'factor'))
     res = dict(command=f'python nbs/figures/uncertainty.py --data {shlex.quote(Path(a.data).name)} --model {Path(a.model).stem} --train {a.train} --seed {a.seed}',
                model=Path(a.model).stem, sha256=hashlib.sha256(weights_path(a.model).read_bytes()).hexdigest(), seed=a.seed, pictures=len(val), training_pairs=len(pick), versions=versions(), **r)
-    draw(pics[0], maps_of(model, pics[0], one, factor), a.out.with_suffix('.jpg'))
+    shown = places(model, Pair(SAMPLES/'coffee.png', SAMPLES/'reference/coffee.png', 'coffee'))
+    draw(shown, maps_of(model, shown, one, factor), a.out.with_suffix('.jpg'))
     a.out.write_text(json.dumps(res, indent=1, allow_nan=False) + '\n')
     for n, s in res['maps'].items(): print(f'{n:40}', ' '.join(f'{k} {v:.3f}' for k, v in s.items()))
     for n, c in res['calibration'].items(): print(f'{n:40} scale {c["scale"]:.4f} ECE {c["ece"]:.3f} NLL {c["nll"]:.3f}')
