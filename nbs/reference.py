@@ -78,6 +78,26 @@ def api():
     return '\n'.join(parts)
 
 
+def moved():
+    "Names in the text whose link nbdev makes to an anchor that isn't there: methods shown with their class, wrapped ones, private ones (these lead nowhere)."
+    said = {t for p in NBS.rglob('*.ipynb') if p.name[0] != '.' for c in read(p)['cells'] for t in re.findall(r'`([\w.]+)(?:\(\))?`', ''.join(c['source']))}
+    out = {}
+    for module, notebook, *_ in chapters():
+        page, tree = f'{module}.html#', ast.parse((ROOT/f'lowlight_nat/{module}.py').read_text(encoding='utf-8'))
+        def put(name, to):
+            if name in said and to != name.lower(): out[page + name.lower()] = page + to if to else ''
+        for o in tree.body:
+            if isinstance(o, ast.FunctionDef) and is_patch(o):
+                owners = [w.strip() for w in ast.unparse(o.args.args[0].annotation).split('|')]
+                for w in owners: put(f'{w}.{o.name}', '' if '_' in (o.name[0], w[0]) else (w if len(owners) > 1 else o.name if len(o.decorator_list) > 1 else f'{w}.{o.name}').lower())
+            elif isinstance(o, ast.FunctionDef) and o.name[0] == '_': put(o.name, '')
+            elif isinstance(o, ast.ClassDef):
+                if o.name[0] == '_': put(o.name, '')
+                for m in o.body:
+                    if isinstance(m, ast.FunctionDef): put(f'{o.name}.{m.name}', '' if o.name[0] == '_' else o.name.lower())
+    return '\n'.join(f"  ['{k}'] = '{v}'," for k, v in sorted(out.items()))
+
+
 # --- the results ---
 
 def number(v, f):
@@ -213,6 +233,8 @@ def made():
     fills = {NBS/'limits.qmd': dict(use=use, terms=terms, reaches=reaches, fails=fails), NBS/'learning_path.qmd': dict(parts=path_rows()),
              NBS/'architecture.qmd': dict(levels=level_list()), ROOT/'CONTRIBUTING.md': dict(levels=level_list())}
     out = {NBS/'api.qmd': api(), NBS/'results.qmd': results()}
+    lua = NBS/'site.lua'
+    out[lua] = re.sub(r'(-- moved:start\n).*?(  -- moved:end)', lambda m: f'{m[1]}{moved()}\n{m[2]}', lua.read_text(encoding='utf-8'), flags=re.S)
     for path, bodies in fills.items():
         if not path.exists(): continue
         text = path.read_text(encoding='utf-8')

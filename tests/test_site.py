@@ -14,6 +14,7 @@ pypandoc = pytest.importorskip('pypandoc', reason='pypandoc_binary is not instal
 ROOT = Path(__file__).resolve().parents[1]
 HOME = 'https://lowlight-nat.github.io/lowlight_nat/'
 LOADS = {'img': ['src', 'srcset'], 'script': ['src'], 'link': ['href'], 'iframe': ['src'], 'video': ['src', 'poster'], 'audio': ['src'], 'source': ['src', 'srcset'], 'embed': ['src'], 'object': ['data']}
+MOVED = dict(re.findall(r"\['(\S+)'\] = '(\S*)',", (ROOT/'nbs/site.lua').read_text(encoding='utf-8')))   # as the filter corrects nbdev's links
 ELSEWHERE = re.compile(r'\s*(?:https?:)?//', re.I)
 
 
@@ -104,7 +105,10 @@ def bad_frontmatter(all_pages):
 
 def target(page, href, all_pages, by_out):
     "What is wrong with an internal link, or None."
-    if href.startswith(HOME): href, base = href.removeprefix(HOME) or 'index.html', ''
+    if href.startswith(HOME):
+        rest = href.removeprefix(HOME)
+        if MOVED.get(rest) == '': return None
+        href, base = MOVED.get(rest, rest) or 'index.html', ''
     elif re.match(r'[a-z][a-z+.-]*:', href, re.I): return None
     else: base = posixpath.dirname(page.name)
     path, _, anchor = href.partition('#')
