@@ -121,6 +121,14 @@ def _plan_file(inputs, out, uncertainty, history):
     if out.suffix.lower() not in _formats: raise ImageError(f"'{out}' can't be written: end it with one of {', '.join(_formats)}.")
     return [(inputs[0], out, out.with_name(f'{out.stem}_uncertainty.png') if uncertainty else None, out.with_name(f'{out.stem}_history.webp') if history else None)]
 
+# %% ../nbs/18_cli.ipynb #d2ab11ec
+def _told(res, out):
+    "Say what became of a run: its notes and failures on the error stream, and how many there were of each."
+    *lines,total = summary(res, out)
+    for line in lines: print(f'lowlight_enhance: {line}', file=sys.stderr)
+    print(total)
+    return res
+
 # %% ../nbs/18_cli.ipynb #9037610c
 @command(out='o')
 def lowlight_enhance(
@@ -149,11 +157,7 @@ def lowlight_enhance(
     check_settings(**settings)
     jobs = plan(inputs, out, recursive, save_uncertainty, save_history)
     check_jobs(jobs, in_place)   # before the weights are loaded
-    res = enhance_files(Enhancer.from_pretrained(weights, device), jobs, existing=existing, in_place=in_place, batch_size=batch_size, **settings)
-    *told,total = summary(res, out)
-    for line in told: print(f'lowlight_enhance: {line}', file=sys.stderr)
-    print(total)
-    return res
+    return _told(enhance_files(Enhancer.from_pretrained(weights, device), jobs, existing=existing, in_place=in_place, batch_size=batch_size, **settings), out)
 
 # %% ../nbs/18_cli.ipynb #510423eb
 def _short(v):

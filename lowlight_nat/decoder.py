@@ -154,8 +154,7 @@ def forward(self:FeatureNAT, h:Tensor, # decoder features (B,ch,h,w)
         if self.training or record: latent = put(latent, self.to_latent(x))   # wanted by the loss, or by who looks
         if record: history.append(AttrDict(round=r + 1, masked=todo.unflatten(1, shape), logvar=logvar[..., 0].unflatten(1, shape)))
         last, todo = todo, remask(-logvar[..., 0], cells, cosine_schedule(r + 1, rounds)); changed = last | todo
-    new = self.spread((state - first + change).unflatten(1, shape), h.shape[2:])
-    h = h + (new if allow is None else new*allow[:, None])
+    h = h + self.spread((state - first + change).unflatten(1, shape), h.shape[2:])*(1 if allow is None else allow[:, None])
     if logvar is not None: latent, logvar = latent.unflatten(1, shape) if self.training or record else None, logvar[..., 0].unflatten(1, shape)
     return AttrDict(h=h, mask=cells.unflatten(1, shape), latent=latent, logvar=logvar, history=history)
 

@@ -190,6 +190,7 @@ def predict_level(self:Enhancer,
     with torch.inference_mode(), self._precision(): e = self.model.encoder(small, stats); h = self.model.exposure(stats, e.summary, e.feats[0])
     return h.log_level.exp().item(),h.log_std.exp().item()
 
+# %% ../nbs/13_enhance.ipynb #c8c21c58
 @patch
 def _once(self:Enhancer, x, stats, allow, seed, o):
     "What the model makes of a tile or a batch (B,3,H,W): fields, and the rest."
@@ -362,6 +363,7 @@ def stream(self:Enhancer,
         elif sum(map(len, groups.values()))>4*batch_size: yield from done(groups.pop(max(groups, key=lambda k: len(groups[k]))))   # many sizes
     for ps in groups.values(): yield from done(ps)
 
+# %% ../nbs/13_enhance.ipynb #aafa8298
 @patch
 def batch(self:Enhancer,
     srcs, # pictures, each as `__call__` takes it; or a batch (B,3,H,W)

@@ -394,6 +394,7 @@ def test_batches_keep_their_history(enhance):
     xs = [smooth(40, 48, s)*(.2+s/3) for s in range(4)]
     for x, r in zip(xs, enhance.batch(xs, film=True, rounds=3, batch_size=4)):
         alone = enhance(x, film=True, rounds=3)
+        assert r.level == pytest.approx(alone.level, rel=1e-5) and torch.allclose(r.x, alone.x, atol=1e-4)
         assert len(r.history) == len(alone.history) and all(torch.equal(p.masked, q.masked) for p, q in zip(r.history, alone.history))
         assert all(torch.allclose(p, q, atol=1e-4) for p, q in zip(r.film, alone.film))
 
@@ -452,6 +453,12 @@ def test_memory_of_24_megapixels_was_measured():
     "What `nbs/figures/big_picture.py` wrote: at most 2 GB over the loaded picture."
     run = json.loads((ROOT/'nbs/figures/run/big_picture.json').read_text())
     assert run['size'] == [4000, 6000] and run['threads'] == 2 and run['over_loaded_gb'] <= 2 and run['over_loaded_gb'] == pytest.approx(run['peak_gb']-run['loaded_gb'], abs=2e-3)
+
+def test_memory_of_100_megapixels_was_measured():
+    "What grows with the picture are a few copies of it: at most four times the picture, and what 24 megapixels took besides theirs."
+    small, run = (json.loads((ROOT/f'nbs/figures/run/big_picture{o}.json').read_text()) for o in ('', '_100'))
+    assert run['size'][0]*run['size'][1] == 100_000_000 and run['tile'] == small['tile']
+    assert run['over_loaded_gb']-4*run['picture_gb'] <= small['over_loaded_gb']-small['picture_gb'] and run['over_loaded_gb'] <= 5
 
 @bundled
 def test_bundled_metadata():

@@ -117,7 +117,7 @@ def test_films_beside_the_results(enhance, folder, tmp_path):
 def test_batches_give_the_same_files(enhance, tmp_path, size):
     "Pictures of several sizes, one at a time and in batches."
     sizes = [(20, 24), (17, 31), (24, 32), (40, 24), (20, 24), (9, 12), (24, 27), (330, 340)]
-    for i, (h, w) in enumerate(sizes): write_image(picture(h, w, i), tmp_path/f'in/{i}.png')
+    for i, (h, w) in enumerate(sizes): write_image(picture(h, w, i, .02+.12*i), tmp_path/f'in/{i}.png')
     batches, once = [], enhance._once
     class Counting(Enhancer):
         def _once(self, x, *args): batches.append(len(x)); return super()._once(x, *args)
