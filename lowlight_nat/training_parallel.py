@@ -111,7 +111,8 @@ class SharedState(Callback):
 # %% ../nbs/12_training_parallel.ipynb #8b37d1b9
 class WholePred:
     "The stage's prediction for the whole batch: each part is gathered when it is asked for"
-    def __init__(self, pred): self._pred, self._asked = pred, False
+    def __init__(self, pred): # of this process's share
+        self._pred, self._asked = pred, False
     def __getattr__(self, k): self._asked = True; return gather(self._pred[k])
 
 @patch
@@ -214,8 +215,8 @@ def train_parallel(cfg:NATConfig, # sizes and plan; `bs` are the batches of all 
 @call_parse
 def main(data:str, # folder of a data set of pairs
          out:str, # folder for checkpoints, tables and previews
-         preset:Param('size of the model, and its training plan', str, choices=('tiny', 'small', 'base'))='tiny',
-         stage:Param('one stage, or all of them in turn', str, choices=('codebook', 'flow', 'nat', 'decoder', 'all'))='all',
+         preset:Param('size of the model, and its training plan', str, choices=('tiny', 'small', 'base'))='tiny', # size of the model, and its training plan
+         stage:Param('one stage, or all of them in turn', str, choices=('codebook', 'flow', 'nat', 'decoder', 'all'))='all', # one stage, or all of them in turn
          resume:bool=False, # go on from the last checkpoint in the folder
          steps_scale:float=1., # multiplies the steps of every stage: 0.01 for a trial
          seed:int=None): # of everything random; the preset's by default
