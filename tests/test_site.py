@@ -167,7 +167,7 @@ def settings_from_elsewhere(folder):
     bad = []
     for path in sorted(p for e in ('css', 'scss', 'html', 'js', 'svg', 'lua') for p in Path(folder).rglob(f'*.{e}') if '_docs' not in p.parts):
         text = re.sub(r'xmlns(:\w+)?="[^"]*"', '', path.read_text(encoding='utf-8'))
-        bad += [f'{path.name}: {m[0]}' for m in re.finditer(r'(?:url\(|@import|src=|href=|importScripts\(|fetch\()\s*["\']?\s*(?:https?:)?//[^"\')\s]*', text)]
+        bad += [f'{path.name}: {m[0]}' for m in re.finditer(r'(?:url\(|@import|src=|(?<!a )href=|importScripts\(|fetch\()\s*["\']?\s*(?:https?:)?//[^"\')\s]*', text)]
     y = yaml.safe_load((Path(folder)/'_quarto.yml').read_text(encoding='utf-8'))
     if y.get('html-math-method') not in ('mathml', 'plain'): bad.append(f"_quarto.yml: html-math-method {y.get('html-math-method')} is loaded from another host")
     themes = yaml.dump(y.get('format', {}).get('html', {}).get('theme', {}))
@@ -195,8 +195,23 @@ def site(run):
 def test_site(site, check):
     assert check(site) == []
 
-def test_settings_load_nothing_from_elsewhere(site):
-    assert settings_from_elsewhere(ROOT/'_proc') == []
+def test_settings_load_nothing_from_elsewhere():
+    assert settings_from_elsewhere(ROOT/'nbs') == []
+
+def test_settings_name_files_that_are_there():
+    y, nbs = yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8')), ROOT/'nbs'
+    html, web = y['format']['html'], y['website']
+    assert set(html['theme']) == {'light', 'dark'} and web['search']['type'] == 'overlay'
+    named = [o for t in html['theme'].values() for o in t if o.endswith('.scss')] + [html['css'], web['favicon'], *y['filters'], *y['metadata-files']]
+    named += [o['href'] for o in web['page-footer']['right']] + [Page(nbs, 'index.ipynb').meta['include-after-body']]
+    assert len(named) > 7 and [o for o in named if not (nbs/o).is_file()] == []
+
+def test_slider_has_its_picture():
+    "The script looks for the picture by name, and takes its proportions for granted."
+    from PIL import Image
+    text, (w, h) = (ROOT/'nbs/slider.html').read_text(encoding='utf-8'), Image.open(ROOT/'nbs/figures/before_after.jpg').size
+    name, a, b = re.search(r'img\[src\$="(.*?)"\]', text)[1], *re.search(r'aspect-ratio: (\d+) / (\d+)', text).groups()
+    assert f'figures/{name})' in Page(ROOT/'nbs', 'index.ipynb').markdown and (2*int(a) + 18, int(b)) == (w, h)
 
 def test_names_lead_to_pytorch_and_fastai(site):
     links = [o for p in site.values() for o in p.seen.links]
