@@ -27,6 +27,7 @@ from .model import LowLightNAT, NATConfig, load_model, save_model
 from .record import device_name
 
 # %% ../nbs/15_cost.ipynb #dce52ec7
+# name: what the model is called with
 SYSTEMS = {'GLARE': dict(latent_nat=False, decoder_nat=False), '+latent NAT': dict(latent_nat=True, decoder_nat=False),
            '+decoder NAT': dict(latent_nat=False, decoder_nat=True), 'both': dict(latent_nat=True, decoder_nat=True)}
 
@@ -137,6 +138,7 @@ class Meter:
         return g
 
 # %% ../nbs/15_cost.ipynb #21bf718d
+# name of a row: the method that is metered; a dash marks a part of the stage above
 STAGES = {'align': 'align', '- conditional encoder': 'encoder.forward', '- inverse flow': 'flow.inverse', 'refine': 'refine',
           'decode': 'decode', '- features of D': 'vqgan.features', '- fusion decoder': 'fusion.forward'}
 
