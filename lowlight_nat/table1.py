@@ -23,8 +23,9 @@ from .stages import DecoderStage
 from .training import folder_dls, is_done, previous, train_pipeline, train_stage
 
 # %% ../nbs/15_table1.ipynb #3184f930
+# system: does the NAT on the latent run, and the one on the features?
 SYSTEM_ROWS = {'GLARE': (False,False), '+NAT latent': (True,False), '+NAT decoder': (False,True), '+NAT latent & decoder': (True,True)}
-BUDGETS = dict(
+BUDGETS = dict( # budget: configuration of GLARE's rows, and plans of the baselines
     small=AttrDict(cfg=NATConfig.tiny, baselines=dict(restormer=dict(preset='small', steps=600, bs=4, crop=128), llflow=dict(preset='small', steps=600, bs=4, crop=96))),
     full=AttrDict(cfg=NATConfig.base, baselines=dict(restormer=dict(preset='full', steps=60_150, bs=8, crop=128), llflow=dict(preset='full', steps=60_150, bs=8, crop=160))))
 
