@@ -24,7 +24,7 @@ from .perception import FrechetDistance
 from .record import Rows, device_name, markdown_table, versions, write_csv, write_json
 
 # %% ../nbs/15_experiments.ipynb #634837a9
-SCORES = 'psnr','ssim','psnr_gt_mean','ssim_gt_mean'
+SCORES = 'psnr','ssim','psnr_gt_mean','ssim_gt_mean' # keys of what is measured
 
 def evaluate(
     method, # maps a picture (3,H,W) in [0,1] to one, or to an object with the result as `.x`
@@ -107,6 +107,7 @@ def finish(self:Run,
     res.folder = self.folder
     return res
 
+# score: its head in a table
 NAMES = dict(psnr_gt_mean='PSNR GT-mean', ssim_gt_mean='SSIM GT-mean', psnr='PSNR raw', ssim='SSIM raw')
 
 # %% ../nbs/15_experiments.ipynb #62cd95be
