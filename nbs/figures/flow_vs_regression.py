@@ -2,7 +2,8 @@
 
     python nbs/figures/flow_vs_regression.py DATA
 
-DATA is a folder of pairs that `lowlight_nat.pairs.find_pairs` reads. Writes run/flow_vs_regression.json and run/flow_vs_regression.jpg beside this file."""
+DATA is a folder of pairs that `lowlight_nat.pairs.find_pairs` reads. Writes run/flow_vs_regression.json and run/flow_vs_regression.jpg beside this file;
+the pictures in the latter are of `samples`, none of DATA."""
 import json, math, platform, random, time
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +19,11 @@ from lowlight_nat.images import pad_to_multiple, read_image, to_pil
 from lowlight_nat.layers import ResBlock, conv3
 from lowlight_nat.metrics import score_pair
 from lowlight_nat.model import exposure_normalise, load_model
-from lowlight_nat.pairs import find_pairs
+from lowlight_nat.pairs import Pair, find_pairs
 
 RUN = Path(__file__).resolve().parent/'run'
+SAMPLES = Path(__file__).resolve().parents[2]/'samples'
+SHOWN = 'coffee.png', 'astronaut.webp', 'chelsea.jpg'
 DRAWS = 6   # samples at heat 1, for the spread
 
 
@@ -144,7 +147,8 @@ def main(data:Path, # folder of pairs
          pairs:int=96, # training pairs, evenly picked
          bs:int=8, # crops a step
          size:int=20, # of a crop, latent places
-         lr:float=2e-3): # peak learning rate
+         lr:float=2e-3, # peak learning rate
+         only_figure:bool=False): # train what the figure shows, draw it, and measure nothing
     "Train and compare; writes JSON and a JPEG beside this script"
     start, m = time.perf_counter(), load_model(model).requires_grad_(False)
     files = find_pairs(data, 'train'); files = files[::max(1, len(files)//pairs)][:pairs]
@@ -152,12 +156,17 @@ def main(data:Path, # folder of pairs
     d, c = m.cfg.dim, m.cfg.cond
     make = {'regression': lambda: Regression(d, c, hidden, 7), 'flow (likelihood)': lambda: Flow(d, c, hidden, 4, 0.), 'flow (likelihood + L1)': lambda: Flow(d, c, hidden, 4, 1.5)}
     runs, seconds, kept = {}, {}, {}
-    for seed in range(seeds):
+    for seed in range(1 if only_figure else seeds):
         for name, new in make.items():
+            if only_figure and name == 'flow (likelihood)': continue
             torch.manual_seed(seed); head = new()
             seconds.setdefault(name, []).append(round(train(head, tr, steps, bs, size, lr, seed), 1)); kept.setdefault(name, head)
+            if only_figure: continue
             for k, row in evaluate(name, head, m, tr, val).items(): runs.setdefault(k, []).append(row)
             print(name, seed, seconds[name][-1], 's', {k: round(v, 3) for k, v in next(v for k, v in runs.items() if k.startswith(name))[-1].items()}, flush=True)
+    with torch.no_grad(): shown = [load_pair(Pair(SAMPLES/n, SAMPLES/'reference'/n, n), m) for n in SHOWN]
+    figure(m, (kept['regression'], kept['flow (likelihood + L1)']), shown, RUN/'flow_vs_regression.jpg')
+    if only_figure: return
     with torch.no_grad(): ceiling = mean_rows([picture_scores(m, p, p['z']) for p in val])
     table = {k: mean_rows(v) for k, v in runs.items()} | {'true latent': ceiling}
     res = dict(command=f'python nbs/figures/flow_vs_regression.py DATA --model {model} --steps {steps} --seeds {seeds} --hidden {hidden} --pairs {pairs} --bs {bs} --size {size} --lr {lr}',
@@ -166,4 +175,3 @@ def main(data:Path, # folder of pairs
                torch=torch.__version__, python=platform.python_version(), lowlight_nat=version('lowlight_nat'), mean=table, runs=runs)
     RUN.mkdir(exist_ok=True)
     (RUN/'flow_vs_regression.json').write_text(json.dumps(res, indent=1) + '\n')
-    figure(m, (kept['regression'], kept['flow (likelihood + L1)']), val[::max(1, len(val)//3)][:3], RUN/'flow_vs_regression.jpg')
