@@ -30,8 +30,8 @@ from .restormer import Restormer, RestormerConfig
 from .training import StageLearner, folder_dls, gt_mean_psnr, gt_mean_ssim, split_stage
 
 # %% ../nbs/14_baselines.ipynb #d46222ca
-def check_picture(x:Tensor, # dark picture
-                 ) -> Tensor: # the same, float32, within [0,1]
+def check_picture(x:Tensor, # dark picture, of any shape
+                 ) -> Tensor: # the same (3,H,W), float32, within [0,1]
     "One picture (3,H,W) in [0,1], or a ValueError that says what it is instead"
     if not isinstance(x, Tensor): raise ValueError(f'x_low must be a tensor (3,H,W), not {type(x).__name__}; use images.read_image')
     if x.ndim != 3 or x.shape[0] != 3 or not x.numel(): raise ValueError(f'x_low must have shape (3,H,W), not {tuple(x.shape)}; give the pictures of a batch one by one')
@@ -64,8 +64,9 @@ def clahe(x_low:Tensor, # dark picture (3,H,W) in [0,1]
     return torch.from_numpy(equalize_adapthist(x.permute(1, 2, 0).cpu().numpy(), clip_limit=clip)).permute(2, 0, 1).contiguous().to(x)
 
 # %% ../nbs/14_baselines.ipynb #26d947d7
-NETWORKS, CONFIGS = dict(restormer=Restormer, llflow=LLFlow), dict(restormer=RestormerConfig, llflow=LLFlowConfig)
-CLASSICS = dict(clahe=clahe, gamma=gamma)
+NETWORKS = dict(restormer=Restormer, llflow=LLFlow) # name: class
+CONFIGS = dict(restormer=RestormerConfig, llflow=LLFlowConfig) # name: class of its sizes
+CLASSICS = dict(clahe=clahe, gamma=gamma) # name: function of a picture
 
 def one_of(what:str, # what is chosen, for the message
            name, # the choice
@@ -82,7 +83,7 @@ class BaselineStage(nn.Module):
         self.model, self.cfg, self.terms = model, plan, model.terms
 
     def forward(self, x_low:Tensor, # dark pictures (B,3,H,W) in [0,1], any size
-                x_high:Tensor=None, # their bright partners, in training and validation
+                x_high:Tensor=None, # their bright partners (B,3,H,W), in training and validation
                ) -> AttrDict: # x (B,3,H,W) in [0,1]; terms
         m = self.model.multiple
         x_low, size = pad_to_multiple(x_low, m)
