@@ -4,7 +4,7 @@
 __all__ = ['RESTING', 'split_stage', 'UntilNaN', 'StageLearner', 'gt_mean_psnr', 'gt_mean_ssim', 'stage_learner',
            'codebook_learner', 'flow_learner', 'nat_learner', 'decoder_learner', 'set_factor', 'set_tau',
            'refit_exposure', 'train_stage', 'stage_end', 'validate_pairs', 'finish', 'folder_dls', 'stands_on',
-           'stage_plan', 'is_done', 'train_pipeline', 'previous', 'started', 'origin']
+           'stage_plan', 'is_done', 'train_pipeline', 'previous', 'started']
 
 # %% ../nbs/12_training.ipynb #adbff309
 import fastai.callback.schedule, hashlib, time, torch
@@ -33,7 +33,7 @@ from .flow import picture_stats
 from .images import crop_to, pad_to_multiple, read_image
 from .masking import calibrate_temperature
 from .metrics import gt_mean, psnr, score_pair, ssim
-from .model import LowLightNAT, NATConfig, TrainingPlan, load_model, read_metadata, save_model, weights_path
+from .model import LowLightNAT, NATConfig, TrainingPlan, load_model, origin, read_metadata, save_model, weights_path
 from .stages import STAGES, DecoderStage, Stage, trainable
 
 # %% ../nbs/12_training.ipynb #d6b689e5
@@ -398,10 +398,3 @@ def started(model:LowLightNAT, # whose device is kept
     model = previous(model, path, cfg)
     if name in ('nat', 'decoder'): dls = make_dls(cfg.context, 1, 8); set_factor(model, dls); set_tau(model, dls)
     return model
-
-def origin(path:Path # of a checkpoint
-          ) -> dict: # file, SHA-256, and what its metadata says of its training
-    "Where a training went on from, for the metadata of what comes out of it"
-    about, steps = (read_metadata(path)[k] for k in ('about', 'config'))
-    kept = {k: about[k] for k in ('command', 'seed', 'val', 'stages', 'start') if k in about}
-    return dict(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), steps=steps.steps, **kept)

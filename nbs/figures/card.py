@@ -57,10 +57,17 @@ def card():
     said = failures(Enhancer.from_pretrained('small', device='cpu'))
     worst = sorted(systems['both']['rows'], key=lambda r: r['psnr_gt_mean'])
     systems_table = table([['system', 'PSNR GT-mean', 'SSIM GT-mean', 'PSNR raw', 'SSIM raw'], *[[names[k], *(f'{s[m]:.{d}f}' for m, d in (('psnr_gt_mean', 2), ('ssim_gt_mean', 4), ('psnr', 2), ('ssim', 4)))] for k, s in systems.items()]])
-    stages = table([['stage', 'steps', 'seconds'], *[[k, str(n), str(about['stages'][k]['seconds'])] for k, n in zip(about['stages'], cfg.steps)]])
-    CARD.write_text(TEXT.format(size=size/1e6, params=sum(p.numel() for p in model.parameters())/1e6, v=v, command=about['command'], seed=about['seed'], torch=about['torch'], note=about['note'], share=cfg.synthetic,
+    first = about.get('start') or dict(about, steps=cfg.steps)
+    STAGES = list(first['stages'])
+    stages = [['', 'stage', 'steps', 'seconds'], *[['first', k, str(n), str(first['stages'][k]['seconds'])] for k, n in zip(STAGES, first['steps'])]]
+    if 'start' in about: stages += [['then', k, str(n), str(about['stages'][k]['seconds'])] for k, n in zip(STAGES, cfg.steps) if k in about['stages']]
+    stages = table(stages)
+    begun = START.format(**first, ssim=first['val']['ssim_gt_mean'], psnr=first['val']['psnr_gt_mean'], light=cfg.relight) if 'start' in about else ''
+    CARD.write_text(TEXT.format(size=size/1e6, params=sum(p.numel() for p in model.parameters())/1e6, v=v, command=about['command'], seed=about['seed'], torch=about['torch'], note=about['note'], share=cfg.synthetic, begun=begun,
                                 systems=systems_table, stages=stages, failures='\n'.join(f'{i}. {s}' for i, s in enumerate(said, 1)), low=worst[0]['psnr_gt_mean'], high=worst[-1]['psnr_gt_mean'], overlap=overlap(v),
                                 verdict=verdict(systems)), encoding='utf-8')
+
+START = '''The first edition was trained by `{command}` and had {psnr:.2f} dB, SSIM {ssim:.3f} GT-mean; it is `lowlight_nat/weights/small.safetensors` as of commit 5278f5d, SHA-256 `{sha256}`, in the command called `{file}`. In the second training {light:.0%} of the pairs were put under another light (chapter on darkness), and factor and threshold of the masks were set before it.'''
 
 TEXT = '''# Model card: `small.safetensors`
 
@@ -68,7 +75,7 @@ Made by `python nbs/figures/card.py` from the checkpoint's own metadata and from
 
 **What it is.** The preset `small` of LowLightNAT: {params:.1f} million parameters, {size:.1f} MB as float16. `Enhancer.from_pretrained()` loads it.
 
-**How it was trained.** `{command}`, seed {seed}, PyTorch {torch}, on two cores of a CPU. {note}
+**How it was trained.** `{command}`, seed {seed}, PyTorch {torch}, on a CPU. {note} {begun}
 
 Data: LOL-v1, one 256x256 crop of each of 340 training scenes; in {share:.0%} of the draws the dark picture is not LOL's but made from the bright one by the formulas of the chapter on darkness, one to eight stops down. Validated on 12 further training scenes of 400x600. The sample pictures of this repository were not trained on.
 
