@@ -122,6 +122,7 @@ def resolve(self:LatentNAT, places:Tensor, # vectors of chosen places (N,2*place
     tokens, confidence, mean = read_out(l, codes)
     return AttrDict(tokens=tokens, confidence=confidence, mean=mean, log_q=F.log_softmax(l, -1) if keep else None)
 
+# %% ../nbs/06_nat.ipynb #d796aa0a
 @torch.no_grad()
 def prior_mean(z:Tensor, # aligned latents of chosen places (N,d)
                codes:Tensor, # codebook (K,d)
