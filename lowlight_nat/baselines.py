@@ -107,6 +107,8 @@ class BaselinePlan:
     lr: float = 1e-3         # peak learning rate
     ema: float = 0.99        # decay of the moving average of the weights, which is what is kept
     synthetic: float = 0.    # share of the training crops whose dark picture is made from the bright one
+    relight: float = 0.      # share of the training crops whose two pictures are put under another light
+    transpose: bool = False  # rows and columns swapped in half of the training crops
     bf16: bool = True        # bfloat16 autocast in training; flow and attention tables stay in float32
     seed: int = 42           # of everything random in training
 
