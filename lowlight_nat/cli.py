@@ -321,7 +321,7 @@ def _by_name(a):
     return lambda run: getattr(e, a.name)(run, **more)
 
 # %% ../nbs/18_cli.ipynb #bc0ae57e
-EXPERIMENTS = 'table1','ablation','table2','tau','brightness','figure3','uncertainty','cost','compare'
+EXPERIMENTS = 'table1','ablation','table2','tau','brightness','figure3','uncertainty','cost','compare' # what `lowlight_experiment` knows
 
 @command()
 def lowlight_experiment(

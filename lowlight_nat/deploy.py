@@ -53,7 +53,8 @@ def _need(name):
     try: return __import__(name)
     except ImportError: raise ImportError(f"ONNX needs the package {name}, which isn't installed: pip install lowlight_nat[deploy]") from None
 
-def weights_sha256(model:LowLightNAT) -> str: # hexadecimal
+def weights_sha256(model:LowLightNAT # of any kind
+                  ) -> str: # hexadecimal
     "Checksum of all weights, by name: the same for the same numbers, whatever file they came in"
     h = hashlib.sha256()
     for k, v in sorted(model.state_dict().items()): h.update(k.encode()); h.update(v.detach().cpu().contiguous().numpy().tobytes())

@@ -114,7 +114,9 @@ def refine(self:Steps,
 # %% ../nbs/17_explore.ipynb #980da36e
 @patch
 def decode(self:Steps,
-    mask:Tensor, rounds:int=None, upto:int=None, # as of `refine`; the NAT on the features makes `upto` rounds
+    mask:Tensor, # places for the latent NAT (1,h,w) bool
+    rounds:int=None, # R, by default the model's
+    upto:int=None, # rounds of them that are made, by both NATs
     mix:float=None, # weight of the dark picture's features in [0,1], by default as learned
 )->Tensor: # exposure-normalised picture (3,H,W), not clipped
     "The fusion decoder."
@@ -125,6 +127,7 @@ def decode(self:Steps,
         return crop_to(x.float().cpu(), self.size)[0]
     return self.once('decode', f, _key(mask), R, upto, mix)
 
+# %% ../nbs/17_explore.ipynb #7fdc4476
 @patch
 def gain(self:Steps)->float:
     "What the normalised picture is multiplied by, as predicted."
@@ -132,8 +135,10 @@ def gain(self:Steps)->float:
 
 @patch
 def picture(self:Steps,
-    mask:Tensor=None, # by default the places above the model's own threshold
-    rounds:int=None, upto:int=None, mix:float=None, # as of `decode`
+    mask:Tensor=None, # places for the latent NAT (1,h,w) bool, by default those above the model's own threshold
+    rounds:int=None, # R, as of `decode`
+    upto:int=None, # rounds that are made, as of `decode`
+    mix:float=None, # weight of the dark picture's features, as of `decode`
     exposure=None, # mean grey in (0,1); None or auto: as predicted
 )->Image.Image:
     "The enhanced picture."
@@ -206,7 +211,8 @@ def patches(self:Steps,
 
 @patch
 def top_codes(self:Steps,
-    row:int, col:int, # of the place, in cells
+    row:int, # of the place, in cells
+    col:int, # of the place, in cells
     n:int=5, # how many
 )->tuple: # their numbers (n,), their probabilities (n,)
     "The likeliest codes of a place before the NAT."

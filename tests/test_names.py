@@ -43,6 +43,10 @@ def comment_at(comments, line, end=None):
 
 def is_static(node): return any(isinstance(d, ast.Name) and d.id == 'staticmethod' for d in node.decorator_list)
 
+def by_param(annotation):
+    "What the commands say of a parameter inside `Param(...)`, which stands where its type does."
+    return ast.unparse(annotation.args[0]) if isinstance(annotation, ast.Call) and getattr(annotation.func, 'id', '') == 'Param' and annotation.args else ''
+
 def parameters(fn, comments, method):
     "Name, annotation and comment of each parameter of `fn`, and of what it returns. As in fastcore, a line's comment is its last parameter's."
     a = fn.args
@@ -51,7 +55,7 @@ def parameters(fn, comments, method):
     for o in args: last[o.lineno] = o.arg
     if fn.returns: last[fn.returns.lineno] = 'return'
     both = fn.returns.lineno if fn.returns and ' to ' in comment_at(comments, fn.returns.lineno) else None      # `# (B,3,H,W) to (B,d,h,w)` is of what goes in, too
-    said = {o.arg: comment_at(comments, o.lineno) if last[o.lineno] == o.arg or o.lineno == both else '' for o in args}
+    said = {o.arg: by_param(o.annotation) or (comment_at(comments, o.lineno) if last[o.lineno] == o.arg or o.lineno == both else '') for o in args}
     out = [(o.arg, ast.unparse(o.annotation) if o.annotation else '', said[o.arg]) for o in args]
     if fn.returns: out.append(('return', ast.unparse(fn.returns), comment_at(comments, fn.returns.lineno)))
     return out[1:] if method and not is_static(fn) else out
