@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault('MPLBACKEND', 'Agg')
+if 'PYTEST_XDIST_WORKER' in os.environ: os.environ.setdefault('OMP_NUM_THREADS', '1')   # side by side, each worker has a core; read when torch is imported
 ROOT = Path(__file__).resolve().parents[1]
 
 
