@@ -146,6 +146,13 @@ def test_in_place(enhance, folder):
     with pytest.raises(ValueError, match='in_place'): enhance_folder(enhance, folder, folder, in_place=True, existing='skip')
     with pytest.raises(ValueError, match='is an input'): enhance_files(enhance, [(folder/'a.png', folder/'b.jpg', None, None), (folder/'b.jpg', folder/'b.jpg', None, None)], in_place=True)
 
+def test_maps_and_films_of_a_run_in_place_are_no_input_of_the_next(enhance, folder):
+    write_image(picture(20, 24), folder/'lonely_uncertainty.png')   # beside no picture called lonely: somebody's own
+    first = enhance_folder(enhance, folder, folder, in_place=True, uncertainty=True, history=True)
+    second = enhance_folder(enhance, folder, folder, in_place=True, uncertainty=True, history=True)
+    assert (folder/'a_uncertainty.png').exists() and (folder/'a_history.webp').exists()
+    assert first.done == second.done and len(first.done) == 4 and list(first.failed) == list(second.failed)
+
 def test_notes_and_summary(enhance, tmp_path):
     frames = [to_pil(picture(12, 12, i)) for i in range(3)]
     (tmp_path/'in').mkdir(); frames[0].save(tmp_path/'in/a.gif', save_all=True, append_images=frames[1:]); (tmp_path/'in/b.png').touch()
