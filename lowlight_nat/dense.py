@@ -225,11 +225,11 @@ class DenseModel(nn.Module):
         return tokens, entropy, (s2.sqrt()/(1 + s2.sqrt()) if spread else entropy) > self.cfg.tau
 
 # %% ../nbs/16_dense.ipynb #a6435c99
-OUTPUT_NAMES = 'x', 'entropy', 'mask', 'sigma', 'level', 'level_std' # what `DenseModel` gives, in this order
+OUTPUT_NAMES = 'x', 'entropy', 'mask', 'sigma', 'level', 'level_std', 'gain' # what `DenseModel` gives, in this order
 
 @patch
 def forward(self:DenseModel, x_low:Tensor, # low-light image (1,3,H,W) in [0,1]; H and W multiples of 8
-           ) -> tuple: # x (1,3,H,W) in [0,1]; entropy, mask, sigma (1,h,w); level, level_std (1,): `OUTPUT_NAMES`
+           ) -> tuple: # x (1,3,H,W) in [0,1]; entropy, mask, sigma (1,h,w); level, level_std, gain (1,): `OUTPUT_NAMES`
     "Enhance one picture, as `LowLightNAT` does"
     m, cfg, q, stats = self.model, self.cfg, self.model.vqgan.quantizer, picture_stats(x_low)
     e = m.encoder(x_low, stats)
@@ -239,5 +239,5 @@ def forward(self:DenseModel, x_low:Tensor, # low-light image (1,3,H,W) in [0,1];
     if self.latent: placed, tokens = dense_decode(m.nat, placed, tokens, mask, q.codes, e.cond, cfg.factor**0.5*sigma, overview(stats), self.latent)
     vq = m.vqgan.features(q.lookup(tokens))
     out = m.fusion(placed.permute(0, 3, 1, 2), e.feats, vq[:2], mask, self.feature, None, False, sigma)
-    m0 = level.log_level.exp()
-    return (out.x*(m0/cfg.norm_level).view(-1, 1, 1, 1)).clamp(0, 1), entropy, mask, sigma, m0, level.log_std.exp()
+    gain = m.gain(out.x, level.log_level, level.log_std)
+    return (out.x*gain.view(-1, 1, 1, 1)).clamp(0, 1), entropy, mask, sigma, level.log_level.exp(), level.log_std.exp(), gain

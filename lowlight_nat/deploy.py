@@ -242,8 +242,7 @@ def __call__(self:OnnxEnhancer, src, # path, open file, PIL picture, array (H,W,
     if size[0]*size[1] > self.pixels: raise ImageError(f'The picture has {size[0]*size[1]:,} pixels, and this file is run on at most {self.pixels:,}: make it smaller, raise pixels=, or use Enhancer, which works in tiles.')
     o = self.run(pad_to_multiple(p.x[None], 16 if min(size) < 16 else 8)[0])
     maps = [crop_to(o[k], [-(-n//CELL) for n in size])[0].clone() for k in ('entropy', 'sigma', 'mask')]
-    level = o.level.item()
-    return Enhanced(crop_to(o.x, size)[0].contiguous(), *maps, level, o.level_std.item(), level/self.meta.norm_level, source=replace(p, x=None))
+    return Enhanced(crop_to(o.x, size)[0].contiguous(), *maps, o.level.item(), o.level_std.item(), o.gain.item(), source=replace(p, x=None))
 
 # %% ../nbs/16_deploy.ipynb #ca1ba582
 def has_compiler() -> bool:

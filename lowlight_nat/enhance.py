@@ -263,7 +263,7 @@ def _finish(self:Enhancer, p, fields, level, hists, notes, o):
     "An `Enhanced` of the fields (1,C,H,W) of a picture."
     size,(x_norm,maps,*film) = p.x.shape[-2:],fields
     x_norm,(entropy,sigma,mask) = crop_to(x_norm, size)[0],crop_to(maps, [-(-n//CELL) for n in size])[0].clone()
-    gain = level[0]/self.model.cfg.norm_level if o.exposure is None else match_level(x_norm, o.exposure)
+    gain = self.model.gain(x_norm[None], *torch.tensor(level).log().view(2,1)).item() if o.exposure is None else match_level(x_norm, o.exposure)
     def done(y, x):
         y = y.mul_(gain).clamp_(0,1).contiguous()
         return y if o.strength==1 else y.lerp_(x, 1-o.strength)

@@ -129,9 +129,12 @@ def decode(self:Steps,
 
 # %% ../nbs/17_explore.ipynb #7fdc4476
 @patch
-def gain(self:Steps)->float:
+def gain(self:Steps,
+    x:Tensor=None, # exposure-normalised picture (3,H,W) whose lights are spared; None: as the head predicts, whatever is clipped
+)->float:
     "What the normalised picture is multiplied by, as predicted."
-    return self.align().log_level.exp().item()/self.model.cfg.norm_level
+    a,m = self.align(),self.model
+    return a.log_level.exp().item()/m.cfg.norm_level if x is None else m.gain(x[None].to(a.log_level.device), a.log_level, a.log_std).item()
 
 @patch
 def picture(self:Steps,
@@ -143,7 +146,7 @@ def picture(self:Steps,
 )->Image.Image:
     "The enhanced picture."
     x,e = self.decode(self.mask() if mask is None else mask, rounds, upto, mix),parse_exposure(exposure)
-    return to_pil((x*(self.gain() if e is None else match_level(x, e))).clamp(0,1))
+    return to_pil((x*(self.gain(x) if e is None else match_level(x, e))).clamp(0,1))
 
 # %% ../nbs/17_explore.ipynb #7d6f4cbe
 def as_html(

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['EXPOSURE_HEADS', 'exposure_normalise', 'overview', 'pool_places', 'exposure_view', 'ExposureHead', 'attend',
            'AttentionExposure', 'AsDecoded', 'exposure_head', 'fit_exposure', 'pick_views', 'inspect_exposure',
-           'coverage', 'parse_exposure']
+           'coverage', 'spare_lights', 'parse_exposure']
 
 # %% ../nbs/08_exposure.ipynb #24ebb873
 import math, torch
@@ -170,6 +170,24 @@ def coverage(log_level:Tensor, # predicted (N,)
     "How often the truth lies where the head says"
     z = ((level.log() - log_level)/log_std.exp()).abs()
     return [(z <= s).float().mean().item() for s in sigmas]
+
+# %% ../nbs/08_exposure.ipynb #838cd50a
+def spare_lights(x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not clipped
+                 log_level:Tensor, # mu (B,), of an exposure head
+                 log_std:Tensor, # log s (B,)
+                 norm_level:float=0.4, # m_0, grey mean of exposure-normalised pictures
+                 weight:float=1000., # lambda, how much values above 1 count; 0: not at all
+                 steps:int=8, # of Newton's method
+                 every:int=3, # pixel that is looked at
+                ) -> Tensor: # log level (B,), `log_level` or below
+    "Lower a level, within its own doubt, where it would clip lights"
+    x, l, precision = x_norm[..., ::every, ::every].detach().float(), log_level, (-2*log_std).exp()
+    for _ in range(steps):
+        u = x*(l.exp()/norm_level).view(-1, 1, 1, 1)
+        over = F.relu(u - 1)
+        slope = (l - log_level)*precision + 2*weight*(over*u).mean((1, 2, 3))
+        l = l - slope/(precision + 2*weight*(over.sign()*(2*u - 1)*u).mean((1, 2, 3)))
+    return l
 
 # %% ../nbs/08_exposure.ipynb #13e54c0a
 def parse_exposure(exposure, # mean grey of the result, in (0,1), as number or text; 'auto' or None: as predicted

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch, store_attr
 from .codebook import VQGAN
 from .decoder import FeatureNAT, FusionDecoder
-from .exposure import EXPOSURE_HEADS, AsDecoded, exposure_head, exposure_normalise, overview
+from .exposure import EXPOSURE_HEADS, AsDecoded, exposure_head, exposure_normalise, overview, spare_lights
 from .flow import ConditionalEncoder, ConditionalFlow, SpreadHead, picture_stats
 from .glare import GlareSizes
 from .glare_release import glare_from_files, glare_parts
@@ -77,6 +77,7 @@ class NATConfig(TrainingPlan):
     bound: float = 0.8               # largest |log-scale| of a flow layer
     norm_level: float = 0.4          # grey mean of exposure-normalised pictures
     exposure_head: str = 'statistics' # what predicts the level: statistics, or attention (statistics, and places that learned queries look at)
+    lights: float = 1000.            # how much clipped lights count against the predicted level; 0: not at all
     # latent NAT
     nat_width: int = 96              # of the transformer
     nat_depth: int = 2               # layers
@@ -111,6 +112,7 @@ def _check(self:NATConfig):
         raise ValueError("NATConfig: arch='glare' takes quantizer='ema', no rotation, and vq_channels in multiples of the first, which is a multiple of 32")
     if self.mask_by not in ('entropy', 'spread'): raise ValueError(f'NATConfig: mask_by={self.mask_by!r} must be entropy or spread')
     if self.exposure_head not in EXPOSURE_HEADS: raise ValueError(f'NATConfig: exposure_head={self.exposure_head!r} must be {" or ".join(EXPOSURE_HEADS)}')
+    if not 0 <= self.lights < float('inf'): raise ValueError(f'NATConfig: lights={self.lights} must be a number, 0 or more')
     if self.structure not in ('ssim', 'ms_ssim'): raise ValueError(f'NATConfig: structure={self.structure!r} must be ssim or ms_ssim')
     if not 0 < self.factor < float('inf'): raise ValueError(f'NATConfig: factor={self.factor} must be positive; 1 takes the spread as the head gives it')
     for name in 'tau', 'synthetic', 'relight', 'whole', 'nat_off', 'mask_share':
@@ -259,6 +261,19 @@ def decode(self:LowLightNAT, a:AttrDict, # of `align`
     with torch.no_grad(): vq = self.vqgan.features(self.vqgan.quantizer.lookup(r.tokens))
     return self.fusion(r.z, a.feats, vq[:2], r.mask, rounds, mix, record, a.sigma.detach(), allow)
 
+# %% ../nbs/08_model.ipynb #27e68ba3
+@patch
+def gain(self:LowLightNAT, x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not clipped
+         log_level:Tensor, # as predicted (B,)
+         log_std:Tensor, # its standard deviation's logarithm (B,)
+         level:float=None, # grey mean wanted in (0,1], by default as predicted
+        ) -> Tensor: # (B,)
+    "What a normalised picture is multiplied by"
+    c = self.cfg
+    if level is not None: return torch.full_like(log_level, level)/(grey_mean(x_norm.float()).clamp(min=0.02) if c.arch == 'glare' else c.norm_level)
+    spared = c.lights and c.arch != 'glare'     # GLARE's network has no head that could doubt
+    return (spare_lights(x_norm, log_level, log_std, c.norm_level, c.lights) if spared else log_level).exp()/c.norm_level
+
 # %% ../nbs/08_model.ipynb #d37ebd3a
 @patch
 def forward(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]; H and W multiples of 8
@@ -273,17 +288,15 @@ def forward(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
             stats:AttrDict=None, # `picture_stats` of the whole picture, where x_low is a tile of it
             seed:int=0, # of the sample, where heat > 0
             allow:Tensor=None, # places that the NATs may refine (B,h,w) bool, by default all
-           ) -> AttrDict: # x (B,3,H,W) in [0,1], x_norm, level (B,), level_std (B,) of its logarithm, level_attention, entropy, mask, sigma, tokens (B,h,w), z_tilde, z (B,d,h,w), history, feature_history
+           ) -> AttrDict: # x (B,3,H,W) in [0,1]: x_norm times gain (B,); level (B,), level_std (B,) of its logarithm, level_attention, entropy, mask, sigma, tokens (B,h,w), z_tilde, z (B,d,h,w), history, feature_history
     "Enhance a batch of dark pictures"
     self.check(x_low)
     a = self.align(x_low, stats, heat, seed)
     r = self.refine(a, tau, rounds if latent_nat else 0, record, allow=allow)
     r.log_q = None   # of use in training only
     d = self.decode(a, r, rounds if decoder_nat else 0, mix, record, allow)
-    m = a.log_level.exp() if level is None else torch.full_like(a.log_level, level)
-    if level is not None and self.cfg.arch == 'glare': m = level*self.cfg.norm_level/grey_mean(d.x.float()).clamp(min=0.02)
-    x = (d.x.float()*(m/self.cfg.norm_level).view(-1, 1, 1, 1)).clamp(0, 1)
-    return AttrDict(x=x, x_norm=d.x, level=m, level_std=a.log_std.exp(), level_attention=a.attention, entropy=r.entropy, mask=r.mask, sigma=a.sigma, tokens=r.tokens,
+    gain = self.gain(d.x, a.log_level, a.log_std, level)
+    return AttrDict(x=(d.x.float()*gain.view(-1, 1, 1, 1)).clamp(0, 1), x_norm=d.x, gain=gain, level=a.log_level.exp() if level is None else torch.full_like(gain, level), level_std=a.log_std.exp(), level_attention=a.attention, entropy=r.entropy, mask=r.mask, sigma=a.sigma, tokens=r.tokens,
                     z_tilde=a.z_tilde, z=r.z, history=r.history, feature_history=d.nat.history)
 
 # %% ../nbs/08_model.ipynb #f6c0a525

@@ -314,7 +314,7 @@ class App:
     ):
         self.tools = [BeforeAfter(), Explorer(), Inspector(), Brush()]
         self.upload = Upload(enhancer, lambda steps: self.draw(), self.settings)
-        self.which = W.ToggleButtons(options=[(o.title, i) for i,o in enumerate(self.tools)], description='Tool')
+        self.which = W.ToggleButtons(options=[(o.title, i) for i,o in enumerate(self.tools)], description='Tool', style=dict(button_width='13em'))
         self.which.observe(lambda _: self.draw(), 'value')
         self.place = W.VBox([])
         self.box = W.VBox([W.HTML('<h1>lowlight_nat</h1><p>Everything happens on this computer; pictures are kept in memory only.</p>'), self.upload.box, self.which, self.place])

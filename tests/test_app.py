@@ -1,11 +1,12 @@
-"The app in a browser: headless Chromium, driven by keys, through Voila."
-import os, shutil, signal, socket, subprocess, sys, time, urllib.request
+"The app in a browser: headless Chromium, driven by keys, through Voila and in JupyterLab."
+import json, os, shutil, signal, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 
 import numpy as np, pytest
 from PIL import Image
 
 from lowlight_nat.enhance import Enhancer
+from lowlight_nat.widgets import write_app
 
 LOCAL = 'http://127.0.0.1:', 'ws://127.0.0.1:', 'data:', 'blob:', 'chrome'   # what the page may ask for
 SHOTS = os.environ.get('LOWLIGHT_SHOTS')                                      # a folder, to look at what the page showed
@@ -80,7 +81,7 @@ class Page:
 
 def upload(page, path):
     "Choose a file, as the dialogue would."
-    element = until(lambda: page.js("(() => { const o = (window.inputs || []).filter(o => o.type == 'file' && !o.done)[0]; if (o && !o.isConnected) { o.style.display = 'block'; document.body.append(o) } return o })()"), 120, page.told)
+    element = until(lambda: page.js("(() => { const o = (window.inputs || []).filter(o => o.type == 'file').at(-1); if (o && !o.isConnected) { o.style.display = 'block'; document.body.append(o) } return o })()"), 120, page.told)
     element.send_keys(str(path))
 
 
@@ -94,14 +95,11 @@ def click(page, driver, row, column):
     assert f'row {row}, column {column} marked' in page.changed(before)[0][0]
     page.shot('clicked')
 
-def test_app(driver, address, tmp_path):
+def drive(page, driver, tmp_path, host):
+    "All that a reader may do, from a wrong file to the saved result."
     from selenium.webdriver.common.keys import Keys
-    url, log, _ = address
-    page = Page(driver)
     dark = Image.effect_noise((90, 60), 20).convert('RGB').point(lambda v: v//6)
     dark.save(tmp_path/'night.png'); (tmp_path/'odd.jpg').write_bytes(b'no picture')
-    driver.get(url)
-    until(lambda: page.button('Rounds and threshold'), 120, lambda: log.read_text() + page.told())
 
     # a file that is no picture gets a sentence; a picture is shown
     upload(page, tmp_path/'odd.jpg')
@@ -110,7 +108,7 @@ def test_app(driver, address, tmp_path):
     upload(page, tmp_path/'night.png')
     first = page.changed([])
     assert len(first) == 1 and first[0][0].startswith('The left 50 percent')
-    page.shot('before_after')
+    page.shot(f'{host}_before_after')
 
     # by keys alone: to the slider by Tab, and moved by an arrow
     page.js('document.activeElement.blur()')
@@ -127,7 +125,7 @@ def test_app(driver, address, tmp_path):
         before = until(lambda: len(o := page.images()) == figures and o, 60, page.told)
         page.press(page.slider(slider), Keys.ARROW_LEFT)
         page.changed(before)
-        page.shot(tool.split()[0].lower())
+        page.shot(f'{host}_{tool.split()[0].lower()}')
         assert all(alt for alt, _ in page.images())
         if tool == 'One place': click(page, driver, 2, 16)
 
@@ -139,16 +137,62 @@ def test_app(driver, address, tmp_path):
     until(lambda: not list(driver.down.glob('*.crdownload')), 30)
     want = Enhancer.from_pretrained(device='cpu')(tmp_path/'night.png', rounds=4).image
     assert abs(np.array(Image.open(file)).astype(int) - np.array(want)).max() <= 1
-    page.shot('saved')
+    page.shot(f'{host}_saved')
+
+def test_app(driver, address, tmp_path):
+    url, log, _ = address
+    page = Page(driver)
+    driver.get(url)
+    until(lambda: page.button('Rounds and threshold'), 120, lambda: log.read_text() + page.told())
+    drive(page, driver, tmp_path, 'voila')
 
     # nothing went wrong unseen, and nobody else was asked
     errors = [o['message'] for o in driver.get_log('browser') if o['level'] == 'SEVERE']
     assert errors == []
-    import json
     sent = [json.loads(o['message'])['message'] for o in driver.get_log('performance')]
     urls = [o['params']['request']['url'] for o in sent if o['method'] == 'Network.requestWillBeSent']
     assert len(urls) > 5 and [o for o in urls if not o.startswith(LOCAL)] == []
     assert 'Traceback' not in log.read_text()
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory):
+    "The address of a notebook that shows the app, in a JupyterLab of its own settings, and its log."
+    pytest.importorskip('jupyterlab', reason="JupyterLab isn't installed: pip install -e '.[dev]'")
+    folder = tmp_path_factory.mktemp('lab')
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    home = {k: str(folder/k.lower()) for k in ('JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_SETTINGS_DIR', 'JUPYTERLAB_WORKSPACES_DIR')}
+    (folder/'work').mkdir(); write_app(folder/'work', device='cpu')
+    (folder/'jupyter_config_dir/labconfig').mkdir(parents=True)   # no question about news over the page
+    (folder/'jupyter_config_dir/labconfig/page_config.json').write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
+    log, p = folder/'log.txt', None
+    line = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=', '--LabApp.expose_app_in_browser=True',
+            f'--ServerApp.root_dir={folder/"work"}']
+    with log.open('w') as f: p = subprocess.Popen(line, stdout=f, stderr=f, stdin=subprocess.DEVNULL, env=os.environ | home | dict(OMP_NUM_THREADS='1'), start_new_session=True)
+    try:
+        until(lambda: listens(port) or p.poll() is not None, 120, log.read_text)
+        assert p.poll() is None, log.read_text()
+        yield f'http://127.0.0.1:{port}/doc/tree/lowlight_nat.ipynb', log
+    finally:
+        os.killpg(p.pid, signal.SIGTERM)
+        try: p.wait(30)
+        except subprocess.TimeoutExpired: os.killpg(p.pid, signal.SIGKILL)
+
+def test_app_in_jupyterlab(driver, lab, tmp_path):
+    "The same tools, in a cell of a notebook"
+    url, log = lab
+    for o in driver.down.iterdir(): o.unlink()
+    driver.get(url)
+    page = Page(driver)
+    until(lambda: page.js("!!document.querySelector('.jp-Cell') && !!window.jupyterapp"), 120, lambda: log.read_text() + page.told())
+    until(lambda: page.js("!!document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')"), 120, page.told)
+    def begun():   # asked for too early, the cell is not run, or there is a question about kernels
+        if b := page.js("document.querySelector('.jp-Dialog .jp-mod-accept')"): b.click()
+        page.js("document.querySelector('.jp-Cell .cm-content')?.focus()"); page.js("jupyterapp.commands.execute('notebook:run-all-cells'), 0")
+        time.sleep(5)
+        return page.js("!document.querySelector('.jp-Dialog') && !/\\[ ?\\]/.test(document.querySelector('.jp-Cell .jp-InputPrompt').textContent)")
+    until(begun, 120, page.told)
+    until(lambda: page.button('Rounds and threshold'), 180, lambda: log.read_text()[-2000:] + page.told())
+    drive(page, driver, tmp_path, 'lab')
 
 def test_served_to_this_computer_alone(address):
     url, _, p = address

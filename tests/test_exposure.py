@@ -49,3 +49,28 @@ def test_the_user_overrules_the_head():
 def test_coverage_counts():
     level = torch.tensor([0.4, 0.4, 0.4]); log_level = level.log() + torch.tensor([0., 0.15, 0.5])
     assert coverage(log_level, torch.full((3,), 0.1).log(), level) == pytest.approx([1/3, 2/3])
+
+def bright(lights=1000.):
+    "A network whose normalised pictures are bright everywhere, so that any level clips them"
+    torch.manual_seed(0)
+    model = LowLightNAT(replace(TOY, lights=lights)).eval()
+    with torch.no_grad(): model.fusion.conv_out[1].bias += 2
+    return model
+
+def test_lights_lower_the_level_within_its_doubt():
+    x = torch.rand(2, 3, 64, 96)*0.2
+    with torch.no_grad(): out, off = bright()(x), bright(0.)(x)
+    torch.testing.assert_close(off.gain, off.level/0.4)
+    assert torch.equal(out.level, off.level) and (out.gain < off.gain*0.9).all() and (out.gain > off.gain*(-4*out.level_std).exp()).all()
+    torch.testing.assert_close(out.x, (out.x_norm*out.gain.view(-1, 1, 1, 1)).clamp(0, 1))
+    assert (out.x == 1).float().mean() < (off.x == 1).float().mean()
+
+def test_lights_of_the_whole_picture_decide_and_the_user_overrules():
+    model, x = bright(), torch.rand(3, 176, 240)*0.2
+    whole, cut = Enhancer(model, tile=128, overlap=32, whole=10**6)(x), Enhancer(model, tile=128, overlap=32, whole=0)(x)
+    assert whole.gain < 0.9*whole.level/0.4 and cut.gain < 0.9*cut.level/0.4 and abs(cut.gain - whole.gain) < 0.05*whole.gain
+    wish = Enhancer(model)(x, exposure=0.9)
+    assert wish.x.mean() == pytest.approx(0.9, abs=0.02) and wish.level == whole.level
+
+def test_lights_are_a_number():
+    with pytest.raises(ValueError, match='lights=-1 must be a number, 0 or more'): replace(TOY, lights=-1)

@@ -7,6 +7,7 @@ from lowlight_nat.enhance import Enhancer
 from lowlight_nat.images import read_image, write_image
 from lowlight_nat.metrics import score_pair
 from lowlight_nat.model import load_model, read_metadata, weights_path
+from lowlight_nat.stages import STAGES as MODEL_STAGES
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = HERE.parents[1]/'samples'
@@ -47,6 +48,12 @@ def overlap(v):
     m = {k: sum(r[k] for r in new)/len(new) for k in ('psnr_gt_mean', 'ssim_gt_mean', 'psnr', 'ssim')}
     return f"{v['note']} Without {', '.join(v['trained_on'])}: {m['psnr_gt_mean']:.2f} dB, SSIM {m['ssim_gt_mean']:.3f} GT-mean; {m['psnr']:.2f} dB, SSIM {m['ssim']:.3f} raw. "
 
+COMMITS = {'d6bfd63e': '5278f5d', '369a51e9': '1b9144e'} # by the beginning of a file's SHA-256: where an earlier edition of the weights is in the history
+
+def editions(about):
+    "What the metadata say of each training, the first one first"
+    return (editions(about['start']) if 'start' in about else []) + [about]
+
 def table(rows): return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [rows[0], ['---']*len(rows[0]), *rows[1:]])
 
 def card():
@@ -57,17 +64,18 @@ def card():
     said = failures(Enhancer.from_pretrained('small', device='cpu'))
     worst = sorted(systems['both']['rows'], key=lambda r: r['psnr_gt_mean'])
     systems_table = table([['system', 'PSNR GT-mean', 'SSIM GT-mean', 'PSNR raw', 'SSIM raw'], *[[names[k], *(f'{s[m]:.{d}f}' for m, d in (('psnr_gt_mean', 2), ('ssim_gt_mean', 4), ('psnr', 2), ('ssim', 4)))] for k, s in systems.items()]])
-    first = about.get('start') or dict(about, steps=cfg.steps)
-    STAGES = list(first['stages'])
-    stages = [['', 'stage', 'steps', 'seconds'], *[['first', k, str(n), str(first['stages'][k]['seconds'])] for k, n in zip(STAGES, first['steps'])]]
-    if 'start' in about: stages += [['then', k, str(n), str(about['stages'][k]['seconds'])] for k, n in zip(STAGES, cfg.steps) if k in about['stages']]
-    stages = table(stages)
-    begun = START.format(**first, ssim=first['val']['ssim_gt_mean'], psnr=first['val']['psnr_gt_mean'], light=cfg.relight) if 'start' in about else ''
+    all_, STAGES = editions(dict(about, steps=cfg.steps)), list(MODEL_STAGES)
+    stages = table([['training', 'stage', 'steps', 'seconds'], *[[str(i), k, str(n), str(e['stages'][k]['seconds'])] for i, e in enumerate(all_, 1) for k, n in zip(STAGES, e['steps']) if k in e['stages']]])
+    begun = [EDITION.format(i=i, command=e['command'], ssim=e['val']['ssim_gt_mean'], psnr=e['val']['psnr_gt_mean'], commit=COMMITS[then['start']['sha256'][:8]], **{k: then['start'][k] for k in ('sha256', 'file')})
+             for i, (e, then) in enumerate(zip(all_, all_[1:]), 1)]
+    begun = '\n'.join(begun + [LIGHT.format(light=cfg.relight)]*(cfg.relight > 0))
     CARD.write_text(TEXT.format(size=size/1e6, params=sum(p.numel() for p in model.parameters())/1e6, v=v, command=about['command'], seed=about['seed'], torch=about['torch'], note=about['note'], share=cfg.synthetic, begun=begun,
                                 systems=systems_table, stages=stages, failures='\n'.join(f'{i}. {s}' for i, s in enumerate(said, 1)), low=worst[0]['psnr_gt_mean'], high=worst[-1]['psnr_gt_mean'], overlap=overlap(v),
                                 verdict=verdict(systems)), encoding='utf-8')
 
-START = '''The first edition was trained by `{command}` and had {psnr:.2f} dB, SSIM {ssim:.3f} GT-mean; it is `lowlight_nat/weights/small.safetensors` as of commit 5278f5d, SHA-256 `{sha256}`, in the command called `{file}`. In the second training {light:.0%} of the pairs were put under another light (chapter on darkness), and factor and threshold of the masks were set before it.'''
+EDITION = '''{i}. `{command}`: {psnr:.2f} dB, SSIM {ssim:.3f} GT-mean. Its weights are `lowlight_nat/weights/small.safetensors` as of commit {commit}, SHA-256 `{sha256}`, in the next command called `{file}`.'''
+LIGHT = '''
+From the second training on, {light:.0%} of the pairs were put under another light (chapter on darkness); factor and threshold of the masks were set before each.'''
 
 TEXT = '''# Model card: `small.safetensors`
 
@@ -75,7 +83,9 @@ Made by `python nbs/figures/card.py` from the checkpoint's own metadata and from
 
 **What it is.** The preset `small` of LowLightNAT: {params:.1f} million parameters, {size:.1f} MB as float16. `Enhancer.from_pretrained()` loads it.
 
-**How it was trained.** `{command}`, seed {seed}, PyTorch {torch}, on a CPU. {note} {begun}
+**How it was trained.** `{command}`, seed {seed}, PyTorch {torch}, on a CPU. {note} What it stands on:
+
+{begun}
 
 Data: LOL-v1, one 256x256 crop of each of 340 training scenes; in {share:.0%} of the draws the dark picture is not LOL's but made from the bright one by the formulas of the chapter on darkness, one to eight stops down. Validated on 12 further training scenes of 400x600. The sample pictures of this repository were not trained on.
 

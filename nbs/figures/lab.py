@@ -221,7 +221,7 @@ def train(form, seed, steps, data, weights='small', structure=.2):
     if form == 'tone':
         with torch.no_grad(): net.tone.out.weight.zero_(); net.tone.out.bias.zero_()
         row['rounds'] = {0: scores(net, dls)['psnr_gt_mean']}
-    return row | dict(seconds=round(time.time() - start), command=f'python nbs/figures/lab.py --form {form} --seed {seed} --steps {steps}' + (f' --structure {structure}' if structure != .2 else ''))
+    return row | dict(seconds=round(time.time() - start), command=f'python nbs/figures/lab.py --form {form} --seed {seed} --steps {steps}' + (f' --structure {structure}' if structure != .2 else '') + (f' --weights {Path(weights).name}' if weights != 'small' else ''))
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,8 +1,10 @@
 "Memory and speed of training: writes run/memory.json beside this file. Parts given as arguments are measured anew, the others kept; see `python nbs/figures/memory.py --help`"
 import argparse, json, platform, statistics, time, torch
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from lowlight_nat.callbacks import sum_terms
+from lowlight_nat.darkness import random_low_light
 from lowlight_nat.data import LowLightDataLoaders
 from lowlight_nat.model import LowLightNAT, NATConfig
 from lowlight_nat.stages import STAGES, trainable
@@ -66,14 +68,16 @@ def base():
 
 def speed(folder, presets):
     "Steps per second, and the share of time waiting for data: micro-batch 1; for `small` also the plan's batches, without and with a process that draws"
-    def make(workers): return lambda size, bs, n: LowLightDataLoaders.from_folder(folder, size=size, bs=bs, items_per_epoch=n, num_workers=workers)
+    def make(cfg, stage, workers):   # as `training.folder_dls` and `train_stage` have it, and a process that draws
+        plan = dict(synthetic=cfg.synthetic*(stage != 'codebook'), darken=partial(random_low_light, exposure=(-8., -1.)), relight=cfg.relight, transpose=cfg.transpose)
+        return lambda size, bs, n: LowLightDataLoaders.from_folder(folder, size=size, bs=bs, items_per_epoch=n, num_workers=workers, **plan)
     rows = []
     for preset in presets:
         cfg = NATConfig.preset(preset)
         for batch, workers in ((1, 0), (None, 0), (None, 1)) if preset != 'base' else ((1, 0),):
             model = LowLightNAT(cfg)
             for stage in STAGES:
-                r = step_speed(model, make(workers), stage, batch, **(dict(steps=2, warm=1) if preset == 'base' else dict(steps=8, warm=2)))
+                r = step_speed(model, make(cfg, stage, workers), stage, batch, **(dict(steps=2, warm=1) if preset == 'base' else dict(steps=8, warm=2)))
                 rows.append(dict(preset=preset, stage=stage, crop=model.cfg.crop[list(STAGES).index(stage)], threads=torch.get_num_threads(), workers=workers, **r)); print(rows[-1], flush=True); keep('speed', rows)
 
 if __name__ == '__main__':
