@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest, torch
 from lowlight_nat.enhance import Enhancer
-from lowlight_nat.exposure import EXPOSURE_HEADS, coverage, exposure_head, exposure_view, parse_exposure
+from lowlight_nat.exposure import EXPOSURE_HEADS, coverage, exposure_head, exposure_view, parse_exposure, spare_lights
 from lowlight_nat.flow import picture_stats
 from lowlight_nat.model import LowLightNAT, NATConfig, load_model, read_metadata, save_model, weights_path
 
@@ -64,6 +64,15 @@ def test_lights_lower_the_level_within_its_doubt():
     assert torch.equal(out.level, off.level) and (out.gain < off.gain*0.9).all() and (out.gain > off.gain*(-4*out.level_std).exp()).all()
     torch.testing.assert_close(out.x, (out.x_norm*out.gain.view(-1, 1, 1, 1)).clamp(0, 1))
     assert (out.x == 1).float().mean() < (off.x == 1).float().mean()
+
+@pytest.mark.parametrize('std', [0.03, 0.2, 0.6])
+def test_the_spared_level_is_the_likeliest(std):
+    "Lower or higher, the sum of both terms is larger"
+    g = torch.Generator().manual_seed(1)
+    x, mu = 1.2*torch.rand(2, 3, 30, 30, generator=g), torch.tensor([0.4, 0.5]).log()
+    def cost(l): return ((l - mu)/std)**2/2 + 1000*((x*(l.exp()/0.4).view(-1, 1, 1, 1) - 1).clamp(min=0)**2).mean((1, 2, 3))
+    l = spare_lights(x, mu, torch.full((2,), std).log(), every=1)
+    assert (l < mu).all() and all((cost(l + d) > cost(l)).all() for d in (-0.01, 0.01))
 
 def test_lights_of_the_whole_picture_decide_and_the_user_overrules():
     model, x = bright(), torch.rand(3, 176, 240)*0.2
