@@ -153,6 +153,7 @@ MAPS = [('name', 'map', ''), ('auroc_wrong', 'AUROC wrong token', '.3f'), ('auro
 RESULTS = {
     'exp_table1': ('Table 1: systems trained from nothing', '15_table1.ipynb', table_of, 'Each system trained on the same pictures with the same budget, and scored by the same protocol.'),
     'exp_ablation': ('What each NAT adds where it was trained for', '15_table1.ipynb', table_of, ''),
+    'perceptual': ('The same systems by a perceptual distance', '15_table1.ipynb', plain([('system', 'system', ''), ('ablation', 'trained each for itself', '.4f'), ('low', 'lowest', '.4f'), ('high', 'highest', '.4f'), ('bundled', 'bundled weights, switched', '.4f')]), "Features of the bundled codebook's encoder, at equal grey mean; less is better. It is not LPIPS."),
     'exp_table2': ('Table 2: rounds', '15_experiments.ipynb', table_of, 'The bundled checkpoint with 0 to 8 rounds.'),
     'exp_tau': ('Threshold and rounds', '15_experiments.ipynb', table_of, ''),
     'exp_brightness': ('Darker input', '15_experiments.ipynb', table_of, ''),
@@ -161,6 +162,7 @@ RESULTS = {
     'uncertainty': ('The same, with the maps that the chapter draws', '15_uncertainty.ipynb', plain(MAPS, 'maps'), ''),
     'rounds': ('Rounds, measured on the tokens', '06_nat.ipynb', plain([('name', 'reading', ''), ('masked', 'masked', '.3f'), ('cross_entropy', 'cross-entropy', '.3f'), ('accuracy', 'accuracy', '.3f'), ('psnr_gt_mean', 'PSNR GT-mean', '.2f'), ('ssim_gt_mean', 'SSIM GT-mean', '.4f')]), ''),
     'exposure': ('Exposure heads', '08_exposure.ipynb', plain([('name', 'head', ''), ('val error', 'error of the level', '.3f'), ('raw PSNR', 'PSNR raw', '.2f'), ('GT-mean PSNR', 'PSNR GT-mean', '.2f'), ('cv error', 'error, cross-validated', '.3f')]), ''),
+    'lights': ('Sparing the lights', '08_exposure.ipynb', plain([('weight', 'weight', 'd'), *((f'{s} {k}', f'{k}, {n}', f) for s, n in (('val', 'val'), ('train', 'training pieces')) for k, f in (('GT-mean PSNR', '.2f'), ('raw PSNR', '.2f'), ('moved', '.3f')))]), 'The level lowered where it would clip, by how much clipping counts.'),
     'quantizers': ('Quantizers', '02_quantizers.ipynb', plain([('name', 'quantizer', ''), ('n_codes', 'codes', 'd'), ('psnr', 'PSNR', '.2f'), ('ssim', 'SSIM', '.3f'), ('used', 'codes in use', '.3f'), ('perplexity', 'perplexity', '.1f')]), 'Reconstruction of well-lit pictures after a short training each.'),
     'flow_vs_regression': ('Flow or regression', '04_flow.ipynb', plain([('name', 'aligner', ''), ('latent_l1', 'latent L1', '.3f'), ('high_frequency', 'high frequency kept', '.3f'), *SCORES], 'mean'), 'Means over the seeds, at equal steps.'),
     'lab': ('Thirteen forms of the network', 'lab_nat_gain.ipynb', lab, 'At equal steps.'),

@@ -193,6 +193,7 @@ def test_rounds_with_nothing_masked_are_free(model, x, kept, monkeypatch):
     none, one, six = (_count(model, x, 'float32', dict(tau=tau, rounds=r))['whole'].flops for r in (0, 1, 6))
     assert one == six and (one > none) == kept
 
+@pytest.mark.alone
 def test_seconds_follow_the_mask(model):
     """Fastest of several interleaved runs, CPU seconds; neighbours may differ by the noise of the clock.
     The NAT on the latent must take clearly less at 5% than at 90%: a third of the multiply-adds. The NAT on features is 3% of its stage: no clock tells, the counts do."""
@@ -224,6 +225,7 @@ def test_official_figures(root, dtype):
 # --- its limits ---
 
 @pytest.mark.parametrize('share', [.4])
+@pytest.mark.alone
 def test_small_with_both_nats(share):
     """Both NATs: at most 12% more memory (weights and working memory, and of the whole process) and 25% more time than GLARE, 400x600, two threads.
     A shared machine is given the least of three ratios (wall, CPU seconds, fastest round) and twice the share; LOWLIGHT_TIME_SLACK=1 asks for the target itself.

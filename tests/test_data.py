@@ -258,6 +258,7 @@ def test_real_pairs_fit_together(lol_data):
         r.append(torch.corrcoef(torch.stack([l, h]))[0, 1].item())
     assert sum(r)/len(r) > 0.7, 'dark and bright crops show the same scene'
 
+@pytest.mark.alone
 def test_a_batch_of_real_pairs_is_drawn_in_no_time(lol_data):
     dls = LowLightDataLoaders.from_folder(lol_data, device='cpu')
     dls.train.dataset.preload()

@@ -480,6 +480,7 @@ print(json.dumps(dict(seconds=min(times[1:]), peak=peak)))
 
 @bundled
 @pytest.mark.skipif(sys.platform == 'win32', reason='the module resource is not on Windows')
+@pytest.mark.alone
 def test_time_and_memory():
     """A picture of 400x600: at most 1.5 s and 1.2 GB on two cores.
     A shared machine gets three tries and twice the time; LOWLIGHT_TIME_SLACK=1 asks for the target itself."""

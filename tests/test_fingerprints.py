@@ -87,6 +87,7 @@ def test_json_round_trip_in_another_process(tmp_path):
     (found,) = ast.literal_eval(out)
     assert found[:3] == ('1', '1', 1) and found[3] >= THRESHOLD
 
+@pytest.mark.alone
 def test_340_pictures_take_40_kb_and_12_are_looked_up_in_seconds():
     g = np.random.default_rng(0)
     fps = [type(fingerprint(scene(0)))(16, 16, g.bytes(60), str(i)) for i in range(339)] + [fingerprint(scene(0)[:, :256, :256], 'this')]
@@ -141,6 +142,7 @@ def real(lol_data):
     train, val = find_pairs(lol_data, 'train'), find_pairs(lol_data, 'val')
     return fingerprints(train), val, {p.name: read_image(p.high) for p in val}
 
+@pytest.mark.alone
 def test_real_scenes(real):
     "Crops of a validation scene are found in it re-shot and in its dark partner; other scenes are not."
     fps, val, bright = real

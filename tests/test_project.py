@@ -196,6 +196,7 @@ def test_imports_run_one_way(path):
     assert [o for o, _ in found if not may_import(path.stem, o)] == []
     if path.stem != 'all': assert [o for o, wild in found if wild] == []
 
+@pytest.mark.alone
 def test_import_is_light():
     watched = 'IPython ipykernel jupyter jupyter_client fastai lpips matplotlib'
     script = (f"import time, sys; t = time.perf_counter(); import {', '.join(f'lowlight_nat.{o}' for o in NO_FASTAI)}; "

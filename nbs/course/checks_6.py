@@ -54,7 +54,7 @@ def auc(f):
     s,w = torch.randn(60), torch.rand(60)>.6
     close(float(f(s, w)), auroc(s, w), 'the share of pairs (a wrong place, a right place) in which the wrong one has the higher score')
     s = torch.randint(0,4,(60,)).float()
-    close(float(f(s, w)), auroc(s, w), 'a tie counts half')
+    close(float(f(s, w)), auroc(s, w), 'a tie counts half: a pair with equal scores is half right')
     close(float(f(torch.zeros(60), w)), .5, 'a map that says nothing has 0.5')
 
 @exercise('6.6', 2)
@@ -65,7 +65,7 @@ def interval(f):
     need(isinstance(got, tuple) and len(got)==2, 'return (lo, hi)')
     lo,hi = map(float, got)
     d = a-b; m,s = d.mean().item(), d.std().item()/40**.5
-    need(lo<hi, 'lo comes first')
+    need(lo<hi, 'lo comes first: the lower end of the interval, then the upper')
     need(abs((hi-lo)-2*1.96*s)<.25*2*1.96*s, f'the interval is {hi-lo:.2f} dB wide, about {2*1.96*s:.2f} is right: draw pictures with replacement, as many as there are, the *same* for both systems; take the 2.5% and 97.5% quantiles of the mean difference')
     need(abs((lo+hi)/2-m)<s, 'it must lie around the mean of a - b')
 

@@ -25,8 +25,8 @@ def main(argv=None):
     p.add_argument('data', help='folder with train and val'); p.add_argument('--every', type=int, default=4, help='training piece that is measured')
     a = p.parse_args(argv)
     model, rows, n = Enhancer.from_pretrained().model, [dict(weight=w) for w in WEIGHTS], {}
-    for split, every in ('val', 1), ('train', a.every):
-        pairs = find_pairs(a.data, split)[::every]; n[split] = len(pairs)
+    for split, pairs in ('val', find_pairs(a.data, 'val')), ('train', find_pairs(a.data, 'train')[::a.every]):
+        n[split] = len(pairs)
         each = [scores(model, *(read_picture(f).x[None] for f in (pair.low, pair.high))) for pair in pairs]
         for row, r in zip(rows, zip(*each)):
             for name, v in zip(('GT-mean PSNR', 'raw PSNR', 'moved'), zip(*r)): row[f'{split} {name}'] = statistics.fmean(v)
