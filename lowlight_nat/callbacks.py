@@ -230,7 +230,7 @@ class NaNGuard(Callback):
     "Stop before a step with an input, a loss or a gradient that is not finite; name the batch's files and the last good checkpoint"
     order, run_valid = 30, False
     def before_batch(self):
-        if not all(x.isfinite().all() for x in self.xb): raise bad_batch(self.learn, 'input is not finite', terms=False)
+        if not all(torch.stack(x.aminmax()).isfinite().all() for x in self.xb): raise bad_batch(self.learn, 'input is not finite', terms=False)
     def after_loss(self):
         if not torch.isfinite(self.learn.loss_grad): raise bad_batch(self.learn, f'loss is {self.loss_grad.item()}')
     def after_backward(self):

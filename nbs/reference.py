@@ -165,7 +165,7 @@ RESULTS = {
     'lights': ('Sparing the lights', '08_exposure.ipynb', plain([('weight', 'weight', 'd'), *((f'{s} {k}', f'{k}, {n}', f) for s, n in (('val', 'val'), ('train', 'training pieces')) for k, f in (('GT-mean PSNR', '.2f'), ('raw PSNR', '.2f'), ('moved', '.3f')))]), 'The level lowered where it would clip, by how much clipping counts.'),
     'quantizers': ('Quantizers', '02_quantizers.ipynb', plain([('name', 'quantizer', ''), ('n_codes', 'codes', 'd'), ('psnr', 'PSNR', '.2f'), ('ssim', 'SSIM', '.3f'), ('used', 'codes in use', '.3f'), ('perplexity', 'perplexity', '.1f')]), 'Reconstruction of well-lit pictures after a short training each.'),
     'flow_vs_regression': ('Flow or regression', '04_flow.ipynb', plain([('name', 'aligner', ''), ('latent_l1', 'latent L1', '.3f'), ('high_frequency', 'high frequency kept', '.3f'), *SCORES], 'mean'), 'Means over the seeds, at equal steps.'),
-    'lab': ('Thirteen forms of the network', 'lab_nat_gain.ipynb', lab, 'At equal steps.'),
+    'lab': ('Fifteen forms of the network', 'lab_nat_gain.ipynb', lab, 'At equal steps.'),
     'lab_oracles': ('Where the error lies', 'lab_nat_gain.ipynb', lambda d: table([dict(name=k, v=v) for k, v in d['val'].items()], [('name', 'corrected with the truth', ''), ('v', 'PSNR GT-mean', '.2f')]), ''),
     'cost_small': ('What the NATs cost', '15_cost.ipynb', cost, ''),
     'cost_small_bfloat16': ('The same in bfloat16', '15_cost.ipynb', cost, ''),
