@@ -263,11 +263,11 @@ def _finish(self:Enhancer, p, fields, level, hists, notes, o):
     "An `Enhanced` of the fields (1,C,H,W) of a picture."
     size,(x_norm,maps,*film) = p.x.shape[-2:],fields
     x_norm,(entropy,sigma,mask) = crop_to(x_norm, size)[0],crop_to(maps, [-(-n//CELL) for n in size])[0].clone()
-    gain = self.model.gain(x_norm[None], *torch.tensor(level).log().view(2,1)).item() if o.exposure is None else match_level(x_norm, o.exposure)
+    k,small = max(1, round((size[0]*size[1]/4e6)**.5)),_smaller(p.x, o.film) if film else None   # lights: of a large picture every k-th pixel is asked, which needs little memory
+    gain = self.model.gain(x_norm[None,:,::k,::k], *torch.tensor(level).log().view(2,1)).item() if o.exposure is None else match_level(x_norm, o.exposure)
     def done(y, x):
         y = y.mul_(gain).clamp_(0,1).contiguous()
         return y if o.strength==1 else y.lerp_(x, 1-o.strength)
-    small = _smaller(p.x, o.film) if film else None
     if o.mask is not None and not o.mask.any(): notes = [*notes, 'the mask sets no place: the NATs refined nothing']
     film = [done(crop_to(f, small.shape[-2:])[0], small) for f in film] or None
     return Enhanced(done(x_norm, p.x), entropy, sigma, mask>0.5, *level, gain, **hists, film=film, source=replace(p, x=None, notes=p.notes+notes))

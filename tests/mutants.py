@@ -30,7 +30,7 @@ MUTANTS = [
     ('mix-up: the two sides exchanged', 'decoder', 'return m*self.match(f_low) + (1 - m)*h', 'return (1 - m)*self.match(f_low) + m*h', 'test_model.py'),
     ('model: level without the norm', 'model', 'if spared else log_level).exp()/c.norm_level', 'if spared else log_level).exp()', 'test_exposure.py::test_lights_lower_the_level_within_its_doubt'),
     ('lights: all levels give way, those of a head that is sure too', 'exposure', 'slope = (l - log_level)*precision + ', 'slope = ', 'test_exposure.py::test_the_spared_level_is_the_likeliest'),
-    ('lights: Enhancer does not look for them', 'enhance', 'self.model.gain(x_norm[None], ', 'self.model.gain(0*x_norm[None], ', 'test_exposure.py::test_lights_of_the_whole_picture_decide_and_the_user_overrules'),
+    ('lights: Enhancer does not look for them', 'enhance', 'self.model.gain(x_norm[None,:,::k,::k], ', 'self.model.gain(0*x_norm[None,:,::k,::k], ', 'test_exposure.py::test_lights_of_the_whole_picture_decide_and_the_user_overrules'),
     ('GLARE: attention scaled by the width, not its root', 'glare', 'k*k.shape[-1]**-.5', 'k*k.shape[-1]**-1.', 'test_glare_parity.py::test_array'),
     ('GLARE: downsampling pads on the other side', 'glare', 'F.pad(x, (0, 1, 0, 1))', 'F.pad(x, (1, 0, 1, 0))', 'test_glare_parity.py::test_array'),
     ('GLARE: norm with another epsilon', 'glare', 'super().__init__(32, ch, eps=1e-6)', 'super().__init__(32, ch, eps=1e-3)', 'test_glare_parity.py::test_array'),

@@ -12,7 +12,7 @@ PATH = Path(__file__).parent/'run'/'lights.json'
 
 @torch.inference_mode()
 def scores(model, low, high):
-    "Of one pair (1,3,H,W), for each weight: PSNR GT-mean, PSNR raw, log levels moved, log level of the truth less that used"
+    "Of one pair (1,3,H,W), for each weight: PSNR GT-mean, PSNR raw, log levels moved"
     out, rows = model(low), []
     for w in WEIGHTS:
         l = spare_lights(out.x_norm, out.level.log(), out.level_std.log(), model.cfg.norm_level, w)
