@@ -43,9 +43,23 @@ def _stable_sort(x, stable:bool=True, dim:int=-1, descending:bool=False):
     from onnxscript import opset18 as op
     return op.TopK(x, op.Gather(op.Shape(x), op.Constant(value_ints=[dim])), axis=dim, largest=descending, sorted=True)
 
+def _mean(x, dim, keepdim:bool=False, dtype:int=-1):
+    "aten::mean.dim, added up in float64"
+    from onnxscript import opset18 as op
+    return op.CastLike(op.ReduceMean(op.Cast(x, to=11), op.Constant(value_ints=dim), keepdims=keepdim), x)
+
+def _std(x, dim, correction:float=1., keepdim:bool=False):
+    "aten::std.correction of all there is, not of a sample; added up in float64"
+    from onnxscript import opset18 as op
+    if correction: raise NotImplementedError('std is translated for correction=0 only')
+    d, axes = op.Cast(x, to=11), op.Constant(value_ints=dim)
+    d = op.Sub(d, op.ReduceMean(d, axes, keepdims=1))
+    return op.CastLike(op.Sqrt(op.ReduceMean(op.Mul(d, d), axes, keepdims=keepdim)), x)
+
 def _translations():
     import torchvision.ops   # makes the operator known
-    return {torch.ops.torchvision.deform_conv2d.default: _deform_conv, torch.ops.aten.sort.stable: _stable_sort}
+    aten = torch.ops.aten
+    return {torch.ops.torchvision.deform_conv2d.default: _deform_conv, aten.sort.stable: _stable_sort, aten.mean.dim: _mean, aten.std.correction: _std}
 
 # %% ../nbs/16_deploy.ipynb #12487055
 def _need(name):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from copy import deepcopy
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
-from .layers import Down, ResBlock, Up, conv3
+from .layers import Down, ResBlock, Up, conv3, wide
 
 # %% ../nbs/04_flow.ipynb #477a89fa
 def picture_stats(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
@@ -20,7 +20,7 @@ def picture_stats(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
     v = (x_low.float().clamp(0, 1) + 1e-3).log()
     i = ((v - math.log(1e-3)) / (math.log(1.001) - math.log(1e-3)) * bins).long().clamp(0, bins - 1).flatten(1)
     hist = torch.zeros(len(x_low), bins, dtype=torch.long, device=x_low.device).scatter_add_(1, i, torch.ones_like(i))   # whole numbers: a float stops counting at 2^24
-    return AttrDict(mean=x_low.float().mean((1, 2, 3)), cdf=(hist.cumsum(1).double() / i.shape[1]).float())
+    return AttrDict(mean=x_low.float().mean((1, 2, 3)), cdf=(wide(hist.cumsum(1)) / i.shape[1]).float())
 
 # %% ../nbs/04_flow.ipynb #a421e2d4
 def low_light_views(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
@@ -100,7 +100,7 @@ class InvConv1x1(nn.Module):
         return torch.einsum('oc,bchw->bohw', self.weight, z), logdet.expand(len(z))
 
     def inverse(self, u:Tensor, c:Tensor=None) -> Tensor: # (B,d,h,w) to the same
-        return torch.einsum('oc,bchw->bohw', torch.linalg.inv(self.weight.double()).to(u.dtype), u)
+        return torch.einsum('oc,bchw->bohw', torch.linalg.inv(wide(self.weight)).to(u.dtype), u)
 
 # %% ../nbs/04_flow.ipynb #7e0512c1
 class ConditionalAffine(nn.Module):

@@ -76,6 +76,10 @@ class GlareBlock(nn.Module):
         return h.add_(self.nin_shortcut(x) if hasattr(self, 'nin_shortcut') else x)
 
 # %% ../nbs/07_glare.ipynb #e13ffbb7
+def _onednn_takes(dtype):
+    "Does oneDNN multiply matrices of this type on this processor? Without AVX-512 it refuses bfloat16"
+    return dtype == torch.float32 or dtype == torch.bfloat16 and getattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', bool)()
+
 def attend(q:Tensor, # queries (B,N,C)
            k:Tensor, # keys (B,N,C)
            v:Tensor, # values (B,N,C)
@@ -83,7 +87,7 @@ def attend(q:Tensor, # queries (B,N,C)
           ) -> Tensor: # (B,N,C)
     "Softmax attention of one head; never the whole matrix of scores"
     onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise') and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
-    if torch.is_grad_enabled() or q.device.type != 'cpu' or q.dtype not in (torch.float32, torch.bfloat16) or not onednn:
+    if torch.is_grad_enabled() or q.device.type != 'cpu' or not onednn or not _onednn_takes(q.dtype):
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
     times = lambda a, w: torch.ops.mkldnn._linear_pointwise(a, w, None, 'none', [], '')   # a @ w.T
     one = lambda q, k, v: torch.cat([times(times(o, k).softmax(-1), v) for o in q.split(chunk)])

@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['conv3', 'ResBlock', 'Down', 'Up', 'rope_angles', 'apply_rope', 'grid_positions', 'TransformerBlock', 'some_places',
-           'put_places', 'to_windows', 'from_windows', 'WindowBlock']
+           'put_places', 'to_windows', 'from_windows', 'WindowBlock', 'has_bf16', 'knows', 'wide']
 
 # %% ../nbs/02_layers.ipynb #4ebc33ef
-import torch
+import torch, warnings
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import patch
@@ -189,3 +189,27 @@ class WindowBlock(nn.Module):
         win, keep, grid = to_windows(x, self.size, self.shift)
         angles = rope_angles(grid_positions(self.size, self.size, x.device), head_dim)
         return from_windows(self.block(win, angles, keep), self.size, self.shift, grid, (H, W))
+
+# %% ../nbs/02_layers.ipynb #0d9d35f5
+def has_bf16(device:torch.device, # of the tensors
+            ) -> bool: # on Apple's GPUs: no
+    "Does this device compute in bfloat16 natively? Elsewhere it is slower than float32, not faster"
+    if device.type == 'cuda':
+        try: return torch.cuda.is_bf16_supported(including_emulation=False)
+        except TypeError: return torch.cuda.is_bf16_supported()   # older PyTorch, which did not count emulation
+    return device.type == 'cpu' and any(getattr(torch.cpu, o, bool)() for o in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'))
+
+
+# %% ../nbs/02_layers.ipynb #3bb0e41b
+def knows(device:str, # cpu or cuda
+          dtype:torch.dtype, # bfloat16 or float16
+         ) -> bool: # autocast takes place
+    "Does this build of torch compute in half precision on the device?"
+    if device == 'cuda' and dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(): return False
+    with warnings.catch_warnings(record=True), torch.autocast(device, dtype=dtype): return torch.is_autocast_enabled(device)
+
+# %% ../nbs/02_layers.ipynb #a435247c
+def wide(t:Tensor # of any shape and type
+        ) -> Tensor: # the same in float64; on Apple's GPUs, which have none, in float32
+    "The widest floating-point numbers that the device has"
+    return t.float() if t.device.type == 'mps' else t.double()

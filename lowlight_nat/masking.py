@@ -11,6 +11,7 @@ import math, torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import AttrDict
+from .layers import wide
 
 # %% ../nbs/05_masking.ipynb #ccf1c63b
 def token_log_probs(d2:Tensor, # squared distances to the codes (B,h,w,K)
@@ -244,7 +245,7 @@ def remask(confidence:Tensor, # of the latest prediction at each place (B,h,w), 
     if conf.isnan().any(): raise ValueError('remask: the confidence has NaN; look for a network that diverged')
     order = conf.argsort(dim=1, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-    n = (mask.flatten(1).sum(1, keepdim=True).double()*share + 1e-6).floor()   # 1 - 4/5 is a little under 1/5
+    n = (wide(mask.flatten(1).sum(1, keepdim=True))*share + 1e-6).floor()   # 1 - 4/5 is a little under 1/5
     return (rank < n).view_as(mask) & free
 
 # %% ../nbs/05_masking.ipynb #d5fccb8c

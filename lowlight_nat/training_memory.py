@@ -182,6 +182,7 @@ def measured_memory(model:LowLightNAT, # trained for four steps, in place
     model.cfg = replace(old, crop=(size,)*4)
     x_high = torch.rand(batch, 3, size, size, device=device)
     learn = stage_learner(stage, _Same((x_high*0.1, x_high), 4), model)
+    if old.bf16: learn.autocast.anyway = True   # as it is planned, also where the device can only imitate it
     with chosen(share), learn.no_bar(), learn.no_logging():
         learn.fit(1, cbs=[cb, _NoValidation()])
         if device.type != 'cuda': cb.prof.__exit__(None, None, None)

@@ -12,9 +12,11 @@ from fastai.learner import Learner
 import fastai.callback.schedule
 from fastcore.basics import AttrDict
 from torch import nn
-from lowlight_nat.callbacks import AdversarialStep, CodebookCare, Curriculum, Curve, EMAWeights, FrozenEval, GiveTarget, MixedPrecision, NaNGuard, Preview, Term, Throughput, ValidateEvery, sum_terms
+from lowlight_nat import callbacks
+from lowlight_nat.callbacks import AdversarialStep, Autocast, CodebookCare, Curriculum, Curve, EMAWeights, FrozenEval, GiveTarget, MixedPrecision, NaNGuard, Preview, Term, Throughput, ValidateEvery, sum_terms
 from lowlight_nat.checkpoints import Checkpoint, Resume, random_state, set_random_state
 from lowlight_nat.codebook import VQGAN
+from lowlight_nat.layers import has_bf16
 from lowlight_nat.model import NATConfig
 
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -101,6 +103,41 @@ def test_curve_has_its_rows_while_gradients_are_gathered(tmp_path):
 
 
 # --- half precision ---
+
+class Precision(Callback):
+    "The types that were computed in"
+    def before_fit(self): self.seen = set()
+    def after_pred(self): self.seen.add(torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu'))
+
+@pytest.mark.parametrize('native', [False, True])
+def test_bfloat16_is_left_to_devices_that_have_it(monkeypatch, native):
+    asked = []
+    monkeypatch.setattr(callbacks, 'has_bf16', lambda device: asked.append(device.type) or native)
+    def seen(cb): return fit(learner([cb, Precision()], n=8)).precision.seen
+    assert seen(Autocast()) == {torch.bfloat16 if native else False} and set(asked) == {'cpu'}
+    assert seen(Autocast(anyway=True)) == seen(MixedPrecision('bf16')) == {torch.bfloat16}   # who asks for it gets it
+    assert seen(Autocast(torch.float16)) == {torch.float16}
+
+@pytest.mark.parametrize('native', [False, True])
+def test_a_card_that_imitates_bfloat16_does_not_have_it(monkeypatch, native):
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: native or including_emulation)
+    assert has_bf16(torch.device('cuda')) == native
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: native)    # as PyTorch had it before it could imitate
+    assert has_bf16(torch.device('cuda')) == native
+
+
+# --- time ---
+
+class Looks(Callback):
+    "A callback that takes its time with each batch"
+    order = 30
+    def before_batch(self): time.sleep(.03)
+
+def test_waiting_is_for_data_not_for_other_callbacks():
+    tp = Throughput()
+    learn = fit(learner([Looks(), tp], n=16))
+    assert tp.steps == 8 and tp.seconds > 8*.03 and tp.waited < .3*tp.seconds, tp.summary()
+    assert [c.name for c in learn.cbs if c.order < -50] == []     # what notes the arrival is gone
 
 def test_a_step_left_out_in_fp16_counts_nowhere():
     half = MixedPrecision('fp16', scale=2.**22)

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from odd_pictures import pictures, run_one, write
+from torch.utils._python_dispatch import TorchDispatchMode
+from lowlight_nat import flow, masking
 from lowlight_nat.enhance import *
 from lowlight_nat.images import ImageError, list_images, read_image, tile_grid, to_pil
 from lowlight_nat.metrics import grey_mean
-from lowlight_nat.model import LowLightNAT, NATConfig, save_model
+from lowlight_nat.model import LowLightNAT, NATConfig, load_model, save_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT/'samples'
@@ -179,15 +181,33 @@ def test_devices_in_their_order(monkeypatch):
     with pytest.raises(ValueError, match='Apple'): pick_device('mps')
     with pytest.raises(ValueError, match='supported'): pick_device('meta')
 
-def test_what_the_gpu_of_apple_cannot_do_is_done_on_the_cpu(enhance):
+@pytest.mark.parametrize('error', [NotImplementedError('not implemented for the MPS device'), TypeError('Cannot convert a MPS Tensor to float64 dtype')])
+def test_what_the_gpu_of_apple_cannot_do_is_done_on_the_cpu(enhance, error):
     e = Enhancer(toy(), 'cpu')
     e.device, run = torch.device('mps'), e._run
     def _run(*args):
-        if e.device.type == 'mps': raise NotImplementedError('not implemented for the MPS device')
+        if e.device.type == 'mps': raise error
         return run(*args)
     e._run = _run
     res = e(picture(32, 40))
     assert e.device.type == 'cpu' and 'CPU' in res.notes[0] and torch.equal(res.x, enhance(picture(32, 40)).x)
+
+class NoFloat64(TorchDispatchMode):
+    "A device that has no float64: an operator that makes some is refused, as Apple's GPU does"
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for o in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(o, torch.Tensor) and o.dtype == torch.float64: raise TypeError(f'{func} made a tensor of float64')
+        return out
+
+@pytest.mark.parametrize('weights', ['toy', 'small'])
+def test_the_network_needs_no_float64(monkeypatch, weights):
+    model = toy() if weights == 'toy' else load_model('small')
+    x = picture(48, 64)[None]*.2
+    with NoFloat64(), torch.inference_mode(), pytest.raises(TypeError, match='float64'): model(x)    # where there is some, it is used
+    for m in flow, masking: monkeypatch.setattr(m, 'wide', torch.Tensor.float)
+    with torch.inference_mode(): want = model(x).x
+    with NoFloat64(), torch.inference_mode(): assert torch.equal(model(x).x, want)
 
 
 # --- the same again ---

@@ -4,6 +4,7 @@ import math, subprocess, sys
 import pytest, torch
 import torch.nn.functional as F
 from torch import nn
+from lowlight_nat import glare
 from lowlight_nat.codebook import VectorQuantizer, squared_distances, usage_stats
 from lowlight_nat.decoder import DeformAlign
 from lowlight_nat.layers import TransformerBlock, apply_rope, grid_positions, rope_angles
@@ -69,6 +70,15 @@ def test_attention_is_that_of_torch(masked):
     x = torch.randn(2, 15, 32); keep = torch.rand(2, 15) < .7 if masked else None
     got = ours.attend(x, torch.zeros(15, 4), keep)     # no turn: no position
     close(got, theirs(x, x, x, key_padding_mask=None if keep is None else ~keep, need_weights=False)[0])
+
+@pytest.mark.parametrize('bf16', [False, True])
+@pytest.mark.parametrize('allowed', [False, True])
+def test_attention_of_glare_on_processors_with_and_without_bfloat16(monkeypatch, bf16, allowed):
+    q, k, v = torch.randn(3, 2, 300, 32)
+    exact = F.scaled_dot_product_attention(q, k, v)
+    if not allowed: monkeypatch.setattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', lambda: False)    # as without AVX-512, where oneDNN refuses
+    with torch.no_grad(): got = glare.attend(*(t.bfloat16() if bf16 else t for t in (q, k, v)), chunk=128)
+    assert got.dtype == (torch.bfloat16 if bf16 else torch.float32) and (got.float() - exact).abs().max() < (.03 if bf16 else 1e-5)
 
 def test_rotary_code_is_a_turn_of_complex_numbers():
     x, pos = torch.randn(3, 12, 16), grid_positions(3, 4)
