@@ -335,12 +335,13 @@ def peak_memory(device='cpu', # or cuda
     if resource is None: return float('nan')
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)/2**30
 
-# %% ../nbs/11_callbacks.ipynb #4ab17bc3
+# %% ../nbs/11_callbacks.ipynb #a6f2a20d
 class _Arrival(Callback):
     "When a batch came: before any other callback looks at it"
     order, run_valid = -100, False
     def before_batch(self): self.at = time.perf_counter()
 
+# %% ../nbs/11_callbacks.ipynb #4ab17bc3
 class Throughput(WhileTraining):
     "Steps and pictures per second of training, share of the time spent waiting for data, peak memory"
     order, run_valid = 100, False
@@ -351,8 +352,7 @@ class Throughput(WhileTraining):
         self.seen = self.steps = self.pictures = 0; self.seconds = self.waited = 0.
         if torch.device(self.device).type == 'cuda': torch.cuda.reset_peak_memory_stats(self.device)
     def before_fit(self):
-        super().before_fit(); self.learn.remove_cbs(_Arrival)   # that an interrupted run left
-        self.came = _Arrival(); self.learn.add_cb(self.came)
+        super().before_fit(); self.came = _Arrival(); self.learn.remove_cbs(_Arrival).add_cb(self.came)   # an interrupted run left one
     def after_fit(self): self.learn.remove_cbs(_Arrival)
     def before_train(self): super().before_train(); self.mark, self.stepped = time.perf_counter(), 0
     def after_step(self): self.stepped = 1

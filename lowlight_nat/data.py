@@ -69,11 +69,12 @@ class PairDataset:
         synthetic: float = 0.,  # share of the draws whose dark picture is made from the bright one, in training
         darken: Callable = random_low_light, # darken(x, generator=g) makes it
         relight: float = 0.,    # share of the draws whose two pictures are put under another light, in training
+        bright: bool = False,   # give the bright picture twice, for what looks at no dark one, in training
         multiple: int = 8,      # whole pictures are cut to multiples of this, px
         cache_gb: float = 4.,   # decoded pictures kept in memory, at most, GB; the rest is decoded at every draw
     ):
         self.pairs,self.size,self.train,self.seed,self.multiple,self.room = list(pairs),size,train,seed,multiple,cache_gb*1e9
-        self.hflip,self.vflip,self.transpose,self.synthetic,self.darken,self.relight = hflip,vflip,transpose,synthetic,darken,relight
+        self.hflip,self.vflip,self.transpose,self.synthetic,self.darken,self.relight,self.bright = hflip,vflip,transpose,synthetic,darken,relight,bright and train
         for k in 'synthetic','relight':
             if not 0 <= getattr(self,k) <= 1: raise ValueError(f"{k}={getattr(self,k)} must lie in [0, 1]: it is a share of the draws.")
         if not self.pairs: raise ValueError("There are no pairs: a PairDataset needs at least one.")
@@ -160,6 +161,7 @@ def finish(self:PairDataset,
     "What is done to the crops at last: some dark pictures are replaced by darkened bright ones, some pairs are put under another light."
     def chance(share): return self.train and share and rng.random() < share
     def g(): return torch.Generator().manual_seed(rng.getrandbits(62))
+    if len(xs) == 1: return (relight(xs[0], xs[0], generator=g())[1] if chance(self.relight) else xs[0],)*2   # `bright`
     if chance(self.synthetic): xs = self.darken(xs[-1], generator=g()), xs[-1]
     return relight(*xs, generator=g()) if chance(self.relight) else xs
 
@@ -170,7 +172,7 @@ def draw(self:PairDataset,
     "Draw number `k`, which depends on nothing but the seed and `k`."
     while (xs := self.load(self.index(k))) is None: pass
     rng = random.Random(f'{self.seed} draw {k}')
-    return self.finish(tuple(_unpack(x).contiguous() for x in self.cut(xs, rng)), rng)
+    return self.finish(tuple(_unpack(x).contiguous() for x in self.cut(xs[-1:] if self.bright else xs, rng)), rng)
 
 # %% ../nbs/01_data.ipynb #10f41e2f
 @patch
@@ -198,7 +200,7 @@ class SyntheticDataset(PairDataset):
         if isinstance(images, (str,Path)): images = list_images(images)
         super().__init__([Pair(None, o, str(i) if isinstance(o,Tensor) else Path(o).stem) for i,o in enumerate(images)], darken=darken, **kwargs)
     def read(self, p): return (_pack(p.high if isinstance(p.high,Tensor) else read_image(p.high)),)
-    def finish(self, xs, rng): return self.darken(xs[0], generator=torch.Generator().manual_seed(rng.getrandbits(62))), xs[0]
+    def finish(self, xs, rng): return xs*2 if self.bright else (self.darken(xs[0], generator=torch.Generator().manual_seed(rng.getrandbits(62))), xs[0])
 
 # %% ../nbs/01_data.ipynb #a46b2e03
 class PairDL(DataLoader):
@@ -220,6 +222,7 @@ class PairDL(DataLoader):
     def create_batch(self, b):
         sizes = sorted({f'{o[0].shape[-2]}x{o[0].shape[-1]}' for o in b})
         if len(sizes) > 1: raise ValueError(f"Pictures of one batch must be of one size, got {', '.join(sizes)}: use crops (`size`, `val_size`) or batches of 1.")
+        if all(o[0] is o[1] for o in b): return (super().create_batch([o[1:] for o in b])[0],)*2   # the same twice, sent once
         return super().create_batch(b)
     def new(self, dataset=None, cls=None, **kwargs): return super().new(dataset, cls, **{'draws':self.draws, 'get_idxs':self._ask, **kwargs})
 

@@ -43,6 +43,7 @@ def _stable_sort(x, stable:bool=True, dim:int=-1, descending:bool=False):
     from onnxscript import opset18 as op
     return op.TopK(x, op.Gather(op.Shape(x), op.Constant(value_ints=[dim])), axis=dim, largest=descending, sorted=True)
 
+# %% ../nbs/16_deploy.ipynb #8360baf1
 def _mean(x, dim, keepdim:bool=False, dtype:int=-1):
     "aten::mean.dim, added up in float64"
     from onnxscript import opset18 as op

@@ -209,7 +209,7 @@ def knows(device:str, # cpu or cuda
     with warnings.catch_warnings(record=True), torch.autocast(device, dtype=dtype): return torch.is_autocast_enabled(device)
 
 # %% ../nbs/02_layers.ipynb #a435247c
-def wide(t:Tensor # of any shape and type
-        ) -> Tensor: # the same in float64; on Apple's GPUs, which have none, in float32
+def wide(t:Tensor # any shape and type
+        ) -> Tensor: # any shape to the same, in float64; on Apple's GPUs, which have none, in float32
     "The widest floating-point numbers that the device has"
     return t.float() if t.device.type == 'mps' else t.double()

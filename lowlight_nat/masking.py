@@ -11,7 +11,6 @@ import math, torch
 import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import AttrDict
-from .layers import wide
 
 # %% ../nbs/05_masking.ipynb #ccf1c63b
 def token_log_probs(d2:Tensor, # squared distances to the codes (B,h,w,K)
@@ -233,6 +232,11 @@ def schedule(name:str, # cosine, linear or square
     return SCHEDULES[name]
 
 # %% ../nbs/05_masking.ipynb #6e4cca88
+def _share_of(n, share):
+    "A share of counts, rounded down, in float64: 1 - 4/5 is a little under 1/5"
+    few = n.cpu() if n.device.type == 'mps' else n   # Apple's GPUs have no float64
+    return (few.double()*share + 1e-6).floor().to(n.device)
+
 def remask(confidence:Tensor, # of the latest prediction at each place (B,h,w), larger: surer
            mask:Tensor, # places that may be masked again (B,h,w) bool
            share:float, # of them, in [0,1], rounded down
@@ -245,7 +249,7 @@ def remask(confidence:Tensor, # of the latest prediction at each place (B,h,w), 
     if conf.isnan().any(): raise ValueError('remask: the confidence has NaN; look for a network that diverged')
     order = conf.argsort(dim=1, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-    n = (wide(mask.flatten(1).sum(1, keepdim=True))*share + 1e-6).floor()   # 1 - 4/5 is a little under 1/5
+    n = _share_of(mask.flatten(1).sum(1, keepdim=True), share)
     return (rank < n).view_as(mask) & free
 
 # %% ../nbs/05_masking.ipynb #d5fccb8c

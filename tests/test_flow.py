@@ -233,7 +233,7 @@ def test_limits_of_glares_flow_do_nothing_in_the_ordinary_range(glare_flow):
     for z in c[:, :3].tanh()*2, torch.randn(2, 3, 16, 24):
         assert torch.equal(glare_flow.inverse(z, c), free.inverse(z, c)) and all(map(torch.equal, glare_flow(z, c), free(z, c)))
     z = 1e3*torch.randn(2, 3, 16, 24)
-    assert (glare_flow.inverse(glare_flow(z, c)[0], c) - z).abs().max() < 1.
+    assert (glare_flow.inverse(glare_flow(z, c)[0], c) - z).abs().max() < 1e-3*z.abs().max()   # 0.5 to 1.4, by processor
 
 @odd
 def test_views_of_odd_pictures(picture):

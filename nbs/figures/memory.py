@@ -6,6 +6,7 @@ from pathlib import Path
 from lowlight_nat.callbacks import sum_terms
 from lowlight_nat.darkness import random_low_light
 from lowlight_nat.data import LowLightDataLoaders
+from lowlight_nat.layers import has_bf16
 from lowlight_nat.model import LowLightNAT, NATConfig
 from lowlight_nat.stages import STAGES, trainable
 from lowlight_nat.training_memory import chosen, checkpoint_activations, measured_memory, plan_memory, step_memory, step_speed
@@ -69,7 +70,8 @@ def base():
 def speed(folder, presets):
     "Steps per second, and the share of time waiting for data: micro-batch 1; for `small` also the plan's batches, without and with a process that draws"
     def make(cfg, stage, workers):   # as `training.folder_dls` and `train_stage` have it, and a process that draws
-        plan = dict(synthetic=cfg.synthetic*(stage != 'codebook'), darken=partial(random_low_light, exposure=(-8., -1.)), relight=cfg.relight, transpose=cfg.transpose)
+        bright = stage == 'codebook'
+        plan = dict(bright=bright, synthetic=0. if bright else cfg.synthetic, darken=partial(random_low_light, exposure=(-8., -1.)), relight=cfg.relight, transpose=cfg.transpose)
         return lambda size, bs, n: LowLightDataLoaders.from_folder(folder, size=size, bs=bs, items_per_epoch=n, num_workers=workers, **plan)
     rows = []
     for preset in presets:
@@ -78,7 +80,8 @@ def speed(folder, presets):
             model = LowLightNAT(cfg)
             for stage in STAGES:
                 r = step_speed(model, make(cfg, stage, workers), stage, batch, **(dict(steps=2, warm=1) if preset == 'base' else dict(steps=8, warm=2)))
-                rows.append(dict(preset=preset, stage=stage, crop=model.cfg.crop[list(STAGES).index(stage)], threads=torch.get_num_threads(), workers=workers, **r)); print(rows[-1], flush=True); keep('speed', rows)
+                rows.append(dict(preset=preset, stage=stage, crop=model.cfg.crop[list(STAGES).index(stage)], threads=torch.get_num_threads(), workers=workers,
+                                 precision='bfloat16' if cfg.bf16 and has_bf16(torch.device('cpu')) else 'float32', **r)); print(rows[-1], flush=True); keep('speed', rows)
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser()
