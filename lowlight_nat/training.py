@@ -248,7 +248,7 @@ def train_stage(name:str, # codebook, flow, nat or decoder
     torch.manual_seed(cfg.seed + i)
     micro, state = fit(name, model) if fit else cfg.bs[i], out/f'{name}.pt'
     dls, back = make_dls(cfg.context, micro, cfg.bs[i]*epoch_steps), Resume(state) if resume else None
-    if name == 'codebook': dls.train.dataset.bright, dls.train.dataset.synthetic = True, 0.   # it looks at no dark picture, so none need be made
+    if hasattr(dls.train.dataset, 'bright'): dls.train.dataset.bright = name == 'codebook'   # which looks at no dark picture, so none need be made
     cbs = [Checkpoint(state, minutes), ValidateEvery(max(1, -(-epochs//validations))), Preview(out/'previews'/name)] + ([back] if back else [])
     if micro < cfg.bs[i]: cbs.append(GradientAccumulation(cfg.bs[i]))
     learn, start = stage_learner(name, dls, model, cbs, **(dict(make=make) if make else {})), time.time()

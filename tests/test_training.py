@@ -10,6 +10,7 @@ import lowlight_nat.training as T
 from lowlight_nat.callbacks import AdversarialStep
 from lowlight_nat.checkpoints import Checkpoint, Resume
 from lowlight_nat.data import LowLightDataLoaders
+from lowlight_nat.images import write_image
 from lowlight_nat.model import LowLightNAT, NATConfig, load_model, read_metadata
 
 TOY = replace(NATConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
@@ -295,3 +296,20 @@ def test_the_factor_mends_a_head_that_says_too_little(whole):
 def test_the_finished_model_knows_what_it_saw(whole):
     from lowlight_nat.fingerprints import unpack
     assert len(unpack(read_metadata(whole/'model.safetensors')['about']['fingerprints'])) == len(pictures())
+
+@pytest.mark.parametrize('kind', ['synthetic', 'pairs'])
+def test_only_the_codebook_is_given_the_bright_picture_twice(tmp_path, kind):
+    "Also where one and the same loaders serve all stages."
+    ps = pictures()
+    dls = toy_dls(48, 2, 6)
+    if kind == 'pairs':
+        folders = [tmp_path/k for k in ('low', 'high')]
+        for i, x in enumerate(ps):
+            for f, y in zip(folders, (x*.1, x)): f.mkdir(exist_ok=True); write_image(y, f/f'{i}.png')
+        dls = LowLightDataLoaders.from_folders(*folders, *folders, size=48, bs=2, items_per_epoch=6, relight=.5, device='cpu')
+    ds, twice = dls.train.dataset, []
+    draw = ds.draw
+    ds.draw = lambda k: (twice.append((o := draw(k))[0] is o[1]), o)[1]
+    for stage, want in ('codebook', True), ('flow', False), ('nat', False):
+        twice.clear(); T.train_pipeline(replace(TOY, steps=(3,)*4), lambda size, bs, n: dls, tmp_path/'out', stages=stage)
+        assert twice and set(twice[:6]) == {want}, stage

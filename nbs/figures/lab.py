@@ -189,7 +189,7 @@ def scores(net, dls, **kw):
     net.train()
     return {k: sum(r[k] for r in rows)/len(rows) for k in ('psnr_gt_mean', 'ssim_gt_mean')} | dict(each=[round(r['psnr_gt_mean'], 2) for r in rows])
 
-def train(form, seed, steps, data, weights='small', structure=.2, crop=128):
+def train(form, seed, steps, data, weights='small', structure=.2):
     torch.manual_seed(seed)
     small = load_model(weights); small.requires_grad_(False)
     net, start, curve = Net(form, small), time.time(), []
@@ -200,8 +200,8 @@ def train(form, seed, steps, data, weights='small', structure=.2, crop=128):
     avg = [p.detach().clone() for p in params]
     for step, (x_low, x_high) in enumerate(dls.train):
         stats, (y, level) = picture_stats(x_low), exposure_normalise(x_high, .4)
-        i, j = (int(torch.randint(257 - crop, (1,))) for _ in range(2))
-        x_low, y = x_low[..., i:i+crop, j:j+crop], y[..., i:i+crop, j:j+crop]
+        i, j = (int(torch.randint(129, (1,))) for _ in range(2))
+        x_low, y = x_low[..., i:i+128, j:j+128], y[..., i:i+128, j:j+128]
         with torch.autocast('cpu', torch.bfloat16, enabled=HALF):
             with torch.no_grad(): z = small.vqgan.encode(y).float()
             out = net(x_low, stats, z, y, level=level)
@@ -213,7 +213,7 @@ def train(form, seed, steps, data, weights='small', structure=.2, crop=128):
         if step % 100 == 99: print(f'{form} {seed}: {step + 1} {sum(curve[-100:])/100:.4f} {time.time() - start:.0f} s', flush=True)
     with torch.no_grad():
         for p, a in zip(params, avg): p.copy_(a)
-    row = dict(form=form, seed=seed, steps=steps, structure=structure, crop=crop, precision='bfloat16' if HALF else 'float32', params=sum(p.numel() for p in params), train_loss=sum(curve[-100:])/100, **scores(net, dls))
+    row = dict(form=form, seed=seed, steps=steps, structure=structure, precision='bfloat16' if HALF else 'float32', params=sum(p.numel() for p in params), train_loss=sum(curve[-100:])/100, **scores(net, dls))
     if form in ('latent', 'features', 'both', 'nomask', 'alone', 'everywhere', 'kept', 'deep'): row['rounds'] = {r: scores(net, dls, rounds=r)['psnr_gt_mean'] for r in (0, 1, 2, 4)}
     if form == 'tonenat':
         row['rounds'] = {}
@@ -222,22 +222,21 @@ def train(form, seed, steps, data, weights='small', structure=.2, crop=128):
     if form == 'tone':
         with torch.no_grad(): net.tone.out.weight.zero_(); net.tone.out.bias.zero_()
         row['rounds'] = {0: scores(net, dls)['psnr_gt_mean']}
-    return row | dict(seconds=round(time.time() - start), command=f'python nbs/figures/lab.py --form {form} --seed {seed} --steps {steps}' + (f' --structure {structure}' if structure != .2 else '') + (f' --crop {crop}' if crop != 128 else '') + (f' --weights {Path(weights).name}' if weights != 'small' else ''))
+    return row | dict(seconds=round(time.time() - start), command=f'python nbs/figures/lab.py --form {form} --seed {seed} --steps {steps}' + (f' --structure {structure}' if structure != .2 else '') + (f' --weights {Path(weights).name}' if weights != 'small' else ''))
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--form', default='all', choices=['all', *FORMS]); p.add_argument('--seed', type=int, default=0); p.add_argument('--steps', type=int, default=900)
     p.add_argument('--structure', type=float, default=.2, help='weight of the SSIM term, beside L1 with 1')
-    p.add_argument('--crop', type=int, default=128, help='side of what a step sees of a piece of 256, px')
     p.add_argument('--weights', default='small', help='whose codebook and exposure head: a bundled checkpoint, or a .safetensors file')
     p.add_argument('--out', type=Path, default=HERE/'run/lab.json')
     a = p.parse_args()
     data = os.environ.get('LOWLIGHT_DATA') or exit('set LOWLIGHT_DATA to a folder of pairs with train and val')
-    key = lambda r: (r['form'], r['seed'], r['steps'], r.get('structure', .2), r.get('crop', 128))
+    key = lambda r: (r['form'], r['seed'], r['steps'], r.get('structure', .2))
     read = lambda: json.loads(a.out.read_text()) if a.out.exists() else []
     for form in FORMS if a.form == 'all' else [a.form]:
-        if (form, a.seed, a.steps, a.structure, a.crop) in map(key, read()): continue
-        row = train(form, a.seed, a.steps, data, a.weights, a.structure, a.crop)
+        if (form, a.seed, a.steps, a.structure) in map(key, read()): continue
+        row = train(form, a.seed, a.steps, data, a.weights, a.structure)
         part = a.out.with_name(f'{a.out.name}.{os.getpid()}')   # written beside and renamed: two runs at a time do no harm
         part.write_text(json.dumps([*read(), row], indent=1) + '\n'); part.replace(a.out)
         print({k: v for k, v in row.items() if k != 'each'})

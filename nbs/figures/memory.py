@@ -70,8 +70,7 @@ def base():
 def speed(folder, presets):
     "Steps per second, and the share of time waiting for data: micro-batch 1; for `small` also the plan's batches, without and with a process that draws"
     def make(cfg, stage, workers):   # as `training.folder_dls` and `train_stage` have it, and a process that draws
-        bright = stage == 'codebook'
-        plan = dict(bright=bright, synthetic=0. if bright else cfg.synthetic, darken=partial(random_low_light, exposure=(-8., -1.)), relight=cfg.relight, transpose=cfg.transpose)
+        plan = dict(bright=stage == 'codebook', synthetic=cfg.synthetic, darken=partial(random_low_light, exposure=(-8., -1.)), relight=cfg.relight, transpose=cfg.transpose)
         return lambda size, bs, n: LowLightDataLoaders.from_folder(folder, size=size, bs=bs, items_per_epoch=n, num_workers=workers, **plan)
     rows = []
     for preset in presets:
