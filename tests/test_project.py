@@ -155,9 +155,8 @@ def test_notebook_outputs(path):
 
 @by_name
 def test_notebook_cells_are_short(path):
-    "At most 30 lines; a configuration, one field a line with its comment, may take 60."
-    def limit(src): return 60 if '@dataclass' in src else 30
-    assert [s[:60] for c in code(path) if (s := source(c)).count('\n') >= limit(s)] == []
+    "At most 60 lines: a longer cell is better than a folded one, but a cell is one thought."
+    assert [s[:60] for c in code(path) if (s := source(c)).count('\n') >= 60] == []
 
 @by_name
 def test_notebook_imports_stand_alone(path):
@@ -185,10 +184,6 @@ def own_imports(path):
 def may_import(name, other):
     at = {n: (i, j) for i, level in enumerate(LEVELS) for j, n in enumerate(level)}
     return at[other][0] < at[name][0] or (at[name][0] > 0 and at[other][0] == at[name][0] and at[other] < at[name])
-
-@by_module
-def test_module_length(path):
-    assert path.read_text(encoding='utf-8').count('\n') <= 400
 
 @by_module
 def test_imports_run_one_way(path):
