@@ -1,7 +1,7 @@
 """Run every notebook and say how long each took: `python .ci/durations.py`, which writes the table in CONTRIBUTING.md.
 
-`--check [COMMAND]` writes nothing and is what `.ci/run` calls. Two notebooks at a time, one thread each. Fails if a notebook fails, if one takes
-more than 4 minutes or all of them more than 15; LOWLIGHT_TIME_SLACK (2 with `--check`, else 1) stretches both for a machine that is busy.
+`--check [COMMAND]` writes nothing and is what `.ci/run` calls. Two notebooks at a time, one thread each. Fails if a notebook fails. Seconds are
+printed and never a reason to fail, since they depend on what else the machine does; a notebook over 4 minutes, or all over 15, is named.
 """
 import os, re, shlex, subprocess, sys, time
 from pathlib import Path
@@ -21,10 +21,10 @@ def run(command):
     if not times: sys.exit(f'`{command} --timing` named no notebook')
     return times, time.time() - began
 
-def too_slow(times, total, slack=1.):
-    "What breaks the limits, in words."
-    bad = [f'{k} took {v} s, the limit is {EACH*slack:.0f}' for k, v in times.items() if v > EACH*slack]
-    return bad + ([f'all together took {total:.0f} s, the limit is {ALL*slack:.0f}'] if total > ALL*slack else [])
+def too_slow(times, total):
+    "What takes longer than a reader should wait, in words."
+    bad = [f'{k} took {v} s; the aim is {EACH}' for k, v in times.items() if v > EACH]
+    return bad + ([f'all together took {total:.0f} s; the aim is {ALL}'] if total > ALL else [])
 
 def table(times, total):
     "The table of CONTRIBUTING.md, slowest first."
@@ -44,7 +44,7 @@ def main(args):
     times, total = run(command)
     if not check: write(table(times, total))
     print(f'{len(times)} notebooks in {total:.0f} s; slowest: ' + ', '.join(f'{k} {v} s' for k, v in sorted(times.items(), key=lambda o: -o[1])[:3]))
-    if bad := too_slow(times, total, float(os.environ.get('LOWLIGHT_TIME_SLACK', 2 if check else 1))): sys.exit('\n'.join(bad))
+    for line in too_slow(times, total): print('slow:', line)
 
 
 if __name__ == '__main__': main(sys.argv[1:])

@@ -339,29 +339,44 @@ def peak_memory(device='cpu', # or cuda
 class _Arrival(Callback):
     "When a batch came: before any other callback looks at it"
     order, run_valid = -100, False
-    def before_batch(self): self.at = time.perf_counter()
+    def __init__(self, clock): # seconds, as `time.perf_counter`
+        self.clock = clock
+    def before_batch(self): self.at = self.clock()
 
 # %% ../nbs/11_callbacks.ipynb #4ab17bc3
 class Throughput(WhileTraining):
     "Steps and pictures per second of training, share of the time spent waiting for data, peak memory"
     order, run_valid = 100, False
-    def __init__(self, skip:int=0): # batches at the beginning that are not counted
+    def __init__(self,
+        skip:int=0, # batches at the beginning that are not counted
+        clock=time.perf_counter, # gives seconds; a test moves its own
+    ):
         self.skip = skip
+        self.clock = clock
     def begin(self):
         self.device = self.dls.device or 'cpu'
         self.seen = self.steps = self.pictures = 0; self.seconds = self.waited = 0.
         if torch.device(self.device).type == 'cuda': torch.cuda.reset_peak_memory_stats(self.device)
     def before_fit(self):
-        super().before_fit(); self.came = _Arrival(); self.learn.remove_cbs(_Arrival).add_cb(self.came)   # an interrupted run left one
+        super().before_fit()
+        self.came = _Arrival(self.clock)
+        self.learn.remove_cbs(_Arrival).add_cb(self.came)   # an interrupted run left one
     def after_fit(self): self.learn.remove_cbs(_Arrival)
-    def before_train(self): super().before_train(); self.mark, self.stepped = time.perf_counter(), 0
+    def before_train(self):
+        super().before_train()
+        self.mark = self.clock()
+        self.stepped = 0
     def after_step(self): self.stepped = 1
     def after_batch(self):
-        now, self.seen = time.perf_counter(), self.seen + 1
+        now = self.clock()
+        self.seen += 1
         if self.seen > self.skip:
-            self.seconds += now - self.mark; self.waited += self.came.at - self.mark
-            self.steps += self.stepped; self.pictures += len(self.xb[0])
-        self.mark, self.stepped = now, 0
+            self.seconds += now - self.mark
+            self.waited += self.came.at - self.mark
+            self.steps += self.stepped
+            self.pictures += len(self.xb[0])
+        self.mark = now
+        self.stepped = 0
     def summary(self) -> dict: # steps, pictures, seconds, steps_per_s, pictures_per_s, waiting in [0,1], peak_gb
         "What was measured, of the last or the running fit"
         s = self.seconds or float('nan')

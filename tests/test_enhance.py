@@ -487,28 +487,21 @@ def test_bundled_metadata():
     assert {'command', 'data', 'seed', 'val'} <= set(about)
 
 MEASURE = """
-import json, resource, sys, time, torch
+import json, resource, sys, torch
 from lowlight_nat.enhance import Enhancer
 torch.set_num_threads(2)
 enhance, x = Enhancer.from_pretrained(device='cpu'), torch.rand(3, 400, 600)*.1
-times = []
-for _ in range(5):
-    t = time.perf_counter(); enhance(x); times.append(time.perf_counter()-t)
+for _ in range(2): enhance(x)
 try: peak = next(int(o.split()[1])*1024 for o in open('/proc/self/status') if o.startswith('VmHWM'))   # ru_maxrss would count the parent's, too
 except OSError: peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
-print(json.dumps(dict(seconds=min(times[1:]), peak=peak)))
+print(json.dumps(dict(peak=peak)))
 """
 
 @bundled
 @pytest.mark.skipif(sys.platform == 'win32', reason='the module resource is not on Windows')
-@pytest.mark.alone
-def test_time_and_memory():
-    """A picture of 400x600: at most 1.5 s and 1.2 GB on two cores.
-    A shared machine gets three tries and twice the time; LOWLIGHT_TIME_SLACK=1 asks for the target itself."""
+@pytest.mark.slow
+def test_memory_of_one_picture():
+    "The process that enhances a picture of 400x600 holds at most 1.2 GB on two threads; its seconds are in tests/benchmarks.py."
     pytest.importorskip('resource')
-    tries, limit = [], 1.5*float(os.environ.get('LOWLIGHT_TIME_SLACK', 2))
-    for _ in range(3):
-        out = subprocess.run([sys.executable, '-c', MEASURE], cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS='2'), capture_output=True, text=True, check=True).stdout
-        tries.append(json.loads(out.splitlines()[-1]))
-        if tries[-1]['seconds'] <= limit and tries[-1]['peak'] <= 1.2e9: return
-    pytest.fail(f'more than {limit} s or 1.2 GB: {tries}')
+    out = subprocess.run([sys.executable, '-c', MEASURE], cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS='2'), capture_output=True, text=True, check=True).stdout
+    assert json.loads(out.splitlines()[-1])['peak'] <= 1.2e9

@@ -191,19 +191,12 @@ def test_imports_run_one_way(path):
     assert [o for o, _ in found if not may_import(path.stem, o)] == []
     if path.stem != 'all': assert [o for o, wild in found if wild] == []
 
-@pytest.mark.alone
 def test_import_is_light():
-    watched = 'IPython ipykernel jupyter jupyter_client fastai lpips matplotlib'
-    script = (f"import time, sys; t = time.perf_counter(); import {', '.join(f'lowlight_nat.{o}' for o in NO_FASTAI)}; "
-              f"print(time.perf_counter() - t, *[o for o in '{watched}'.split() if o in sys.modules])")
-    def once(): return subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    tries, limit = [], 5*float(os.environ.get('LOWLIGHT_TIME_SLACK', 2))   # 5 s is the target, for a machine with nothing else to do
-    for _ in range(3):               # the first may read the disk; a busy machine may slow one
-        seconds, *heavy = once()
-        assert heavy == []
-        tries.append(float(seconds))
-        if min(tries) <= limit: return
-    pytest.fail(f'importing lowlight_nat.enhance took {tries} s, more than {limit}')
+    "What enhances brings in none of the heavy packages that it doesn't need; seconds, which depend on disk and neighbours, are no test."
+    watched = 'IPython ipykernel jupyter jupyter_client fastai lpips matplotlib pandas spacy sklearn scipy'.split()
+    script = f"import sys, {', '.join(f'lowlight_nat.{o}' for o in NO_FASTAI)}; print([o for o in {watched} if o in sys.modules])"
+    out = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ast.literal_eval(out) == []
 
 def test_console_scripts(run):
     scripts = {o.name: o for o in metadata.distribution('lowlight_nat').entry_points if o.group == 'console_scripts'}
