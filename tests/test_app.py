@@ -8,6 +8,8 @@ from PIL import Image
 from lowlight_nat.enhance import Enhancer
 from lowlight_nat.widgets import write_app
 
+pytestmark = pytest.mark.slow
+
 LOCAL = 'http://127.0.0.1:', 'ws://127.0.0.1:', 'data:', 'blob:', 'chrome'   # what the page may ask for
 SHOTS = os.environ.get('LOWLIGHT_SHOTS')                                      # a folder, to look at what the page showed
 

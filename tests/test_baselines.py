@@ -45,6 +45,7 @@ def toy_dls(size, bs, n):
 
 # --- sizes and formulas ---
 
+@pytest.mark.slow
 def test_parameter_counts():
     assert abs(millions(Restormer.full())/26.1 - 1) < 0.005
     assert abs(millions(LLFlow.full())/17.4 - 1) < 0.05 and abs(millions(LLFlow.small())/1.7 - 1) < 0.05
@@ -85,6 +86,7 @@ class OneCondition(torch.nn.Module):
     def forward(self, x, c): return self.flow(x, self.conds(c))
     def inverse(self, u, c): return self.flow.inverse(u, self.conds(c))
 
+@pytest.mark.slow
 def test_flow_keeps_both_promises():
     back, det = check_flow(OneCondition(ImageFlow(cond=3, steps=2, hidden=6)), dim=3, cond=3, shape=(8, 8), shake=0.1)
     assert back < 1e-8 and det < 1e-7
@@ -123,6 +125,7 @@ class Losses(Callback):
         if self.training: self.seen.append(self.loss_grad.item())
 
 @by_name
+@pytest.mark.slow
 def test_twenty_steps_on_real_pairs(name, lol_data):
     dls = LowLightDataLoaders.from_folder(lol_data, size=64, val_size=96, bs=2, val_bs=4, items_per_epoch=40, device='cpu')
     losses = Losses()
@@ -151,6 +154,7 @@ def test_guard_names_what_is_not_finite(name, tiny):
     with learn.no_bar(), learn.no_logging(), pytest.raises(FloatingPointError, match='Look at these files'): learn.fit(1)
 
 @by_name
+@pytest.mark.slow
 def test_resumed_run_is_the_unbroken_run(name, tiny, tmp_path, monkeypatch):
     run = partial(train_baseline, name, toy_dls, steps=6, bs=1, crop=32, epoch_steps=2, minutes=0)
     whole = run(tmp_path/'a')
@@ -187,6 +191,7 @@ def test_seed_decides(tiny, tmp_path):
 
 @pytest.mark.parametrize('size', ((17, 23), (400, 600)), ids=str)
 @pytest.mark.parametrize('name', ('clahe', 'gamma', *NAMES))
+@pytest.mark.slow
 def test_same_size_out(name, size):
     if name == 'clahe': pytest.importorskip('skimage', reason='clahe needs scikit-image')
     method = Baseline(name, started(build_baseline(name)) if name in NAMES else None)

@@ -346,6 +346,7 @@ def killed(tmp_path_factory):
 
 @POSIX
 @pytest.mark.parametrize('name', [*MOMENTS, 'random'])
+@pytest.mark.slow
 def test_killed_at_any_moment_the_run_ends_the_same(killed, name):
     folder, out, err = killed
     if name in MOMENTS: assert out[name] == [-signal.SIGKILL]*len(MOMENTS[name]) + [0], err[-2000:]

@@ -66,6 +66,7 @@ def test_all_options(place, toy):
     assert lowlight_enhance.main([*line, toy]) == 0
     assert names('out') == ['a.png', 'a_uncertainty.png', 'b.jpg', 'b_uncertainty.png']
 
+@pytest.mark.slow
 def test_mask_strength_and_films(place, toy, capsys):
     write_image(torch.zeros(3, 20, 24), 'black.png')
     assert lowlight_enhance.main(['in', '-o', 'out', '--mask', 'black.png', '--save-history', '--weights', toy]) == 0
@@ -114,6 +115,7 @@ def test_python_function(place, toy):
     assert [p.name for p in res.done] == ['a.png', 'b.jpg'] and res.failed == {}
     with pytest.raises(ValueError, match="doesn't exist"): lowlight_enhance('nothing.jpg', 'out')
 
+@pytest.mark.slow
 def test_as_a_process(place, toy):
     "The command itself: exit code, no traceback, and neither fastai nor lpips nor matplotlib loaded."
     code = ("import sys; from lowlight_nat.cli import lowlight_enhance; c = lowlight_enhance(); "
@@ -124,6 +126,7 @@ def test_as_a_process(place, toy):
     r = go('nothing.png', '-o', 'out')
     assert r.returncode == 2 and r.stderr.count('\n') == 1 and 'Traceback' not in r.stderr
 
+@pytest.mark.slow
 def test_installed_command(place, toy):
     exe = shutil.which('lowlight_enhance', path=os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]))
     if not exe: pytest.skip('the package is not installed, so there is no command')
@@ -180,6 +183,7 @@ def test_evaluate_equals_skimage(pairs, toy):
         assert r['psnr'] == pytest.approx(skm.peak_signal_noise_ratio(y, x, data_range=1), abs=1e-3)
         assert r['ssim'] == pytest.approx(skm.structural_similarity(x, y, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1, channel_axis=0), abs=1e-3)
 
+@pytest.mark.slow
 def test_evaluate_says_which_scenes_were_trained_on(tmp_path, monkeypatch, capsys):
     "A crop of one test picture, exposed otherwise, was trained on: the note names that one and no other."
     from lowlight_nat.fingerprints import fingerprints, pack
@@ -213,12 +217,14 @@ def test_evaluate_refuses_missing_partners(pairs, toy, capsys):
     Path('data/val/high/val1.png').unlink()
     assert lowlight_evaluate.main(['--data', 'data', '--weights', toy]) == 2 and 'val1.png' in complaint(capsys)
 
+@pytest.mark.slow
 def test_real_pairs(lol_data, toy):
     "The dark pictures themselves score what everybody measures for them."
     res = lowlight_evaluate(str(lol_data), weights=toy, latent_nat=False, decoder_nat=False)
     assert res.n == 12 and res.input['psnr'] == pytest.approx(8.6, abs=.1) and res.input['psnr_gt_mean'] == pytest.approx(18.1, abs=.1)
     assert res.command.startswith(f'lowlight_evaluate --data {lol_data.name} ')
 
+@pytest.mark.slow
 def test_bundled_checkpoint_on_real_pairs(lol_data):
     if not (ROOT/'lowlight_nat/weights/small.safetensors').exists(): pytest.skip('there is no bundled checkpoint')
     res = lowlight_evaluate(str(lol_data))
@@ -243,6 +249,7 @@ def test_train_hands_over(pairs, monkeypatch):
     assert got['args'] == ('data', 'run', 'flow', True) and got['fit'] is None
     assert got['about']['command'] == 'lowlight_train --data data --out run --preset small --stage flow --steps-scale 0.01 --seed 7'
 
+@pytest.mark.slow
 def test_train_fits_the_card(pairs, monkeypatch):
     import lowlight_nat.training as training
     got = {}

@@ -72,6 +72,7 @@ def test_model_is_as_before(model, x):
     assert not {'align', 'refine', 'decode'} & set(vars(model)) and 'forward' not in vars(model.fusion)
 
 @pytest.mark.skipif(peak_memory() is None, reason='this system does not tell how much memory a process had')
+@pytest.mark.slow
 def test_peak_memory():
     "A tensor that came and went is in the peak, and where the mark can be set back, in that of its own call only."
     code = 'import torch; from lowlight_nat.cost import *; a = peak_memory(); a = peak_memory(); torch.ones(25_000_000); b = peak_memory(); c = peak_memory(); print(a, b, c)'
@@ -106,6 +107,7 @@ def test_unneeded_parts_do_not_run(model, x, name):
         assert on == any(under(n, prefixes(model, part)) for n in touched)
 
 @system
+@pytest.mark.slow
 def test_no_unused_heads(model, x, name):
     "Every parameter that is touched has a say in some output; by gradients, so what chooses tokens or places (no gradient) is excepted by name."
     params = dict(model.named_parameters())
@@ -123,6 +125,7 @@ def test_no_unused_heads(model, x, name):
 
 SHARES = 0, .05, .4, .9
 
+@pytest.mark.slow
 def test_multiply_adds_follow_the_mask(model, x, monkeypatch):
     monkeypatch.setattr(model.fusion.nat, 'kept', False)   # else it looks once wherever it is on
     H = entropy(model, x)
@@ -135,6 +138,7 @@ def test_multiply_adds_follow_the_mask(model, x, monkeypatch):
     assert (on[1][0]-off[0]) < .5*(on[3][0]-off[0]), 'the NAT on the latent computes for places that are not masked'
     assert (on[3] > off).all()
 
+@pytest.mark.slow
 def test_masked_work_grows_with_the_mask(model, x):
     "From a fifth to four fifths masked: at least by the linear layers of the places, and of the cells, that more rounds then compute. A cost that does not depend on the mask fails"
     H, nat, feat = entropy(model, x), model.nat, model.fusion.nat
@@ -153,6 +157,7 @@ def test_masked_work_grows_with_the_mask(model, x):
     assert (many - few <= 2*(many_work - few_work)).all()
 
 @pytest.mark.parametrize('share', [.2, .8])
+@pytest.mark.slow
 def test_later_rounds_compute_masked_cells_only(model, x, share):
     "The NAT on features, by the sizes its layers are given: all cells once, then those that are masked or have just been settled"
     nat, seen = model.fusion.nat, {}
@@ -167,6 +172,7 @@ def test_later_rounds_compute_masked_cells_only(model, x, share):
     assert all(seen[i] == want for i in range(len(layers))), (seen, want)
 
 @pytest.mark.parametrize('share', [.2, .8])
+@pytest.mark.slow
 def test_masked_places_alone_are_predicted(model, x, share):
     "The NAT on the latent, by the sizes its last layers are given in all rounds"
     rows = dict(place_mlp=0, head=0)
@@ -179,12 +185,14 @@ def test_masked_places_alone_are_predicted(model, x, share):
     assert len(masked) == 4 and masked[-1] < masked[0] < out.mask.numel() and set(rows.values()) == {sum(masked)}
 
 @pytest.mark.parametrize('by', ['entropy', 'spread'])
+@pytest.mark.slow
 def test_share_of_either_map(x, by):
     "The threshold for a share is found on the map that it cuts."
     m = LowLightNAT(replace(NATConfig.tiny(), mask_by=by)).eval()
     assert cost(m, (96, 150), .4, repeat=1, threads=1, memory=False, systems=('GLARE',)).masked == pytest.approx(.4, abs=.01)
 
 @pytest.mark.parametrize('kept', [False, True])
+@pytest.mark.slow
 def test_rounds_with_nothing_masked_are_free(model, x, kept, monkeypatch):
     "But for the one look of a NAT on features that corrects kept cells too"
     monkeypatch.setattr(model.fusion.nat, 'kept', kept)
@@ -243,6 +251,7 @@ def test_complaints(line, say, capsys):
     err = capsys.readouterr().err.strip()
     assert code == 2 and say in err and '\n' not in err and 'Traceback' not in err
 
+@pytest.mark.slow
 def test_command(tmp_path, capsys):
     file = tmp_path/'cost.json'
     assert lowlight_experiment.main(f'cost --preset tiny --size 41 62 --repeat 2 --threads 1 --share .3 --rounds 2 --dtype bfloat16 --json {file}'.split()) == 0

@@ -54,12 +54,14 @@ def test_stubs_are_open(n, checks):
     assert {k: v for k, v in said.items() if v[0] != 'open'} == {}
 
 @by_session
+@pytest.mark.slow
 def test_solutions_are_right(n, checks):
     _, said = answers(COURSE/f'solutions/solutions_{n}.ipynb', checks)
     assert list(said) == list(tasks(COURSE/f'exercises_{n}.ipynb'))
     assert {k: v for k, v in said.items() if v[0] != 'right'} == {}
 
 @by_session
+@pytest.mark.slow
 def test_wrong_answers_are_noticed(n, checks, monkeypatch):
     monkeypatch.syspath_prepend(str(COURSE/'solutions'))
     wrong = __import__(f'wrong_{n}').WRONG
@@ -158,6 +160,7 @@ def test_notebook_links(n):
         links = [m for c in cells(p) if c['cell_type'] == 'markdown' for m in re.findall(r'\]\(([^)\s]+)\)', source(c))]
         assert links and [o for o in links if ':' not in o and not (p.parent/o.split('#')[0]).is_file()] == []
 
+@pytest.mark.slow
 def test_processed_pages_carry_them(tmp_path):
     "What nbdev hands to Quarto: the course's pages as they are, and every embedded cell with its label, its options and its output"
     wanted = {(nb, label) for p in DECKS for nb, label in EMBED.findall(text(p))}
@@ -173,6 +176,7 @@ def test_processed_pages_carry_them(tmp_path):
     pages = [f'course/{o}.qmd' for o in PAGES] + [f'course/{p.name}' for p in DECKS] + ['course/slides.scss']
     assert [o for o in pages if o not in globbed] == []
 
+@pytest.mark.slow
 def test_projects(monkeypatch):
     "Five projects with points that sum to twenty, and starting points that run one after the other"
     s = text(COURSE/'projects.qmd')

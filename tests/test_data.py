@@ -91,6 +91,7 @@ def test_unknown_layout_is_one_sentence_that_says_what_is_read(tmp_path):
     assert all(o in str(e.value) for o in ('our485', 'eval15', 'Real_captured', 'Synthetic', 'train/{low,high}')) and '\n' not in str(e.value)
     with pytest.raises(FileNotFoundError, match='no folder'): find_pairs(tmp_path/'nowhere')
 
+@pytest.mark.slow
 def test_the_hold_out_is_the_same_in_every_process():
     code = ("from lowlight_nat.data import *; ps=[Pair(None,None,str(i)) for i in range(200)];"
             "print(','.join(p.name for p in hold_out(ps)[1]))")
@@ -178,6 +179,7 @@ def test_the_cache_is_never_written_to(twelve):
     ds[0][0].zero_()
     assert ds[0][0].mean() > 0.1
 
+@pytest.mark.slow
 def test_worker_processes_draw_the_same(twelve):
     for make in (lambda n: LowLightDataLoaders.from_folder(twelve, bs=4, size=16, num_workers=n, device='cpu'),
                  lambda n: LowLightDataLoaders.from_synthetic(twelve/'train/high', bs=4, size=16, num_workers=n, device='cpu')):
@@ -247,6 +249,7 @@ def test_the_data_block_reads_what_read_image_reads(tmp_path):
 
 # the real pairs, where LOWLIGHT_DATA names their folder
 
+@pytest.mark.slow
 def test_real_pairs_fit_together(lol_data):
     train, val = check_pairs(find_pairs(lol_data, 'train')), check_pairs(find_pairs(lol_data, 'val'))
     assert train and val and not {p.name for p in train} & {p.name for p in val}
@@ -258,6 +261,7 @@ def test_real_pairs_fit_together(lol_data):
         r.append(torch.corrcoef(torch.stack([l, h]))[0, 1].item())
     assert sum(r)/len(r) > 0.7, 'dark and bright crops show the same scene'
 
+@pytest.mark.slow
 def test_random_darkness_covers_real_darkness(lol_data):
     def look(low, high):
         l, h = srgb_to_linear(low), srgb_to_linear(high)

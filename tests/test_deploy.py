@@ -14,6 +14,8 @@ from lowlight_nat.images import ImageError, read_image
 from lowlight_nat.metrics import psnr
 from lowlight_nat.model import LowLightNAT, NATConfig, load_model
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 2   # of the exported files here: the first that masks again
 
 @pytest.fixture(scope='module')

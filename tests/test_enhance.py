@@ -48,6 +48,7 @@ def smooth(h, w, seed=0):
 sizes = [(1, 1), (1, 50), (3, 16), (15, 17), (16, 16), (16, 2000), (2000, 16), (23, 57), (64, 129), (400, 600), (401, 599), (997, 1009), (1203, 2000)]
 
 @pytest.mark.parametrize('size', sizes, ids=lambda s: f'{s[0]}x{s[1]}')
+@pytest.mark.slow
 def test_any_size_comes_out_as_it_went_in(enhance, size):
     h, w = size
     res = enhance(picture(h, w))
@@ -124,6 +125,7 @@ def test_there_are_many_odd_pictures():
     assert len({o.name for o in ODD}) == len(ODD) >= 60 and sum(o.x is None for o in ODD) >= 20
 
 @pytest.mark.parametrize('odd', ODD, ids=lambda o: o.name)
+@pytest.mark.slow
 def test_odd_pictures(enhance, odd, tmp_path):
     "The right picture, with its transparency, depth and metadata, or one clear sentence; see `odd_pictures.py`."
     (tmp_path/'in').mkdir()
@@ -155,6 +157,7 @@ def short_of_memory(enhance, limit, error):
     return e, sides
 
 @pytest.mark.parametrize('error', [torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")], ids=lambda e: type(e).__name__)
+@pytest.mark.slow
 def test_memory_that_runs_out_is_answered_by_smaller_tiles(enhance, error):
     x = smooth(300, 530)
     e, sides = short_of_memory(enhance, 256, error)
@@ -336,6 +339,7 @@ def test_outside_the_mask_no_nat_had_a_hand(kept, depth):
     none = e(x, tau=0., mask=m & False)
     assert torch.equal(none.x, off.x) and none.notes == ['the mask sets no place: the NATs refined nothing']
 
+@pytest.mark.slow
 def test_the_mask_is_cut_with_the_tiles(enhance):
     x, cut = smooth(200, 420), Enhancer(enhance.model, 'cpu', tile=160, overlap=48, whole=0)
     m = torch.zeros(200, 420, dtype=torch.bool); m[60:130, 100:330] = True
@@ -390,6 +394,7 @@ def test_the_film_begins_without_a_nat_and_ends_with_the_result(enhance, kw):
     if 'exposure' not in kw: assert torch.allclose(res.film[0], enhance(x, **(kw | dict(rounds=0))).x, atol=1e-6)
     if not kw: assert len({o.numpy().tobytes() for o in res.film}) == 5, 'every round does something'
 
+@pytest.mark.slow
 def test_the_film_of_tiles(enhance):
     "Small pictures, blended as the result is."
     x, cut = smooth(190, 310), Enhancer(enhance.model, 'cpu', tile=160, overlap=48, whole=0)
@@ -399,6 +404,7 @@ def test_the_film_of_tiles(enhance):
     assert big.film[-1].shape == (3, 350, 400) and torch.allclose(big.film[-1], torch.nn.functional.avg_pool2d(big.x, 2), atol=.02)
 
 @pytest.mark.parametrize('ending', ['gif', 'webp'])
+@pytest.mark.slow
 def test_save_history(enhance, tmp_path, ending):
     res = enhance(smooth(61, 83), film=True)
     path = res.save_history(tmp_path/f'deep/a.{ending}', seconds=.5)
@@ -444,6 +450,7 @@ def test_checkpoint_by_path(tmp_path, enhance):
 
 @bundled
 @pytest.mark.parametrize('path', list_images(SAMPLES), ids=lambda p: p.stem)
+@pytest.mark.slow
 def test_samples_become_brighter(path):
     from lowlight_nat.metrics import gt_mean, psnr
     low, high = read_image(path), read_image(SAMPLES/'reference'/path.name)
@@ -452,6 +459,7 @@ def test_samples_become_brighter(path):
     assert psnr(res.x, high).item() > psnr(low, high).item()
 
 @bundled
+@pytest.mark.slow
 def test_tiles_against_the_whole_at_800x1200():
     "At least 45 dB, and where tiles overlap a smooth gradient has no larger step than elsewhere, but for one level of 255."
     from lowlight_nat.metrics import psnr

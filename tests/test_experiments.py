@@ -39,6 +39,7 @@ def command(line): return lowlight_experiment.main(line.split())
 
 
 @pytest.mark.parametrize('name, first, figure', [('table2', 'rounds', None), ('tau', 'tau', 'figure.png'), ('brightness', 'scale', None), ('figure3', 'name', 'figure.jpg'), ('uncertainty', 'map', 'figure.png')])
+@pytest.mark.slow
 def test_each_experiment_writes_table_figure_and_circumstances(inside, capsys, name, first, figure):
     assert command(f'{name} --data toy --out out --weights toy.safetensors') == 0
     folder = inside/'out'/name
@@ -62,10 +63,12 @@ def test_bad_input_is_one_sentence(inside, capsys, line, says):
     err = capsys.readouterr().err.strip()
     assert says in err and err.count('\n') == 0
 
+@pytest.mark.slow
 def test_other_settings_are_refused(inside, capsys):
     assert command('table2 --data toy --out out --weights toy.safetensors') == 0
     assert command('table2 --data toy --out out --weights toy.safetensors --seed 7') == 2 and 'seed: 42 then, 7 now' in capsys.readouterr().err
 
+@pytest.mark.slow
 def test_random_weights_are_not_called_lpips(inside, capsys):
     import torchvision
     torch.save({f'features.{k}': v for k, v in torchvision.models.alexnet().features.state_dict().items()}, 'alexnet.pth')
@@ -77,6 +80,7 @@ def test_lpips_is_a_column_where_it_is_measured(inside):
     row = table2(run, (0,)).rows[0]
     assert 0 < row['lpips'] < 1 and 'not measured' not in json.loads((run.folder/'results.json').read_text())['note']
 
+@pytest.mark.slow
 def test_test_pictures_are_read_only_when_asked_for(inside):
     (inside/'toy2').mkdir()
     for s in 'train', 'val': (inside/'toy2'/s).symlink_to((inside/'toy'/s).resolve())
@@ -84,6 +88,7 @@ def test_test_pictures_are_read_only_when_asked_for(inside):
     assert command('table2 --data toy2 --out out --weights toy.safetensors') == 0
     assert command('table2 --data toy2 --out out2 --weights toy.safetensors --split test') == 2
 
+@pytest.mark.slow
 def test_killed_and_gone_on(toy, tmp_path):
     "SIGKILL in the middle of a row; the run that goes on makes the same table, and no finished row twice."
     line = [sys.executable, '-c', 'from lowlight_nat.cli import lowlight_experiment; lowlight_experiment()']

@@ -48,6 +48,7 @@ def test_crops_of_the_same_scene_and_no_others():
     assert a[own].min() > THRESHOLD + .03 and a[~own].max() < THRESHOLD - .05
 
 @pytest.mark.parametrize('dy, dx', [(0, 0), (1, 3), (7, 9), (8, 8), (13, 2), (-5, 11), (40, -23)])
+@pytest.mark.slow
 def test_shift(dy, dx):
     "A tripod moved by some pixels: the crop comes from one shot, the whole picture is the next."
     big = scene(5, 420, 580)
@@ -75,6 +76,7 @@ def test_a_fingerprint_holds_signs_and_nothing_else():
     assert not any(o in repr(f) for o in ('tensor', 'Path'))
     assert set(signs(f).unique().tolist()) == {-1., 0., 1.}
 
+@pytest.mark.slow
 def test_json_round_trip_in_another_process(tmp_path):
     for i in range(3): write_image(scene(i), tmp_path/f'{i}.png')
     packed = pack(fingerprints(tmp_path))
@@ -87,6 +89,7 @@ def test_json_round_trip_in_another_process(tmp_path):
     (found,) = ast.literal_eval(out)
     assert found[:3] == ('1', '1', 1) and found[3] >= THRESHOLD
 
+@pytest.mark.slow
 def test_340_pictures_take_40_kb():
     g = np.random.default_rng(0)
     fps = [type(fingerprint(scene(0)))(16, 16, g.bytes(60), str(i)) for i in range(339)] + [fingerprint(scene(0)[:, :256, :256], 'this')]
@@ -150,6 +153,7 @@ def test_real_scenes(real):
     assert again.min() > THRESHOLD and dark.min() > THRESHOLD
     assert other.flatten().quantile(.99) < THRESHOLD - .08
 
+@pytest.mark.slow
 def test_the_one_validation_scene_that_is_in_training(real):
     "Looked at by eye: 484, 486 and 488 are one table from three near places; all else that was looked at down to 0.77 is not."
     fps, val, _ = real
@@ -205,6 +209,7 @@ for b in [*dls.train, *dls.valid]: assert len(b) == 2
 """
 
 @pytest.mark.parametrize('kind', TESTS)
+@pytest.mark.slow
 def test_loaders_open_no_test_picture(tmp_path, kind):
     status, err, seen = opened(lay_out(tmp_path, kind), LOADERS)
     assert status == 0, err
@@ -212,6 +217,7 @@ def test_loaders_open_no_test_picture(tmp_path, kind):
     assert [o for o in seen if is_test(kind, o)] == []
 
 @pytest.mark.parametrize('kind', TESTS)
+@pytest.mark.slow
 def test_who_asks_for_the_test_pictures_does_open_them(tmp_path, kind):
     "The control: the poison works, and the watch sees it."
     lay_out(tmp_path, kind)
@@ -233,6 +239,7 @@ from lowlight_nat.cli import lowlight_train
 assert lowlight_train.main(['--data', root, '--out', out, '--preset', 'tiny', '--steps-scale', '1e-9']) == 0
 """
 
+@pytest.mark.slow
 def test_training_opens_no_test_picture(tmp_path):
     "The command itself, all stages, with validation, the choice of tau, and the final figures."
     root = lay_out(tmp_path/'lol1', 'lol1', 8)
@@ -254,6 +261,7 @@ def splits(node):
             split = c.args[1] if len(c.args) > 1 else next((k.value for k in c.keywords if k.arg == 'split'), ast.Constant('train'))
             yield split.value if isinstance(split, ast.Constant) else None
 
+@pytest.mark.slow
 def test_no_code_that_trains_or_selects_names_the_test_split():
     "Test folders are named in `pairs` alone; all others ask for 'train' or 'val', but for what measures at a user's wish."
     open_split, folders, words = set(), set(), set()

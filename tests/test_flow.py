@@ -65,6 +65,7 @@ odd = pytest.mark.parametrize('picture', ODD)
 # the two promises
 @layers
 @pytest.mark.parametrize('seed', range(3))
+@pytest.mark.slow
 def test_promises_at_random_weights(name, seed):
     torch.manual_seed(seed)
     shake = .1 if 'flow' in name or 'glare' in name else .3   # through six steps 0.3 would amplify the rounding of the first by 1e7; through one of GLARE's scales by 1e4
@@ -86,6 +87,7 @@ def test_promises_of_glares_flow_at_the_published_size():
             got = check_flow(GlareFlow(), 3, 64, (1, 2), shake=.05, dtype=dtype)
             assert got[0] < trip and got[1] < det, (dtype, got)
 
+@pytest.mark.slow
 def test_trained_layers_of_glares_flow_keep_their_promises(glare_flow):
     step = glare_flow.layers[-1]
     for layer in step.actnorm, step.invconv, step.affine, *glare_flow.layers, glare_flow:
@@ -155,6 +157,7 @@ def test_odd_pictures(picture, weights, bf16, model):
 
 @precision
 @pytest.mark.parametrize('size', [1., 10., 100., 1e3])
+@pytest.mark.slow
 def test_large_latents_and_conditions(size, bf16, model):
     z, c = size*torch.randn(2, model.cfg.dim, 16, 24), size*torch.randn(2, model.cfg.cond, 16, 24)
     with autocast(bf16):
@@ -178,6 +181,7 @@ WEIGHTS = dict(fresh=(NARROW, 0.), shaken=(NARROW, .1), wild=(NARROW, .3), deep=
 @precision
 @pytest.mark.parametrize('weights', [*WEIGHTS, 'trained'])
 @odd
+@pytest.mark.slow
 def test_odd_inputs_of_glares_flow(picture, weights, bf16, glare_flow):
     "Finite, and no larger than the flow's reach; without that the inverse overflows at `shaken`, without a limit on the shift the forward pass at `deep`"
     flow, u = glare_flow if weights == 'trained' else shaken(GlareFlow(WEIGHTS[weights][0]), WEIGHTS[weights][1]), ODD[picture][..., 20:36, 10:26]
@@ -205,6 +209,7 @@ def glare_models():
 @precision
 @pytest.mark.parametrize('weights', ['fresh', 'shaken', 'trained'])
 @odd
+@pytest.mark.slow
 def test_odd_pictures_through_glare(picture, weights, bf16, glare_models):
     with autocast(bf16): out = glare_models[weights](ODD[picture], tau=.2)
     assert all(t.isfinite().all() for t in out.values() if isinstance(t, torch.Tensor))
@@ -268,6 +273,7 @@ def test_samples_follow_their_seed_alone(model, pictures):
     state = torch.random.get_rng_state(); model.flow.sample(e.mu, e.cond, 1.)
     assert torch.equal(state, torch.random.get_rng_state())
 
+@pytest.mark.slow
 def test_spread_grows_with_heat(model, pictures):
     e = model.encoder(pictures[:1])
     std = [torch.cat([model.flow.sample(e.mu, e.cond, s, seed=i) for i in range(8)]).std(0).mean().item() for s in (0., .25, .5, 1.)]

@@ -114,6 +114,7 @@ def test_films_beside_the_results(enhance, folder, tmp_path):
     assert len(enhance_folder(enhance, folder, tmp_path/'plain', rounds=2).done) == 3 and all(first[n] == h for n, h in hashes(tmp_path/'plain').items())
 
 @pytest.mark.parametrize('size', [1, 3, 8])
+@pytest.mark.slow
 def test_batches_give_the_same_files(enhance, tmp_path, size):
     "Pictures of several sizes, one at a time and in batches."
     sizes = [(20, 24), (17, 31), (24, 32), (40, 24), (20, 24), (9, 12), (24, 27), (330, 340)]
@@ -146,6 +147,7 @@ def test_in_place(enhance, folder):
     with pytest.raises(ValueError, match='in_place'): enhance_folder(enhance, folder, folder, in_place=True, existing='skip')
     with pytest.raises(ValueError, match='is an input'): enhance_files(enhance, [(folder/'a.png', folder/'b.jpg', None, None), (folder/'b.jpg', folder/'b.jpg', None, None)], in_place=True)
 
+@pytest.mark.slow
 def test_maps_and_films_of_a_run_in_place_are_no_input_of_the_next(enhance, folder):
     write_image(picture(20, 24), folder/'lonely_uncertainty.png')   # beside no picture called lonely: somebody's own
     first = enhance_folder(enhance, folder, folder, in_place=True, uncertainty=True, history=True)
@@ -245,6 +247,7 @@ sys.exit(lowlight_enhance())
 """
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='there is no SIGKILL on Windows')
+@pytest.mark.slow
 def test_a_killed_run_started_again_ends_as_an_unbroken_one(many):
     "SIGKILL in the middle of writing the 101st of 200 pictures."
     top, want = many
@@ -258,6 +261,7 @@ def test_a_killed_run_started_again_ends_as_an_unbroken_one(many):
     assert hashes(top/'killed') == want
     assert all((top/'killed'/n).stat().st_mtime_ns == t for n, t in kept.items()), 'what was finished was done again'
 
+@pytest.mark.slow
 def test_five_corrupted_files_stop_none_of_the_others(many, capsys):
     top, want = many
     bad = [f'{i%3}/{i:03}.png' for i in (3, 50, 77, 120, 199)]

@@ -54,6 +54,7 @@ def damaged(draw):
 
 @bounded(500)
 @given(damaged())
+@pytest.mark.slow
 def test_damaged_files(data): survives(BytesIO(data))
 
 heads = [b'', b'\x89PNG\r\n\x1a\n', b'\xff\xd8\xff\xe0', b'II*\0', b'MM\0*', b'GIF89a', b'BM', b'RIFF\0\0\0\0WEBPVP8 ', b'RIFF\0\0\0\0WEBPVP8L', b'\0\0\0\x18ftypheic', b'\0\0\0\x1cftypavif', b'P6 4 4 255\n', b'\0\0\0\x0cjP  \r\n\x87\n']
@@ -82,6 +83,7 @@ def test_anything_else(src):
 
 @bounded(150)
 @given(st.sampled_from('png jpg tif webp bmp'.split()), st.dictionaries(st.sampled_from(['exif', 'icc_profile', 'xmp']), st.binary(min_size=1, max_size=120), max_size=3), st.sampled_from([8, 16]), st.booleans())
+@pytest.mark.slow
 def test_odd_metadata_never_cost_the_picture(tmp_path_factory, ext, info, depth, clear):
     "Whatever the metadata are, the file is written and holds the picture."
     x = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0))

@@ -199,6 +199,7 @@ def reference(parity):
 def test_every_array_is_compared(reference): assert sorted(reference) == sorted(ARRAYS)
 
 @pytest.mark.parametrize('name', ARRAYS)
+@pytest.mark.slow
 def test_array(name, ours, reference):
     want, got = torch.from_numpy(np.asarray(reference[name])), part_of(name, ours[name.partition('__')[0]])
     if name.endswith('indices'):
@@ -254,6 +255,7 @@ def test_training_and_inference_agree(plain):
     assert b.requires_grad
     torch.testing.assert_close(a, b.detach(), rtol=0, atol=1e-5)
 
+@pytest.mark.slow
 def test_nat_trains_with_glare_frozen(release):
     class NAT(nn.Module):
         def __init__(self):
@@ -340,6 +342,7 @@ def save(state, path):
     return path
 
 @pytest.mark.parametrize('change', ['none', 'module. prefix', 'without the unused', 'with leftovers', 'float64', 'old format'])
+@pytest.mark.slow
 def test_loader_tolerates(change, states, release, plain, tmp_path):
     net, vq = dict(states['net_G.pth']), dict(states['vqgan.pkl'])
     new = {}
@@ -391,6 +394,7 @@ def bad_files(folder, release):
     yield folder/'absent.pth', FileNotFoundError, 'no such file'
     yield folder, FileNotFoundError, 'no such file'
 
+@pytest.mark.slow
 def test_files_that_are_none(release, tmp_path):
     for path, kind, words in bad_files(tmp_path, release):
         for call in (lambda: read_weights(path), lambda: load_glare(path, release/'vqgan.pkl', SMALL), lambda: load_glare(release/'net_G.pth', path, SMALL)):
@@ -422,12 +426,14 @@ def test_from_glare_wants_the_right_sizes(release):
     with pytest.raises(ValueError, match='arch'): LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', NATConfig.tiny())
     with pytest.raises(ValueError, match='codes|embedding'): LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', replace(MINI, n_codes=128))
 
+@pytest.mark.slow
 def test_from_glare_survives_save_and_load(release, tmp_path):
     model = LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', MINI)
     save_model(model, tmp_path/'glare.safetensors', half=False)
     again = load_model(tmp_path/'glare.safetensors')
     with torch.no_grad(): assert torch.equal(model(picture()).x, again(picture()).x)
 
+@pytest.mark.slow
 def test_nats_train_on_frozen_glare(release, tmp_path):
     from lowlight_nat.training import train_pipeline
     for i in range(4):
@@ -442,6 +448,7 @@ def test_nats_train_on_frozen_glare(release, tmp_path):
     moved = {n.split('.')[0] if not n.startswith('fusion.nat') else 'fusion.nat' for n, p in trained.named_parameters() if not torch.equal(p, model.state_dict()[n])}
     assert moved == {'spread', 'nat', 'fusion.nat'}
 
+@pytest.mark.slow
 def test_from_glare_in_bfloat16_keeps_its_codes(release):
     "Encoder and flow stay in float32, the two decoders do not; at least 45 dB of the output's range."
     model = LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', MINI)

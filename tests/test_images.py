@@ -113,6 +113,7 @@ def test_tiles_of_a_multiple_stay_on_the_grid():
         for t, l, b, r in tile_grid(H, 808, 128, 32): assert t%8==l%8==b%8==r%8==0
 
 
+@pytest.mark.slow
 def test_import_is_light():
     code = "import sys, lowlight_nat.images, lowlight_nat.metrics; print([m for m in ('matplotlib','fastai','IPython','lpips','pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip()=='[]'

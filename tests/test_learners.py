@@ -66,6 +66,7 @@ def test_loss_terms_are_metrics_by_name(name, tmp_path):
     assert row['valid_loss'] == pytest.approx(sum(terms), rel=1e-4) and row['gt_mean_psnr'] > 0
 
 @every_stage
+@pytest.mark.slow
 def test_lr_find_leaves_no_trace(name, tmp_path):
     "A training after it ends with the same bits as one without."
     def run(search):
@@ -124,6 +125,7 @@ def test_unfreeze_never_unfreezes_what_a_stage_leaves_alone(name, tmp_path):
         assert learn.model.model.vqgan.training is False
 
 @every_stage
+@pytest.mark.slow
 def test_a_frozen_group_keeps_every_bit_after_a_training(name, tmp_path):
     "Nor does weight decay reach it: its last gradients are gone."
     learn = learner(name, tmp_path)
@@ -136,6 +138,7 @@ def test_a_frozen_group_keeps_every_bit_after_a_training(name, tmp_path):
     assert set(moved(before, after)) & {names[p] for p in groups[-1]}
 
 @every_stage
+@pytest.mark.slow
 def test_rates_by_slice(name, tmp_path):
     learn = learner(name, tmp_path); n = len(STAGES[name].groups(learn.model.model))
     seen = []
@@ -147,6 +150,7 @@ def test_rates_by_slice(name, tmp_path):
     seen.clear(); quiet(learn, learn.fit_one_cycle, 1, slice(1e-5, 1e-3), cbs=Rates())
     assert all(r[0] < r[-1] for r in seen)
 
+@pytest.mark.slow
 def test_groups_change_no_bit_of_the_training(tmp_path):
     "One group, as fastai has by default, and ours."
     from fastai.torch_core import trainable_params
@@ -155,6 +159,7 @@ def test_groups_change_no_bit_of_the_training(tmp_path):
 
 
 @every_stage
+@pytest.mark.slow
 def test_predictions_are_pictures(name, tmp_path):
     learn = learner(name, tmp_path)
     quiet(learn, learn.fit, 1, 1e-3)
@@ -172,12 +177,14 @@ def test_predictions_are_pictures(name, tmp_path):
     assert not moved(before, state(learn))
 
 @every_stage
+@pytest.mark.slow
 def test_losses_of_larger_batches(name, tmp_path):
     learn = learner(name, tmp_path, dls=toy_dls(val_bs=2))
     losses = quiet(learn, learn.get_preds, with_loss=True)[2]
     assert losses.shape == (2,) and losses[0] == losses[1] == pytest.approx(quiet(learn, learn.validate)[0], rel=1e-5)
 
 @every_stage
+@pytest.mark.slow
 def test_validate_needs_no_training_and_is_never_skipped(name, tmp_path):
     learn = learner(name, tmp_path, cbs=[ValidateEvery(7), Preview(tmp_path/'previews')])
     fresh = quiet(learn, learn.validate)
@@ -189,6 +196,7 @@ def test_validate_needs_no_training_and_is_never_skipped(name, tmp_path):
     quiet(learn, learn.validate); assert sorted((tmp_path/'previews').iterdir()) == pictures
 
 @every_stage
+@pytest.mark.slow
 def test_show_results_draws_input_prediction_and_truth(name, tmp_path):
     learn = learner(name, tmp_path, dls=toy_dls(val_bs=2))
     plt.close('all')
@@ -201,6 +209,7 @@ def test_show_results_draws_input_prediction_and_truth(name, tmp_path):
     plt.close('all')
 
 @every_stage
+@pytest.mark.slow
 def test_predict_takes_any_picture(name, tmp_path):
     learn = learner(name, tmp_path)
     x = pictures(1)[0][:, :37, :45]*(1 if name == 'codebook' else .2)
@@ -214,6 +223,7 @@ def test_predict_takes_any_picture(name, tmp_path):
 
 
 @every_stage
+@pytest.mark.slow
 def test_save_and_load_with_the_optimiser(name, tmp_path):
     learn = learner(name, tmp_path)
     quiet(learn, learn.fit_one_cycle, 1, 1e-3)
@@ -231,6 +241,7 @@ def test_save_and_load_with_the_optimiser(name, tmp_path):
             for k in ('grad_avg', 'sqr_avg'): assert (k in a) == (k in b) and (k not in a or torch.equal(a[k], b[k]))
 
 @every_stage
+@pytest.mark.slow
 def test_export_and_load_learner(name, tmp_path):
     learn = learner(name, tmp_path, cfg=replace(TOY, bf16=True, adversarial=.5))
     quiet(learn, learn.fit, 1, 1e-3)
@@ -245,6 +256,7 @@ def test_export_and_load_learner(name, tmp_path):
     assert back.model.cfg == learn.model.cfg
     back.dls = dls; quiet(back, back.fit, 1, 1e-3)   # it can be trained again
 
+@pytest.mark.slow
 def test_a_data_block_works_as_well(tmp_path):
     for i, x in enumerate(pictures(6)): write_image(x, tmp_path/f'{i}.png')
     pairs = [Pair(tmp_path/f'{i}.png', tmp_path/f'{i}.png', str(i)) for i in range(6)]
@@ -265,6 +277,7 @@ def test_what_fastai_takes_reaches_it(tmp_path):
     learn = learner('flow', tmp_path, metrics=[], wd=.01, loss_func=sum_terms)
     assert (list(learn.metrics), learn.wd, learn.path) == ([], .01, tmp_path)
 
+@pytest.mark.slow
 def test_gt_mean_is_an_option_of_the_decoder(tmp_path, monkeypatch):
     assert not learner('decoder', tmp_path).model.use_gt_mean
     learn = learner('decoder', tmp_path, use_gt_mean=True); stage = learn.model.eval()

@@ -25,6 +25,7 @@ def exact(z, codes, T):
 
 @pytest.mark.parametrize('B, d, h, w, K', [(1, 4, 100, 150, 512), (2, 3, 7, 5, 1024), (3, 8, 1, 1, 2), (1, 1, 4, 4, 17)])
 @pytest.mark.parametrize('per_place', [False, True])
+@pytest.mark.slow
 def test_statistics_are_those_of_the_table(B, d, h, w, K, per_place):
     z, codes = torch.randn(B, d, h, w) + 2, torch.randn(K, d) + 2
     T = 2*(torch.rand(B, h, w) + .1)**2 if per_place else .3
@@ -286,6 +287,7 @@ def test_the_figures_shown_are_whole(root):
         close(c['top1'], 1 - d['wrong'], 2e-3)
     for m in d['maps'].values(): assert 0 <= m['auroc_wrong'] <= 1 and 0 <= m['auroc_worst'] <= 1 and -1 <= m['spearman'] <= 1 and m['ause'] > 0
 
+@pytest.mark.slow
 def test_the_script_runs(root, run, tmp_path):
     from PIL import Image
     for split, n in ('train', 2), ('val', 2):

@@ -10,7 +10,7 @@ from lowlight_nat.layers import ResBlock, TransformerBlock, has_bf16
 from lowlight_nat.model import LowLightNAT, NATConfig
 from lowlight_nat.stages import STAGES, trainable
 
-pytestmark = pytest.mark.filterwarnings('ignore')
+pytestmark = [pytest.mark.filterwarnings('ignore'), pytest.mark.slow]
 TOY = replace(NATConfig.tiny(), n_codes=64, vq_channels=(16, 32), enc_channels=(16, 16, 16), cond=16, flow_steps=2, flow_hidden=16, dec_channels=(16, 24),
               deform=(True, False), nat_width=32, nat_depth=1, feat_width=32, feat_depth=1, bf16=has_bf16(torch.device('cpu')))   # imitated, it takes copies that no plan counts
 GLARE = replace(NATConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=2, nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1, adversarial=0., perceptual=0.)

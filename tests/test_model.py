@@ -40,6 +40,7 @@ def model():
 
 
 @pytest.mark.parametrize('shape', [(16, 16), (16, 24), (24, 16), (40, 200), (72, 56), (136, 16)])
+@pytest.mark.slow
 def test_any_multiple_of_eight(model, shape):
     x = torch.rand(1, 3, *shape)*.1
     out = model(x, tau=0.)
@@ -175,6 +176,7 @@ def test_bad_input_is_refused(model):
         with pytest.raises(ValueError, match=word): model(x, **kw)
 
 @pytest.mark.parametrize('name', STAGES)
+@pytest.mark.slow
 def test_a_gradient_reaches_everything_a_stage_trains(name):
     torch.manual_seed(1)
     m = LowLightNAT(TOY); m.vqgan.start(pair(8, 64)[1])
@@ -222,6 +224,7 @@ def test_other_sizes_run(cfg):
     with torch.no_grad(): assert m(torch.rand(1, 3, 24, 40), tau=0.).x.isfinite().all()
 
 @pytest.mark.parametrize('quantizer', ['cosine', 'fsq'])
+@pytest.mark.slow
 def test_every_stage_trains_with_other_quantizers(quantizer):
     torch.manual_seed(0)
     m = LowLightNAT(replace(TOY, n_codes=100, quantizer=quantizer)); m.vqgan.start(pair(8, 64)[1])

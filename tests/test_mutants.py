@@ -11,6 +11,7 @@ def test_the_line_stands_there_once(mutant):
     _, module, old, new, tests = mutant
     assert M['source'](module).count(old) == 1 and old != new and all((ROOT/'tests'/t.split('::')[0]).exists() for t in tests.split())
 
+@pytest.mark.slow
 def test_a_broken_line_is_noticed():
     row = M['outcome'](next(m for m in M['MUTANTS'] if m[1] == 'metrics'))
     assert row['noticed'] and row['by'].startswith('test_metrics.py::')

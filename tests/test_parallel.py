@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest, torch
 pytest.importorskip('accelerate', reason='accelerate is not installed: pip install accelerate')
 
-pytestmark = pytest.mark.filterwarnings('ignore')
+pytestmark = [pytest.mark.filterwarnings('ignore'), pytest.mark.slow]
 
 COMMON = '''
 import json, os, sys, warnings; warnings.simplefilter('ignore')

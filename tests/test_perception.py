@@ -72,6 +72,7 @@ def test_a_damaged_file_in_the_cache_is_refused(hub):
     (hub/'alexnet-owt-7be5be79.pth').write_bytes(b'half a download')
     with pytest.raises(ValueError, match='damaged.*delete it and download'): LPIPS()
 
+@pytest.mark.slow
 def test_the_hash_decides_not_the_name(hub, monkeypatch, random_alex, tmp_path):
     import shutil
     at = tmp_path/'alexnet-owt-7be5be79.pth'; shutil.copy(random_alex, at)
@@ -130,6 +131,7 @@ def test_making_it_leaves_the_random_numbers_alone(random_alex):
     assert torch.equal(a, torch.rand(1))
 
 @pytest.mark.parametrize('content, said', [({'features.0.weight': torch.zeros(64, 3, 11, 11)}, '9 of 10 tensors'), (torch.zeros(3), '10 of 10'), (b'no weights', "can't be read"), (print, "can't be read")])
+@pytest.mark.slow
 def test_files_that_do_not_fit_end_in_one_sentence(tmp_path, content, said):
     "Among them a pickle that would run code"
     f = tmp_path/'w.pth'
@@ -137,6 +139,7 @@ def test_files_that_do_not_fit_end_in_one_sentence(tmp_path, content, said):
     with pytest.raises(ValueError) as e: LPIPS('alex', f)
     assert said in str(e.value) and str(f) in str(e.value) and '\n' not in str(e.value)
 
+@pytest.mark.slow
 def test_losses_use_the_same_search(hub, monkeypatch, random_alex):
     import shutil
     from lowlight_nat.losses import lpips_loss, perceptual_loss
@@ -246,6 +249,7 @@ def inception_file(tmp_path_factory):
     torch.save({k: v*6**.5 if v.ndim == 4 else v for k, v in model.state_dict().items()}, path)   # or the signal dies away on its way
     return path
 
+@pytest.mark.slow
 def test_inception_is_fid_by_its_hash_alone(hub, monkeypatch, inception_file):
     "Its features are those of torchmetrics' own FID on the same bytes (the distance itself, of 2,048 features, takes half a minute)"
     from torchmetrics.image.fid import FrechetInceptionDistance

@@ -191,6 +191,7 @@ def test_imports_run_one_way(path):
     assert [o for o, _ in found if not may_import(path.stem, o)] == []
     if path.stem != 'all': assert [o for o, wild in found if wild] == []
 
+@pytest.mark.slow
 def test_import_is_light():
     "What enhances brings in none of the heavy packages that it doesn't need; seconds, which depend on disk and neighbours, are no test."
     watched = 'IPython ipykernel jupyter jupyter_client fastai lpips matplotlib pandas spacy sklearn scipy'.split()
@@ -198,6 +199,7 @@ def test_import_is_light():
     out = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert ast.literal_eval(out) == []
 
+@pytest.mark.slow
 def test_console_scripts(run):
     scripts = {o.name: o for o in metadata.distribution('lowlight_nat').entry_points if o.group == 'console_scripts'}
     assert {'lowlight_enhance', 'lowlight_train', 'lowlight_evaluate', 'lowlight_experiment'} <= set(scripts)

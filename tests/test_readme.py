@@ -40,6 +40,7 @@ def test_commands_begin_on_a_fresh_machine():
         line = block(mark)
         assert '\n' not in line and line.startswith('python3 -m venv .venv && . .venv/bin/activate && pip install -e ')
 
+@pytest.mark.slow
 def test_enhance_command(place, run):
     line = block('command: enhance').split(' && ')[-1]
     assert line.startswith('lowlight_enhance samples -o enhanced')
@@ -50,6 +51,7 @@ def test_enhance_command(place, run):
         assert Image.open(out).size == Image.open(p).size, p.name
         assert level(out) > max(0.15, 1.3*level(p)) and spread(out) > 0.05, f'{p.name}: level {level(p):.3f} -> {level(out):.3f}, spread {spread(out):.3f}'
 
+@pytest.mark.slow
 def test_test_command(run):
     "It would run these very tests; so each command in it is asked only whether it exists."
     parts = block('command: test').split(' && ')
@@ -57,6 +59,7 @@ def test_test_command(run):
     for o in parts[-2:]: run(f'{o.split()[0]} --help')
     assert ' -m ' not in parts[-1] and ' -k ' not in parts[-1], 'it runs every test'
 
+@pytest.mark.slow
 def test_python_example(place, run):
     code = block('python: example')
     assert code.count('\n') == 4, 'five lines were promised'
@@ -65,6 +68,7 @@ def test_python_example(place, run):
     assert 0 <= float(printed.split()[-1]) <= 1
     assert level(place/'chelsea_bright.png') > 1.3*level(ROOT/'samples/chelsea.jpg')
 
+@pytest.mark.slow
 def test_options_exist(run):
     rows = re.findall(r'^\| `(lowlight_\w+)([^`]*)` \|(.*)\|$', README, re.M)
     assert {o[0] for o in rows} == set(re.findall(r'^    (lowlight_\w+)=', (ROOT/'settings.ini').read_text(), re.M))
@@ -98,6 +102,7 @@ def commandless(rows, run):
         else: bad.append(words)
     return bad
 
+@pytest.mark.slow
 def test_claims_have_commands(run):
     rows = claim_rows(README)
     assert len(rows) >= 10 and all(len(o) == 3 and o[2].startswith('`') for o in rows)

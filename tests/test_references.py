@@ -106,6 +106,7 @@ def test_alignment_reads_where_its_offsets_point(dy, dx):
     close(align(x, h)[..., 3:-3, 3:-3], want[..., 3:-3, 3:-3], 1e-4)
 
 @pytest.mark.parametrize('value', [float('nan'), 1e30])
+@pytest.mark.slow
 def test_absurd_offsets_do_not_end_the_process(value):
     "torchvision's operator reads outside the picture where an offset is not a number, and takes Python with it."
     code = f'''import torch; from lowlight_nat.decoder import DeformAlign

@@ -192,6 +192,7 @@ def site(run):
     return {k: v for k, v in made.items() if k in there}
 
 @pytest.mark.parametrize('check', CHECKS, ids=lambda o: o.__name__)
+@pytest.mark.slow
 def test_site(site, check):
     assert check(site) == []
 
@@ -217,6 +218,7 @@ def test_names_lead_to_pytorch_and_fastai(site):
     links = [o for p in site.values() for o in p.seen.links]
     for host in (HOME, 'https://pytorch.org/docs/', 'https://docs.fast.ai/'): assert sum(o.startswith(host) for o in links) > 5, host
 
+@pytest.mark.slow
 def test_pages_are_up_to_date():
     assert runpy.run_path(str(ROOT/'nbs/reference.py'))['main'](check=True) == [], 'run `python nbs/reference.py`'
     assert runpy.run_path(str(ROOT/'nbs/frames.py'))['main'](check=True) == [], 'run `python nbs/frames.py`'
@@ -224,6 +226,7 @@ def test_pages_are_up_to_date():
     levels = runpy.run_path(str(ROOT/'nbs/reference.py'))['levels']()[:-1]
     assert (ROOT/'nbs/figures/architecture.svg').read_text(encoding='utf-8') == arch['picture'](levels), 'run `python nbs/figures/architecture.py`'
 
+@pytest.mark.slow
 def test_every_export_is_in_the_api():
     import ast
     text = (ROOT/'nbs/api.qmd').read_text(encoding='utf-8')
@@ -269,6 +272,7 @@ BROKEN = {
 }
 
 @pytest.mark.parametrize('name', BROKEN)
+@pytest.mark.slow
 def test_a_broken_page_is_noticed(tmp_path, name):
     text, n = BROKEN[name]
     (tmp_path/'i.jpg').write_bytes(b'')

@@ -15,7 +15,7 @@ from lowlight_nat.model import LowLightNAT, NATConfig, load_model, read_metadata
 
 TOY = replace(NATConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
               nat_width=16, nat_depth=1, feat_width=16, feat_depth=1, steps=(12, 12, 12, 12), bs=(2,)*4, crop=(32,)*4, context=48, bf16=False)
-pytestmark = pytest.mark.filterwarnings('ignore')
+pytestmark = [pytest.mark.filterwarnings('ignore'), pytest.mark.slow]
 
 
 def pictures(n=4, size=48):

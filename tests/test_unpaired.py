@@ -10,7 +10,7 @@ from lowlight_nat.training_unpaired import (PARTS, WEIGHTS, UnpairedStage, as_it
 
 TOY = replace(NATConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
               nat_width=16, nat_depth=1, feat_width=16, feat_depth=1, bf16=False)
-pytestmark = pytest.mark.filterwarnings('ignore')
+pytestmark = [pytest.mark.filterwarnings('ignore'), pytest.mark.slow]
 
 
 def dark(n=3, size=64):

@@ -191,6 +191,7 @@ def test_monitor_of_a_learner():
     assert [s for s, _ in m.terms['loss']] == list(range(7, learn.train_iter + 1, 7)) and m.drawn == 2
     assert '<svg' in m.box.value and '<img' not in m.box.value
 
+@pytest.mark.slow
 def test_monitor_of_a_stage(tmp_path):
     "Terms of the loss and a preview, from the stage that this project trains."
     import fastai.callback.progress
@@ -218,6 +219,7 @@ def test_app_file_is_a_notebook(tmp_path):
     call = ast.parse(''.join(cell['source'])).body[-1].value
     assert call.func.id == 'app' and [ast.literal_eval(o) for o in call.args] == ['a "quoted" name.safetensors', 'cpu']
 
+@pytest.mark.slow
 def test_commands_do_not_need_the_widgets():
     "Other commands start without ipywidgets and Voila."
     code = "import sys; import lowlight_nat.cli; print([o for o in ('ipywidgets', 'voila') if o in sys.modules])"
