@@ -24,8 +24,15 @@ SECTIONS = [
     ('Course', 'course/index.qmd course/slides_*.qmd course/exercises_*.ipynb course/solutions/*.ipynb course/projects.qmd course/teaching.qmd course/claims.ipynb course/*.*'),
     ('Reference', 'api.qmd glossary.ipynb symbols.ipynb results.qmd limits.qmd architecture.qmd'),
 ]
-# The top bar: words, and a page or the name of a section, which gives the first page of it.
-NAVBAR = [('Start', 'index.ipynb'), ('Tutorial', 'tutorial.ipynb'), ('Book', [o for o, _ in SECTIONS[1:10]]), ('Course', 'course/index.qmd'), ('Reference', 'Reference')]
+# The top bar: words, and the menu under them: pages, or (words, page), or (words, section), which gives the first page of it. Menus only: Quarto
+# marks the first plain link that the sidebar has too as the current page, on every page of the site.
+NAVBAR = [
+    ('Start', ['index.ipynb', 'learning_path.qmd', 'tutorial.ipynb']),
+    ('Book', [(o, o) for o, _ in SECTIONS[1:10]]),
+    ('Course', [('The course', 'course/index.qmd'), ('Slides', 'course/slides_1.qmd'), ('Exercises', 'course/exercises_1.ipynb'),
+                ('Solutions', 'course/solutions/solutions_1.ipynb'), 'course/projects.qmd', 'course/teaching.qmd', 'course/claims.ipynb']),
+    ('Reference', ['api.qmd', 'glossary.ipynb', 'symbols.ipynb', 'results.qmd', 'limits.qmd', 'architecture.qmd']),
+]
 
 
 def pages():
@@ -49,16 +56,13 @@ def sidebar(names):
     lines = ['# Made by .ci/pages.py; edit the lists there.', 'website:', '  sidebar:', '    contents:']
     for title, its in by.items(): lines += [f'      - section: "{title}"', '        contents:', *[f'          - {o}' for o in its]]
     lines += ['  navbar:', '    left:']
-    for text, to in NAVBAR:
-        if isinstance(to, list): menu = [(o, by[o][0]) for o in to if o in by]
-        elif to in by: menu = [(None, o) for o in by[to]]
-        elif to in names: menu = None
-        else: continue
-        lines.append(f'      - text: {text}')
-        if menu is None: lines.append(f'        href: {to}')
-        else:
-            lines.append('        menu:')
-            for label, href in menu: lines += [f'          - text: "{label}"', f'            href: {href}'] if label else [f'          - {href}']
+    for text, menu in NAVBAR:
+        lines += [f'      - text: {text}', '        menu:']
+        for it in menu:
+            label, to = it if isinstance(it, tuple) else (None, it)
+            page = by[to][0] if to in by else to
+            assert page in names, f'the menu {text} names {page}, which is no page; change NAVBAR in .ci/pages.py'
+            lines += [f'          - text: "{label}"', f'            href: {page}'] if label else [f'          - {page}']
     return '\n'.join(lines) + '\n'
 
 def main(process=True, force=True):

@@ -1,14 +1,17 @@
+-- What Quarto is not asked for, or does otherwise, on its way from pages to HTML: words of pictures, formulas, links.
+-- The functions stand in `return` at the end; `page` is a page of the site, which a phone may show, and no slide.
+local words = pandoc.utils.stringify
+local page = FORMAT:match('html') ~= nil
+
 -- Quarto shows the words in `![words](picture)` as a caption and gives the picture no alternative text.
 -- Here they become the alternative text; a figure with an identifier keeps its caption beside it.
-local words = pandoc.utils.stringify
-
-function Image(img)
+local function describe(img)
   if not img.attributes['fig-alt'] and #img.caption > 0 then img.attributes['fig-alt'] = words(img.caption) end
   img.attributes['alt'] = img.attributes['fig-alt']
   return img
 end
 
-function Figure(fig)
+local function unframe(fig)
   local block = fig.content[1]
   if fig.identifier ~= '' or #fig.content ~= 1 or not block.content or #block.content ~= 1 then return nil end
   local img = block.content[1]
@@ -17,6 +20,44 @@ function Figure(fig)
   img.attributes['alt'] = img.attributes['fig-alt']
   img.caption = {}
   return pandoc.Para({img})
+end
+
+-- The drawing of the pipeline has an upright form, in one file for all chapters, which narrow screens are given.
+local function upright(img)
+  local folder, name = img.src:match('^(.-)pipeline_?([%w_]*)%.svg$')
+  if not page or not folder then return nil end
+  local source = '<source media="(max-width: 767px)" srcset="' .. folder .. 'pipeline_upright.svg#' .. name .. '">'
+  return {pandoc.RawInline('html', '<picture>' .. source), img, pandoc.RawInline('html', '</picture>')}
+end
+
+-- MathML without the TeX that Pandoc adds to it: search would find, and show, each formula twice.
+-- A formula that can't be turned into MathML stops the run; Pandoc alone would show its TeX.
+local function formula(math)
+  if not page and FORMAT ~= 'revealjs' then return nil end
+  local html = pandoc.write(pandoc.Pandoc({pandoc.Plain({math})}), 'html', {html_math_method = 'mathml'})
+  if not html:find('<math', 1, true) then error('Could not convert TeX math ' .. math.text) end
+  return pandoc.RawInline('html', (html:gsub('<annotation.-</annotation>', '')))
+end
+
+-- nbdev links names in comments of a signature, where Markdown is shown as it stands.
+local function unlink(code)
+  code.text = code.text:gsub('%[(`[^`\n]+`)%]%(https?://[^%s()]*%)', '%1')
+  return code
+end
+
+-- And names in the words of a link: a link in a link, which is none. The words stay.
+local function inner(content)
+  local out = pandoc.List()
+  for i, o in ipairs(content) do
+    local before, after = content[i-1], content[i+1]
+    if o.t == 'Str' then
+      local text = o.text
+      if before and before.t == 'Code' then text = text:gsub('^%]%(https?://[^%s()]*%)', '') end
+      if after and after.t == 'Code' and content[i+2] and words(content[i+2]):match('^%]%(https?://') then text = text:gsub('%[$', '') end
+      if text ~= '' then out:insert(pandoc.Str(text)) end
+    else out:insert(o) end
+  end
+  return out
 end
 
 -- nbdev links a name to where the site will be published; on the site itself the page next door is meant.
@@ -41,8 +82,9 @@ local moved = {
 }
 local letters = {tau = true}   -- in running text the threshold, not the experiment of that name
 
-function Link(link)
-  if link.target:sub(1, #home) ~= home then return nil end
+local function nearby(link)
+  link.content = inner(link.content)
+  if link.target:sub(1, #home) ~= home then return link end
   if #link.content == 1 and link.content[1].t == 'Code' and letters[link.content[1].text] then return link.content end
   local rest = link.target:sub(#home + 1)
   rest = moved[rest] or rest
@@ -51,3 +93,9 @@ function Link(link)
   link.target = up .. '/' .. rest
   return link
 end
+
+-- Words first: the upright form looks at pictures that have been taken out of their frames.
+return {
+  {Image = describe, Figure = unframe, Link = nearby, Math = formula, CodeBlock = unlink},
+  {Image = upright},
+}

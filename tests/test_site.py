@@ -3,7 +3,7 @@
 Each check takes a folder of pages and says what is wrong, one line each; it is run on the site, and on a broken page to show that it can fail.
 Pandoc, which is what Quarto reads Markdown with, says which anchors, links and pictures a page has.
 """
-import json, posixpath, re, runpy, subprocess
+import json, posixpath, re, runpy, shutil, subprocess
 from functools import cached_property
 from html.parser import HTMLParser
 from pathlib import Path
@@ -82,6 +82,12 @@ class Page:
         text = re.sub(r'\{\{<.*?>\}\}', '', self.markdown, flags=re.S)
         r = subprocess.run([pypandoc.get_pandoc_path(), '-f', 'markdown', '-t', 'html', '--mathml', '--wrap=none'], input=text, capture_output=True, text=True, encoding='utf-8', check=True)
         return Seen(r.stdout), r.stderr, r.stdout
+    @cached_property
+    def rendered(self):
+        "The page's HTML as the filter of the site leaves it; or what Pandoc said when it stopped."
+        r = subprocess.run([pypandoc.get_pandoc_path(), '-f', 'markdown', '-t', 'html', '--wrap=none', '-L', str(ROOT/'nbs/site.lua')], input=re.sub(r'\{\{<.*?>\}\}', '', self.markdown, flags=re.S),
+                           capture_output=True, text=True, encoding='utf-8')
+        return r.stdout if r.returncode == 0 else r.stderr
     @property
     def seen(self): return self._pandoc[0]
     @property
@@ -178,7 +184,21 @@ def unread_formulas(all_pages):
     "Formulas that can't be turned into MathML."
     return [f'{p.name}: {" ".join(o.split())[:150]}' for p in all_pages.values() for o in re.findall(r'\[WARNING\] Could not convert TeX math.*?(?=\[WARNING\]|\Z)', p.warnings, re.S)]
 
-CHECKS = [bad_frontmatter, broken_links, missing_pictures, wordless_pictures, unresolved, bad_options, from_elsewhere, unread_formulas]
+OLD_PANDOC = re.compile(r'\\(?:Bigl|(?:big|Big|bigg|Bigg)m)(?![a-zA-Z])')   # what the Pandoc of Quarto 1.6 can't read, and a newer one can
+
+def formulas_of_newer_pandoc(all_pages):
+    "Formulas that the Pandoc within Quarto would show as TeX."
+    return [f'{p.name}: {m[0]}, use \\left and \\right' for p in all_pages.values() for m in OLD_PANDOC.finditer(re.sub(r'`[^`\n]*`', '', p.markdown))]
+
+def raw_markdown(all_pages):
+    "Links that readers see as Markdown: nbdev puts them into signatures, and into the words of other links."
+    return [f'{p.name}: {m[0]}' for p in all_pages.values() for m in re.finditer(r'.{0,30}\]\(https?:.{0,30}', re.sub(r'<[^>]*>', '', p.rendered))]
+
+def doubled_formulas(all_pages):
+    "TeX beside its MathML, which search finds a second time."
+    return [f'{p.name}: {len(found)} formulas with TeX' for p in all_pages.values() if (found := re.findall(r'<annotation|class="math', p.rendered))]
+
+CHECKS = [bad_frontmatter, broken_links, missing_pictures, wordless_pictures, unresolved, bad_options, from_elsewhere, unread_formulas, formulas_of_newer_pandoc, raw_markdown, doubled_formulas]
 
 
 # --- the site passes ---
@@ -255,6 +275,126 @@ def test_durations_have_limits():
     assert len(script['too_slow']({'a.ipynb': 241, 'b.ipynb': 1}, 901)) == 2
 
 
+# --- what the stylesheets and settings make of the pages ---
+
+def luminance(colour):
+    "Relative luminance of #rrggbb, as WCAG 2 defines it."
+    c = [int(colour[i:i+2], 16)/255 for i in (1, 3, 5)]
+    r, g, b = [o/12.92 if o <= .03928 else ((o + .055)/1.055)**2.4 for o in c]
+    return .2126*r + .7152*g + .0722*b
+
+def contrast(a, b):
+    "Of two colours, from 1 to 21."
+    low, high = sorted([luminance(a), luminance(b)])
+    return (high + .05)/(low + .05)
+
+DARKLY = dict(link='#00bc8c', crumbs='#434343')   # colours of that theme, which ours stand on or beside
+
+def test_colours_can_be_read():
+    "4.5 to 1 at least: top bar, inline code and links in it, and where a page stands, in the dark theme too."
+    for a, b in ('#595959', DARKLY['crumbs']), ('#ffffff', '#2780e3'), (DARKLY['link'], '#f8f9fa'): assert contrast(a, b) < 4.5   # as it was
+    y = yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))
+    dark = (ROOT/'nbs/dark.scss').read_text(encoding='utf-8')
+    assert y['format']['html']['theme']['dark'][-1] == 'dark.scss'
+    bar, (ground,), (ink,) = y['website']['navbar'], re.findall(r'^\$code-bg: (#\w{6});', dark, re.M), re.findall(r'^\$code-color: (#\w{6});', dark, re.M)
+    crumb = re.search(r'breadcrumb-item::before \{ color: (#\w{6});', dark)[1]
+    for a, b in (bar['foreground'], bar['background']), (ink, ground), (DARKLY['link'], ground), (crumb, DARKLY['crumbs']): assert contrast(a, b) >= 4.5, (a, b)
+
+def test_no_page_is_marked_everywhere():
+    "Quarto marks the first plain link of the top bar that the sidebar has too, on every page: menus it does not mark."
+    web = yaml.safe_load((ROOT/'nbs/sidebar.yml').read_text(encoding='utf-8'))['website']
+    listed = {o for section in web['sidebar']['contents'] for o in section['contents']}
+    assert [o['text'] for o in web['navbar']['left'] if 'menu' not in o and o.get('href') in listed] == []
+    menus = [o if isinstance(o, str) else o['href'] for item in web['navbar']['left'] for o in item['menu']]
+    assert {'index.ipynb', 'tutorial.ipynb', 'course/index.qmd', 'api.qmd'} <= set(menus) <= listed
+
+def test_workflow_stops_at_an_unread_formula():
+    steps = yaml.safe_load((ROOT/'.github/workflows/docs.yml').read_text(encoding='utf-8'))['jobs']['publish']['steps']
+    step = next(o for o in steps if 'quarto render' in o.get('run', ''))
+    script = re.sub(r'python .*|quarto render.*?2>&1', 'cat said.txt', step['run'])
+    assert step['shell'] == 'bash' and '| tee' in step['run'] and script.count('cat said.txt') == 2
+    for said, code in ('Output created', 0), ('[WARNING] Could not convert TeX math x', 1): assert workflow_step(script, said) == code
+
+def workflow_step(script, said):
+    "The exit status of a workflow's shell step where Quarto says `said`."
+    import tempfile
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder)/'said.txt').write_text(said)
+        return subprocess.run(['bash', '-eo', 'pipefail', '-c', script], cwd=folder, capture_output=True).returncode
+
+def test_filter_stops_at_an_unread_formula():
+    r = subprocess.run([pypandoc.get_pandoc_path(), '-f', 'markdown', '-t', 'html', '-L', str(ROOT/'nbs/site.lua')], input='$\\nosuchmacro{1}$', capture_output=True, text=True)
+    assert r.returncode and 'Could not convert TeX math' in r.stderr
+
+def test_filter_takes_nbdevs_links_out():
+    "From signatures, and from the words of other links; the words stay, and so does a link outside."
+    text = ('~~~ python\n    x, # of [`f`](https://pytorch.org/docs/a.html#f), as [`g`](https://docs.fast.ai/g.html)\n~~~\n\n[[`torch.load`](https://pytorch.org/a) and `w`](https://b.org) [[`c`](https://d.org)](x.html) [`e`](https://f.org)')
+    out = subprocess.run([pypandoc.get_pandoc_path(), '-f', 'markdown', '-t', 'html', '--wrap=none', '-L', str(ROOT/'nbs/site.lua')], input=text, capture_output=True, text=True, check=True).stdout
+    assert '# of `f`, as `g`' in out and Seen(out).links[-3:] == ['https://b.org', 'x.html', 'https://f.org']
+    assert '<code>torch.load</code> and <code>w</code></a> <a href="x.html"><code>c</code></a>' in out
+
+def test_pipeline_is_upright_on_narrow_screens(site):
+    "One file for all chapters, which the pages name; its type is read on a phone, and stays within its boxes."
+    script, path = runpy.run_path(str(ROOT/'nbs/figures/pipeline.py')), ROOT/'nbs/figures/pipeline_upright.svg'
+    svg = path.read_text(encoding='utf-8')
+    assert svg == script['upright'](), 'run `python nbs/figures/pipeline.py`'
+    assert set(script['UPRIGHT']) == set(script['PARTS']) and re.findall(r'<g id="(\w+)" class="lit">', svg) == script['CHAPTERS']
+    assert 'figures/pipeline_upright.svg' in yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))['project']['resources']
+    sizes = [float(o)*360/script['UPRIGHT_W'] for o in re.findall(r'font-size="([\d.]+)"', svg)]
+    assert min(sizes) >= 11 and min(float(o)*360/script['W'] for o in re.findall(r'font-size="([\d.]+)"', script['picture']())) < 5   # as it was
+    for k, (x, y, w, h) in script['UPRIGHT'].items():
+        name, lines = script['SHORTER'].get(k, script['PARTS'][k][4:])
+        assert max([len(name)*13*.58, *(len(o)*11.5*.55 for o in lines)]) <= w and 0 <= x <= script['UPRIGHT_W'] - w and h >= 17*(len(lines) + 1), k
+    shown = re.findall(r'srcset="(\S+)"', site['06_nat.ipynb'].rendered)
+    assert shown == ['figures/pipeline_upright.svg#nat'] and 'srcset="figures/pipeline_upright.svg#"' in site['architecture.qmd'].rendered
+
+def test_slides_hold_what_is_on_them():
+    "Lists keep their numbers, pictures are measured by the slide and not by the window, and a long table is dense."
+    style = (ROOT/'nbs/course/slides.scss').read_text(encoding='utf-8')
+    rules = re.sub(r'/\*.*?\*/', '', style, flags=re.S)
+    assert float(re.search(r'\.reveal ol \{ margin-left: ([\d.]+)em', rules)[1]) >= 1.5 and not re.search(r'\dv[hw]\b', rules)
+    assert int(re.search(r'img:not\(\.r-stretch\) \{ max-height: (\d+)px', rules)[1]) <= 350
+    size = float(re.search(r'\.dense table \{ font-size: ([\d.]+)em', rules)[1])*40
+    rows = {}
+    for path in sorted((ROOT/'nbs/course').glob('slides_*.qmd')):
+        for slide in re.split(r'^## ', path.read_text(encoding='utf-8'), flags=re.M)[1:]:
+            for where, cell in re.findall(r'\{\{< embed (\S+?)#(\S+)', slide):
+                page = Page(path.parent, where)
+                cells = [c for c in page.cells if cell in (c.get('id'), options(''.join(c.get('source') or '')).get('label'))]
+                n = max((''.join(o.get('data', {}).get('text/markdown', '')).count('\n|') for c in cells for o in c.get('outputs', [])), default=0)
+                if n > 9: rows[path.name] = n, '.dense' in slide.splitlines()[0]
+    assert rows and all(dense and 90 + n*size*1.75 < 700 for n, dense in rows.values()), rows
+
+BASE = """body { font: 17px/1.5 sans-serif; margin: 0 } main { padding: 0 12px } code { white-space: pre } p code { white-space: pre-wrap } pre { overflow-x: auto } td, th { padding: 8px }"""   # what Quarto does to wide things
+
+@pytest.fixture(scope='module')
+def phone(tmp_path_factory):
+    "The width that a page takes on a screen of 390 pixels."
+    webdriver = pytest.importorskip('selenium.webdriver', reason="selenium isn't installed: pip install -e '.[dev]'")
+    chromium, server = shutil.which('chromium') or shutil.which('google-chrome'), shutil.which('chromedriver')
+    if not chromium or not server: pytest.skip('there is no chromium with chromedriver: on Debian, apt-get install chromium chromium-driver')
+    folder, o = tmp_path_factory.mktemp('phone'), webdriver.ChromeOptions()
+    o.binary_location = chromium
+    for flag in ('headless=new', 'no-sandbox', 'disable-gpu', 'no-first-run', 'disable-background-networking', 'disable-component-update', 'disable-sync', 'disable-dev-shm-usage', 'hide-scrollbars',
+                 f'user-data-dir={folder/"user"}'): o.add_argument(f'--{flag}')
+    d = webdriver.Chrome(options=o, service=webdriver.ChromeService(server))
+    d.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=390, height=844, deviceScaleFactor=1, mobile=True))
+    def width(html, style):
+        head = f'<!DOCTYPE html><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><base href="{(ROOT/"nbs").as_uri()}/"><style>{BASE}\n{style}</style>'
+        (folder/'page.html').write_text(f'{head}<main>{html}</main>', encoding='utf-8')
+        d.get((folder/'page.html').as_uri())
+        return d.execute_script('return document.documentElement.scrollWidth')
+    yield width
+    d.quit()
+
+def test_no_page_scrolls_sideways_on_a_phone(site, phone):
+    style = (ROOT/'nbs/styles.css').read_text(encoding='utf-8')
+    wide = '`lowlight_export small.onnx --weights small --rounds 4`'
+    html = f'<ul><li><code>{wide}</code></li></ul><p><a href="#">{"long/" * 30}</a></p>'
+    assert phone(html, '') > 390 >= phone(html, style)
+    assert [k for k, p in site.items() if 'slides_' not in k and phone(p.rendered, style) > 390] == []
+
+
 # --- and each check can fail ---
 
 def notebook(*cells): return json.dumps(dict(cells=[dict(cell_type=k, id=f'c{i}', metadata={}, source=s, outputs=o) for i, (k, s, o) in enumerate(cells)], metadata={}, nbformat=4, nbformat_minor=5))
@@ -268,6 +408,8 @@ BROKEN = {
     'wordless_pictures': ('![](i.jpg) <img src="i.jpg"> ![words enough](i.jpg) ![](i.jpg){fig-alt="words enough"}', 2),
     'unresolved': ('See @fig-none, @sec-here and `@fig-code`. {{< embed ok.ipynb#none >}} {{< embed no.ipynb >}} {{< include _no.md >}}\n\n## Here {#sec-here}', 4),
     'from_elsewhere': ('<script src="https://cdn.example/x.js"></script>\n\n![words enough](//cdn.example/x.png) <link href="style.css">', 2),
+    'formulas_of_newer_pandoc': ('$$\\Bigl(\\frac12\\bigm|x\\Bigr)$$ and `\\Bigl`', 2),
+    'raw_markdown': ('~~~ {.text}\n[words](https://pytorch.org)\n~~~\n\n[[*a*](https://pytorch.org) b](https://docs.fast.ai)', 2),
     'unread_formulas': ('$$\\frac{1}{2}$$ and $$\\nosuchmacro{1}$$', 1),
 }
 

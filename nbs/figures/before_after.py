@@ -5,7 +5,7 @@ from PIL import Image
 
 from lowlight_nat.enhance import Enhancer
 
-NAMES, HEIGHT, GAP = ('chelsea.jpg', 'astronaut.webp', 'hopper.jpg', 'rocket.webp'), 220, 6
+NAMES, HEIGHT, GAP = ('chelsea.jpg', 'coffee.png', 'hopper.jpg', 'rocket.webp'), 220, 6
 SAMPLES = Path(__file__).resolve().parents[2]/'samples'
 
 

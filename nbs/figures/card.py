@@ -14,15 +14,20 @@ SAMPLES = HERE.parents[1]/'samples'
 CARD = HERE.parents[1]/'lowlight_nat'/'weights'/'README.md'
 
 
+LOSSY = ('Saved with loss (WebP of quality 95, five stops down): of shadows no deeper than a level or two the format has made blocks of 0 and 1, and the model brings that step '
+         'out as black blocks (helmet and chair). JPEG does the same, a lossless file of the same picture does not.')
+
 def cases():
     "Name, true picture, and what the model is given"
-    ref = lambda n: read_image(next((SAMPLES/'reference').glob(f'{n}.*')))[:, :224, :288]
+    whole = lambda n: read_image(next((SAMPLES/'reference').glob(f'{n}.*')))
+    ref = lambda n: whole(n)[:, :224, :288]
     dark = lambda x, **kw: synthesize_low_light(x, generator=torch.Generator().manual_seed(0), **kw)
     coffee, cat, face = ref('coffee'), ref('chelsea'), ref('astronaut')
     yield 'Seven stops too dark: what is left is noise and eight-bit steps, and the picture is invented from them.', coffee, dark(coffee, exposure=-7.)
     yield 'Not dark at all: it was trained on pictures that are at least a stop too dark, and changes contrast and colour of a bright one.', cat, cat
     red = (face*torch.tensor([1.3, 0.55, 0.3]).view(3, 1, 1)).clamp(0, 1)
     yield 'Coloured light, four stops down: it guesses a balance, and takes part of the light\'s colour away.', red, dark(red, exposure=-4.)
+    yield LOSSY, whole('astronaut')[:, 96:, 32:], read_image(SAMPLES/'astronaut.webp')[:, 96:, 32:]
 
 def failures(enhance):
     "The figure: given, enhanced, truth; and the figures of each row"
@@ -103,7 +108,7 @@ Data: LOL-v1, one 256x256 crop of each of 340 training scenes; in {share:.0%} of
 
 ## Where it fails
 
-![Three rows, each the picture given, the model's result and the truth: a cup of coffee almost black, a cat in full light, an astronaut in red light.](../../nbs/figures/failures.jpg)
+![Four rows, each the picture given, the model's result and the truth: a cup of coffee almost black, a cat in full light, an astronaut in red light, and her helmet, where the result has small black blocks.](../../nbs/figures/failures.jpg)
 
 Given, enhanced, truth:
 

@@ -1,6 +1,7 @@
 """Draw the recurring picture of the pipeline, one SVG a chapter with that chapter's part lit.
 
-Run `python nbs/figures/pipeline.py` from anywhere: it writes `pipeline.svg` and `pipeline_NAME.svg` beside itself, the same bytes every time.
+Run `python nbs/figures/pipeline.py` from anywhere: it writes `pipeline.svg` and `pipeline_NAME.svg` beside itself, the same bytes every time,
+and `pipeline_upright.svg`, the form for narrow screens: one file, of which `pipeline_upright.svg#NAME` shows a chapter's part lit.
 """
 from html import escape
 from pathlib import Path
@@ -111,7 +112,75 @@ def picture(chapter=None):
     return '\n'.join(out + (legend(chapter) if chapter else []) + ['</svg>', ''])
 
 
+# --- the upright form: the picture's way runs down, the codebook stands beside it ---
+
+UPRIGHT_W, UPRIGHT_H = 360, 1076
+UPRIGHT = {   # key: (x, y, width, height)
+    'images.in': (24, 14, 136, 44), 'quantizers': (246, 104, 96, 52), 'codebook': (246, 190, 96, 352),
+    'flow.cond': (24, 104, 136, 68), 'flow.flow': (24, 198, 136, 68), 'masking': (24, 292, 136, 68), 'nat': (24, 386, 136, 68),
+    'decoder': (24, 474, 136, 68), 'exposure': (176, 562, 166, 84), 'images.out': (24, 682, 136, 44),
+    'data': (14, 770, 104, 32), 'layers': (127, 770, 104, 32), 'losses': (240, 770, 104, 32), 'callbacks': (14, 808, 104, 32),
+    'training': (127, 808, 104, 32), 'metrics': (240, 808, 104, 32), 'baselines': (14, 846, 104, 32), 'experiments': (127, 846, 104, 32),
+    'glare': (14, 902, 104, 32), 'glare_release': (127, 902, 104, 32),
+    'enhance': (14, 958, 104, 32), 'deploy': (127, 958, 104, 32), 'widgets': (240, 958, 104, 32), 'cli': (14, 996, 104, 32),
+}
+SHORTER = {   # what stands in a narrower box: first line, further lines
+    'codebook': ('codebook', ['VQGAN:', 'encoder E,', 'codes eₖ,', 'decoder D', '', 'learned on', 'normal-light', 'pictures', 'alone']),
+    'exposure': ('exposure', ['the gain that brings', 'the level back, from the', 'whole dark picture']),
+}
+
+
+def upright_box(key, lit):
+    "A part in its place in the upright form."
+    return box((*UPRIGHT[key], *SHORTER.get(key, PARTS[key][4:])), lit)
+
+def upright_arrows():
+    "Down from part to part, and to the left from the codebook."
+    for a, b in zip(ROW, ROW[1:]):
+        x, y, w, h = UPRIGHT[a]
+        yield arrow(x + w/2, y + h, x + w/2, UPRIGHT[b][1] - 3)
+    for key, label in FEEDS.items():
+        x, y, w, h = UPRIGHT[key]
+        yield arrow(UPRIGHT['codebook'][0], y + h/2, x + w + 3, y + h/2)
+        yield text((UPRIGHT['codebook'][0] + x + w)/2 + 2, y + h/2 - 6, label, '#5b6675', 11)
+    x, y, w, h = UPRIGHT['quantizers']
+    yield arrow(x + w/2, y + h, x + w/2, UPRIGHT['codebook'][1] - 3)
+
+def upright_frame(lit):
+    "The dashed frame of `LowLightNAT`."
+    s = LIT if lit else dict(PLAIN, fill='none', ink='#5b6675')
+    extra = ' stroke-dasharray="6 5"' + (' fill-opacity="0.45"' if lit else '')
+    return [rect(10, 76, 340, 582, s['fill'], s['stroke'], s['width'], extra), text(178, 94, 'model: LowLightNAT', s['ink'], 12.5, 'bold', 'start')]
+
+def upright_lit(chapter):
+    "What is drawn over the upright form for one chapter; shown where the address ends in its name."
+    keys = [k for k in PARTS if k.split('.')[0] == chapter or k in ALSO.get(chapter, [])]
+    out = [f'<g id="{chapter}" class="lit">']
+    if chapter == 'model':
+        out += [*upright_frame(True), *upright_arrows()]
+        for k in PARTS: out += upright_box(k, False)
+    for k in keys: out += upright_box(k, True)
+    out += [rect(14, 1044, 14, 14, LIT['fill'], LIT['stroke'], 1.5), text(36, 1056, f'this chapter: {chapter}', '#2b3440', 12.5, 'bold', 'start')]
+    return out + ['</g>']
+
+def upright():
+    "The whole SVG of the upright form, with a hidden layer for each chapter."
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {UPRIGHT_W} {UPRIGHT_H}" width="{UPRIGHT_W}" height="{UPRIGHT_H}" role="img" aria-labelledby="title">',
+           '<title id="title">The pipeline from a dark picture to a bright one</title>',
+           '<style>.lit { display: none } .lit:target { display: inline }</style>',
+           '<defs><marker id="head" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+           '<path d="M0 0L8 4L0 8z" fill="#5b6675"/></marker></defs>',
+           f'<rect x="1" y="1" width="{UPRIGHT_W-2}" height="{UPRIGHT_H-2}" rx="12" fill="#f6f7f9" stroke="#d3d8de"/>',
+           *upright_frame(False), *upright_arrows()]
+    for k in PARTS: out += upright_box(k, False)
+    for y, words in (744, 'around it: what it is fed and built from,'), (760, 'how it is taught and how it is measured'), (895, 'the official network:'), (951, 'and how it is used:'):
+        out.append(text(14, y, words, '#5b6675', 11.5, anchor='start'))
+    for name in CHAPTERS: out += upright_lit(name)
+    return '\n'.join([*out, '</svg>', ''])
+
+
 if __name__ == '__main__':
     here = Path(__file__).parent
     (here/'pipeline.svg').write_text(picture(), encoding='utf-8')
+    (here/'pipeline_upright.svg').write_text(upright(), encoding='utf-8')
     for name in CHAPTERS: (here/f'pipeline_{name}.svg').write_text(picture(name), encoding='utf-8')
