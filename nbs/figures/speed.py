@@ -1,6 +1,8 @@
 """Time and memory of one 400x600 picture, weights loaded, on two threads of a CPU: `python nbs/figures/speed.py`.
 
-Each precision gets a process of its own, so that its peak is its own. Writes `run/speed.json`.
+Each precision gets a process of its own, so that its peak is its own. The last row leaves the instructions out that
+a processor with AVX2 only does not have. Writes `run/speed.json`, with the load of the machine at the end: where
+other programs are at work, `fastest` is the column to read.
 """
 import json, os, statistics, subprocess, sys, time
 from pathlib import Path
@@ -11,18 +13,31 @@ def measure(bf16, n=7):
     "In this process: median seconds of n pictures after one to warm up, and the peak of resident memory"
     import torch
     from lowlight_nat.enhance import Enhancer
-    torch.manual_seed(0); torch.set_num_threads(2)
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
     enhance, x, times = Enhancer.from_pretrained(device='cpu'), torch.rand(3, 400, 600)*.1, []
     enhance.bf16, chosen = bf16, enhance.bf16
     for _ in range(n + 1):
-        t = time.perf_counter(); enhance(x); times.append(time.perf_counter() - t)
+        start = time.perf_counter()
+        enhance(x)
+        times.append(time.perf_counter() - start)
     peak = next(int(o.split()[1])*1024 for o in open('/proc/self/status') if o.startswith('VmHWM'))
     return dict(precision='bfloat16' if bf16 else 'float32', chosen=bf16 == chosen, first=round(times[0], 2), median=round(statistics.median(times[1:]), 3), fastest=round(min(times[1:]), 3), peak_gb=round(peak/1e9, 3))
 
+OLDER = dict(ATEN_CPU_CAPABILITY='avx2', ONEDNN_MAX_CPU_ISA='AVX2')   # PyTorch as on a processor without AVX-512
+
+def in_a_process(precision, **env):
+    "What `measure` says in a process of its own"
+    env = dict(os.environ, OMP_NUM_THREADS='2', **env)
+    line = [sys.executable, __file__, precision]
+    printed = subprocess.run(line, env=env, capture_output=True, text=True, check=True).stdout
+    return json.loads(printed.splitlines()[-1])
+
 if __name__ == '__main__':
     if len(sys.argv) > 1: print(json.dumps(measure(sys.argv[1] == 'bfloat16'))); sys.exit()
-    rows = [json.loads(subprocess.run([sys.executable, __file__, p], env=dict(os.environ, OMP_NUM_THREADS='2'), capture_output=True, text=True, check=True).stdout.splitlines()[-1]) for p in ('float32', 'bfloat16')]
+    rows = [in_a_process('float32'), in_a_process('bfloat16')]
+    rows.append(dict(in_a_process('float32', **OLDER), precision='float32 with AVX2 only', chosen=False))
     try: cpu = next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
     except (OSError, StopIteration): cpu = 'unknown'
-    res = dict(command='python nbs/figures/speed.py', size=[400, 600], threads=2, cpu=cpu, rows=rows)
+    res = dict(command='python nbs/figures/speed.py', size=[400, 600], threads=2, cpu=cpu, load=os.getloadavg()[0], rows=rows)
     (HERE/'run/speed.json').write_text(json.dumps(res, indent=1) + '\n'); print(json.dumps(res, indent=1))
