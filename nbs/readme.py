@@ -77,15 +77,12 @@ def figures():
         '```sh', d.get('command', 'lowlight_evaluate --data DIR --split val'), '```'])
 
 def seconds(speed):
-    "What a picture takes in each precision, the shortest of several times; and what older processors need."
-    timed = sorted((r for r in speed['rows'] if 'fastest' in r), key=lambda r: r['fastest'])
-    each = ', '.join(f"{r['fastest']:.2f} s in {r['precision']}" for r in timed)
-    said = f"a picture of {speed['size'][1]}x{speed['size'][0]} on {speed['threads']} threads: {each}"
-    by = {r['precision']: r['processor'] for r in speed['rows'] if 'processor' in r}
-    if len(by) == len(speed['rows']):
-        more = by['float32 with AVX2 only']/by['float32']
-        said += f"; with AVX2 only {more:.1f} times the processor time of float32"
-    return said
+    "What a picture takes in each precision, and what was reported from other processors."
+    timed = sorted(speed['rows'], key=lambda r: r['median'])
+    each = ', '.join(f"{r['median']:.2f} s in {r['precision']}" for r in timed)
+    said = f"a picture of {speed['size'][1]}x{speed['size'][0]} on {speed['threads']} threads of {speed['cpu']}: {each}"
+    others = ''.join(f"; on {o['cpu']}, as {o['source']} found, about {o['about']} s in {o['precision']}" for o in speed['reported'])
+    return said + others
 
 def claims():
     "What is said of the package, the figure, and the command that shows it; each figure is read from the file that the command wrote."

@@ -243,14 +243,16 @@ def test_table_1_says_the_seconds():
 # --- seconds ---
 
 def test_seconds_of_both_precisions_stand_together():
-    rows = read('speed')['rows']
-    assert [r['precision'] for r in rows] == ['float32', 'bfloat16', 'float32 with AVX2 only']
+    d = read('speed')
+    assert {r['precision'] for r in d['rows']} == {'float32', 'bfloat16'} and d['reported']
     for name in ('README.md', 'index.ipynb'):
         line = next(l for l in page(name).splitlines() if 'It runs without a GPU' in l)
-        assert all(f"{r['fastest']:.2f} s in {r['precision']}" in line for r in rows[:2]), line
-        assert f"with AVX2 only {rows[2]['processor']/rows[0]['processor']:.1f} times" in line
+        assert all(f"{r['median']:.2f} s in {r['precision']}" in line for r in d['rows']), line
+        assert all(f"about {o['about']} s in {o['precision']}" in line for o in d['reported']), line
     shown = '\n'.join(printed(c) for c in cells(NBS/'13_enhance.ipynb'))
-    assert all(r['precision'] in shown for r in rows)
+    assert all(r['precision'] in shown for r in d['rows']) and all(f"about {o['about']} s" in shown for o in d['reported'])
+    assert all(f"about {o['about']} s" in page('results.qmd') for o in d['reported'])
+    assert saying(r'0\.7 s (?!in bfloat16)') == []
 
 
 # --- figure 3, and the tutorial ---
