@@ -191,11 +191,17 @@ def sparsification(score:Tensor, # of uncertainty, any shape, larger: less sure
 def uncertainty_scores(score:Tensor, # of uncertainty, any shape, larger: less sure
                        error:Tensor, # the true error, same shape
                        wrong:Tensor, # is the token wrong, same shape, bool
-                       worst:float=0.2, # share of the places that counts as the worst
-                      ) -> dict: # auroc_wrong, auroc_worst, spearman, ause
-    "How well a map finds wrong tokens, the worst places, and the order of the errors"
-    return dict(auroc_wrong=auroc(score, wrong), auroc_worst=auroc(score, error > mask_share_threshold(error, worst)),
-                spearman=rank_correlation(score, error), ause=sparsification(score, error).ause)
+                      ) -> dict: # auroc_wrong, auroc_tenth, auroc_fifth, spearman, ause
+    "How well a map finds wrong tokens, the worst tenth and fifth of the places, and the order of the errors"
+    tenth = error > mask_share_threshold(error, 0.1)
+    fifth = error > mask_share_threshold(error, 0.2)
+    return dict(
+        auroc_wrong=auroc(score, wrong),
+        auroc_tenth=auroc(score, tenth),
+        auroc_fifth=auroc(score, fifth),
+        spearman=rank_correlation(score, error),
+        ause=sparsification(score, error).ause,
+    )
 
 # %% ../nbs/05_masking.ipynb #6c423c19
 def _progress(r, rounds): # r/R, 1 at the end

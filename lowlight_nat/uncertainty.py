@@ -141,7 +141,7 @@ def uncertainty(
     draw_uncertainty(r, run.folder/'figure.png')
     rows = [dict(map=n, **m) for n,m in r.maps.items()]
     ece = ', '.join(f"{n}: {c['ece']:.3f}" for n,c in r.calibration.items())
-    return run.finish(rows, dict(map='map', auroc_wrong='AUROC wrong token', auroc_worst='AUROC worst tenth', spearman='rank correlation', ause='AUSE'),
+    return run.finish(rows, dict(map='map', auroc_wrong='AUROC wrong token', auroc_tenth='AUROC worst tenth', auroc_fifth='AUROC worst fifth', spearman='rank correlation', ause='AUSE'),
                       f'Expected calibration error of {ece}.', calibration=r.calibration, curves=r.curves, share=r.share)
 
 # %% ../nbs/15_uncertainty.ipynb #ecbb8dec

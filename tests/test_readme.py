@@ -33,7 +33,12 @@ def test_readme_is_the_index():
 
 def test_links_lead_somewhere():
     links = [o for o in re.findall(r'\]\(([^)\s]+)\)', README) if not re.match(r'[a-z]+:|#', o)]
-    assert links and [o for o in links if not (ROOT/o).exists()] == []
+    broken = []
+    for link in links:
+        path, _, anchor = link.partition('#')
+        if not (ROOT/path).exists(): broken.append(link)
+        elif anchor and f'{{#{anchor}}}' not in (ROOT/path).read_text(encoding='utf-8'): broken.append(link)
+    assert links and broken == []
 
 def test_commands_begin_on_a_fresh_machine():
     for mark in ('command: enhance', 'command: test'):

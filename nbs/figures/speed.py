@@ -1,6 +1,7 @@
 """Time and memory of one 400x600 picture, weights loaded, on two threads of a CPU: `python nbs/figures/speed.py`.
 
-Each precision gets a process of its own, so that its peak is its own. Writes `run/speed.json`.
+Each precision gets a process of its own, so that its peak is its own. Writes `run/speed.json`, and leaves in it what
+was reported from other processors. Run it where nothing else is at work.
 """
 import json, os, statistics, subprocess, sys, time
 from pathlib import Path
@@ -24,5 +25,7 @@ if __name__ == '__main__':
     rows = [json.loads(subprocess.run([sys.executable, __file__, p], env=dict(os.environ, OMP_NUM_THREADS='2'), capture_output=True, text=True, check=True).stdout.splitlines()[-1]) for p in ('float32', 'bfloat16')]
     try: cpu = next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
     except (OSError, StopIteration): cpu = 'unknown'
-    res = dict(command='python nbs/figures/speed.py', size=[400, 600], threads=2, cpu=cpu, rows=rows)
-    (HERE/'run/speed.json').write_text(json.dumps(res, indent=1) + '\n'); print(json.dumps(res, indent=1))
+    path = HERE/'run/speed.json'
+    reported = json.loads(path.read_text()).get('reported', []) if path.exists() else []
+    res = dict(command='python nbs/figures/speed.py', size=[400, 600], threads=2, cpu=cpu, rows=rows, reported=reported)
+    path.write_text(json.dumps(res, indent=1) + '\n'); print(json.dumps(res, indent=1))

@@ -1,0 +1,273 @@
+"What the text says of the runs and the weights is what their files say: figures, counts, sets of pictures, and what a stored output is called."
+import json
+import re
+from configparser import ConfigParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lowlight_nat.fingerprints import unpack
+from lowlight_nat.model import read_metadata, weights_path
+
+ROOT = Path(__file__).resolve().parents[1]
+NBS = ROOT/'nbs'
+RUN = NBS/'figures/run'
+WORDS = 'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty'.split()
+
+
+def notebooks():
+    "Every notebook of the book and of the course."
+    return sorted(p for p in NBS.rglob('*.ipynb') if not any(o[0] in '._' for o in p.relative_to(NBS).parts))
+
+def read(name): return json.loads((RUN/f'{name}.json').read_text(encoding='utf-8'))
+def val(): return json.loads((NBS/'figures/val.json').read_text(encoding='utf-8'))
+def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
+def source(cell): return ''.join(cell['source'])
+
+def printed(cell):
+    "What a cell printed or showed, as text."
+    parts = []
+    for o in cell.get('outputs', []):
+        data = o.get('data', {})
+        text = o.get('text') or data.get('text/markdown') or data.get('text/plain') or ''
+        parts.append(''.join(text))
+    return '\n'.join(parts)
+
+def texts():
+    "Every page, slide and front page: name and words, those of notebooks without what their cells printed."
+    for p in notebooks(): yield p.name, '\n'.join(source(c) for c in cells(p))
+    pages = [*NBS.glob('*.qmd'), *(NBS/'course').glob('*.qmd'), ROOT/'README.md', ROOT/'CONTRIBUTING.md']
+    for p in pages: yield p.name, p.read_text(encoding='utf-8')
+    yield 'card', (ROOT/'lowlight_nat/weights/README.md').read_text(encoding='utf-8')
+
+def page(name): return dict(texts())[name]
+
+def saying(pattern):
+    "Where some words stand."
+    return [(name, m[0]) for name, text in texts() for m in re.finditer(pattern, text, re.I)]
+
+def seen(d): return d.get('trained_on', [])
+def unseen(d): return [r for r in d['rows'] if r['name'] not in seen(d)]
+def mean(rows, key): return sum(r[key] for r in rows)/len(rows)
+
+
+# --- the pictures that are measured on ---
+
+OLD_CURVES = ['codebook.csv', 'flow.csv', 'nat.csv', 'decoder.csv', 'decoder_{i}.csv']
+
+@pytest.fixture(scope='module')
+def twelve():
+    "The files that were measured on the validation set of version 0.1, as the page of results has them."
+    import runpy
+    return runpy.run_path(str(NBS/'reference.py'))['TWELVE']
+
+def pictures(d):
+    "How many validation pictures a file says it was measured on; None: it doesn't say."
+    if isinstance(d, list): return len(d[0]['each'])
+    if isinstance(d.get('data'), dict): return d['data']['n']
+    return next((d[k] for k in ('pictures', 'validation_pictures', 'n', 'val') if isinstance(d.get(k), int)), None)
+
+def test_files_of_the_old_set_are_told_apart(twelve):
+    said = {p.stem: pictures(json.loads(p.read_text(encoding='utf-8'))) for p in RUN.glob('*.json')}
+    assert {k for k, n in said.items() if n == 12} <= set(twelve)
+    assert {k for k, n in said.items() if n not in (12, None)} & set(twelve) == set()
+    assert {n for n in said.values() if n} == {12, val()['n']}
+    assert set(twelve) <= set(said)
+
+def test_results_say_which_set(twelve):
+    sections = re.split(r'^## ', page('results.qmd'), flags=re.M)
+    old = [s.splitlines()[0] for s in sections if 'limits.qmd#twelve), which are no longer the set.' in s]
+    assert len(old) == len(twelve)
+
+def test_chapters_that_show_the_old_set_say_so(twelve):
+    files = [f'run/{o}.json' for o in twelve] + [f'run/{o}' for o in OLD_CURVES]
+    silent, said = [], 0
+    for p in notebooks():
+        text = '\n'.join(source(c) for c in cells(p))
+        if not any(o in text or f"read('{Path(o).stem}')" in text for o in files): continue
+        said += 1
+        if 'limits.qmd#twelve' not in text: silent.append(p.name)
+    assert silent == [] and said >= 9
+
+def test_no_page_calls_a_seen_scene_unseen():
+    assert saying(r'share nothing with the training|scenes never seen|that were not trained on') == []
+
+def test_the_weights_tell_what_they_saw(lol_data):
+    "The names in the weights' fingerprints are those that `trained_on` lists."
+    names = set(unpack_names())
+    there = {p.stem for p in (Path(lol_data)/'val/high').iterdir()}
+    d = val()
+    assert {r['name'] for r in d['rows']} == there and set(seen(d)) == names & there
+
+def unpack_names(): return [f.name for f in unpack(read_metadata(weights_path('small'))['about']['fingerprints'])]
+
+def test_every_front_says_how_many_were_seen():
+    d = val()
+    few = unseen(d)
+    assert len(few) < d['n'] and set(seen(d)) <= set(unpack_names())
+    without = f"{mean(few, 'psnr_gt_mean'):.2f}"
+    for name in ('README.md', 'index.ipynb', 'results.qmd', 'limits.qmd'):
+        text = page(name)
+        assert re.search(rf"\b{len(seen(d))}\b", text) and without in text, name
+        assert ('{#twelve}' if name == 'limits.qmd' else 'limits.qmd#twelve') in text, name
+    card = page('card')
+    assert f"{len(seen(d))} of which show scenes that these weights were trained on" in card and f'The {len(few)} others: **{without} dB' in card
+
+def test_the_four_systems_are_of_one_set():
+    systems = [read(f'system_{o}') for o in ('glare', 'latent', 'decoder', 'both')]
+    names = [[r['name'] for r in d['rows']] for d in systems]
+    assert all(o == [r['name'] for r in val()['rows']] for o in names)
+    assert abs(systems[3]['psnr_gt_mean'] - val()['psnr_gt_mean']) < 1e-6
+    change = read('exp_figure3')['rows']
+    assert abs(mean(change, 'change') - (systems[3]['psnr_gt_mean'] - systems[0]['psnr_gt_mean'])) < 0.01
+
+
+# --- stored outputs ---
+
+def stale(all_cells):
+    "Cells that printed that something is not set or not measured, beside a text that speaks of a stored run."
+    told = any(re.search(r'[Ss]tored (above|below|here)|stand stored', source(c)) for c in all_cells if c['cell_type'] == 'markdown')
+    return [c['id'] for c in all_cells if re.search(r'\bis not set\b', printed(c)) and (told or 'LOWLIGHT_DATA' in printed(c))]
+
+def test_no_output_says_not_set():
+    assert {p.name: s for p in notebooks() if (s := stale(cells(p)))} == {}
+
+def test_a_stale_output_is_noticed():
+    text = dict(cell_type='markdown', id='a', source=['Stored above is a run.'])
+    empty = dict(cell_type='code', id='b', source=[], outputs=[dict(output_type='stream', text=['DATA is not set\n'])])
+    assert stale([empty, text]) == ['b'] and stale([empty]) == []
+    empty['outputs'][0]['text'] = ['LOWLIGHT_DATA is not set']
+    assert stale([empty]) == ['b']
+
+
+# --- counts ---
+
+def test_number_of_commands():
+    c = ConfigParser(delimiters=['='])
+    c.read(ROOT/'settings.ini', encoding='utf-8')
+    commands = re.findall(r'^(lowlight_\w+)=', c['DEFAULT']['console_scripts'].replace('    ', ''), re.M)
+    assert len(commands) == len(set(commands)) > 4
+    found = saying(r'\b(\w+) commands\b')
+    counted = [(name, said) for name, said in found if said.split()[0].lower() in WORDS]
+    of_the_package = [o for o in counted if o[0] in ('README.md', 'index.ipynb', '18_cli.ipynb')]
+    assert {o[0] for o in of_the_package} == {'README.md', 'index.ipynb', '18_cli.ipynb'}
+    wrong = [o for o in of_the_package if o[1].split()[0].lower() != WORDS[len(commands)]]
+    assert wrong == []
+    for name in ('README.md', 'index.ipynb', '18_cli.ipynb'):
+        assert [o for o in commands if f'`{o}' not in page(name)] == [], name
+
+def test_number_of_forms():
+    n = len({r['form'] for r in read('lab')})
+    found = saying(r'\b(\w+) forms (?:of the network|with a seed)')
+    counted = [(name, said) for name, said in found if said.split()[0].lower() in WORDS]
+    assert len(counted) >= 3 and [o for o in counted if o[1].split()[0].lower() != WORDS[n]] == []
+
+def test_chapters_do_not_claim_an_order_of_imports():
+    assert saying(r'imports? only from those before|nothing but the chapters before') == []
+
+
+# --- the weights ---
+
+def cfg(): return read_metadata(weights_path('small'))['config']
+
+def test_factor_and_kept_are_printed():
+    "Chapter Masking prints the factor of the bundled model, chapter Decoder whether it corrects kept cells."
+    masking = '\n'.join(printed(c) for c in cells(NBS/'05_masking.ipynb'))
+    assert f'uses the factor {cfg().factor:.2f} and masks where the entropy exceeds {cfg().tau:.2f}' in masking
+    decoder = '\n'.join(printed(c) for c in cells(NBS/'07_decoder.ipynb'))
+    assert f'trained with kept={cfg().feat_kept}' in decoder
+    assert saying(r'keeps the factor 1\b|weights were trained without\.') == []
+
+def test_decoder_table_ends_at_the_bundled_weights():
+    decoder = '\n'.join(printed(c) for c in cells(NBS/'07_decoder.ipynb'))
+    last = pd.read_csv(RUN/'decoder_3.csv').query("split == 'val'").gt_mean_psnr.iloc[-1]
+    end = read('val_twelve')['psnr_gt_mean']
+    assert f'{last:.4f}'.rstrip('0') in decoder and f'{end:.2f} dB' in decoder and abs(last - end) < 0.1
+
+
+# --- the curves ---
+
+def test_the_loss_of_the_nat():
+    run = pd.read_csv(RUN/'nat.csv')
+    valid = run[run.split == 'val']
+    assert valid.loss.is_monotonic_decreasing and valid.step.iloc[-1] == 150
+    rows = read('rounds')['rows']
+    nats = rows['delta, R=0']['cross_entropy'] - rows['delta, R=1']['cross_entropy']
+    assert 0.2 < nats < 0.3                                                   # "about a quarter of a nat"
+    assert rows['delta, R=1']['error_after'] > rows['delta, R=0']['error_after'] - 1e-3   # "no nearer to the truth"
+    slide = page('slides_4.qmd')
+    assert '150 steps' in slide and 'quarter of a nat' in slide
+    assert saying(r'loss does not fall') == []
+    shown = '\n'.join(printed(c) for c in cells(NBS/'06_nat.ipynb'))
+    assert f'validation, loss: {valid.loss.iloc[0]:.4f} at step 50, {valid.loss.iloc[-1]:.4f} at step 150: it fell' in shown
+
+def test_wrong_tokens_of_the_toy_are_counted():
+    shown = '\n'.join(printed(c) for c in cells(NBS/'06_nat.ipynb'))
+    assert re.search(r'wrong tokens: \d+ after round 1', shown)
+    assert saying(r'red crosses are wrong tokens|red is a wrong token') == []
+
+
+# --- uncertainty ---
+
+def test_tenth_and_fifth_are_named():
+    rows = {r['map']: r for r in read('exp_uncertainty')['rows']}
+    for name in ('README.md', 'index.ipynb'):
+        line = next(l for l in page(name).splitlines() if 'It knows where it guessed' in l)
+        for key in ('sigma', 'entropy, T = 1'):
+            assert f"{rows[key]['auroc_tenth']:.2f} of the worst tenth, {rows[key]['auroc_fifth']:.2f} of the worst fifth" in line
+    assert rows['sigma']['auroc_tenth'] != rows['sigma']['auroc_fifth']
+    assert 'AUROC worst tenth | AUROC worst fifth' in page('results.qmd')
+    assert saying('auroc_worst') == []
+
+
+# --- table 1 ---
+
+def training_seconds():
+    "System: its seconds of training, with what it shares."
+    d = read('exp_table1')
+    shared = int(re.search(r'one training of (\d+) s', d['note'])[1])
+    return {r['system']: r['seconds_train'] + shared*(r['system'] not in ('LLFlow', 'Restormer')) for r in d['rows'] if r['seconds_train']}
+
+def test_table_1_says_the_seconds():
+    took = training_seconds()
+    assert max(took.values()) > 5*min(took.values())
+    table = '\n'.join(printed(c) for c in cells(NBS/'15_table1.ipynb'))
+    claims = '\n'.join(printed(c) for c in cells(NBS/'course/claims.ipynb'))
+    for system, s in took.items():
+        assert re.search(rf'^{re.escape(system)} .*\b{s:,} s with what it shares', table, re.M), system
+        assert f'{system} {s:,}' in claims, system
+    assert saying(r'equal seconds of training|about the same seconds|with the same budget') == []
+
+
+# --- seconds ---
+
+def test_seconds_of_both_precisions_stand_together():
+    d = read('speed')
+    assert {r['precision'] for r in d['rows']} == {'float32', 'bfloat16'} and d['reported']
+    for name in ('README.md', 'index.ipynb'):
+        line = next(l for l in page(name).splitlines() if 'It runs without a GPU' in l)
+        assert all(f"{r['median']:.2f} s in {r['precision']}" in line for r in d['rows']), line
+        assert all(f"about {o['about']} s in {o['precision']}" in line for o in d['reported']), line
+    shown = '\n'.join(printed(c) for c in cells(NBS/'13_enhance.ipynb'))
+    assert all(r['precision'] in shown for r in d['rows']) and all(f"about {o['about']} s" in shown for o in d['reported'])
+    assert all(f"about {o['about']} s" in page('results.qmd') for o in d['reported'])
+    assert saying(r'0\.7 s (?!in bfloat16)') == []
+
+
+# --- figure 3, and the tutorial ---
+
+def test_the_cat_of_figure_3():
+    "The chapter prints what the NATs do to each sample, and says that they harm the cat."
+    shown = '\n'.join(printed(c) for c in cells(NBS/'15_experiments.ipynb'))
+    change = float(re.search(r'^\| chelsea \|.*\| ([-+][\d.]+) \|$', shown, re.M)[1])
+    assert change < -1 and 'cat' in page('slides_6.qmd')
+    text = '\n'.join(source(c) for c in cells(NBS/'15_experiments.ipynb') if c['cell_type'] == 'markdown')
+    assert re.search(r'cat, chelsea: there the NATs make it worse', text)
+
+def test_the_tutorial_prints_what_its_maps_show():
+    shown = '\n'.join(printed(c) for c in cells(NBS/'tutorial.ipynb'))
+    assert re.search(r'\d+% masked; mean error where masked', shown)
+    assert re.search(r'where the error is largest, \d+% are masked', shown)
+    text = '\n'.join(source(c) for c in cells(NBS/'tutorial.ipynb') if c['cell_type'] == 'markdown')
+    assert not re.search(r'blurred background is masked|scattered over smooth surfaces', text)
