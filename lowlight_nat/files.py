@@ -29,7 +29,7 @@ def _said(
             yield
     except ImageError: raise
     except Image.UnidentifiedImageError as e:
-        raise ImageError(f"{name} is not a picture that Pillow {Image.__version__} can read, or its first bytes are damaged: save it as JPEG, PNG, TIFF or WebP.") from e
+        raise ImageError(f"{name} is not a picture of a kind that is read here, or its first bytes are damaged: save it as JPEG, PNG, WebP or a TIFF of 8 or 16 bits.") from e
     except Image.DecompressionBombError as e:
         raise ImageError(f"{name} claims to hold more pixels than is safe ({e}): make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it.") from e
     except MemoryError as e:
@@ -40,17 +40,38 @@ def _said(
 # %% ../nbs/00_files.ipynb #ffcd8d0b
 def _read_bytes(path):
     "What is in the file, or one sentence about why not."
+    if re.match(r'[a-z][a-z0-9+.-]+://', str(path), re.I):
+        raise ImageError(f"'{path}' is an address, not a file: download the picture and name the file.")
     path = Path(path)
-    if not path.exists(): raise ImageError(f"'{path}' doesn't exist: check the spelling and the folder.")
-    if path.is_dir(): raise ImageError(f"'{path}' is a folder, not a picture: name a file in it, or list its pictures with list_images.")
-    try: return path.read_bytes()
-    except OSError as e: raise ImageError(f"'{path}' can't be opened ({e.strerror}): check that you may read it.") from e
+    try:
+        there,folder = path.exists(),path.is_dir()
+        if not there: raise ImageError(f"'{path}' doesn't exist: check the spelling and the folder.")
+        if folder: raise ImageError(f"'{path}' is a folder, not a picture: name a file in it, or list its pictures with list_images.")
+        return path.read_bytes()
+    except ImageError: raise
+    except (OSError, ValueError) as e:
+        raise ImageError(f"{str(path)!r} can't be opened ({getattr(e, 'strerror', None) or e}): check the name, and that you may read it.") from e
 
 def _read_open(f):
     "What is left in an open file, and its name for an error."
     name = f"'{getattr(f, 'name', 'the given file')}'"
-    try: return f.read(),name
+    try: data = f.read()
     except (OSError, ValueError) as e: raise ImageError(f"{name} can't be read ({e}): open it again in binary mode, 'rb'.") from e
+    try: at_end = not data and f.tell()>0
+    except Exception: at_end = False   # a stream that doesn't know where it is
+    if at_end: raise ImageError(f"{name} has been read to its end already: go back to its beginning with .seek(0), or open it again.")
+    return data,name
+
+# %% ../nbs/00_files.ipynb #c329db93
+_FORMATS = 'JPEG MPO PNG WEBP TIFF BMP GIF PPM JPEG2000 AVIF HEIF'.split()
+
+def _readable(
+    name='', # of the file; a TGA has no first bytes to be known by, and is known by its ending
+)->list: # as Pillow calls them
+    "The formats that may be opened, of those that this Pillow has."
+    Image.init()
+    wanted = [*_FORMATS, 'TGA'] if str(name).strip("'").lower().endswith('.tga') else _FORMATS
+    return [o for o in wanted if o in Image.OPEN]
 
 # %% ../nbs/00_files.ipynb #00c8df3b
 _heif_brands = b'heic heix heim heis hevc hevx mif1 msf1'.split()
@@ -62,13 +83,13 @@ def _open(
     "The picture, opened and not yet decoded."
     if not isinstance(data, bytes): raise ImageError(f"{name} gives {type(data).__name__} instead of bytes: open it in binary mode, 'rb'.")
     if not data: raise ImageError(f"{name} is empty (0 bytes): copy or download it again.")
-    try: return Image.open(BytesIO(data))
+    try: return Image.open(BytesIO(data), formats=_readable(name))
     except Image.UnidentifiedImageError:
         if data[4:8]!=b'ftyp' or data[8:12] not in _heif_brands: raise
     try: import pillow_heif
     except ImportError as e: raise ImageError(f"{name} is a HEIF picture, and the plugin that reads it isn't installed: run `pip install lowlight_nat[heif]`, or save it as JPEG.") from e
     pillow_heif.register_heif_opener()
-    return Image.open(BytesIO(data))
+    return Image.open(BytesIO(data), formats=['HEIF'])
 
 # %% ../nbs/00_files.ipynb #b73fe097
 # Endings of raw camera files, in lower case
@@ -90,8 +111,11 @@ def _develop(
     except rawpy.LibRawError as e: raise OSError(e.args[0].decode() if e.args and isinstance(e.args[0], bytes) else str(e)) from e
 
 # %% ../nbs/00_files.ipynb #7242f6a9
+_not_raw = b'\xff\xd8\xff', b'\x89PNG', b'GIF8', b'RIFF'   # how a JPEG, PNG, GIF and WebP begin
+
 def _is_raw(name, data):
     "Is this a raw camera file? By its ending, or as a TIFF whose first directory says which version of DNG it is (entry 50706)."
+    if data.startswith(_not_raw) or data[4:8]==b'ftyp' and data[8:12] in _heif_brands and not name.strip("'").lower().endswith('.cr3'): return False
     if name.strip("'").lower().endswith(RAW_EXTENSIONS): return True
     order = {b'II*\0':'<', b'MM\0*':'>'}.get(data[:4])
     if order is None: return False

@@ -123,7 +123,7 @@ def test_import_is_light():
 
 @pytest.mark.parametrize('name, module, extra', [('a.heic', 'pillow_heif', 'heif'), ('a.nef', 'rawpy', 'raw')])
 def test_a_missing_plugin_is_named(tmp_path, monkeypatch, name, module, extra):
-    (tmp_path/name).write_bytes(b'\0\0\0\x18ftypheic'+bytes(100))
+    (tmp_path/name).write_bytes((b'MM\0*' if module == 'rawpy' else b'\0\0\0\x18ftypheic')+bytes(100))
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImageError, match=rf'{name}.*pip install lowlight_nat\[{extra}\]') as e: read_image(tmp_path/name)
     assert '\n' not in str(e.value)
