@@ -6,6 +6,7 @@ __all__ = ['show_images', 'srgb_to_linear', 'linear_to_srgb', 'read_image', 'to_
 
 # %% ../nbs/00_images.ipynb #dc4c74c4
 import os, sys
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from PIL import Image, ImageCms, ImageOps
 
 # %% ../nbs/00_images.ipynb #f240a94a
+from .colour import SPACES, ColourSpace, is_srgb, make_profile, parse_profile, space_of_codes, space_of_png, to_srgb
 from .files import (IMAGE_EXTENSIONS, RAW_EXTENSIONS, ImageError, _develop, _formats, _is_raw, _open, _read_bytes, _read_open, _said,
                                 _save_options, _write_beside, format_of, list_images)
 
@@ -113,16 +115,33 @@ def _to_rgb(im):
     return im if im.mode=='RGB' else im.convert('RGB')
 
 # %% ../nbs/00_images.ipynb #97a19525
+def _loaded(im, name):
+    "Decode the pixels of a Pillow picture now; one sentence if it was closed before."
+    if 0 in im.size: raise ImageError(f"{name} has no pixels (size {im.width}x{im.height}): give a picture of at least 1x1.")
+    if im.format in ('EPS','WMF'): raise ImageError(f"{name} is a drawing ({im.format}), not a picture of pixels: save it as PNG.")
+    try: im.load()
+    except (ValueError, AttributeError, AssertionError) as e:
+        raise ImageError(f"{name} was closed before it was read, or is damaged: open it again, or call its load() before you close it.") from e
+
+def _pil_array(im, name):
+    "The numbers of a Pillow picture, upright: (H,W), or (H,W,3) after conversion to RGB."
+    _loaded(im, name)
+    up,tags = _upright(im),getattr(im, 'tag_v2', {})
+    if im.mode[0] not in 'IF': return np.array(_to_rgb(up))
+    a = np.array(up)
+    if im.mode=='I':
+        if a.min()<0 or a.max()>65535: raise ImageError(f"{name} has whole numbers from {a.min()} to {a.max()}: save it with 16 bits.")
+        a = a.astype(np.uint16)
+    if im.mode!='F' and tags.get(258)==(12,): a = np.round(a*(65535/4095)).astype(np.uint16)
+    if tags.get(262)==0: a = (1 if im.mode=='F' else 65535)-a   # 0 is white
+    return a
+
 def _pil_to_tensor(
     im:Image.Image, # a Pillow picture of any mode
     name:str='the given picture', # what to call it in an error
 )->Tensor: # `(3,H,W)` float32 in [0,1]
-    "A Pillow picture as a tensor: upright, RGB, alpha dropped."
-    if 0 in im.size: raise ImageError(f"{name} has no pixels (size {im.width}x{im.height}): give a picture of at least 1x1.")
-    im = _upright(im)
-    if im.mode=='I': return _array_to_tensor(np.array(im).clip(0,65535).astype(np.uint16), name)
-    if im.mode[0] in 'IF': return _array_to_tensor(np.array(im), name)
-    return _array_to_tensor(np.array(_to_rgb(im)), name)
+    "A Pillow picture as a tensor: upright, RGB, alpha dropped; the numbers as they are."
+    return _array_to_tensor(_pil_array(im, name), name)
 
 # %% ../nbs/00_images.ipynb #7b8f8022
 _other_byte = {'B':'L', 'L':'B', 'N':'B' if sys.byteorder=='little' else 'L'}
@@ -151,52 +170,218 @@ def _deep_array(hi, lo):
     a *= 256; a += np.array(_upright(lo))
     return a
 
+# %% ../nbs/00_images.ipynb #3a234491
+_turns = {2: lambda a: a[:,::-1], 3: lambda a: a[::-1,::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0,1),
+          6: lambda a: np.rot90(a, -1), 7: lambda a: a.swapaxes(0,1)[::-1,::-1], 8: lambda a: np.rot90(a)}
+
+def _odd_tiff(im):
+    "What Pillow would read wrongly of an opened TIFF, in words; None if it's all right."
+    tags = getattr(im, 'tag_v2', None)
+    if im.format!='TIFF' or tags is None: return None
+    bits,channels = max(tags.get(258, (1,))),tags.get(277, 1)
+    if bits<=8 or channels==1 or tags.get(262)==5: return None   # 5: ink, which Little CMS has with 8 bits
+    if tags.get(284)==2: return f'of {bits} bits stored plane by plane'
+    if 1 in tags.get(338, ()): return f'of {bits} bits with colours multiplied by alpha'
+    return None
+
+def _tiff_array(
+    data, # bytes of a TIFF
+    name, # what to call it in an error
+    what, # what is odd about it, in words
+): # (H,W) or (H,W,C), uint8, uint16 or float, upright; and its ICC profile or None
+    "The first page of a TIFF as `tifffile` reads it."
+    remedy = "run `pip install lowlight_nat[tiff]`, or save it with 16 bits, its channels interleaved"
+    try: import tifffile
+    except ImportError as e: raise ImageError(f"{name} is a TIFF {what}, and tifffile, which reads it, isn't installed: {remedy}.") from e
+    try:
+        with tifffile.TiffFile(BytesIO(data)) as f:
+            page = f.pages[0]
+            n = page.imagewidth*page.imagelength
+            if Image.MAX_IMAGE_PIXELS and n>2*Image.MAX_IMAGE_PIXELS: raise Image.DecompressionBombError(f'{n} pixels')
+            if page.photometric not in (0,1,2): raise ImageError(f"{name} is a TIFF {what} whose colours are neither grey nor RGB: save it as RGB.")
+            a = page.asarray()
+            icc,turn = (page.tags.get(o) for o in (34675,274))
+    except (ValueError, NotImplementedError) as e:
+        if 'imagecodecs' not in str(e): raise
+        raise ImageError(f"{name} is a TIFF {what} whose compression needs imagecodecs: {remedy}.") from e
+    if page.planarconfig==2 and page.samplesperpixel>1: a = np.moveaxis(a, 0, -1)
+    if page.photometric==0: a = (np.iinfo(a.dtype).max if a.dtype.kind=='u' else 1)-a
+    if tuple(page.extrasamples)[:1]==(1,) and a.ndim==3:
+        colours,alpha = _to_unit(a[...,:-1], name),_to_unit(a[...,-1:], name)
+        a = np.concatenate([np.divide(colours, alpha, out=np.zeros_like(colours), where=alpha>0).clip(0,1), alpha], -1)
+    a = _turns.get(turn.value, lambda a: a)(a) if turn else a
+    return np.ascontiguousarray(a),icc.value if icc else None
+
+# %% ../nbs/00_images.ipynb #9f48b210
+def _codes(data):
+    "The codes of primaries and curve in a PNG (chunk cICP), AVIF or HEIF (box colr), or None."
+    if data[:4]==b'\x89PNG':
+        at = data.find(b'\0\0\0\x04cICP', 0, max(0, data.find(b'IDAT')))
+        return None if at<0 else (data[at+8],data[at+9])
+    at = data.find(b'colrnclx', 0, 2**16) if data[4:8]==b'ftyp' else -1
+    return None if at<0 else tuple(int.from_bytes(data[at+i:at+i+2], 'big') for i in (8,10))
+
+def _says_adobe(im):
+    "Does the EXIF block say Adobe RGB?"
+    try:
+        exif = im.getexif()
+        space = exif.get_ifd(0x8769).get(0xa001)
+        return space==2 or space==65535 and exif.get_ifd(0xa005).get(1)=='R03'
+    except Exception: return False
+
+def _named_space(im, data):
+    "The space that an opened picture names without a profile; None: it names none."
+    if codes := _codes(data): return space_of_codes(*codes)
+    if im.format=='PNG' and 'srgb' in im.info: return None
+    if im.format=='PNG' and not {'gamma','chromaticity'}.isdisjoint(im.info):
+        return space_of_png(im.info.get('gamma'), im.info.get('chromaticity'))
+    return SPACES['Adobe RGB'] if _says_adobe(im) else None
+
+@dataclass(eq=False)
+class _Meaning:
+    "What the numbers of a file mean."
+    space:ColourSpace=None # to be converted from; None: sRGB
+    icc:bytes=None # profile that the result's file gets; None with a space: the result stays sRGB
+    tables:bytes=None # profile that Little CMS must convert by
+    notes:list=field(default_factory=list) # sentences
+
+def _meaning(im, data, grey, name):
+    "What the numbers of an opened picture mean."
+    if im.mode in ('CMYK','LAB'): return _Meaning(notes=[f"{name} is in {'ink (CMYK)' if im.mode=='CMYK' else 'Lab'}: the result is in sRGB"])
+    icc = im.info.get('icc_profile')
+    if data[:4]==b'\x89PNG' and _codes(data): icc = None   # the codes win
+    who = f'the ICC profile of {name}' if icc else name
+    try: space = parse_profile(icc) if icc else _named_space(im, data)
+    except ValueError as e:
+        if 'tables' in str(e) and not grey: return _Meaning(tables=icc, notes=[f'{who} {e}: converted to sRGB with 8 bits'])
+        return _Meaning(notes=[f"{who} {e}{' and was left out' if icc else ''}: the numbers were read as sRGB"])
+    if space is None: return _Meaning()
+    if space.grey and not grey: return _Meaning(notes=[f"{who} is for grey, not RGB, and was left out: the numbers were read as sRGB"])
+    fits = space.grey==grey
+    if is_srgb(space): return _Meaning(icc=icc if fits else None)
+    return _Meaning(space, (icc or make_profile(space)) if fits else None)
+
+# %% ../nbs/00_images.ipynb #423659de
+def _converted(x, space, name):
+    "A picture (3,H,W) from its own space to sRGB, in place; a note if many colours were clipped."
+    v = x.numpy()
+    to_srgb(v, space, out=v)
+    rows = max(1, 2**20//x.shape[2])
+    outside = sum(((s<-.01)|(s>1.01)).any(0).sum().item() for s in x.split(rows, 1))/x[0].numel()
+    x.clamp_(0, 1)
+    return [f'{outside:.0%} of the colours of {name} lie outside sRGB and were brought to its edge'] if outside>.01 else []
+
+def _by_littlecms(x, icc):
+    "A picture (3,H,W) to sRGB by a profile of tables, with 8 bits; None if Little CMS can't."
+    try: im = ImageCms.profileToProfile(to_pil(x), BytesIO(icc), ImageCms.createProfile('sRGB'), outputMode='RGB')
+    except (ImageCms.PyCMSError, OSError, ValueError): return None
+    return _array_to_tensor(np.array(im))
+
 # %% ../nbs/00_images.ipynb #d8e9466e
+@dataclass(eq=False)
+class _Decoded:
+    "What came out of a file."
+    x:Tensor # `(3,H,W)` float32, sRGB in [0,1]
+    im:Image.Image=None # the opened picture; None: there is none (raw files)
+    array:np.ndarray=None # its numbers with alpha, `(H,W,C)`, upright, where Pillow doesn't have all of them
+    depth:int=8 # bits a channel
+    grey:bool=False # is it a picture of one channel?
+    meaning:_Meaning=field(default_factory=_Meaning) # what the numbers meant
+
+def _understood(im, a, data, name):
+    "A `_Decoded` of an opened picture; `a`: its numbers where Pillow doesn't have them."
+    grey = a.shape[2]<3 if a is not None else im.mode in ('1','L','LA','La') or im.mode[0] in 'IF'
+    depth = 8 if a is None and im.mode[0] not in 'IF' or a is not None and a.dtype==np.uint8 else 16
+    m = _meaning(im, data, grey, name)
+    x = _pil_to_tensor(im, name) if a is None else _array_to_tensor(a, name)
+    if m.tables:
+        y = _by_littlecms(x, m.tables)
+        if y is None: m.notes = [f"the ICC profile of {name} can't be used and was left out: the numbers were read as sRGB"]
+        else: x,depth = y,8
+    if m.space: m.notes += _converted(x, m.space, name)
+    return _Decoded(x, im, a, depth, grey, m)
+
 def _decode(
     data:bytes, # what is in the file
     name:str, # what to call it in an error
-)->Tensor: # `(3,H,W)` float32 in [0,1]
-    "Bytes of a picture file to a tensor."
+)->_Decoded:
+    "Bytes of a picture file, decoded."
     with _said(name):
-        if _is_raw(name, data): return _array_to_tensor(_develop(data, name), name)
-        im = _open(data, name)
-        if _is_deep(im): return _array_to_tensor(_deep_array(im, Image.open(BytesIO(data))), name)
+        if _is_raw(name, data): return _Decoded(_array_to_tensor(_develop(data, name), name), depth=16)
+        try: im = _open(data, name)
+        except Image.UnidentifiedImageError:
+            if data[:4] not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'): raise
+            a,icc = _tiff_array(data, name, 'of an unusual kind (floats in colour, or 16 bits in an unusual order)')
+            im = Image.new('L' if a.ndim==2 or a.shape[2]<3 else 'RGB', (1,1))
+            if icc: im.info['icc_profile'] = icc
+            return _understood(im, a[...,None] if a.ndim==2 else a, data, name)
+        if what := _odd_tiff(im): return _understood(im, _tiff_array(data, name, what)[0], data, name)
+        if _is_deep(im): return _understood(im, _deep_array(im, _open(data, name)), data, name)
         im.load()
-        return _pil_to_tensor(im, name)
+        return _understood(im, None, data, name)
 
 # %% ../nbs/00_images.ipynb #c3759a45
+def _tensor_array(
+    x:Tensor, # `(C,H,W)`, C of 1 to 4
+): # array `(H,W,C)`
+    "A tensor with its channels last, or one sentence on what a picture is."
+    if x.ndim!=3 or x.shape[0] not in (1,2,3,4):
+        hint = ': its channels come first, as x.permute(2,0,1) puts them' if x.ndim==3 and x.shape[2] in (1,3,4) else ''
+        raise ImageError(f"the given tensor has the shape {tuple(x.shape)}; one picture is (3,H,W) or (1,H,W){hint}.")
+    try:
+        x = x.detach().cpu().permute(1,2,0)
+        return (x.float() if x.is_floating_point() else x).numpy()
+    except (TypeError, RuntimeError, NotImplementedError) as e:
+        raise ImageError(f"the given tensor ({x.dtype}, {x.layout}) has no plain values: convert it to float in [0,1].") from e
+
+def _from_given(im):
+    "A `_Decoded` of a Pillow picture that somebody gives."
+    with _said('the given picture'):
+        if what := _odd_tiff(im): raise ImageError(f"the given picture is a TIFF {what}, which Pillow reads wrongly: give its path instead.")
+        return _understood(im, None, b'', 'the given picture')
+
 def read_image(
     src, # path, open binary file, PIL picture, array `(H,W)` or `(H,W,C)`, or tensor `(3,H,W)` or `(1,H,W)`
 )->Tensor: # `(3,H,W)` float32, sRGB in [0,1]
-    "Read a picture: upright, RGB, all its bits. Raises `ImageError` with one sentence when it can't."
-    if isinstance(src, Tensor):
-        if src.ndim!=3: raise ImageError(f"the given tensor has the shape {tuple(src.shape)}: one picture is (3,H,W) or (1,H,W).")
-        src = src.detach().cpu().permute(1,2,0)
-        src = (src.float() if src.is_floating_point() else src).numpy()
-        return _array_to_tensor(src, 'the given tensor')
-    if isinstance(src, Image.Image):
-        with _said('the given picture'): return _pil_to_tensor(src)
+    "Read a picture: upright, RGB, all its bits, converted to sRGB. Raises `ImageError` with one sentence when it can't."
+    if isinstance(src, Tensor): return _array_to_tensor(_tensor_array(src), 'the given tensor')
+    if isinstance(src, Image.Image): return _from_given(src).x
     if isinstance(src, np.ndarray): return _array_to_tensor(src)
-    if hasattr(src, 'read'): return _decode(*_read_open(src))
-    if isinstance(src, (str, os.PathLike)): return _decode(_read_bytes(src), f"'{os.fspath(src)}'")
+    if hasattr(src, 'read'): return _decode(*_read_open(src)).x
+    if isinstance(src, (str, os.PathLike)): return _decode(_read_bytes(src), f"'{os.fspath(src)}'").x
     raise ImageError(f"a picture can't be read from {type(src).__name__}: give a path, an open file, a PIL picture, an array or a tensor.")
 
 # %% ../nbs/00_images.ipynb #40bf9766
+_FAR = 8 # how far floats may lie outside [0,1] and still be clipped
+
+def _unit_tensor(
+    x:Tensor, # picture of any type and shape
+)->Tensor: # same shape, float32, about [0,1], on the CPU
+    "A tensor to be written: whole numbers by their maximum; NaN, and floats far outside [0,1], are refused."
+    x = x.detach().cpu()
+    if not x.is_floating_point():
+        top = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}.get(x.dtype)
+        if top is None: raise ImageError(f"a tensor of {x.dtype} can't become a picture: convert it to uint8, uint16, or float in [0,1].")
+        return x.float()/top
+    x = x.float()
+    if not torch.isfinite(x).all(): raise ImageError("the picture to write contains NaN or infinite values: look for the step that made them.")
+    low,high = x.min().item(),x.max().item()
+    if low<-_FAR or high>_FAR: raise ImageError(f"the picture to write has values from {low:.4g} to {high:.4g}: scale them to [0,1] first.")
+    return x
+
 def to_pil(
-    x:Tensor, # `(3,H,W)` or `(1,H,W)` (or with a batch axis of 1), sRGB in [0,1]; clipped
+    x:Tensor, # `(3,H,W)` or `(1,H,W)` (or with a batch axis of 1), sRGB in [0,1], clipped; or uint8, uint16 by their maximum
 )->Image.Image: # 8-bit picture, mode RGB or L
     "A tensor as a Pillow picture of 8 bits."
     if x.ndim==4 and x.shape[0]==1: x = x[0]
     if x.ndim!=3 or x.shape[0] not in (1,3) or 0 in x.shape:
         raise ImageError(f"a tensor of shape {tuple(x.shape)} can't become a picture: give (3,H,W) or (1,H,W), one picture at a time.")
-    x = x.detach().cpu().float()
-    if not torch.isfinite(x).all(): raise ImageError("the picture to write contains NaN or infinite values: look for the step that made them.")
-    a = x.clamp(0,1).mul(255).round().byte().numpy()
+    a = _unit_tensor(x).clamp(0,1).mul(255).round().byte().numpy()
     return Image.fromarray(a[0]) if len(a)==1 else Image.fromarray(np.ascontiguousarray(a.transpose(1,2,0)))
 
 # %% ../nbs/00_images.ipynb #0719d1b1
 def write_image(
-    x, # `(3,H,W)` or `(1,H,W)` tensor, sRGB in [0,1], or a PIL picture
+    x, # `(3,H,W)` or `(1,H,W)` tensor, sRGB in [0,1] (uint8 and uint16 by their maximum), or a PIL picture
     path, # where to; the ending chooses the format: jpg, png, webp, tif, bmp, or avif where Pillow has it
     quality:int=95, # of JPEG, WebP and AVIF, 1 to 100
 )->Path: # where it was written
