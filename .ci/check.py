@@ -15,7 +15,7 @@ def pictures(folder, out):
     if not paths: sys.exit(f'no picture in {folder}')
     bad = 0
     for p in paths:
-        a, b = Image.open(p), Image.open(Path(out)/p.name)
+        a, b = (Image.open(o, formats=['PNG', 'JPEG', 'WEBP']) for o in (p, Path(out)/p.name))
         sa, sb = (ImageStat.Stat(o.convert('L')) for o in (a, b))
         la, lb, spread = sa.mean[0]/255, sb.mean[0]/255, sb.stddev[0]/255
         ok = a.size == b.size and lb > max(0.15, 1.3*la) and lb < 0.9 and spread > 0.05

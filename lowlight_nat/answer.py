@@ -17,7 +17,7 @@ from fastcore.basics import AttrDict, patch
 # %% ../nbs/13_answer.ipynb #62bbc851
 from .files import ImageError, _write_beside
 from .images import crop_to, to_pil
-from .pictures import Picture, write_picture
+from .pictures import Picture, _to_grey, write_picture
 
 # %% ../nbs/13_answer.ipynb #aae8b3db
 _colours = torch.tensor([[0,0,4],[62,15,114],[148,44,128],[222,73,104],[254,159,109],[252,253,191]])/255
@@ -118,7 +118,7 @@ CELL = 4 # side of a cell of the latent grid, in pixels
 @dataclass(eq=False)
 class Enhanced:
     "An enhanced picture and what is known about it."
-    x:Tensor # picture (3,H,W), in [0,1], on the CPU
+    x:Tensor # picture (3,H,W), sRGB in [0,1], on the CPU; of a grey input, three equal channels
     entropy:Tensor # of the token distribution, (h,w), in [0,1]; h, w: cells of 4x4 pixels
     sigma:Tensor # predicted error of the latent, (h,w)
     mask:Tensor # True: uncertain, given to the NATs, (h,w)
@@ -128,7 +128,12 @@ class Enhanced:
     history:list=None # rounds of the NAT on the latent, on request
     feature_history:list=None # rounds of the NAT on the features, on request
     film:list=None # small pictures (3,h,w) in [0,1] after 0, 1, ... rounds, on request
-    source:Picture=field(default_factory=lambda: Picture(None)) # what came with the input: alpha, depth, metadata, notes; its colours are let go
+    source:Picture=field(default_factory=lambda: Picture(None)) # what came with the input: alpha, depth, colour space, metadata, notes; its colours are let go
+
+    def __post_init__(self):
+        if not self.source.grey: return   # grey in, grey out: three equal channels
+        self.x = _to_grey(self.x).repeat(3,1,1)
+        if self.film: self.film = [_to_grey(o).repeat(3,1,1) for o in self.film]
 
 # %% ../nbs/13_answer.ipynb #4da3c2a5
 @patch(as_prop=True)
@@ -142,11 +147,10 @@ def notes(self:Enhanced)->list: # of sentences
     return self.source.notes
 
 @patch(as_prop=True)
-def image(self:Enhanced)->Image.Image: # mode RGB, or RGBA if the input had an alpha channel
-    "The picture as Pillow has it, 8 bits."
-    im = to_pil(self.x)
+def image(self:Enhanced)->Image.Image: # mode RGB, or L if the input was grey; RGBA or LA if it had an alpha channel
+    "The picture as Pillow has it: 8 bits, always sRGB, whatever the file's own space is."
+    im = to_pil(self.x[:1] if self.source.grey else self.x)
     if self.alpha is not None: im.putalpha(self.alpha)
-    if icc := self.source.info.get('icc_profile'): im.info['icc_profile'] = icc
     return im
 
 @patch
@@ -159,9 +163,9 @@ def entropy_image(self:Enhanced)->Image.Image: # mode RGB, as large as the pictu
 @patch
 def save(self:Enhanced,
     path, # where to; the ending chooses the format
-    quality:int=95, # of JPEG, WebP and AVIF
+    quality:int=95, # of JPEG, WebP and AVIF; a WebP that was lossless stays so
 )->Path:
-    "Write the picture, completely or not at all, with what came with the input; in 16 bits where it had 16 and the format has them."
+    "Write the picture, completely or not at all, with what came with the input: in its colour space, with its profile, and in 16 bits where it had 16 and the format has them."
     return write_picture(self.x, path, self.source, quality)
 
 @patch

@@ -4,9 +4,10 @@
 __all__ = ['Picture', 'read_picture', 'read_alpha', 'write_picture']
 
 # %% ../nbs/00_pictures.ipynb #0918f6c5
-import os, struct, torch, zlib
+import os, re, struct, torch, warnings, zlib
 from dataclasses import dataclass, field
 from io import BytesIO
+from xml.etree import ElementTree
 
 # %% ../nbs/00_pictures.ipynb #ae1a9cc9
 import numpy as np
@@ -15,8 +16,10 @@ from torch import Tensor
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 # %% ../nbs/00_pictures.ipynb #4a4bf475
-from .files import ImageError, _develop, _is_raw, _open, _read_bytes, _read_open, _said, _save_options, _write_beside, format_of
-from .images import _array_to_tensor, _deep_array, _is_deep, _pil_to_tensor, _to_unit, _upright, read_image, to_pil
+from .colour import ColourSpace, from_srgb
+from .files import ImageError, _read_bytes, _read_open, _said, _save_options, _write_beside, format_of
+from .images import _array_to_tensor, _decode, _from_given, _tensor_array, _to_unit, _unit_tensor, _upright, read_image, to_pil
+from .metrics import GREY
 
 # %% ../nbs/00_pictures.ipynb #f40d8c39
 @dataclass(eq=False)
@@ -25,12 +28,15 @@ class Picture:
     x:Tensor # colours, (3,H,W), float32, sRGB in [0,1]
     alpha:Tensor=None # (H,W), float32, 0 transparent, 1 opaque; None: there is no transparency
     depth:int=8 # bits a channel of the file, 8 or 16
-    info:dict=field(default_factory=dict) # to be handed on: `exif`, `icc_profile`, `xmp` (bytes) and `dpi` (two numbers)
+    info:dict=field(default_factory=dict) # to be handed on: `exif`, `icc_profile`, `xmp`, `iptc`, `comment` (bytes), `text` (dict) and `dpi` (two numbers)
     notes:list=field(default_factory=list) # sentences on what was left out on the way in or out
+    space:ColourSpace=None # what the numbers of the file meant and shall mean again, as `info['icc_profile']` says; None: sRGB
+    grey:bool=False # one channel in the file, and one in the result
+    lossless:bool=False # was it a WebP without loss?
 
     def __repr__(self):
         size = f'{self.x.shape[-1]}x{self.x.shape[-2]}, ' if self.x is not None else ''
-        return f"Picture({size}{self.depth} bits{', alpha' if self.alpha is not None else ''}, {', '.join(self.info) or 'no metadata'}{''.join('; '+o for o in self.notes)})"
+        return f"Picture({size}{self.depth} bits{', grey' if self.grey else ''}{', '+self.space.name if self.space else ''}{', alpha' if self.alpha is not None else ''}, {', '.join(self.info) or 'no metadata'}{''.join('; '+o for o in self.notes)})"
 
 # %% ../nbs/00_pictures.ipynb #bd06ba7a
 def _pil_alpha(im):
@@ -63,22 +69,91 @@ def _exif(im, size):
         return exif.tobytes() if len(exif) or inner else None
     except Exception: return None
 
+def _exif_is_damaged(im):
+    "Does the file have an EXIF block that can't be read whole?"
+    raw = im.info.get('exif')
+    if not isinstance(raw, bytes) or len(raw)<=6: return False
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        try:
+            exif = Image.Exif()
+            exif.load(raw)
+            n = len(exif)+len(exif.get_ifd(0x8769))
+            exif.tobytes()
+        except Exception: return True
+    return bool(said) or n==0
+
 # %% ../nbs/00_pictures.ipynb #44ed539b
-def _dpi(im, up):
+def _turned(im):
+    "Does the EXIF block turn the picture by 90 degrees?"
+    try: return im.getexif().get(0x0112) in (5,6,7,8)
+    except Exception: return False
+
+def _dpi(im, turned):
     "Dots per inch across and down, or None."
     try: dpi = tuple(float(o) for o in im.info['dpi'])
     except Exception: return None
     if len(dpi)!=2 or not all(1<=o<=65535 for o in dpi): return None
-    return dpi[::-1] if up.size!=im.size else dpi
+    return dpi[::-1] if turned else dpi
 
-def _info(im, name):
+# %% ../nbs/00_pictures.ipynb #a521da8b
+_google = 'http://ns.google.com/photos/'
+_beyond = ('http://ns.adobe.com/hdr-gain-map/', 'http://ns.apple.com/HDRGainMap/', _google+'1.0/camera/', _google+'1.0/container/', _google+'1.0/depthmap/',
+           _google+'1.0/image/', _google+'1.0/audio/', _google+'dd/', 'http://ns.adobe.com/xmp/note/')   # namespaces that tell of what follows the picture
+_promises = {'a gain map': 'gain-?map|hdrgm', 'a motion photo': 'motion-?photo|micro-?video'}
+
+def _well_formed(text):
+    "Is this XML that can be read, without definitions of its own?"
+    if '<!' in text.replace('<!--', ''): return False
+    try: ElementTree.fromstring(text.strip('\0\ufeff \r\n\t'))
+    except (ElementTree.ParseError, ValueError): return False
+    return True
+
+def _clean_xmp(xmp, name):
+    "XMP without the orientation, and without what speaks of data that the result doesn't hold; and notes. None: nothing was left."
+    text = xmp.decode('utf-8', 'replace')
+    text = re.sub(r'''tiff:Orientation\s*=\s*["'][0-9]["']|<tiff:Orientation>[0-9]</tiff:Orientation>''', '', text)
+    spaces = re.findall(r'''xmlns:([\w.-]+)\s*=\s*["']([^"']*)["']''', text)
+    prefixes = {p for p,uri in spaces if uri.startswith(_beyond)}
+    words = [k for k,v in _promises.items() if re.search(v, text, re.I)]
+    if not prefixes and not words: return text.encode(),[]
+    said = f"the XMP of {name} speaks of {' and '.join(words) or 'data behind the picture'}, which the result doesn't hold:"
+    if len(text)<2**20:
+        for p in map(re.escape, prefixes):
+            text = re.sub(rf'<{p}:[\w.-]+(\s[^<>]*)?/>', '', text)
+            text = re.sub(rf'<({p}:[\w.-]+)(\s[^<>]*)?>.*?</\1>', '', text, flags=re.S)
+            text = re.sub(rf'''\s+(xmlns:{p}|{p}:[\w.-]+)\s*=\s*("[^"]*"|'[^']*')''', '', text)
+        if _well_formed(text) and not any(re.search(v, text, re.I) for v in _promises.values()): return text.encode(),[f'{said} that part was taken out']
+    return None,[f'{said} it was left out']
+
+def _iptc(im):
+    "The IPTC block of a JPEG or TIFF as bytes, or None."
+    block = im.info.get('photoshop')
+    iptc = block.get(0x0404) if isinstance(block, dict) else getattr(im, 'tag_v2', {}).get(33723)
+    return iptc if isinstance(iptc, bytes) else None
+
+def _texts(im):
+    "The comment of a JPEG, GIF or PNG as bytes or None, and other texts of a PNG; less what other programs wrote about the old file."
+    comment,text = im.info.get('comment'),{}
+    if im.format=='PNG':
+        try: text = {k: str(v) for k,v in im.text.items() if len(v)<2**20}
+        except Exception: text = {}
+        skip = 'Raw profile type','XML:','Software','date:','png:','exif:','icc:','tiff:'
+        text = {k: v for k,v in text.items() if not k.startswith(skip)}
+        comment = text.pop('Comment', None)
+    if isinstance(comment, str): comment = comment.encode()
+    return comment if isinstance(comment, bytes) else None,text
+
+def _info(im, icc, name):
     "What to hand on of an opened picture, and notes on what can't be."
-    up,icc,notes = _upright(im),im.info.get('icc_profile'),[]
-    if icc and icc[16:20]!=b'RGB ':
-        if im.mode not in ('CMYK','LAB'): notes = [f"the ICC profile of {name} isn't one for RGB and was left out"]
-        icc = None
-    xmp = up.info.get('xmp')
-    info = dict(exif=_exif(im, up.size), icc_profile=icc, xmp=xmp if isinstance(xmp, bytes) else None, dpi=_dpi(im, up))
+    turned,notes = _turned(im),[]
+    xmp = im.info.get('xmp')
+    if isinstance(xmp, bytes): xmp,notes = _clean_xmp(xmp, name)
+    else: xmp = None
+    if _exif_is_damaged(im): notes.append(f'the EXIF block of {name} is damaged: only what could be read of it was kept')
+    comment,text = _texts(im)
+    exif = _exif(im, im.size[::-1] if turned else im.size)
+    info = dict(exif=exif, icc_profile=icc, xmp=xmp, dpi=_dpi(im, turned), iptc=_iptc(im), comment=comment, text=text)
     return {k:v for k,v in info.items() if v},notes
 
 # %% ../nbs/00_pictures.ipynb #5be4289a
@@ -88,39 +163,50 @@ def _frames(im, name):
     except Exception: n = 1
     return [f'{name} holds {n} pictures: the first was taken'] if n>1 else []
 
-def _from_pil(im, name):
-    "A `Picture` of a Pillow picture."
-    alpha = _pil_alpha(im)
-    alpha = None if alpha is None else torch.from_numpy(_to_unit(np.array(alpha), name))
-    return Picture(_pil_to_tensor(im, name), alpha, 16 if im.mode[0] in 'IF' else 8, *_info(im, name))
+def _is_lossless(data):
+    "Is this a WebP whose (first) picture was written without loss?"
+    at = 12
+    while data[:4]==b'RIFF' and data[8:12]==b'WEBP' and at+8<=len(data):
+        kind,n = data[at:at+4],int.from_bytes(data[at+4:at+8], 'little')
+        if kind in (b'VP8L',b'VP8 '): return kind==b'VP8L'
+        at += 24 if kind==b'ANMF' else 8+n+n%2   # the chunks of a frame stand inside it
+    return False
+
+def _alpha(d, name):
+    "The transparency (H,W) of what was decoded, or None."
+    if d.array is not None: return _deep_alpha(d.array, d.im.info.get('transparency'))
+    alpha = _pil_alpha(d.im)
+    return None if alpha is None else torch.from_numpy(_to_unit(np.array(alpha), name))
+
+def _from_decoded(d, data, name):
+    "A `Picture` of what was decoded."
+    if d.im is None: return Picture(d.x, depth=d.depth)
+    info,notes = _info(d.im, d.meaning.icc, name)
+    space = d.meaning.space if d.meaning.icc else None
+    notes = [*d.meaning.notes, *notes, *_frames(d.im, name)]
+    return Picture(d.x, _alpha(d, name), d.depth, info, notes, space, d.grey, _is_lossless(data))
 
 def _from_bytes(data, name):
     "A `Picture` of what is in a file."
-    with _said(name):
-        if _is_raw(name, data): return Picture(_array_to_tensor(_develop(data, name), name), depth=16)
-        im = _open(data, name)
-        if _is_deep(im):
-            a = _deep_array(im, Image.open(BytesIO(data)))
-            p = Picture(_array_to_tensor(a, name), _deep_alpha(a, im.info.get('transparency')), 16, *_info(im, name))
-        else: im.load(); p = _from_pil(im, name)
-        p.notes += _frames(im, name)
-    return p
+    d = _decode(data, name)
+    with _said(name): return _from_decoded(d, data, name)
 
 # %% ../nbs/00_pictures.ipynb #3f6eee7f
 def _from_array(src, a):
     "A `Picture` of an array or tensor; `a` is it with its channels last."
     x = read_image(src)
     alpha = read_image(a[...,-1])[0] if a.ndim==3 and a.shape[2] in (2,4) else None
-    return Picture(x, alpha, 16 if str(a.dtype).endswith('uint16') else 8)
+    return Picture(x, alpha, 16 if a.dtype==np.uint16 else 8, grey=a.ndim==2 or a.shape[2]<3)
 
 def read_picture(
     src, # path, open binary file, PIL picture, array (H,W) or (H,W,C), or tensor (C,H,W), C of 1 to 4
 )->Picture:
     "A picture with all that belongs to it. Raises `ImageError` with one sentence when it can't be read."
-    if isinstance(src, Tensor): return _from_array(src, (src.detach().cpu().permute(1,2,0) if src.ndim==3 else src).numpy())
+    if isinstance(src, Tensor): return _from_array(src, _tensor_array(src))
     if isinstance(src, np.ndarray): return _from_array(src, src)
     if isinstance(src, Image.Image):
-        with _said('the given picture'): return _from_pil(src, 'the given picture')
+        d = _from_given(src)
+        with _said('the given picture'): return _from_decoded(d, b'', 'the given picture')
     if hasattr(src, 'read'): return _from_bytes(*_read_open(src))
     if isinstance(src, (str, os.PathLike)): return _from_bytes(_read_bytes(src), f"'{os.fspath(src)}'")
     return read_image(src)   # which says what it would take
@@ -138,14 +224,21 @@ def _chunk(kind, data): return struct.pack('>I', len(data))+kind+data+struct.pac
 
 def _strips(a, rows): return (a[i:i+rows] for i in range(0, len(a), rows))
 
+def _named_texts(info):
+    "Comment and texts as a PNG has them, name and words."
+    text = dict(info.get('text', {}))
+    if comment := info.get('comment'): text['Comment'] = comment.decode('utf-8', 'replace')
+    return text
+
 def _write_png16(f, a, info):
-    "Write an array (H,W,3) or (H,W,4) of uint16 as PNG (ISO/IEC 15948)."
+    "Write an array (H,W,C) of uint16 as PNG (ISO/IEC 15948)."
     H,W,C = a.shape
-    f.write(b'\x89PNG\r\n\x1a\n'+_chunk(b'IHDR', struct.pack('>IIBBBBB', W, H, 16, {3:2, 4:6}[C], 0, 0, 0)))
+    f.write(b'\x89PNG\r\n\x1a\n'+_chunk(b'IHDR', struct.pack('>IIBBBBB', W, H, 16, {1:0, 2:4, 3:2, 4:6}[C], 0, 0, 0)))
     if icc := info.get('icc_profile'): f.write(_chunk(b'iCCP', b'ICC profile\0\0'+zlib.compress(icc)))
     if dpi := info.get('dpi'): f.write(_chunk(b'pHYs', struct.pack('>IIB', *(round(o/.0254) for o in dpi), 1)))
     if exif := info.get('exif'): f.write(_chunk(b'eXIf', exif.removeprefix(b'Exif\0\0')))
     if xmp := info.get('xmp'): f.write(_chunk(b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0'+xmp))
+    for k,v in _named_texts(info).items(): f.write(_chunk(b'iTXt', k.encode('latin-1', 'replace')[:79]+b'\0\0\0\0\0'+v.encode()))
     z,above = zlib.compressobj(6),np.zeros((1, W*C*2), np.uint8)
     for s in _strips(a, max(1, 2**22//(W*C*2))):
         rows = s.astype('>u2').view(np.uint8).reshape(len(s), -1)
@@ -162,18 +255,19 @@ def _directory(a, rows, info):
         e = Image.Exif(); e.load(exif)
         for t,v in e.items(): d[t] = v if t not in (0x8769,0x8825) else e.get_ifd(t)
         if inner := e.get_ifd(0x8769): d[0x8769] = inner
-    d[256],d[257],d[258],d[259],d[262] = W,H,(8*a.itemsize,)*C,8,2
+    d[256],d[257],d[258],d[259],d[262] = W,H,(8*a.itemsize,)*C,8,1 if C<3 else 2
     d[277],d[278],d[284],d[317],d[339] = C,rows,1,2,(1,)*C
-    if C==4: d[338] = 2                                          # alpha not multiplied in
+    if C in (2,4): d[338] = 2                                          # alpha not multiplied in
     if dpi := info.get('dpi'): d[282],d[283],d[296] = *dpi,2
     if icc := info.get('icc_profile'): d.tagtype[34675] = 7; d[34675] = icc
     if xmp := info.get('xmp'): d.tagtype[700] = 1; d[700] = xmp
+    if iptc := info.get('iptc'): d.tagtype[33723] = 7; d[33723] = iptc
     d.tagtype[273] = d.tagtype[279] = 4
     d[273] = d[279] = (0,)*-(-H//rows)
     return d
 
 def _write_tiff(f, a, info):
-    "Write an array (H,W,3) or (H,W,4) of uint8 or uint16 as TIFF."
+    "Write an array (H,W,C) of uint8 or uint16 as TIFF."
     rows = max(1, 2**20//(a.shape[1]*a.shape[2]*a.itemsize))
     d,counts = _directory(a, rows, info),[]
     space = len(d.tobytes(8))
@@ -185,51 +279,77 @@ def _write_tiff(f, a, info):
     f.seek(8); f.write(d.tobytes(8))
 
 # %% ../nbs/00_pictures.ipynb #74a64c91
-_takes = dict(JPEG='exif icc_profile xmp dpi', PNG='exif icc_profile xmp dpi', TIFF='exif icc_profile xmp dpi', WEBP='exif icc_profile xmp', AVIF='exif icc_profile xmp', BMP='dpi')
+_takes = dict(JPEG='exif icc_profile xmp dpi iptc comment', PNG='exif icc_profile xmp dpi comment text', TIFF='exif icc_profile xmp dpi iptc',
+              WEBP='exif icc_profile xmp', AVIF='exif icc_profile xmp', BMP='dpi')
+_called = dict(exif='EXIF', icc_profile='a profile', xmp='XMP', iptc='IPTC', comment='a comment', text='texts')
 
 def _fitting(like, fmt, name):
-    "What a format can hold of a picture: metadata, alpha or None, depth; and notes on the rest."
-    info = {k:v for k,v in like.info.items() if k in _takes[fmt] and not (fmt=='JPEG' and k in ('exif','xmp') and len(v)>65_000)}
-    lost = [k for k in like.info if k not in info and k!='dpi']
+    "What a format can hold of a picture: metadata, alpha or None, depth, whether one channel; and notes on the rest."
+    long = {k for k in ('exif','xmp','iptc','comment') if fmt=='JPEG' and len(like.info.get(k, b''))>65_000}
+    info = {k:v for k,v in like.info.items() if k in _takes[fmt].split() and k not in long}
+    lost = [_called.get(k, k) for k in like.info if k not in info and k!='dpi']
     notes = [f"{name} can't hold {' and '.join(lost)}: left out"] if lost else []
     alpha,depth = (None if fmt in ('JPEG','BMP') else like.alpha),(like.depth if fmt in ('PNG','TIFF') else 8)
     if alpha is None and like.alpha is not None: notes.append(f"{name} can't hold transparency: write PNG, WebP or TIFF to keep it")
     if depth<like.depth: notes.append(f"{name} has 8 bits of the input's {like.depth}: write PNG or TIFF to keep them")
-    return info,alpha,depth,notes
+    grey = like.grey and fmt not in ('WEBP','AVIF') and not (fmt=='TIFF' and depth==16 and alpha is not None)   # a TIFF that Pillow could not read
+    if 'icc_profile' in info and grey!=(info['icc_profile'][16:20]==b'GRAY'): del info['icc_profile']             # then it's written in sRGB
+    return info,alpha,depth,grey,notes
 
-def _to_array(x, alpha, depth):
-    "Channels (3,H,W) and alpha (H,W) as an array (H,W,C) of uint8 or uint16."
+def _to_grey(x):
+    "The luma (1,H,W) of a picture (3,H,W)."
+    r,g,b = GREY
+    return (r*x[0]+g*x[1]+b*x[2])[None]
+
+def _to_array(x, alpha, depth, one, neutral, space):
+    "Colours (3,H,W) in sRGB and alpha (H,W) as an array (H,W,C) of uint8 or uint16 in the file's space; `one`: of one channel; `neutral`: without colour."
     top,kind = (255,np.uint8) if depth==8 else (65535,np.uint16)
-    out = np.empty((*x.shape[-2:], 3 if alpha is None else 4), kind)
-    for i,c in enumerate(x if alpha is None else [*x, alpha]): out[...,i] = (c.float().clamp(0,1)*top).round().numpy()
+    n = 1 if one else 3
+    out = np.empty((*x.shape[-2:], n+(alpha is not None)), kind)
+    rows = max(1, 2**20//x.shape[2])
+    for t in range(0, x.shape[1], rows):
+        s = x[:,t:t+rows].clamp(0,1)
+        if neutral: s = _to_grey(s).expand(3,-1,-1)
+        v = s.numpy() if space is None else from_srgb(s.numpy(), space).clip(0,1)
+        out[t:t+rows,:,:n] = np.rint(v[:n]*np.float32(top)).transpose(1,2,0)
+    if alpha is not None: out[...,n] = (alpha.float().clamp(0,1)*top).round().numpy()
     return out
 
 # %% ../nbs/00_pictures.ipynb #78618ea8
-def _save(f, x, alpha, depth, fmt, info, quality):
-    "Write to an open file by whichever writer does it."
-    if fmt=='TIFF' and (depth==16 or info): return _write_tiff(f, _to_array(x, alpha, depth), info)
-    if depth==16: return _write_png16(f, _to_array(x, alpha, depth), info)
-    im = to_pil(x)
-    if alpha is not None: im.putalpha(to_pil(alpha[None]))
-    if fmt=='PNG' and 'xmp' in info:
-        info = dict(info, pnginfo=PngImagePlugin.PngInfo())
-        info['pnginfo'].add_itxt('XML:com.adobe.xmp', info.pop('xmp').decode('utf-8', 'replace'))
-    im.save(f, fmt, **_save_options(fmt, quality), **info)
+def _iptc_segment(iptc):
+    "The part of a JPEG that holds IPTC (Photoshop's resource 0x0404)."
+    body = b'Photoshop 3.0\0'+b'8BIM\x04\x04\0\0'+struct.pack('>I', len(iptc))+iptc+bytes(len(iptc)%2)
+    return b'\xff\xed'+struct.pack('>H', len(body)+2)+body
+
+def _save(f, a, fmt, info, quality, lossless):
+    "Write an array (H,W,C) to an open file by whichever writer does it."
+    if fmt=='TIFF' and (a.dtype==np.uint16 or info): return _write_tiff(f, a, info)
+    if a.dtype==np.uint16: return _write_png16(f, a, info)
+    info,how = dict(info),_save_options(fmt, quality)
+    if fmt=='WEBP' and lossless: how = dict(lossless=True, exact=True, quality=80, method=4)   # quality: how hard it tries
+    if fmt=='JPEG' and 'iptc' in info: info['extra'] = _iptc_segment(info.pop('iptc'))
+    if fmt=='PNG':
+        texts,xmp = PngImagePlugin.PngInfo(),info.pop('xmp', None)
+        if xmp: texts.add_itxt('XML:com.adobe.xmp', xmp.decode('utf-8', 'replace'))
+        for k,v in _named_texts(info).items(): texts.add_itxt(k, v)
+        info = dict({k: v for k,v in info.items() if k not in ('comment','text')}, pnginfo=texts)
+    Image.fromarray(a[...,0] if a.shape[2]==1 else a).save(f, fmt, **how, **info)
 
 # %% ../nbs/00_pictures.ipynb #7605f1b0
 def write_picture(
-    x:Tensor, # colours, (3,H,W), sRGB in [0,1]; clipped
+    x:Tensor, # colours, (3,H,W), sRGB in [0,1], clipped; or uint8, uint16 by their maximum
     path, # where to; the ending chooses the format
-    like:Picture, # whose alpha, depth and metadata the file gets; what the format can't hold is told in `like.notes`
-    quality:int=95, # of JPEG, WebP and AVIF, 1 to 100
+    like:Picture, # whose alpha, depth, colour space and metadata the file gets; what the format can't hold is told in `like.notes`
+    quality:int=95, # of JPEG, WebP and AVIF, 1 to 100; a WebP that was lossless stays so
 )->Path: # where it was written
     "Write a picture with all that belongs to it, completely or not at all. Raises `ImageError`."
     path,fmt = Path(path),format_of(path)
-    x = x.detach().cpu()
     if x.ndim!=3 or x.shape[0]!=3 or 0 in x.shape: raise ImageError(f"a tensor of shape {tuple(x.shape)} can't become a picture: give (3,H,W).")
-    if not torch.isfinite(x).all(): raise ImageError("the picture to write contains NaN or infinite values: look for the step that made them.")
-    info,alpha,depth,notes = _fitting(like, fmt, f"'{path}'")
-    def go(info): return _write_beside(path, lambda f: _save(f, x, alpha, depth, fmt, info, quality))
+    x = _unit_tensor(x)
+    info,alpha,depth,grey,notes = _fitting(like, fmt, f"'{path}'")
+    def go(info):
+        a = _to_array(x, alpha, depth, grey, like.grey, like.space if 'icc_profile' in info else None)
+        return _write_beside(path, lambda f: _save(f, a, fmt, info, quality, like.lossless))
     try:
         try: go(info)
         except OSError: raise

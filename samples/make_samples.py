@@ -33,7 +33,7 @@ def shrink(im, short):
 
 def main():
     for seed, (name, (source, short, exposure, shot, read, cast)) in enumerate(RECIPES.items()):
-        bright = shrink(Image.open(source), short)
+        bright = shrink(Image.open(source, formats=['PNG', 'JPEG']), short)
         g = torch.Generator().manual_seed(seed)
         dark = synthesize_low_light(read_image(bright), exposure=exposure, shot=shot, read=read, cast=cast, generator=g)
         dark_im = to_pil(dark).convert(bright.mode)

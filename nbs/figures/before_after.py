@@ -27,7 +27,7 @@ def block(ims):
 
 def main():
     enhance = Enhancer.from_pretrained()
-    left = block([fit(Image.open(SAMPLES/n)) for n in NAMES])
+    left = block([fit(Image.open(SAMPLES/n, formats=['PNG', 'JPEG', 'WEBP'])) for n in NAMES])
     right = block([fit(enhance(SAMPLES/n).image) for n in NAMES])
     out = Image.new('RGB', (left.width*2 + 3*GAP, left.height), 'white')
     out.paste(left, (0, 0))

@@ -29,7 +29,7 @@ def favicon():
 def card():
     "1200x630: the name, one line, and the picture of the first page."
     from PIL import Image, ImageDraw, ImageFont
-    picture = Image.open(HERE/'before_after.jpg').convert('RGB')
+    picture = Image.open(HERE/'before_after.jpg', formats=['JPEG']).convert('RGB')
     picture = picture.resize((1200, picture.height*1200//picture.width), Image.LANCZOS)
     out = Image.new('RGB', (1200, 630), '#1b2330')
     out.paste(picture, (0, 630 - picture.height))
