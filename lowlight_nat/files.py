@@ -115,6 +115,7 @@ _not_raw = b'\xff\xd8\xff', b'\x89PNG', b'GIF8', b'RIFF'   # how a JPEG, PNG, GI
 
 def _is_raw(name, data):
     "Is this a raw camera file? By its ending, or as a TIFF whose first directory says which version of DNG it is (entry 50706)."
+    if not isinstance(data, bytes): return False   # a file opened as text, which gets its own sentence
     if data.startswith(_not_raw) or data[4:8]==b'ftyp' and data[8:12] in _heif_brands and not name.strip("'").lower().endswith('.cr3'): return False
     if name.strip("'").lower().endswith(RAW_EXTENSIONS): return True
     order = {b'II*\0':'<', b'MM\0*':'>'}.get(data[:4])

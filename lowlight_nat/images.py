@@ -179,6 +179,7 @@ def _odd_tiff(im):
     tags = getattr(im, 'tag_v2', None)
     if im.format!='TIFF' or tags is None: return None
     bits,channels = max(tags.get(258, (1,))),tags.get(277, 1)
+    if im.mode in ('F','I') and tags.prefix==b'MM' and tags.get(259, 1)!=1: return f'of {bits} bits, compressed, the high byte first'
     if bits<=8 or channels==1 or tags.get(262)==5: return None   # 5: ink, which Little CMS has with 8 bits
     if tags.get(284)==2: return f'of {bits} bits stored plane by plane'
     if 1 in tags.get(338, ()): return f'of {bits} bits with colours multiplied by alpha'

@@ -42,6 +42,8 @@ class Odd:
     keeps: str = ''          # metadata that must be handed on
     note: str = ''           # what a note must say
     says: str = ''           # what the error must say
+    grey: bool = False       # one channel, in the file and in the result
+    lossless: bool = False   # a WebP without loss
 
 
 # --- ways to write a file ---
@@ -89,7 +91,7 @@ def moving(fmt):
 def formats():
     s, p = scene(), pil(scene())
     yield from [Odd('plain.png', saved(p, 'PNG'), s), Odd('interlaced.tif', saved(p, 'TIFF', compression='tiff_lzw'), s), Odd('raw.tif', saved(p, 'TIFF'), s),
-                Odd('deflate.tif', saved(p, 'TIFF', compression='tiff_adobe_deflate'), s), Odd('plain.bmp', saved(p, 'BMP'), s), Odd('lossless.webp', saved(p, 'WEBP', lossless=True), s),
+                Odd('deflate.tif', saved(p, 'TIFF', compression='tiff_adobe_deflate'), s), Odd('plain.bmp', saved(p, 'BMP'), s), Odd('lossless.webp', saved(p, 'WEBP', lossless=True), s, lossless=True),
                 Odd('plain.ppm', saved(p, 'PPM'), s), Odd('plain.gif', saved(p.convert('P'), 'GIF'), np.array(p.convert('P').convert('RGB')))]
     yield from [Odd('fine.jpg', saved(p, 'JPEG', quality=95, subsampling=0), s, 4), Odd('progressive.jpg', saved(p, 'JPEG', progressive=True, quality=90), s, 8),
                 Odd('coarse.jpg', saved(p, 'JPEG', quality=60), s, 12), Odd('lossy.webp', saved(p, 'WEBP', quality=90), s, 8)]
@@ -106,20 +108,20 @@ def modes():
     one = pil(l).convert('1'); pal = p.convert('P')
     lab = ImageCms.profileToProfile(p, ImageCms.createProfile('sRGB'), ImageCms.createProfile('LAB'), outputMode='LAB')
     clear = np.where(np.array(pal) == np.array(pal)[0, 0], 0, 255).astype(np.uint8)
-    yield from [Odd('grey.png', saved(pil(l), 'PNG'), grey(l)), Odd('grey.jpg', saved(pil(l), 'JPEG', quality=95), grey(l), 4), Odd('grey.bmp', saved(pil(l), 'BMP'), grey(l)),
-                Odd('two_tones.png', saved(one, 'PNG'), grey(np.array(one)*np.uint8(255))), Odd('fax.tif', saved(one, 'TIFF', compression='group4'), grey(np.array(one)*np.uint8(255))),
+    yield from [Odd('grey.png', saved(pil(l), 'PNG'), grey(l), grey=True), Odd('grey.jpg', saved(pil(l), 'JPEG', quality=95), grey(l), 4, grey=True), Odd('grey.bmp', saved(pil(l), 'BMP'), grey(l), grey=True),
+                Odd('two_tones.png', saved(one, 'PNG'), grey(np.array(one)*np.uint8(255)), grey=True), Odd('fax.tif', saved(one, 'TIFF', compression='group4'), grey(np.array(one)*np.uint8(255)), grey=True),
                 Odd('palette.png', saved(pal, 'PNG'), np.array(pal.convert('RGB'))), Odd('palette.tif', saved(pal, 'TIFF'), np.array(pal.convert('RGB'))),
                 Odd('clear_palette.png', saved(pal, 'PNG', transparency=int(np.array(pal)[0, 0])), np.array(pal.convert('RGB')), alpha=clear),
-                Odd('grey_alpha.png', saved(la, 'PNG'), grey(l), alpha=a), Odd('alpha.png', saved(rgba, 'PNG'), s, alpha=a), Odd('alpha.tif', saved(rgba, 'TIFF'), s, alpha=a),
-                Odd('alpha.webp', saved(rgba, 'WEBP', lossless=True, exact=True), s, alpha=a), Odd('ink.tif', saved(p.convert('CMYK'), 'TIFF'), s),
-                Odd('ink.jpg', saved(p.convert('CMYK'), 'JPEG', quality=95), s, 8), Odd('lab.tif', saved(lab, 'TIFF'), s, 2),
-                Odd('ycbcr.tif', saved(p.convert('YCbCr'), 'TIFF'), s, 2), Odd('float.tif', saved(Image.fromarray((l/255).astype(np.float32)), 'TIFF'), grey((l/255).astype(np.float32)), depth=16)]
+                Odd('grey_alpha.png', saved(la, 'PNG'), grey(l), alpha=a, grey=True), Odd('alpha.png', saved(rgba, 'PNG'), s, alpha=a), Odd('alpha.tif', saved(rgba, 'TIFF'), s, alpha=a),
+                Odd('alpha.webp', saved(rgba, 'WEBP', lossless=True, exact=True), s, alpha=a, lossless=True), Odd('ink.tif', saved(p.convert('CMYK'), 'TIFF'), s, note='ink (CMYK)'),
+                Odd('ink.jpg', saved(p.convert('CMYK'), 'JPEG', quality=95), s, 8, note='ink (CMYK)'), Odd('lab.tif', saved(lab, 'TIFF'), s, 2, note='Lab'),
+                Odd('ycbcr.tif', saved(p.convert('YCbCr'), 'TIFF'), s, 2), Odd('float.tif', saved(Image.fromarray((l/255).astype(np.float32)), 'TIFF'), grey((l/255).astype(np.float32)), depth=16, grey=True)]
 
 def depths():
     d, g, a = deep(), ramp(top=65535), ramp(top=65535)[::-1]
     yield from [Odd('deep.png', png(d), d, depth=16), Odd('deep_alpha.png', png(np.dstack([d, a]), 6), d, alpha=a, depth=16),
-                Odd('deep_grey_alpha.png', png(np.dstack([g, a]), 4), grey(g), alpha=a, depth=16), Odd('deep_grey.png', saved(pil(g), 'PNG'), grey(g), depth=16),
-                Odd('deep_grey.tif', saved(pil(g), 'TIFF'), grey(g), depth=16), Odd('deep.ppm', b'P6 %d %d 65535\n' % (W, H)+d.astype('>u2').tobytes(), d, .6)]
+                Odd('deep_grey_alpha.png', png(np.dstack([g, a]), 4), grey(g), alpha=a, depth=16, grey=True), Odd('deep_grey.png', saved(pil(g), 'PNG'), grey(g), depth=16, grey=True),
+                Odd('deep_grey.tif', saved(pil(g), 'TIFF'), grey(g), depth=16, grey=True), Odd('deep.ppm', b'P6 %d %d 65535\n' % (W, H)+d.astype('>u2').tobytes(), d, .6)]
     if importlib.util.find_spec('tifffile') is None: return
     yield from [Odd('deep_intel.tif', tif(d, photometric='rgb', byteorder='<'), d, depth=16), Odd('deep_motorola.tif', tif(d, photometric='rgb', byteorder='>', compression='zlib'), d, depth=16),
                 Odd('deep_alpha.tif', tif(np.dstack([d, a]), photometric='rgb', extrasamples=['unassalpha']), d, alpha=a, depth=16)]
@@ -132,7 +134,7 @@ def rotations():
     s, g = scene(), ramp()
     for o, f in PLACES.items(): yield Odd(f'turned_{o}.png', saved(pil(f(s)), 'PNG', exif=exif(o)), s, keeps='exif')
     for o in 3, 6, 8: yield Odd(f'turned_{o}.jpg', saved(pil(PLACES[o](s)), 'JPEG', exif=exif(o), quality=95, subsampling=0), s, 4, keeps='exif')
-    yield Odd('turned_6.webp', saved(pil(PLACES[6](s)), 'WEBP', exif=exif(6), lossless=True), s, keeps='exif')
+    yield Odd('turned_6.webp', saved(pil(PLACES[6](s)), 'WEBP', exif=exif(6), lossless=True), s, keeps='exif', lossless=True)
     yield Odd('turned_5.tif', saved(pil(PLACES[5](s)), 'TIFF', exif=exif(5)), s, keeps='exif')
     yield Odd('turned_alpha_6.png', saved(pil(PLACES[6](np.dstack([s, g]))), 'PNG', exif=exif(6)), s, alpha=g, keeps='exif')
 
@@ -140,8 +142,8 @@ def metadata():
     s, p = scene(), pil(scene())
     every = dict(exif=exif(), icc_profile=SRGB, dpi=(300, 300))
     yield from [Odd('all.jpg', saved(p, 'JPEG', quality=95, subsampling=0, **every), s, 4, keeps='exif icc_profile dpi'), Odd('all.png', saved(p, 'PNG', **every), s, keeps='exif icc_profile dpi'),
-                Odd('all.tif', saved(p, 'TIFF', **every), s, keeps='exif icc_profile dpi'), Odd('profile.webp', saved(p, 'WEBP', lossless=True, icc_profile=SRGB), s, keeps='icc_profile'),
-                Odd('odd_exif.jpg', saved(p, 'JPEG', quality=95, subsampling=0, exif=b'Exif\0\0MM\0*\0\0\0\x08\xff\xff'+bytes(range(40))), s, 4),
+                Odd('all.tif', saved(p, 'TIFF', **every), s, keeps='exif icc_profile dpi'), Odd('profile.webp', saved(p, 'WEBP', lossless=True, icc_profile=SRGB), s, keeps='icc_profile', lossless=True),
+                Odd('odd_exif.jpg', saved(p, 'JPEG', quality=95, subsampling=0, exif=b'Exif\0\0MM\0*\0\0\0\x08\xff\xff'+bytes(range(40))), s, 4, note='EXIF block'),
                 Odd('odd_profile.png', saved(p, 'PNG', icc_profile=b'no profile at all'), s, note='ICC profile')]
 
 def sizes():
@@ -153,7 +155,7 @@ def sizes():
 def animations():
     s = scene()
     first = pil(s).convert('P', palette=Image.Palette.ADAPTIVE)
-    yield from [Odd('moving.gif', moving('GIF'), s, 2, note='3 pictures'), Odd('moving.webp', moving('WEBP'), s, note='3 pictures'),
+    yield from [Odd('moving.gif', moving('GIF'), s, 2, note='3 pictures'), Odd('moving.webp', moving('WEBP'), s, note='3 pictures', lossless=True),
                 Odd('moving.png', moving('PNG'), s, note='3 pictures'), Odd('pages.tif', moving('TIFF'), s, note='3 pictures')]
 
 def names():
@@ -202,18 +204,22 @@ def check_read(odd, p):
     assert (p.alpha is None) == (odd.alpha is None), 'alpha'
     if odd.alpha is not None: assert off(p.alpha, odd.alpha) < 2e-5, 'alpha differs'
     assert p.depth == odd.depth, f'{p.depth} bits'
+    assert (p.grey, p.lossless) == (odd.grey, odd.lossless), f'grey {p.grey}, lossless {p.lossless}'
     assert [o for o in odd.keeps.split() if o not in p.info] == [], f'only {list(p.info)}'
     assert odd.note in ' '.join(p.notes) and bool(odd.note) == bool(p.notes), f'notes {p.notes}'
 
-def check_written(odd, p, path, read):
+def check_written(odd, p, path, read, r_x):
     "The result's file has the size, the alpha, the depth and the metadata of the input, and no rotation."
     im = Image.open(path)
     assert im.size == odd.x.shape[1::-1] and im.getexif().get(0x0112, 1) == 1, 'size or orientation'
     back = read(path)
+    if odd.grey: assert back.grey or path.suffix == '.webp' or (path.suffix, im.mode) == ('.tif', 'RGBA'), f'grey became {im.mode}'
+    if odd.lossless and path.suffix == '.webp': assert off(back.x.permute(1, 2, 0), r_x) < 1/3, 'loss'
     deep_file, clear_file = path.suffix.lower() in ('.png', '.tif'), path.suffix.lower() in ('.png', '.tif', '.webp')
     assert back.depth == (odd.depth if deep_file else 8), f'{back.depth} bits'
     if odd.alpha is not None and clear_file: assert off(back.alpha, odd.alpha) < 2e-5, 'alpha of the result'
-    if 'icc_profile' in p.info: assert back.info['icc_profile'] == p.info['icc_profile'], 'profile of the result'
+    fits = p.info.get('icc_profile', b'')[16:20] == (b'GRAY' if odd.grey else b'RGB ')
+    if fits: assert back.info['icc_profile'] == p.info['icc_profile'], 'profile of the result'
     if 'dpi' in p.info and deep_file: assert [round(o) for o in back.info['dpi']] == [round(o) for o in p.info['dpi']], 'resolution of the result'
     if 'exif' in odd.keeps:
         e, had = im.getexif(), Image.open(BytesIO(odd.data)).getexif()      # Pillow writes no inner block into a TIFF, so an input may lack it
@@ -235,9 +241,9 @@ def run_one(odd, path, enhancer, out):
         check_read(odd, p)
         large = odd.x.size > 10**6
         r = enhancer(path, rounds=0 if large else None)     # which saves half the time
-        if not large: assert torch.equal(r.x, enhancer(p.x).x), 'enhanced otherwise than its pixels'
+        if not large: assert torch.equal(r.x, enhancer(p.x[:1] if p.grey else p.x).x), 'enhanced otherwise than its pixels'
         (_, dst, *_), = make_jobs([path], out)
-        check_written(odd, p, r.save(dst), read_picture)
+        check_written(odd, p, r.save(dst), read_picture, r.x.permute(1, 2, 0).numpy())
     except AssertionError as e: return res('wrong', str(e))
     return res('picture', '; '.join(r.notes))
 

@@ -164,3 +164,165 @@ def test_parts_of_killed_processes_are_swept_away(tmp_path):
     p.kill(); p.wait()
     clean_parts(tmp_path)
     assert not part.exists()
+
+
+# --- what may be opened, TIFFs of odd kinds, tensors of odd types ---
+
+POSTSCRIPT = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n0 0 9 9 rectfill showpage\n%%EOF\n'
+
+@pytest.fixture
+def ghostscript(monkeypatch):
+    "Pillow's call of Ghostscript, recorded and not made."
+    from PIL import EpsImagePlugin
+    calls = []
+    def record(*a, **kw): calls.append(a); raise OSError('Ghostscript was started')
+    monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', record)
+    return calls
+
+@pytest.mark.parametrize('name', ['a.jpg', 'a.png', 'a.eps', 'a.tif', 'a.nef'])
+def test_postscript_starts_nothing(tmp_path, ghostscript, name):
+    "A program under a picture's name is no picture, by whichever door it comes in."
+    from lowlight_nat.enhance import read_mask
+    from lowlight_nat.fingerprints import fingerprints
+    from lowlight_nat.pairs import Pair, check_pairs
+    from lowlight_nat.pictures import read_alpha, read_picture
+    path = tmp_path/name
+    path.write_bytes(POSTSCRIPT)
+    for f in (read_image, read_picture, read_alpha, read_mask, lambda o: fingerprints([o]), lambda o: check_pairs([Pair(o, o, 'a')])):
+        with pytest.raises(ImageError): f(path)
+    for f in (read_image, read_picture):
+        with pytest.raises(ImageError): f(BytesIO(POSTSCRIPT))
+        with pytest.raises(ImageError, match='EPS'): f(Image.open(BytesIO(POSTSCRIPT)))
+    assert ghostscript==[]
+
+def calls_without_formats(source):
+    "Lines that open a picture without saying of which format."
+    import ast
+    try: tree = ast.parse(source)
+    except SyntaxError: return []
+    opens = [o for o in ast.walk(tree) if isinstance(o, ast.Call) and ast.unparse(o.func) in ('Image.open', 'PIL.Image.open')]
+    return [ast.unparse(o) for o in opens if 'formats' not in [k.arg for k in o.keywords]]
+
+def test_every_opening_names_its_formats():
+    "In modules, scripts and notebooks; the tests open what they made themselves."
+    import json
+    root = Path(__file__).resolve().parents[1]
+    assert calls_without_formats('a = Image.open(p)') and not calls_without_formats("a = Image.open(p, formats=['PNG'])")
+    bad, shown = {}, 'for name in'      # the cell of chapter Files that shows what one line does to files out of order
+    for p in [*root.rglob('*.py'), *root.rglob('*.ipynb')]:
+        if {'tests', '_proc', '.git', 'build'} & set(p.relative_to(root).parts): continue
+        text = p.read_text(encoding='utf-8')
+        parts = [''.join(c['source']) for c in json.loads(text)['cells'] if c['cell_type']=='code'] if p.suffix=='.ipynb' else [text]
+        found = [o for s in parts for o in calls_without_formats(s) if not (p.name=='00_files.ipynb' and s.startswith(shown))]
+        if found: bad[p.name] = found
+    assert bad=={}
+
+
+def tiff(a, **kw):
+    tifffile = pytest.importorskip('tifffile', reason='needs tifffile, which comes with scikit-image')
+    f = BytesIO(); tifffile.imwrite(f, a, metadata=None, **kw)
+    return f.getvalue()
+
+@pytest.mark.parametrize('compression', [None, 'zlib'])
+@pytest.mark.parametrize('order', ['<', '>'])
+@pytest.mark.parametrize('channels', [3, 4])
+def test_planes_of_16_bits(tmp_path, order, compression, channels):
+    "Channel by channel instead of pixel by pixel: all 16 bits, in the right places."
+    from lowlight_nat.pictures import read_picture
+    a = np.random.default_rng(0).integers(0, 65536, (channels, 9, 14), dtype=np.uint16)
+    extra = dict(extrasamples=['unassalpha']) if channels==4 else {}
+    (tmp_path/'a.tif').write_bytes(tiff(a, photometric='rgb', planarconfig='separate', byteorder=order, compression=compression, **extra))
+    p = read_picture(tmp_path/'a.tif')
+    assert p.depth==16 and np.abs(p.x.numpy()-a[:3]/65535).max()<1e-6 and torch.equal(p.x, read_image(tmp_path/'a.tif'))
+    assert (p.alpha is None)==(channels==3) and (channels==3 or np.abs(p.alpha.numpy()-a[3]/65535).max()<1e-6)
+    with pytest.raises(ImageError, match='plane by plane.*path'): read_image(Image.open(tmp_path/'a.tif'))
+
+@pytest.mark.parametrize('kw', [dict(), dict(compression='zlib'), dict(byteorder='>', compression='zlib')])
+@pytest.mark.parametrize('kind', [np.uint8, np.uint16, np.float32])
+def test_white_is_zero(tmp_path, kind, kw):
+    a = np.random.default_rng(0).integers(0, 256, (9, 14)).astype(kind)
+    a = a*257 if kind==np.uint16 else a/np.float32(255) if kind==np.float32 else a
+    (tmp_path/'a.tif').write_bytes(tiff(a, photometric='miniswhite', **kw))
+    want = 1-(a if kind==np.float32 else a/np.iinfo(kind).max)
+    assert np.abs(read_image(tmp_path/'a.tif').numpy()-want).max()<1e-6
+
+def test_floats_in_colour(tmp_path):
+    a = np.random.default_rng(0).random((9, 14, 3)).astype(np.float32)
+    for planar in 'contig', 'separate':
+        (tmp_path/'a.tif').write_bytes(tiff(a if planar=='contig' else a.transpose(2, 0, 1), photometric='rgb', planarconfig=planar))
+        assert np.array_equal(read_image(tmp_path/'a.tif').permute(1, 2, 0), a)
+    (tmp_path/'a.tif').write_bytes(tiff(a*255, photometric='rgb'))
+    with pytest.raises(ImageError, match=r'a.tif.*scale them to \[0,1\]'): read_image(tmp_path/'a.tif')
+
+def test_colours_multiplied_by_alpha(tmp_path):
+    from lowlight_nat.pictures import read_picture
+    a = np.full((4, 5, 4), 30000, np.uint16); a[..., :3] = 10000; a[0] = 0
+    (tmp_path/'a.tif').write_bytes(tiff(a, photometric='rgb', extrasamples=['assocalpha']))
+    p = read_picture(tmp_path/'a.tif')
+    assert torch.allclose(p.x[:, 1:], torch.tensor(1/3)) and torch.all(p.x[:, 0]==0) and p.alpha[0, 0]==0
+
+@pytest.mark.parametrize('turn', range(1, 9))
+def test_odd_tiffs_are_turned_upright(tmp_path, turn):
+    from odd_pictures import PLACES, deep
+    stored = np.ascontiguousarray(PLACES[turn](deep()).transpose(2, 0, 1))
+    (tmp_path/'a.tif').write_bytes(tiff(stored, photometric='rgb', planarconfig='separate', extratags=[(274, 3, 1, turn, True)]))
+    assert np.abs(read_image(tmp_path/'a.tif').permute(1, 2, 0).numpy()-deep()/65535).max()<1e-6
+
+@pytest.mark.parametrize('missing', ['tifffile', 'imagecodecs'])
+def test_odd_tiffs_without_the_extra(tmp_path, monkeypatch, missing):
+    a = np.zeros((3, 9, 14), np.uint16)
+    data = tiff(a, photometric='rgb', planarconfig='separate')
+    (tmp_path/'a.tif').write_bytes(data)
+    import tifffile
+    if missing=='tifffile': monkeypatch.setitem(sys.modules, 'tifffile', None)
+    else: monkeypatch.setattr(tifffile.TiffPage, 'asarray', lambda self: (_ for _ in ()).throw(ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")))
+    with pytest.raises(ImageError, match=rf"a.tif.*plane by plane.*{missing}.*pip install lowlight_nat\[tiff\]") as e: read_image(tmp_path/'a.tif')
+    assert '\n' not in str(e.value)
+
+def test_whole_numbers_of_32_bits_are_refused(tmp_path):
+    (tmp_path/'a.tif').write_bytes(tiff(np.full((4, 5), 10**9, np.uint32), photometric='minisblack'))
+    with pytest.raises(ImageError, match='a.tif.*16 bits'): read_image(tmp_path/'a.tif')
+
+
+def test_whole_numbers_are_divided_by_their_maximum(tmp_path):
+    from lowlight_nat.pictures import Picture, write_picture
+    x = torch.randint(0, 256, (3, 8, 9), dtype=torch.uint8)
+    deep = torch.from_numpy(x.numpy().astype(np.uint16)*257)
+    for o in x, deep:
+        assert torch.equal(read_image(write_image(o, tmp_path/'a.png')), x/255)
+        assert torch.equal(read_image(write_picture(o, tmp_path/'b.png', Picture(None))), x/255)
+    assert read_image(to_pil(torch.ones(3, 2, 2, dtype=torch.bool))).min()==1
+
+@pytest.mark.parametrize('bad', [torch.rand(3, 4, 5)*255, torch.full((3, 4, 5), -50.), torch.ones(3, 4, 5, dtype=torch.int64), torch.full((3, 4, 5), 1e30)])
+def test_numbers_far_outside_are_refused(tmp_path, bad):
+    from lowlight_nat.pictures import Picture, write_picture
+    for f in (to_pil, lambda x: write_image(x, tmp_path/'a.png'), lambda x: write_picture(x, tmp_path/'a.png', Picture(None))):
+        with pytest.raises(ImageError, match=r'\[0,1\]'): f(bad)
+    assert list(tmp_path.iterdir())==[]
+
+def used(data):
+    f = BytesIO(data); f.read()
+    return f
+
+def closed(path):
+    im = Image.open(path); im.close()
+    return im
+
+def test_what_readers_are_given(tmp_path):
+    "One sentence on what is wrong, from either reader."
+    from lowlight_nat.pictures import read_picture
+    path = write_image(picture(), tmp_path/'a.png')
+    (tmp_path/'a.nef').write_bytes(write_image(picture(), tmp_path/'a.jpg').read_bytes())
+    loaded = Image.open(path); loaded.load(); loaded.close()
+    bad = {'download': 'https://example.org/cat.jpg', 'seek': used(path.read_bytes()), 'closed': closed(path), r'closed ': loaded,
+           r'\(60, 80, 3\).*permute': torch.zeros(60, 80, 3), r'\(3, 4, 60, 80\)': torch.zeros(3, 4, 60, 80), 'complex64': torch.zeros(3, 4, 5, dtype=torch.complex64),
+           'plain values': torch.zeros(3, 4, 5).to_sparse(), r'\(80,\)': np.zeros(80), 'bytes': path.read_bytes(), 'list': [1, 2], 'NoneType': None, 'address': 'S3://bucket/a.png'}
+    for says, src in bad.items():
+        for f in read_image, read_picture:
+            with pytest.raises(ImageError, match=says.strip()) as e: f(src)
+            assert '\n' not in str(e.value)
+    for f in read_image, lambda o: read_picture(o).x:
+        assert torch.equal(f(tmp_path/'a.nef'), f(tmp_path/'a.jpg'))
+        for kind in torch.bfloat16, torch.float16, torch.float64:
+            x = torch.tensor([0., .25, 1.], dtype=kind).view(3, 1, 1)
+            assert torch.equal(f(x), x.float()) and torch.equal(f(x[1:2]), torch.full((3, 1, 1), .25))
