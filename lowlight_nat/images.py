@@ -189,7 +189,7 @@ def _tiff_array(
     data, # bytes of a TIFF
     name, # what to call it in an error
     what, # what is odd about it, in words
-): # (H,W) or (H,W,C), uint8, uint16 or float, upright; and its ICC profile or None
+): # (H,W,C), uint8, uint16 or float, upright; and its ICC profile or None
     "The first page of a TIFF as `tifffile` reads it."
     remedy = "run `pip install lowlight_nat[tiff]`, or save it with 16 bits, its channels interleaved"
     try: import tifffile
@@ -211,6 +211,7 @@ def _tiff_array(
         colours,alpha = _to_unit(a[...,:-1], name),_to_unit(a[...,-1:], name)
         a = np.concatenate([np.divide(colours, alpha, out=np.zeros_like(colours), where=alpha>0).clip(0,1), alpha], -1)
     a = _turns.get(turn.value, lambda a: a)(a) if turn else a
+    a = a[...,None] if a.ndim==2 else a
     return np.ascontiguousarray(a),icc.value if icc else None
 
 # %% ../nbs/00_images.ipynb #9f48b210
@@ -313,9 +314,9 @@ def _decode(
         except Image.UnidentifiedImageError:
             if data[:4] not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'): raise
             a,icc = _tiff_array(data, name, 'of an unusual kind (floats in colour, or 16 bits in an unusual order)')
-            im = Image.new('L' if a.ndim==2 or a.shape[2]<3 else 'RGB', (1,1))
+            im = Image.new('L' if a.shape[2]<3 else 'RGB', (1,1))
             if icc: im.info['icc_profile'] = icc
-            return _understood(im, a[...,None] if a.ndim==2 else a, data, name)
+            return _understood(im, a, data, name)
         if what := _odd_tiff(im): return _understood(im, _tiff_array(data, name, what)[0], data, name)
         if _is_deep(im): return _understood(im, _deep_array(im, _open(data, name)), data, name)
         im.load()

@@ -264,7 +264,7 @@ def test_turned_pictures_come_out_upright_with_their_alpha(enhance, tmp_path):
 def test_modes(enhance, mode):
     im = Image.fromarray((np.random.default_rng(0).random((18, 26))*65535).astype(np.uint16)) if mode == 'I;16' else to_pil(picture(18, 26)).convert(mode)
     res = enhance(im)
-    assert res.x.shape == (3, 18, 26) and res.image.mode == ('RGBA' if mode in ('LA', 'RGBA') else 'RGB')
+    assert res.x.shape == (3, 18, 26) and res.image.mode == {'L': 'L', 'I;16': 'L', '1': 'L', 'LA': 'LA', 'RGBA': 'RGBA'}.get(mode, 'RGB')
 
 def test_transparent_palette():
     im = to_pil(picture(8, 8)).convert('P'); im.info['transparency'] = 0
