@@ -75,6 +75,7 @@ local moved = {
   ['enhance.html#enhancer.from_pretrained'] = 'enhance.html#enhancer',
   ['files.html#_said'] = '',
   ['files.html#_write_beside'] = '',
+  ['images.html#_decoded'] = '',
   ['llflow.html#llflowconfig.full'] = 'llflow.html#llflowconfig',
   ['model.html#lowlightnat.doubt'] = 'model.html#doubt',
   ['restormer.html#restormerconfig.full'] = 'restormer.html#restormerconfig',
