@@ -475,7 +475,7 @@ def test_install_covers_what_notebooks_import():
     c.read(ROOT/'settings.ini')
     have = {re.split(r'[<>=\[ ]', o)[0].lower().replace('-', '_') for k in ('requirements', 'notebooks_requirements', 'app_requirements') for o in c['DEFAULT'][k].split()}
     have |= set(sys.stdlib_module_names) | {'lowlight_nat', 'ipython', 'matplotlib_inline', 'traitlets', 'tqdm'} | {p.stem for p in (ROOT/'nbs/course').rglob('*.py')}
-    other = {'pil': 'pillow', 'skimage': 'scikit_image', 'pillow_heif': 'pillow', 'rawpy': 'pillow'}   # the last two: formats that a chapter tries, and does without
+    other = {'pil': 'pillow', 'skimage': 'scikit_image', 'pillow_heif': 'pillow', 'rawpy': 'pillow', 'tifffile': 'pillow'}   # the last three: formats that a chapter tries, and does without
     bad = {}
     for path in (p for p in ROOT.glob('nbs/**/*.ipynb') if p.name[0] != '.'):
         for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
