@@ -340,7 +340,10 @@ def _from_given(im):
     "A `_Decoded` of a Pillow picture that somebody gives."
     with _said('the given picture'):
         if what := _odd_tiff(im): raise ImageError(f"the given picture is a TIFF {what}, which Pillow reads wrongly: give its path instead.")
-        return _understood(im, None, b'', 'the given picture')
+        deep = _is_deep(im)
+        d = _understood(im, None, b'', 'the given picture')
+        if deep: d.meaning.notes.append('the given picture has 16 bits, of which Pillow keeps 8: give its path to use all of them')
+        return d
 
 def read_image(
     src, # path, open binary file, PIL picture, array `(H,W)` or `(H,W,C)`, or tensor `(3,H,W)` or `(1,H,W)`

@@ -81,7 +81,11 @@ def _exif_is_damaged(im):
             n = len(exif)+len(exif.get_ifd(0x8769))
             exif.tobytes()
         except Exception: return True
-    return bool(said) or n==0
+    if any('orrupt' in str(o.message) for o in said): return True
+    tiff = raw.removeprefix(b'Exif\0\0')
+    order = 'little' if tiff[:2]==b'II' else 'big'
+    at = int.from_bytes(tiff[4:8], order)
+    return n==0 and tiff[at:at+2]!=b'\0\0'   # an empty list is in order
 
 # %% ../nbs/00_pictures.ipynb #44ed539b
 def _turned(im):

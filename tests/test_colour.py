@@ -208,6 +208,14 @@ def test_little_cms_agrees_on_its_own_profile():
     p = read_picture(f)
     assert p.space is None and p.info['icc_profile'] == icc and torch.equal(p.x, torch.from_numpy(a).permute(2, 0, 1)/255)
 
+@pytest.mark.parametrize('name', SPACES)
+def test_little_cms_converts_as_we_do(name):
+    "An outside witness, of 8 bits: our conversion differs from it by its rounding alone."
+    a, icc = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8), make_profile(SPACES[name])
+    want = np.asarray(ImageCms.profileToProfile(Image.fromarray(a), BytesIO(icc), ImageCms.createProfile('sRGB'), renderingIntent=1))
+    ours = to_srgb(a.transpose(2, 0, 1)/255, SPACES[name]).clip(0, 1).transpose(1, 2, 0)*255
+    assert np.abs(ours-want).max() < 1
+
 def test_large_pictures_are_converted_in_strips():
     "In place and strip by strip: the result is the same as of each row alone."
     x = np.random.default_rng(0).random((3, 700, 900)).astype(np.float32)
@@ -368,3 +376,13 @@ def test_png_texts(tmp_path, depth):
 def test_damaged_exif_is_noted(tmp_path, exif):
     Image.new('RGB', (9, 9)).save(tmp_path/'a.jpg', exif=exif)
     assert any('EXIF' in o for o in read_picture(tmp_path/'a.jpg').notes)
+
+def test_empty_exif_is_not_damaged(tmp_path):
+    Image.new('RGB', (9, 9)).save(tmp_path/'a.jpg', exif=Image.Exif().tobytes())
+    assert read_picture(tmp_path/'a.jpg').notes == []
+
+def test_a_deep_picture_that_pillow_opened_is_noted(dark, tmp_path):
+    "Pillow itself has no 48 bits a pixel; only the path gives us the rest."
+    (tmp_path/'a.png').write_bytes(png(dark))
+    p = read_picture(Image.open(tmp_path/'a.png'))
+    assert p.depth == 8 and 'path' in p.notes[0] and read_picture(tmp_path/'a.png').notes == []
