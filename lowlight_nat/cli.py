@@ -6,6 +6,7 @@ __all__ = ['EXPERIMENTS', 'Param', 'make_parser', 'command', 'plan', 'lowlight_e
 
 # %% ../nbs/18_cli.ipynb #3396b83b
 import argparse, hashlib, inspect, os, shlex, sys, time, types, warnings
+from collections import Counter
 from datetime import date
 from dataclasses import replace
 from functools import wraps
@@ -18,7 +19,7 @@ from fastcore.docments import docments
 
 # %% ../nbs/18_cli.ipynb #9fd8c3a5
 from .enhance import DEFAULT_WEIGHTS, Enhancer, check_settings, pick_device, read_mask
-from .folders import check_jobs, enhance_files, folder_jobs, make_jobs, summary
+from .folders import check_jobs, enhance_files, expand, folder_jobs, make_jobs, other_files, summary, unique_jobs
 from .images import IMAGE_EXTENSIONS, ImageError, _formats, read_image
 from .experiments import SCORES, Run, evaluate
 from .fingerprints import overlap_note, overlaps
@@ -100,21 +101,21 @@ def _complain(func, message, code):
 
 # %% ../nbs/18_cli.ipynb #25925871
 def plan(
-    inputs:list, # files and folders
+    inputs:list, # files and folders, perhaps with * that no shell has expanded
     out, # file or folder
     recursive:bool=False, # folders inside folders too?
     uncertainty:bool=False, # maps too?
     history:bool=False, # films of the rounds too?
 )->list: # jobs for `enhance_files`
     "Which file goes where; raises an error of one sentence where that can't be."
-    inputs,out = [Path(o) for o in inputs],Path(out)
+    inputs,out = expand(inputs),Path(out)
     missing = [o for o in inputs if not o.exists()]
     if len(missing)==len(inputs): raise ImageError(f"'{missing[0]}' doesn't exist: check the spelling and the folder.")
     to_file = out.suffix.lower() in IMAGE_EXTENSIONS and not out.is_dir()
     if to_file: return _plan_file(inputs, out, uncertainty, history)
     if out.exists() and not out.is_dir(): raise ImageError(f"'{out}' is a file: give a folder for the results, or a name that ends like a picture.")
     jobs = make_jobs([o for o in inputs if not o.is_dir()], out, uncertainty=uncertainty, history=history)
-    return jobs + [j for o in inputs if o.is_dir() for j in folder_jobs(o, out, recursive, uncertainty, history)]
+    return unique_jobs(jobs + [j for o in inputs if o.is_dir() for j in folder_jobs(o, out, recursive, uncertainty, history)])
 
 def _plan_file(inputs, out, uncertainty, history):
     if len(inputs)>1 or inputs[0].is_dir(): raise ImageError(f"'{out}' is the name of one picture, and there may be several results: give a folder.")
@@ -157,7 +158,9 @@ def lowlight_enhance(
     check_settings(**settings)
     jobs = plan(inputs, out, recursive, save_uncertainty, save_history)
     check_jobs(jobs, in_place)   # before the weights are loaded
-    return _told(enhance_files(Enhancer.from_pretrained(weights, device), jobs, existing=existing, in_place=in_place, batch_size=batch_size, **settings), out)
+    res = enhance_files(Enhancer.from_pretrained(weights, device), jobs, existing=existing, in_place=in_place, batch_size=batch_size, **settings)
+    res.left = dict(sum((Counter(other_files(o, out, recursive)) for o in expand(inputs) if o.is_dir()), Counter()))
+    return _told(res, out)
 
 # %% ../nbs/18_cli.ipynb #510423eb
 def _short(v):

@@ -16,6 +16,7 @@ from .exposure import AttentionExposure, overview
 from .flow import InvConv1x1, picture_stats
 from .layers import TransformerBlock, apply_rope, rope_angles
 from .masking import cosine_schedule
+from .metrics import grey_mean
 from .model import LowLightNAT
 from .nat import LatentNAT
 
@@ -239,5 +240,6 @@ def forward(self:DenseModel, x_low:Tensor, # low-light image (1,3,H,W) in [0,1];
     if self.latent: placed, tokens = dense_decode(m.nat, placed, tokens, mask, q.codes, e.cond, cfg.factor**0.5*sigma, overview(stats), self.latent)
     vq = m.vqgan.features(q.lookup(tokens))
     out = m.fusion(placed.permute(0, 3, 1, 2), e.feats, vq[:2], mask, self.feature, None, False, sigma)
-    gain = m.gain(out.x, level.log_level, level.log_std)
-    return (out.x*gain.view(-1, 1, 1, 1)).clamp(0, 1), entropy, mask, sigma, level.log_level.exp(), level.log_std.exp(), gain
+    own = grey_mean(x_low)
+    gain, log_level = m.gain(out.x, level.log_level, level.log_std, own=own), m.at_least(level.log_level, own)
+    return (out.x*gain.view(-1, 1, 1, 1)).clamp(0, 1), entropy, mask, sigma, log_level.exp(), level.log_std.exp(), gain

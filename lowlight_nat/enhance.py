@@ -252,18 +252,31 @@ def _fit(self:Enhancer, x, stats, allow, o):
 
 # %% ../nbs/13_enhance.ipynb #bdec925d
 @patch
+def _brightness(self:Enhancer, p, x_norm, level, o):
+    "Gain of a picture, its level, and a note if it was bright already; `level`: as predicted, and its deviation."
+    own = grey_mean(p.x)
+    log_level,log_std = torch.tensor(level).log().view(2,1)
+    kept = self.model.at_least(log_level, own)
+    if o.exposure is not None: return match_level(x_norm, o.exposure),kept.exp().item(),[]
+    k = max(1, round((x_norm.shape[1]*x_norm.shape[2]/4e6)**.5))   # lights: of a large picture every k-th pixel is asked, which needs little memory
+    gain = self.model.gain(x_norm[None,:,::k,::k], log_level, log_std, own=own).item()
+    if torch.equal(kept, log_level): return gain,level[0],[]
+    return gain,kept.exp().item(),[f'already bright: its mean grey of {own.item():.2f} was kept, where the model expected {level[0]:.2f}; exposure= asks for another']
+
+@patch
 def _finish(self:Enhancer, p, fields, level, hists, notes, o):
     "An `Enhanced` of the fields (1,C,H,W) of a picture."
     size,(x_norm,maps,*film) = p.x.shape[-2:],fields
     x_norm,(entropy,sigma,mask) = crop_to(x_norm, size)[0],crop_to(maps, [-(-n//CELL) for n in size])[0].clone()
-    k,small = max(1, round((size[0]*size[1]/4e6)**.5)),_smaller(p.x, o.film) if film else None   # lights: of a large picture every k-th pixel is asked, which needs little memory
-    gain = self.model.gain(x_norm[None,:,::k,::k], *torch.tensor(level).log().view(2,1)).item() if o.exposure is None else match_level(x_norm, o.exposure)
+    small = _smaller(p.x, o.film) if film else None
+    gain,kept,said = self._brightness(p, x_norm, level, o)
     def done(y, x):
         y = y.mul_(gain).clamp_(0,1).contiguous()
         return y if o.strength==1 else y.lerp_(x, 1-o.strength)
+    notes = [*notes, *said]
     if o.mask is not None and not o.mask.any(): notes = [*notes, 'the mask sets no place: the NATs refined nothing']
     film = [done(crop_to(f, small.shape[-2:])[0], small) for f in film] or None
-    return Enhanced(done(x_norm, p.x), entropy, sigma, mask>0.5, *level, gain, **hists, film=film, source=replace(p, x=None, notes=p.notes+notes))
+    return Enhanced(done(x_norm, p.x), entropy, sigma, mask>0.5, kept, level[1], gain, **hists, film=film, source=replace(p, x=None, notes=p.notes+notes))
 
 @patch
 def _alone(self:Enhancer, p, o):

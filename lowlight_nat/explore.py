@@ -21,6 +21,7 @@ from .enhance import Enhancer, match_level, shrink, whole_stats
 from .exposure import parse_exposure
 from .images import crop_to, pad_to_multiple, to_pil
 from .masking import cosine_schedule, prior_at, uncertainty_mask
+from .metrics import grey_mean
 from .nat import parallel_decode
 from .pictures import read_picture
 
@@ -130,11 +131,13 @@ def decode(self:Steps,
 # %% ../nbs/17_explore.ipynb #7fdc4476
 @patch
 def gain(self:Steps,
-    x:Tensor=None, # exposure-normalised picture (3,H,W) whose lights are spared; None: as the head predicts, whatever is clipped
+    x:Tensor=None, # exposure-normalised picture (3,H,W) whose lights are spared; None: as the head predicts, and not below the picture's own, whatever is clipped
 )->float:
     "What the normalised picture is multiplied by, as predicted."
     a,m = self.align(),self.model
-    return a.log_level.exp().item()/m.cfg.norm_level if x is None else m.gain(x[None].to(a.log_level.device), a.log_level, a.log_std).item()
+    own = grey_mean(self.x).to(a.log_level.device)
+    if x is None: return m.at_least(a.log_level, own).exp().item()/m.cfg.norm_level
+    return m.gain(x[None].to(a.log_level.device), a.log_level, a.log_std, own=own).item()
 
 @patch
 def picture(self:Steps,

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['EXPOSURE_HEADS', 'exposure_normalise', 'overview', 'pool_places', 'exposure_view', 'ExposureHead', 'attend',
            'AttentionExposure', 'AsDecoded', 'exposure_head', 'fit_exposure', 'pick_views', 'inspect_exposure',
-           'coverage', 'spare_lights', 'parse_exposure']
+           'coverage', 'spare_lights', 'keep_bright', 'parse_exposure']
 
 # %% ../nbs/08_exposure.ipynb #24ebb873
 import math, torch
@@ -188,6 +188,25 @@ def spare_lights(x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not cli
         slope = (l - log_level)*precision + 2*weight*(over*u).mean((1, 2, 3))
         l = l - slope/(precision + 2*weight*(over.sign()*(2*u - 1)*u).mean((1, 2, 3)))
     return l
+
+# %% ../nbs/08_exposure.ipynb #7a79b529
+def keep_bright(x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not clipped
+                gain:Tensor, # what it would be multiplied by (B,)
+                own:Tensor, # o, mean grey of the input (B,), in [0,1]
+                steps:int=8, # of Newton's method, at most
+               ) -> Tensor: # gain (B,), the same or larger
+    "Raise a gain until the clipped picture is no darker than its input was"
+    x = x_norm.detach().float().clamp(min=0)
+    most = torch.maximum(gain, 2*own/grey_mean(x).clamp(min=1e-3))
+    g = gain
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()   # a fixed graph has all steps
+    for _ in range(steps):
+        u = x*g.view(-1, 1, 1, 1)
+        short = F.relu(own - grey_mean(u.clamp(max=1)))
+        if not traced and not short.any(): break
+        slope = grey_mean(x*(u < 1)).clamp(min=1e-3)
+        g = torch.minimum(g + short/slope, most)
+    return g
 
 # %% ../nbs/08_exposure.ipynb #13e54c0a
 def parse_exposure(exposure, # mean grey of the result, in (0,1), as number or text; 'auto' or None: as predicted

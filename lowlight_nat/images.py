@@ -19,7 +19,7 @@ from PIL import Image, ImageCms, ImageOps
 # %% ../nbs/00_images.ipynb #f240a94a
 from .colour import SPACES, ColourSpace, is_srgb, make_profile, parse_profile, space_of_codes, space_of_png, to_srgb
 from .files import (IMAGE_EXTENSIONS, RAW_EXTENSIONS, ImageError, _develop, _formats, _is_raw, _open, _read_bytes, _read_open, _said,
-                                _save_options, _write_beside, format_of, list_images)
+                                _save_options, _write_beside, check_quality, format_of, list_images)
 
 # %% ../nbs/00_images.ipynb #41f5623f
 _all_ = ['IMAGE_EXTENSIONS', 'ImageError', 'format_of', 'list_images'] # of the last chapter, offered here too
@@ -392,6 +392,7 @@ def write_image(
 )->Path: # where it was written
     "Write a picture, completely or not at all; missing folders are made. Raises `ImageError`."
     path,fmt = Path(path),format_of(path)
+    quality = check_quality(quality)
     im = x if isinstance(x, Image.Image) else to_pil(x)
     if fmt in ('JPEG','BMP') and im.mode not in ('L','RGB','CMYK'): im = im.convert('RGB')
     try: _write_beside(path, lambda f: im.save(f, fmt, **_save_options(fmt, quality)))

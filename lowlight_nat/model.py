@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch, store_attr
 from .codebook import VQGAN
 from .decoder import FeatureNAT, FusionDecoder
-from .exposure import EXPOSURE_HEADS, AsDecoded, exposure_head, exposure_normalise, overview, spare_lights
+from .exposure import EXPOSURE_HEADS, AsDecoded, exposure_head, exposure_normalise, keep_bright, overview, spare_lights
 from .flow import ConditionalEncoder, ConditionalFlow, SpreadHead, picture_stats
 from .glare import GlareSizes
 from .glare_release import glare_from_files, glare_parts
@@ -263,16 +263,28 @@ def decode(self:LowLightNAT, a:AttrDict, # of `align`
 
 # %% ../nbs/08_model.ipynb #27e68ba3
 @patch
+def at_least(self:LowLightNAT, log_level:Tensor, # as predicted (B,)
+             own:Tensor=None, # mean grey of the input (B,); None: not known
+            ) -> Tensor: # (B,)
+    "The level, not below the picture's own; GLARE's network predicts none"
+    if own is None or self.cfg.arch == 'glare': return log_level
+    return torch.maximum(log_level, own.clamp(min=1e-6).log())
+
+@patch
 def gain(self:LowLightNAT, x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not clipped
          log_level:Tensor, # as predicted (B,)
          log_std:Tensor, # its standard deviation's logarithm (B,)
          level:float=None, # grey mean wanted in (0,1], by default as predicted
+         own:Tensor=None, # mean grey of the input (B,), below which the result must not fall; None: it may
         ) -> Tensor: # (B,)
     "What a normalised picture is multiplied by"
     c = self.cfg
     if level is not None: return torch.full_like(log_level, level)/(grey_mean(x_norm.float()).clamp(min=0.02) if c.arch == 'glare' else c.norm_level)
+    l = self.at_least(log_level, own)
     spared = c.lights and c.arch != 'glare'     # GLARE's network has no head that could doubt
-    return (spare_lights(x_norm, log_level, log_std, c.norm_level, c.lights) if spared else log_level).exp()/c.norm_level
+    gain = (spare_lights(x_norm, l, log_std, c.norm_level, c.lights) if spared else l).exp()/c.norm_level
+    return gain if own is None or c.arch == 'glare' else keep_bright(x_norm, gain, own)
+
 
 # %% ../nbs/08_model.ipynb #d37ebd3a
 @patch
@@ -281,7 +293,7 @@ def forward(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
             rounds:int=None, # R of both NATs, by default the configuration's
             heat:float=0., # of the flow's sample, 0: the likeliest
             mix:float=None, # weight of the low-light features in [0,1], by default the learned one
-            level:float=None, # grey mean of the result in (0,1], by default predicted
+            level:float=None, # grey mean of the result in (0,1], by default predicted, and not below that of x_low
             latent_nat:bool=True, # use the NAT on the latent
             decoder_nat:bool=True, # use the NAT on the decoder's features
             record:bool=False, # keep the history of the rounds
@@ -295,8 +307,10 @@ def forward(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
     r = self.refine(a, tau, rounds if latent_nat else 0, record, allow=allow)
     r.log_q = None   # of use in training only
     d = self.decode(a, r, rounds if decoder_nat else 0, mix, record, allow)
-    gain = self.gain(d.x, a.log_level, a.log_std, level)
-    return AttrDict(x=(d.x.float()*gain.view(-1, 1, 1, 1)).clamp(0, 1), x_norm=d.x, gain=gain, level=a.log_level.exp() if level is None else torch.full_like(gain, level), level_std=a.log_std.exp(), level_attention=a.attention, entropy=r.entropy, mask=r.mask, sigma=a.sigma, tokens=r.tokens,
+    own = grey_mean(x_low) if stats is None else None   # of a tile nothing is known of the rest
+    gain = self.gain(d.x, a.log_level, a.log_std, level, own)
+    log_level = self.at_least(a.log_level, own)
+    return AttrDict(x=(d.x.float()*gain.view(-1, 1, 1, 1)).clamp(0, 1), x_norm=d.x, gain=gain, level=log_level.exp() if level is None else torch.full_like(gain, level), level_std=a.log_std.exp(), level_attention=a.attention, entropy=r.entropy, mask=r.mask, sigma=a.sigma, tokens=r.tokens,
                     z_tilde=a.z_tilde, z=r.z, history=r.history, feature_history=d.nat.history)
 
 # %% ../nbs/08_model.ipynb #f6c0a525

@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 # %% ../nbs/00_pictures.ipynb #4a4bf475
 from .colour import ColourSpace, from_srgb
-from .files import ImageError, _read_bytes, _read_open, _said, _save_options, _write_beside, format_of
+from .files import ImageError, _read_bytes, _read_open, _said, _save_options, _write_beside, check_quality, format_of
 from .images import _array_to_tensor, _decode, _from_given, _tensor_array, _to_unit, _unit_tensor, _upright, read_image, to_pil
 from .metrics import GREY
 
@@ -348,6 +348,7 @@ def write_picture(
 )->Path: # where it was written
     "Write a picture with all that belongs to it, completely or not at all. Raises `ImageError`."
     path,fmt = Path(path),format_of(path)
+    quality = check_quality(quality)
     if x.ndim!=3 or x.shape[0]!=3 or 0 in x.shape: raise ImageError(f"a tensor of shape {tuple(x.shape)} can't become a picture: give (3,H,W).")
     x = _unit_tensor(x)
     info,alpha,depth,grey,notes = _fitting(like, fmt, f"'{path}'")

@@ -90,7 +90,7 @@ class BeforeAfter(Tool):
         self.predicted.observe(lambda _: self.draw(), 'value')
         self.level = self.slider(W.FloatSlider, 'Mean grey', value=.4, min=.05, max=.9, step=.01)
         return [self.split, self.predicted, self.level]
-    def fit(self): self.level.value = round(min(.9, max(.05, self.steps.align().log_level.exp().item())), 2)
+    def fit(self): self.level.value = round(min(.9, max(.05, self.steps.gain()*self.steps.model.cfg.norm_level)), 2)
     def exposure(self)->float: # mean grey; None: as predicted
         "The brightness chosen."
         return None if self.predicted.value else self.level.value

@@ -5,6 +5,7 @@ import pytest, torch
 from lowlight_nat.enhance import Enhancer
 from lowlight_nat.exposure import EXPOSURE_HEADS, coverage, exposure_head, exposure_view, parse_exposure, spare_lights
 from lowlight_nat.flow import picture_stats
+from lowlight_nat.metrics import grey_mean
 from lowlight_nat.model import LowLightNAT, NATConfig, load_model, read_metadata, save_model, weights_path
 
 TOY = replace(NATConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1,),
@@ -83,3 +84,58 @@ def test_lights_of_the_whole_picture_decide_and_the_user_overrules():
 
 def test_lights_are_a_number():
     with pytest.raises(ValueError, match='lights=-1 must be a number, 0 or more'): replace(TOY, lights=-1)
+
+
+# --- pictures that are bright already ---
+
+def sunny(h=96, w=128, mean=0.7, seed=0):
+    "A bright picture with structure, lights at 1 and a black corner"
+    g = torch.Generator().manual_seed(seed)
+    x = torch.nn.functional.interpolate(torch.rand(1, 3, 7, 9, generator=g), (h, w), mode='bilinear')[0]
+    x = (x + 0.3*torch.rand(3, h, w, generator=g) + mean - 0.65).clamp(0, 1)
+    x[:, :8, :8] = 0.
+    return x
+
+def test_a_bright_picture_never_gets_darker():
+    "Whole, in tiles, in a batch, by the network alone; also where lights are spared and values clipped"
+    for model in bright(), load_model('small'):
+        for mean in 0.55, 0.8:
+            x = sunny(mean=mean)
+            own = grey_mean(x).item()
+            e = Enhancer(model, 'cpu')
+            results = [e(x), Enhancer(model, 'cpu', tile=64, overlap=16, whole=0)(x), *e.batch([x, x.flip(2)], batch_size=2)]
+            for r in results:
+                assert grey_mean(r.x).item() > own - 1e-3 and r.level == pytest.approx(own, abs=1e-4)
+                assert [o.startswith('already bright') for o in r.notes] == [True]
+            with torch.inference_mode(): out = model(x[None])
+            assert grey_mean(out.x).item() > own - 1e-3 and out.level.item() == pytest.approx(own, abs=1e-4)
+
+def test_the_wish_for_a_darker_picture_is_granted():
+    r = Enhancer(load_model('small'), 'cpu')(sunny(), exposure=0.3)
+    assert grey_mean(r.x).item() == pytest.approx(0.3, abs=2e-3) and r.notes == []
+    with torch.inference_mode(): assert load_model('small')(sunny()[None], level=0.3).level == 0.3
+
+def test_dark_pictures_know_nothing_of_the_guard():
+    model, x = load_model('small'), torch.rand(2, 3, 64, 96)*0.15
+    with torch.inference_mode():
+        out, a = model(x), model.align(x)
+        assert torch.equal(out.level, a.log_level.exp())
+        assert torch.equal(out.gain, model.gain(out.x_norm, a.log_level, a.log_std))
+    assert Enhancer(model, 'cpu')(x[0]).notes == []
+
+def test_the_guard_of_the_fixed_graph_is_the_same():
+    from lowlight_nat.dense import OUTPUT_NAMES, DenseModel
+    model, x = load_model('small'), sunny()[None]
+    with torch.inference_mode(): want, have = model(x), dict(zip(OUTPUT_NAMES, DenseModel(model)(x)))
+    for k in 'gain', 'level', 'x': torch.testing.assert_close(have[k], want[k], atol=1e-3, rtol=1e-3)
+
+def test_the_explorer_shows_the_same_brightness():
+    import numpy as np
+    from lowlight_nat.explore import Steps
+    e = Enhancer(load_model('small'), 'cpu', bf16=False)
+    shown = np.array(Steps(e, sunny()).picture())/255
+    assert np.abs(shown - e(sunny()).x.permute(1, 2, 0).numpy()).max() < 0.02
+
+def test_glares_network_stays_as_it_was_published():
+    model = LowLightNAT(replace(NATConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=2, nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1)).eval()
+    with torch.inference_mode(): assert model(sunny(32, 32)[None]).gain == 1

@@ -279,3 +279,56 @@ def test_command_in_place(many, tmp_path, capsys):
     before = path.read_bytes()
     assert lowlight_enhance.main(args) == 2 and path.read_bytes() == before and 'would be overwritten' in capsys.readouterr().err
     assert lowlight_enhance.main([*args, '--in-place']) == 0 and path.read_bytes() != before
+
+
+# --- endings, patterns, names given twice ---
+
+def test_jpegs_by_other_names_are_read(enhance, tmp_path):
+    "And written as JPEG where the ending means JPEG, else as PNG"
+    x = picture(20, 24)
+    for e in 'jfif', 'jpe', 'jif', 'mpo', 'tga', 'JFIF':
+        (tmp_path/'in').mkdir(exist_ok=True)
+        to_pil(x).save(tmp_path/f'in/{e}_.{e}', 'TGA' if e == 'tga' else 'JPEG')
+    r = enhance_folder(enhance, tmp_path/'in', tmp_path/'out', progress=False)
+    assert not r.failed and tree(tmp_path/'out') == ['JFIF_.JFIF', 'jfif_.jfif', 'jif_.jif', 'jpe_.jpe', 'mpo_.mpo.png', 'tga_.tga.png']
+    assert Image.open(tmp_path/'out/jpe_.jpe').format == 'JPEG' and Image.open(tmp_path/'out/tga_.tga.png').format == 'PNG'
+
+def test_other_endings_are_counted(enhance, folder, tmp_path):
+    (folder/'clip.mov').write_bytes(b'0'); (folder/'more.MOV').write_bytes(b'0'); (folder/'.hidden.txt').write_text(''); (folder/'LICENSE').write_text('')
+    (folder/'sub/deep.txt').write_text('')
+    r = enhance_folder(enhance, folder, tmp_path/'out', progress=False)
+    assert r.left == {'.mov': 2, 'no ending': 1, '.txt': 1}
+    assert summary(r, 'out')[-1].endswith('4 files of other endings left alone (.mov 2, .txt 1, no ending 1)')
+    assert enhance_folder(enhance, folder, tmp_path/'out', recursive=True, progress=False).left['.txt'] == 2
+    assert other_files(folder, folder/'sub', recursive=True) == {'.mov': 2, 'no ending': 1, '.txt': 1}     # what lies among the results doesn't count
+
+def test_a_file_named_twice_is_done_once(enhance, folder, tmp_path):
+    jobs = make_jobs([folder/'a.png', str(folder/'sub/../a.png'), folder/'b.jpg'], tmp_path/'out', uncertainty=True)
+    assert [j[2].name for j in jobs] == ['a_uncertainty.png', 'b_uncertainty.png']
+    both = make_jobs([folder/'a.png'], tmp_path/'out') + folder_jobs(folder, tmp_path/'out')
+    assert len(both) == 5 and len(unique_jobs(both)) == 4
+    r = enhance_files(enhance, both, progress=False)
+    assert sorted(p.name for p in r.done) == ['a.png', 'b.jpg', 'c.webp']
+    (folder/'link.png').symlink_to(folder/'a.png')            # another name in the folder: another picture
+    assert len(unique_jobs(folder_jobs(folder, tmp_path/'out'))) == 5
+
+def test_a_folder_of_folders_says_so(tmp_path):
+    write_image(picture(8, 8), tmp_path/'in/one/a.png')
+    with pytest.raises(ImageError, match='holds no pictures itself, but the folders inside it hold 1: add --recursive'): folder_jobs(tmp_path/'in', tmp_path/'out')
+    (tmp_path/'none/one').mkdir(parents=True)
+    with pytest.raises(ImageError, match='holds no pictures: endings read'): folder_jobs(tmp_path/'none', tmp_path/'out')
+
+def test_patterns_that_no_shell_expanded(folder, tmp_path, capsys):
+    save_model(toy(), tmp_path/'m.safetensors')
+    run = lambda *a: lowlight_enhance.main([*map(str, a), '-o', str(tmp_path/'out'), '--weights', str(tmp_path/'m.safetensors'), '--device', 'cpu'])
+    assert run(folder/'[ab].*', folder/'a.png', folder/'*.webp') == 0 and tree(tmp_path/'out') == ['a.png', 'b.jpg', 'c.webp']
+    assert run(folder/'*.gif') == 2 and 'fits no file' in capsys.readouterr().err
+    write_image(picture(8, 8), folder/'[odd].png')             # a name that looks like a pattern
+    assert expand([folder/'[odd].png']) == [folder/'[odd].png']
+
+def test_bad_quality_is_one_sentence_before_anything_is_done(enhance, folder, tmp_path):
+    for bad in 'high', 0, 500, None, 95.5:
+        with pytest.raises(ValueError, match='quality='): enhance_folder(enhance, folder, tmp_path/'out', quality=bad)
+        with pytest.raises(ValueError, match=r'quality=.* must be a whole number in \[1, 100\]'): enhance(folder/'a.png').save(tmp_path/'x.jpg', bad)
+        with pytest.raises(ValueError, match='quality='): write_image(picture(8, 8), tmp_path/'x.png', bad)
+    assert not (tmp_path/'out').exists() and not (tmp_path/'x.jpg').exists()
