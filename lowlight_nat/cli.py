@@ -137,8 +137,8 @@ def lowlight_enhance(
     out:str, # folder for the results; for a single picture also the file
     tau:float|None=None, # entropy in [0,1] above which a place is uncertain; the model's by default
     rounds:int|None=None, # rounds of both NATs; the model's by default
-    mix:float|None=None, # whom to trust, from 0, the codebook, to 1, the photograph; as learned by default
     heat:float=0., # 0 the likeliest picture, 1 a sample
+    mix:float|None=None, # whom to trust, from 0, the codebook, to 1, the photograph; as learned by default
     exposure:str='auto', # mean grey of the result, between 0 and 1; auto: as predicted
     seed:int=0, # of the sample, where heat > 0
     mask:str|None=None, # picture of the same size, white where the NATs may refine; everywhere by default
@@ -154,7 +154,7 @@ def lowlight_enhance(
 ): # done, skipped: results; failed: dict of file to reason; notes
     "Enhance dark pictures."
     if isinstance(inputs, (str,os.PathLike)): inputs = [inputs]
-    settings = dict(tau=tau, rounds=rounds, mix=mix, heat=heat, exposure=exposure, seed=seed, strength=strength, mask=None if mask is None else read_mask(mask))
+    settings = dict(tau=tau, rounds=rounds, heat=heat, mix=mix, exposure=exposure, seed=seed, strength=strength, mask=None if mask is None else read_mask(mask))
     check_settings(**settings)
     jobs = plan(inputs, out, recursive, save_uncertainty, save_history)
     check_jobs(jobs, in_place)   # before the weights are loaded
@@ -212,7 +212,7 @@ def lowlight_evaluate(
 ): # the figures, as in the file
     "Measure PSNR and SSIM on pairs of pictures, raw and with GT-mean."
     args = dict(data=data, split=split, latent_nat=latent_nat, decoder_nat=decoder_nat, rounds=rounds, tau=tau, device=device, weights=weights)
-    check_settings(tau, rounds)
+    check_settings(tau=tau, rounds=rounds)
     pairs,start = check_pairs(find_pairs(data, split)),time.perf_counter()
     enhancer = Enhancer.from_pretrained(weights, device)
     print(f"{'picture':24} " + ' '.join(f'{o:>12}' for o in SCORES))

@@ -197,10 +197,15 @@ class SyntheticDataset(PairDataset):
         darken: Callable = random_low_light, # darken(x, generator=g) gives the low-light picture
         **kwargs,                  # see `PairDataset`
     ):
+        if kwargs.get('synthetic', 0) not in (0, 1): raise ValueError(f"synthetic={kwargs['synthetic']} says nothing here: every dark picture is made from a bright one; leave it out.")
         if isinstance(images, (str,Path)): images = list_images(images)
         super().__init__([Pair(None, o, str(i) if isinstance(o,Tensor) else Path(o).stem) for i,o in enumerate(images)], darken=darken, **kwargs)
     def read(self, p): return (_pack(p.high if isinstance(p.high,Tensor) else read_image(p.high)),)
-    def finish(self, xs, rng): return xs*2 if self.bright else (self.darken(xs[0], generator=torch.Generator().manual_seed(rng.getrandbits(62))), xs[0])
+    def finish(self, xs, rng):
+        if self.bright: return super().finish(xs, rng)
+        dark = self.darken(xs[0], generator=torch.Generator().manual_seed(rng.getrandbits(62)))
+        lit = self.train and self.relight and rng.random() < self.relight
+        return relight(dark, xs[0], generator=torch.Generator().manual_seed(rng.getrandbits(62))) if lit else (dark, xs[0])
 
 # %% ../nbs/01_data.ipynb #a46b2e03
 class PairDL(DataLoader):

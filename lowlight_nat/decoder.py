@@ -8,6 +8,7 @@ import math, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
+from .files import check_number
 from .layers import ResBlock, TransformerBlock, Up, conv3, grid_positions, put_places, rope_angles, some_places
 from .masking import cosine_schedule, remask
 
@@ -25,8 +26,7 @@ class MixUp(nn.Module):
                 f_low:Tensor, # features of the low-light picture (B,ci,h,w)
                 mix:float=None, # m in [0,1], by default the learned one
                ) -> Tensor: # (B,co,h,w)
-        if mix is not None and not 0 <= mix <= 1: raise ValueError(f'mix={mix} must lie in [0, 1]: 0 trusts the codebook, 1 the photograph')
-        m = self.w.sigmoid() if mix is None else mix
+        m = self.w.sigmoid() if mix is None else check_number('mix', mix, '[0, 1]', why='0 trusts the codebook, 1 the photograph')
         return m*self.match(f_low) + (1 - m)*h
 
 # %% ../nbs/07_decoder.ipynb #9688e8aa

@@ -13,6 +13,7 @@ from fastcore.basics import AttrDict, patch
 # %% ../nbs/16_dense.ipynb #4a45019c
 from .decoder import FeatureNAT
 from .exposure import AttentionExposure, overview
+from .files import check_number
 from .flow import InvConv1x1, picture_stats
 from .layers import TransformerBlock, apply_rope, rope_angles
 from .masking import cosine_schedule
@@ -212,8 +213,8 @@ class DenseModel(nn.Module):
                  latent_nat:bool=True, # use the NAT on the latent
                  decoder_nat:bool=True): # use the NAT on the decoder's features
         super().__init__()
-        cfg, rounds = model.cfg, model.cfg.rounds if rounds is None else rounds
-        if rounds < 0 or rounds != int(rounds): raise ValueError(f'DenseModel: rounds={rounds} must be a whole number, 0 or more')
+        cfg = model.cfg
+        rounds = cfg.rounds if rounds is None else check_number('rounds', rounds, '[0, inf)', True)
         if cfg.arch != 'compact': raise ValueError(f'DenseModel: a model with arch={cfg.arch!r} has no dense form yet; take one with arch=\'compact\'')
         self.cfg, self.model, self.latent, self.feature = cfg, copy.deepcopy(model).cpu().eval().requires_grad_(False), rounds*latent_nat, rounds*decoder_nat
         self.model.fusion.nat.__class__ = DenseFeatureNAT

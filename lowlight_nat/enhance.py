@@ -5,6 +5,7 @@ __all__ = ['DEFAULT_WEIGHTS', 'SMALL', 'match_level', 'whole_stats', 'shrink', '
            'read_mask', 'out_of_memory']
 
 # %% ../nbs/13_enhance.ipynb #123e0ff3
+import math, os
 import numpy as np, torch
 import torch.nn.functional as F
 from contextlib import nullcontext
@@ -17,11 +18,12 @@ from fastcore.basics import AttrDict, patch
 # %% ../nbs/13_enhance.ipynb #3ef0eda4
 from .answer import CELL, Enhanced, paste_rounds
 from .exposure import parse_exposure
+from .files import check_number
 from .flow import picture_stats
 from .images import ImageError, apply_tiled, crop_to, pad_to_multiple, tile_grid
 from .layers import has_bf16
 from .metrics import grey_mean
-from .model import LowLightNAT, load_model
+from .model import LowLightNAT, load_model, plain_defaults
 from .pictures import read_picture
 
 # %% ../nbs/13_enhance.ipynb #f510affc
@@ -94,20 +96,27 @@ class Enhancer:
     def __init__(self,
         model:LowLightNAT, # goes to `device`, in evaluation mode
         device='auto', # 'auto', 'cpu', 'cuda', ...
+        *,
         tile:int=768, # side of a tile, in pixels, a multiple of 16
         overlap:int=128, # of neighbouring tiles, in pixels, a multiple of 16
         whole:int=1_000_000, # pictures of up to so many pixels aren't cut into tiles
         bf16:bool=False, # compute in bfloat16 where that is safe: faster, and slightly different
     ):
-        if tile%16 or overlap%16 or not 0<=overlap<tile:
+        if not isinstance(model, torch.nn.Module):
+            raise ValueError(f"Enhancer takes a model, not {type(model).__name__}: Enhancer.from_pretrained takes the name or the path of weights.")
+        tile = check_number('tile', tile, '[16, inf)', True, 'it is a side in pixels')
+        overlap = check_number('overlap', overlap, '[0, inf)', True, 'it is a width in pixels')
+        whole = check_number('whole', whole, '[0, inf)', True, 'it is a number of pixels')
+        if tile%16 or overlap%16 or not overlap<tile:
             raise ValueError(f'tile={tile} and overlap={overlap} must be multiples of 16, and overlap smaller than tile.')
         self.device,self.tile,self.overlap,self.whole,self.bf16 = pick_device(device),tile,overlap,whole,bf16
-        self.model = model.to(self.device).eval()
+        self.model = model.to(self.device, torch.float32).eval()
 
     @classmethod
     def from_pretrained(cls,
         name_or_path=DEFAULT_WEIGHTS, # of a bundled checkpoint, or the path of a .safetensors file
         device='auto', # 'auto', 'cpu', 'cuda', ...
+        *,
         bf16:bool=None, # compute in bfloat16; None: where the device does so natively
         **kwargs, # tile, overlap, whole
     ):
@@ -116,25 +125,41 @@ class Enhancer:
         return cls(load_model(name_or_path, device), device, bf16=has_bf16(device) if bf16 is None else bf16, **kwargs)
 
 # %% ../nbs/13_enhance.ipynb #cbf36724
-def _in_unit(v):
-    try: return v is None or 0<=v<=1
-    except TypeError: return False
+def _switch(
+    name, # of the setting
+    v, # what was given
+)->bool:
+    "True or False, or one sentence; the text 'False' would be true."
+    if isinstance(v, (bool,np.bool_)) or type(v) is int and v in (0,1): return bool(v)
+    raise ValueError(f'{name}={v!r} must be True or False.')
 
 def check_settings(
+    *,
     tau:float=None, # entropy threshold, in [0,1]; None: the model's
     rounds:int=None, # R of both NATs, 0 or more; None: the model's
-    mix:float=None, # weight of the low-light features, in [0,1]; None: as learned
     heat:float=0., # of the flow's sample; 0: the likeliest
+    mix:float=None, # weight of the low-light features, in [0,1]; None: as learned
     exposure=None, # mean grey of the result, in (0,1); None or 'auto': as predicted
     strength:float=1., # of the result over the input, in [0,1]
-    **kwargs, # others can't be wrong
-):
+    seed:int=0, # of the sample, where heat > 0
+    latent_nat:bool=True, # use the NAT on the latent
+    decoder_nat:bool=True, # use the NAT on the decoder's features
+    record:bool=False, # keep the history of the rounds
+    film:bool=False, # keep a small picture of every round
+    mask=None, # not looked at; `read_mask` does
+)->AttrDict: # the settings, as numbers of the right kind: 2.0 rounds are 2
     "Refuse settings that make no sense, in one sentence."
-    for name,v in dict(tau=tau, mix=mix, strength=strength).items():
-        if not _in_unit(v): raise ValueError(f'{name}={v} must be a number in [0, 1].')
-    if rounds is not None and (rounds<0 or rounds!=int(rounds)): raise ValueError(f'rounds={rounds} must be a whole number, 0 or more.')
-    if not 0<=heat<float('inf'): raise ValueError(f'heat={heat} must be 0 or more: 0 is the likeliest picture, 1 a sample.')
-    parse_exposure(exposure)
+    o = AttrDict(tau=tau, rounds=rounds, mix=mix)
+    if tau is not None: o.tau = check_number('tau', tau, '[0, 1]')
+    if rounds is not None: o.rounds = check_number('rounds', rounds, '[0, inf)', True)
+    if mix is not None: o.mix = check_number('mix', mix, '[0, 1]', why='0 trusts the codebook, 1 the photograph')
+    o.heat = check_number('heat', heat, '[0, inf)', why='0 is the likeliest picture, 1 a sample')
+    o.strength = check_number('strength', strength, '[0, 1]', why='0 is the picture as it was')
+    o.seed = check_number('seed', seed, '[0, 9223372036854775807]', True)
+    o.exposure = parse_exposure(exposure)
+    for k,v in dict(latent_nat=latent_nat, decoder_nat=decoder_nat, record=record, film=film).items(): o[k] = _switch(k, v)
+    return o
+
 
 # %% ../nbs/13_enhance.ipynb #73334595
 def read_mask(
@@ -180,7 +205,7 @@ def predict_level(self:Enhancer,
 )->tuple: # mean grey, in (0,1); deviation of its logarithm
     "The level the model expects of a large picture, from a small copy; 1 for GLARE's network, which has no exposure head."
     small,stats = pad_to_multiple(shrink(x), 16)[0].to(self.device), AttrDict({k:v.to(self.device) for k,v in stats.items()})
-    with torch.inference_mode(), self._precision(): e = self.model.encoder(small, stats); h = self.model.exposure(stats, e.summary, e.feats[0])
+    with plain_defaults(), torch.inference_mode(), self._precision(): e = self.model.encoder(small, stats); h = self.model.exposure(stats, e.summary, e.feats[0])
     return h.log_level.exp().item(),h.log_std.exp().item()
 
 # %% ../nbs/13_enhance.ipynb #c8c21c58
@@ -209,11 +234,11 @@ def _run(self:Enhancer, x, stats, tile, overlap, allow, o):
 @patch
 def _film(self:Enhancer, x, stats, allow, seed, out, o):
     "Small normalised pictures (B,3,h,w) of a tile or a batch after 0, 1, ... rounds."
-    a = self.model.align(x, stats, o.model['heat'], seed)
+    a = self.model.align(x, stats=stats, heat=o.model['heat'], seed=seed)
     states = [AttrDict(z=a.z_tilde, tokens=self.model.doubt(a).tokens), *out.history]
     def at(r):
         s = states[min(r, len(states)-1)]
-        y = self.model.decode(a, AttrDict(z=s.z, tokens=s.tokens, mask=out.mask), r*o.model['decoder_nat'], o.model['mix'], allow=allow).x
+        y = self.model.decode(a, AttrDict(z=s.z, tokens=s.tokens, mask=out.mask), rounds=r*o.model['decoder_nat'], mix=o.model['mix'], allow=allow).x
         return _smaller(y.float().cpu(), o.film)
     rounds = self.model.cfg.rounds if o.model['rounds'] is None else o.model['rounds']
     return [at(r) for r in range(rounds+1)]
@@ -255,7 +280,7 @@ def _fit(self:Enhancer, x, stats, allow, o):
 def _brightness(self:Enhancer, p, x_norm, level, o):
     "Gain of a picture, its level, and a note if it was bright already; `level`: as predicted, and its deviation."
     own = grey_mean(p.x)
-    log_level,log_std = torch.tensor(level).log().view(2,1)
+    log_level,log_std = torch.tensor(level, dtype=torch.float32).log().view(2,1)
     kept = self.model.at_least(log_level, own)
     if o.exposure is not None: return match_level(x_norm, o.exposure),kept.exp().item(),[]
     k = max(1, round((x_norm.shape[1]*x_norm.shape[2]/4e6)**.5))   # lights: of a large picture every k-th pixel is asked, which needs little memory
@@ -295,19 +320,21 @@ def _alone(self:Enhancer, p, o):
 def _grids(self:Enhancer): return ('history',CELL),('feature_history',CELL*self.model.fusion.nat.cell)
 
 # %% ../nbs/13_enhance.ipynb #6f8d5aa8
-def _options(tau=None, rounds=None, mix=None, heat=0., exposure=None, latent_nat=True, decoder_nat=True, record=False, seed=0, mask=None, strength=1., film=False):
+def _options(mask=None, **settings):
     "The settings of a call, checked: those of the model, and the rest."
-    check_settings(tau, rounds, mix, heat, exposure, strength)
-    model = dict(tau=tau, rounds=rounds, mix=mix, heat=heat, latent_nat=latent_nat, decoder_nat=decoder_nat, record=record or film)
-    return AttrDict(model=model, exposure=parse_exposure(exposure), seed=seed, mask=None if mask is None else read_mask(mask), strength=strength, film=film)
+    o = check_settings(**settings)
+    model = {k: o[k] for k in ('tau','rounds','heat','mix','latent_nat','decoder_nat')}|dict(record=o.record or o.film)
+    with plain_defaults(): mask = None if mask is None else read_mask(mask)
+    return AttrDict(model=model, mask=mask, **{k: o[k] for k in ('exposure','seed','strength','film')})
 
 @patch
 def __call__(self:Enhancer,
     src, # path, open file, PIL picture, array (H,W,C), or tensor (3,H,W)
+    *,
     tau:float=None, # entropy threshold, in [0,1]; None: the model's
     rounds:int=None, # R of both NATs; None: the model's
-    mix:float=None, # weight of the low-light features, in [0,1]; None: as learned
     heat:float=0., # 0: the likeliest picture, 1: a sample
+    mix:float=None, # weight of the low-light features, in [0,1]; None: as learned
     exposure=None, # mean grey of the result, in (0,1); None or 'auto': as predicted
     latent_nat:bool=True, # use the NAT on the latent
     decoder_nat:bool=True, # use the NAT on the decoder's features
@@ -318,16 +345,25 @@ def __call__(self:Enhancer,
     film:bool=False, # keep the history, and a small picture of every round, for `save_history`
 )->Enhanced:
     "Enhance one picture. Raises `ImageError` or `ValueError` with one sentence."
-    o = _options(tau, rounds, mix, heat, exposure, latent_nat, decoder_nat, record, seed, mask, strength, film)
-    return self._alone(read_picture(src), o)
+    o = _options(tau=tau, rounds=rounds, heat=heat, mix=mix, exposure=exposure, latent_nat=latent_nat, decoder_nat=decoder_nat,
+                 record=record, seed=seed, mask=mask, strength=strength, film=film)
+    with plain_defaults(): return self._alone(read_picture(src), o)
 
 # %% ../nbs/13_enhance.ipynb #64f24040
 SMALL = 50_000 # pixels of a picture that may be computed together with others, at most
 
 def _caught(f, *args):
-    "What a call gives, or the error that it raises."
-    try: return f(*args)
-    except Exception as e: return e
+    "What a call gives, or the error that it raises about its picture; a mistake in the program (a name that isn't there) is raised."
+    try:
+        with plain_defaults(): return f(*args)
+    except (ValueError, OSError, MemoryError, RuntimeError) as e: return e
+
+def _several(srcs):
+    "Refuse what would be taken for several pictures and is one, in one sentence."
+    one = isinstance(srcs, (str,bytes,os.PathLike)) or hasattr(srcs, 'read') or not hasattr(srcs, '__iter__')
+    if one: raise ValueError(f'several pictures are expected, in a list, not {type(srcs).__name__}: give [picture], or call the enhancer with it.')
+    shape = tuple(getattr(srcs, 'shape', ()))
+    if shape and len(shape)!=4: raise ValueError(f'several pictures are expected, in a list or as a batch (B,3,H,W), and shape {shape} is one: give [picture], or call the enhancer with it.')
 
 def _group(p, i):
     "What pictures must have in common to be computed in one go: the padded size; a large one, number i, is by itself."
@@ -350,15 +386,32 @@ def _together(self:Enhancer, ps, o):
 @patch
 def stream(self:Enhancer,
     srcs, # pictures, each as `__call__` takes it; any number of them
+    *,
     batch_size:int=1, # how many small ones of the same padded size are computed in one go; with more than 1 results differ by rounding
     **kwargs, # tau, rounds, ... of `__call__`
 ): # pairs: number of the picture, and its `Enhanced`, or the exception that it raised
     "Enhance many pictures; each result as soon as it is there, in batches not in order."
-    if batch_size<1 or batch_size!=int(batch_size): raise ValueError(f'batch_size={batch_size} must be a whole number, 1 or more.')
-    o,groups = _options(**kwargs),{}
+    _several(srcs)
+    batch_size = check_number('batch_size', batch_size, '[1, inf)', True)
+    return self._stream(srcs, batch_size, _options(**kwargs))
+
+@patch
+def _try_together(self:Enhancer, ps, o):
+    "Results of several pictures in one go; None where memory ran out, or where a picture is odd: by itself each says so."
+    try:
+        with plain_defaults(): return self._together(ps, o)
+    except ImageError: return None
+    except (MemoryError, RuntimeError, TypeError) as e:
+        if out_of_memory(e) or self.device.type=='mps': return None
+        raise
+
+@patch
+def _stream(self:Enhancer, srcs, batch_size, o):
+    "What `stream` gives, after its checks."
+    groups = {}
     def done(ps): # numbers to pictures
-        rs = _caught(self._together, [*ps.values()], o) if len(ps)>1 else None
-        if not isinstance(rs, list): rs = [_caught(self._alone, p, o) for p in ps.values()]   # memory ran out, or one of them is odd
+        rs = self._try_together([*ps.values()], o) if len(ps)>1 else None
+        if rs is None: rs = [_caught(self._alone, p, o) for p in ps.values()]
         return zip(ps, rs)
     for i,src in enumerate(srcs):
         p = _caught(read_picture, src)

@@ -22,6 +22,7 @@ from .exposure import parse_exposure
 from .images import crop_to, pad_to_multiple, to_pil
 from .masking import cosine_schedule, prior_at, uncertainty_mask
 from .metrics import grey_mean
+from .model import plain_defaults
 from .nat import parallel_decode
 from .pictures import read_picture
 
@@ -55,7 +56,7 @@ class Steps:
         "What the step gave for these, computed if it is new."
         key = (step, *on)
         if key in self.kept: self.kept[key] = self.kept.pop(key); return self.kept[key] # now the youngest
-        with torch.inference_mode(), self.enhancer._precision(): res = f()
+        with plain_defaults(), torch.inference_mode(), self.enhancer._precision(): res = f()
         self.ran[step] += 1
         self.kept[key] = res
         while len(self.kept)>self.keep: del self.kept[next(iter(self.kept))]
@@ -68,7 +69,7 @@ def align(self:Steps)->AttrDict: # of `LowLightNAT.align`
     def f():
         p,_ = pad_to_multiple(self.x, 16 if min(self.size)<16 else 8)
         d = self.enhancer.device
-        return self.model.align(p.to(d), AttrDict({k:v.to(d) for k,v in whole_stats(self.x).items()}))
+        return self.model.align(p.to(d), stats=AttrDict({k:v.to(d) for k,v in whole_stats(self.x).items()}))
     return self.once('align', f)
 
 @patch
@@ -98,6 +99,7 @@ def _key(mask): return np.packbits(mask.cpu().numpy()).tobytes()
 @patch
 def refine(self:Steps,
     mask:Tensor, # places for the latent NAT (1,h,w) bool
+    *,
     rounds:int=None, # R, by default the model's
     upto:int=None, # rounds of them that are made, by default all
 )->AttrDict: # z, tokens, confidence, history as `parallel_decode` gives them; mask
@@ -116,6 +118,7 @@ def refine(self:Steps,
 @patch
 def decode(self:Steps,
     mask:Tensor, # places for the latent NAT (1,h,w) bool
+    *,
     rounds:int=None, # R, by default the model's
     upto:int=None, # rounds of them that are made, by both NATs
     mix:float=None, # weight of the dark picture's features in [0,1], by default as learned
@@ -124,7 +127,7 @@ def decode(self:Steps,
     R = self.model.cfg.rounds if rounds is None else rounds
     upto = R if upto is None else min(upto, R)
     def f():
-        x = self.model.decode(self.align(), self.refine(mask, R, upto), upto, mix).x
+        x = self.model.decode(self.align(), self.refine(mask, rounds=R, upto=upto), rounds=upto, mix=mix).x
         return crop_to(x.float().cpu(), self.size)[0]
     return self.once('decode', f, _key(mask), R, upto, mix)
 
@@ -142,13 +145,14 @@ def gain(self:Steps,
 @patch
 def picture(self:Steps,
     mask:Tensor=None, # places for the latent NAT (1,h,w) bool, by default those above the model's own threshold
+    *,
     rounds:int=None, # R, as of `decode`
     upto:int=None, # rounds that are made, as of `decode`
     mix:float=None, # weight of the dark picture's features, as of `decode`
     exposure=None, # mean grey in (0,1); None or auto: as predicted
 )->Image.Image:
     "The enhanced picture."
-    x,e = self.decode(self.mask() if mask is None else mask, rounds, upto, mix),parse_exposure(exposure)
+    x,e = self.decode(self.mask() if mask is None else mask, rounds=rounds, upto=upto, mix=mix),parse_exposure(exposure)
     return to_pil((x*(self.gain(x) if e is None else match_level(x, e))).clamp(0,1))
 
 # %% ../nbs/17_explore.ipynb #7d6f4cbe

@@ -140,7 +140,7 @@ def enhance_files(
     r = AttrDict(done=[], skipped=[j[1] for j in jobs if existing=='skip' and is_done(j)], failed={}, notes={}, left={})
     todo = [j for j in jobs if j[1] not in set(r.skipped)]
     _prepare(list(dict.fromkeys(j[1].parent for j in todo)))
-    results = enhancer.stream([j[0] for j in todo], batch_size, **dict(kwargs, film=any(j[3] for j in todo)))
+    results = enhancer.stream([j[0] for j in todo], batch_size=batch_size, **dict(kwargs, film=any(j[3] for j in todo)))
     with tqdm(total=len(todo), unit='picture', disable=None if progress else True) as bar:
         for i,res in results:
             src,dst,*_ = todo[i]

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
+from .files import check_number
 from .layers import TransformerBlock, from_windows, grid_positions, put_places, rope_angles, some_places, to_windows
 from .masking import cosine_schedule, gumbel_confidence, remask
 
@@ -26,6 +27,8 @@ class LatentNAT(nn.Module):
                  overview:int=17, # numbers that describe the whole picture
                  reach:int=48): # farthest position met in training, in patches; 48 patches of 16 pixels: a tile of 768
         super().__init__()
+        if n_codes < dim: raise ValueError(f'LatentNAT: n_codes={n_codes} is fewer than dim={dim}; are the two exchanged? n_codes, the size of the vocabulary, comes first')
+        if width % (4*heads): raise ValueError(f'LatentNAT: width={width} must be a multiple of 4*heads={4*heads}; each head turns its channels in fours')
         self.patch, self.place, self.heads, self.reach = patch, place, heads, reach
         self.embed, self.mask_embed = nn.Linear(dim, place), nn.Parameter(torch.randn(place)*0.02)
         self.see, self.overview = nn.Linear(cond + 1, place), nn.Linear(overview, width)
@@ -138,10 +141,10 @@ OUTPUTS = 'delta', 'argmax', 'expectation'   # ways to read a latent from a dist
 
 def _settings(rounds, output, temperature, keep, seed):
     "Refuse what can't be decoded, in one sentence; else `keep`, and the generator of the noise"
-    if rounds < 0: raise ValueError(f'rounds={rounds} must be 0 or more')
+    rounds = check_number('rounds', rounds, '[0, inf)', True)
+    temperature = check_number('temperature', temperature, '[0, inf)')
     if output not in OUTPUTS: raise ValueError(f'output={output!r} must be one of {", ".join(OUTPUTS)}')
-    if not temperature >= 0: raise ValueError(f'temperature={temperature} must be 0 or more')
-    return torch.is_grad_enabled() if keep is None else keep, torch.Generator().manual_seed(seed)
+    return torch.is_grad_enabled() if keep is None else keep, torch.Generator('cpu').manual_seed(seed), rounds
 
 def _prior_grid(z, mask, codes, sigma):
     "E_p[e] at masked places, zero elsewhere (B,h,w,d)"
@@ -181,7 +184,7 @@ def parallel_decode(nat:LatentNAT, # the transformer
                     revise:bool=True, # may a settled place be masked again? False is MaskGIT's rule
                    ) -> AttrDict: # z (B,d,h,w) refined, float32; tokens (B,h,w); confidence (B,h,w), 1 where not masked; history; log_q: (places, (N,K)) of each round, if kept
     "Predict all masked tokens in parallel and refine the least confident, R times; MaskGIT's decoding on an entropy mask"
-    z, (keep, noise) = z.float().permute(0, 2, 3, 1), _settings(rounds, output, temperature, keep, seed)
+    z, (keep, noise, rounds) = z.float().permute(0, 2, 3, 1), _settings(rounds, output, temperature, keep, seed)
     new, conf, todo, history, log_qs = z, torch.ones_like(sigma), mask, [], []
     for r in range(rounds):
         if not todo.any(): break

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
 
+# %% ../nbs/02_quantizers.ipynb #47d6bc56
+from .files import check_number
+
 # %% ../nbs/02_quantizers.ipynb #be68f541
 @torch.autocast('cpu', enabled=False)
 @torch.autocast('cuda', enabled=False)
@@ -49,7 +52,10 @@ class Quantizer(nn.Module):
                  beta:float=0.25, # weight of the commitment term
                  rotation:bool=False): # gradient by the rotation trick instead of straight through
         super().__init__()
-        self.n_codes, self.dim, self.beta, self.rotation = n_codes, dim, beta, rotation
+        self.n_codes = check_number('n_codes', n_codes, '[2, inf)', True, 'it is K, the size of the vocabulary')
+        self.dim = check_number('dim', dim, '[1, inf)', True, 'it is d, the channels of the latent')
+        if self.n_codes < self.dim: raise ValueError(f'n_codes={n_codes} is fewer than dim={dim}; are the two exchanged? n_codes, the size of the vocabulary, comes first')
+        self.beta, self.rotation = check_number('beta', beta, '[0, inf)'), rotation
 
     def place(self, z:Tensor) -> Tensor: # latent (B,d,h,w) to the codes' space (B,d,h,w)
         "Where the latent lies among the codes"
@@ -154,7 +160,7 @@ class VectorQuantizer(Quantizer):
                  beta:float=0.25, # weight of the commitment term
                  rotation:bool=False): # gradient by the rotation trick
         super().__init__(n_codes, dim, beta, rotation)
-        self.decay = decay
+        self.decay = check_number('decay', decay, '[0, 1)')
         self.register_buffer('codes', torch.randn(n_codes, dim))
         self.register_buffer('count', torch.ones(n_codes))
         self.register_buffer('total', self.codes.clone())

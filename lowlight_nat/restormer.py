@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
 
 # %% ../nbs/13_restormer.ipynb #5e32b361
+from .images import crop_to, pad_to_multiple
 from .losses import l1_loss
 
 # %% ../nbs/13_restormer.ipynb #2aae1f68
@@ -156,16 +157,18 @@ class Restormer(nn.Module):
 
 # %% ../nbs/13_restormer.ipynb #85882a51
 @patch
-def forward(self:Restormer, x_low:Tensor, # dark pictures (B,3,H,W) in [0,1], H and W multiples of `multiple`
+def forward(self:Restormer, x_low:Tensor, # dark pictures (B,3,H,W) in [0,1], of any size
            ) -> Tensor: # (B,3,H,W), not clipped
-    "Brighten a batch of pictures"
+    "Brighten a batch of pictures; where H or W is no multiple of `multiple`, a mirrored border is added, and cut off again"
+    if x_low.ndim != 4 or x_low.shape[1] != 3 or not x_low.numel(): raise ValueError(f'Restormer: x_low must have shape (B,3,H,W), not {tuple(x_low.shape)}; add a batch axis with x[None], or drop alpha')
+    x_low, size = pad_to_multiple(x_low, self.multiple)
     h, kept = self.stem(F.pixel_unshuffle(x_low, self.cfg.unshuffle)), []
     for blocks, down in zip(self.down_blocks, self.down):
         kept.append(blocks(h))
         h = down(kept[-1])
     h = self.down_blocks[-1](h)
     for i in reversed(range(len(kept))): h = self.up_blocks[i](self.narrow[i](torch.cat([self.up[i](h), kept[i]], 1)))
-    return x_low + F.pixel_shuffle(self.head(self.refinement(h)), self.cfg.unshuffle).to(x_low.dtype)
+    return crop_to(x_low + F.pixel_shuffle(self.head(self.refinement(h)), self.cfg.unshuffle).to(x_low.dtype), size)
 
 @patch
 def pair(self:Restormer, x_low:Tensor, # dark pictures (B,3,H,W) in [0,1]

@@ -103,7 +103,7 @@ class FlowStage(Stage):
 
     def pair(self, x_low, x_high):
         t = self.truth(x_low, x_high)
-        a = self.model.align(t.x_low, t.stats)
+        a = self.model.align(t.x_low, stats=t.stats)
         x = None
         if not self.training: x = self.expose(self.model.vqgan.decode(self.model.vqgan.quantizer.place(a.z_tilde)), t.level)
         return AttrDict(x=x, terms=align_terms(self.model, a, t))
@@ -138,9 +138,9 @@ class NATStage(Stage):
 
     def pair(self, x_low, x_high):
         t = self.truth(x_low, x_high)
-        with torch.no_grad(): a = self.model.align(t.x_low, t.stats)
+        with torch.no_grad(): a = self.model.align(t.x_low, stats=t.stats)
         if self.training and not a.z_tilde.isfinite().all(): return AttrDict(x=None, terms=self.lost(a))
-        r = self.model.refine(a, random_tau(self.model, a, self.mask_range) if self.training else None, self.rounds, keep=True)
+        r = self.model.refine(a, tau=random_tau(self.model, a, self.mask_range) if self.training else None, rounds=self.rounds, keep=True)
         terms = nat_terms(self.model, r, t)
         if self.training: return AttrDict(x=None, terms=terms)
         return AttrDict(x=self.expose(self.model.vqgan.decode(r.z), t.level), terms=terms, entropy=r.entropy, mask=r.mask)
@@ -178,12 +178,12 @@ def pair(self:DecoderStage, x_low, # dark pieces (B,3,H,W) in [0,1]
         ) -> AttrDict: # x (B,3,H,W) in [0,1], terms; in evaluation entropy and mask (B,h,w)
     "A pair through the whole model"
     t, m = self.truth(x_low, x_high), self.model
-    a = m.align(t.x_low, t.stats)
+    a = m.align(t.x_low, stats=t.stats)
     if self.training and not a.z_tilde.isfinite().all(): return AttrDict(x=None, terms=self.lost(a))
     on = self.nats or (torch.rand(2) >= self.cfg.nat_off if self.training and not self.cfg.frozen else (True, True))   # frozen, the NATs alone have gradients
-    r = m.refine(a, random_tau(m, a, self.mask_range) if self.training else None, self.rounds if on[0] else 0, keep=True)
+    r = m.refine(a, tau=random_tau(m, a, self.mask_range) if self.training else None, rounds=self.rounds if on[0] else 0, keep=True)
     mix = torch.rand(()).item() if self.training and torch.rand(()) < 0.2 else None   # the user may set it, so it must work
-    d = m.decode(a, r, self.rounds if on[1] else 0, mix, record=True)   # with what the NAT predicts of the latent
+    d = m.decode(a, r, rounds=self.rounds if on[1] else 0, mix=mix, record=True)   # with what the NAT predicts of the latent
     terms = self.image_terms(d.x, t.x)
     if d.nat.logvar is not None:
         nll = gaussian_nll(d.nat.latent, m.fusion.nat.cells(t.z), d.nat.logvar)

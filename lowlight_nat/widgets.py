@@ -114,9 +114,9 @@ class Explorer(Tool):
         "What is shown, before it becomes pictures."
         s,r = self.steps,self.shown.value
         m = s.mask(self.tau.value)
-        res = s.refine(m, self.rounds.value, r)
+        res = s.refine(m, rounds=self.rounds.value, upto=r)
         asked = res.history[r-1].masked[0] if 0<r<=len(res.history) else torch.zeros_like(m[0]) if r else m[0]
-        return AttrDict(entropy=s.doubt().entropy[0], mask=asked, doubt=(1-res.confidence[0])*m[0], picture=s.picture(m, self.rounds.value, r))
+        return AttrDict(entropy=s.doubt().entropy[0], mask=asked, doubt=(1-res.confidence[0])*m[0], picture=s.picture(m, rounds=self.rounds.value, upto=r))
 
 # %% ../nbs/17_widgets.ipynb #0bafc7ee
 @patch

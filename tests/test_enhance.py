@@ -311,9 +311,9 @@ def reach(enhance):
     x, z = picture(8, 400)[None], None
     a = enhance.model.align(x.clone())
     r = enhance.model.refine(a, rounds=0)
-    b = enhance.model.decode(a, r, 0).x
+    b = enhance.model.decode(a, r, rounds=0).x
     r.z = r.z.clone(); r.z[..., 50] += 1; r.tokens = r.tokens.clone(); r.tokens[..., 50] = (r.tokens[..., 50]+1) % 64
-    changed = (enhance.model.decode(a, r, 0).x-b).abs().amax((0, 1, 2)).nonzero().flatten()
+    changed = (enhance.model.decode(a, r, rounds=0).x-b).abs().amax((0, 1, 2)).nonzero().flatten()
     return max(200-changed.min().item(), changed.max().item()-203)
 
 @pytest.mark.parametrize('kept', [False, True])

@@ -206,13 +206,13 @@ def test_work_follows_the_mask(model):
     "Cells and patches that a round need not touch are not touched, and nothing is where nothing is masked."
     x = torch.rand(1, 3, 128, 192)*0.3
     with torch.no_grad():
-        a = model.align(x); r = model.refine(a, 1.)
+        a = model.align(x); r = model.refine(a, tau=1.)
         n = []
         hooks = [m.register_forward_hook(lambda mod, args, out: n.append(args[0].shape[1])) for m in (model.nat.from_patch, model.fusion.nat.to_feature)]
-        model.decode(a, model.refine(a, 1.))
+        model.decode(a, model.refine(a, tau=1.))
         assert n == [], 'nothing masked, and yet something was computed'
         e = r.entropy.flatten()
-        model.decode(a, model.refine(a, e.kthvalue(len(e) - 8).values.item(), rounds=4), rounds=4)
+        model.decode(a, model.refine(a, tau=e.kthvalue(len(e) - 8).values.item(), rounds=4), rounds=4)
         for h in hooks: h.remove()
     patches = 8*12
     assert n[0] == patches and all(k <= 9 for k in n[1:4]), n

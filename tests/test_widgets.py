@@ -43,20 +43,20 @@ def test_steps_are_the_model(enhancer, photo, steps):
     m = Counter()
     for kw in (dict(), dict(tau=0.), dict(tau=1.), dict(tau=.9, rounds=0), dict(tau=.3, rounds=1), dict(tau=.3, rounds=3, mix=.7), dict(exposure=.3)):
         want = enhancer(photo, **kw).image
-        got = steps.picture(steps.mask(kw.get('tau')), kw.get('rounds'), mix=kw.get('mix'), exposure=kw.get('exposure'))
+        got = steps.picture(steps.mask(kw.get('tau')), rounds=kw.get('rounds'), mix=kw.get('mix'), exposure=kw.get('exposure'))
         assert abs(array(want)-array(got)).max() <= 1, kw
         m[got.tobytes()] += 1
     assert len(m) >= 5, 'the settings must make a difference, or nothing was compared'
 
 def test_rounds_in_between(steps):
     m = steps.mask(0.)
-    whole, probs = steps.refine(m, 4), []
+    whole, probs = steps.refine(m, rounds=4), []
     for r in (1, 2, 3):
-        part = steps.refine(m, 4, r)
+        part = steps.refine(m, rounds=4, upto=r)
         assert len(part.history) == r and torch.equal(part.tokens, whole.history[r-1].tokens)
         probs.append(part.z)
     assert not torch.equal(probs[0], whole.z)
-    assert torch.equal(steps.refine(m, 4, 0).z, steps.align().z_tilde.float())
+    assert torch.equal(steps.refine(m, rounds=4, upto=0).z, steps.align().z_tilde.float())
 
 def test_nothing_is_computed_twice(steps):
     steps.picture()
