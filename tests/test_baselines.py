@@ -244,3 +244,13 @@ def test_errors_are_one_sentence(tmp_path):
     for call, kind, says in cases:
         with pytest.raises(kind) as e: call()
         assert says in str(e.value) and '\n' not in str(e.value), str(e.value)
+
+
+def test_restormer_takes_any_size():
+    from lowlight_nat.restormer import Restormer, RestormerConfig
+    torch.manual_seed(0)
+    net = Restormer(RestormerConfig(dim=8, blocks=(1, 1, 1), heads=(1, 2, 4), refinement=1, unshuffle=2)).eval()
+    with torch.no_grad():
+        for h, w in (1, 1), (7, 30), (33, 41), (64, 48): assert net(torch.rand(2, 3, h, w)).shape == (2, 3, h, w)
+    for bad in torch.rand(3, 16, 16), torch.rand(1, 4, 16, 16), torch.rand(1, 3, 0, 16):
+        with pytest.raises(ValueError, match=r'\(B,3,H,W\)'): net(bad)

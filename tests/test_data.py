@@ -279,3 +279,18 @@ def test_random_darkness_covers_real_darkness(lol_data):
         (a, b), (c, d) = real[:, j].quantile(q), made[:, j].quantile(q)
         shared = (min(b, d)-max(a, c))/(b-a)
         assert shared > 0.5, f'{what}: real {a:.2f} to {b:.2f}, made {c:.2f} to {d:.2f}'
+
+
+def test_synthetic_pairs_are_put_under_another_light():
+    "relight=1 did nothing; and at 0 every draw is what it was"
+    xs = [torch.rand(3, 48, 48) for _ in range(2)]
+    kw = dict(size=32, bs=2, items_per_epoch=4, device='cpu', seed=3)
+    plain, lit = (LowLightDataLoaders.from_synthetic(xs, relight=r, **kw) for r in (0, 1))
+    for k in range(4):
+        (a, b), (c, d) = plain.train.dataset.draw(k), lit.train.dataset.draw(k)
+        assert (b - d).abs().max() > .01 and not torch.equal(a, c) and torch.equal(lit.train.dataset.draw(k)[0], c)
+    assert torch.equal(plain.valid.dataset.draw(0)[1], lit.valid.dataset.draw(0)[1])        # validation stays as it is
+    some = LowLightDataLoaders.from_synthetic(xs, relight=.5, **kw).train.dataset
+    changed = [not torch.equal(some.draw(k)[1], plain.train.dataset.draw(k)[1]) for k in range(60)]
+    assert 15 < sum(changed) < 45
+    with pytest.raises(ValueError, match='synthetic=0.5'): LowLightDataLoaders.from_synthetic(xs, synthetic=.5, **kw)

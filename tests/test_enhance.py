@@ -513,3 +513,73 @@ def test_memory_of_one_picture():
     pytest.importorskip('resource')
     out = subprocess.run([sys.executable, '-c', MEASURE], cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS='2'), capture_output=True, text=True, check=True).stdout
     assert json.loads(out.splitlines()[-1])['peak'] <= 1.2e9
+
+
+# --- one contract: a ValueError of one sentence that names what is wrong ---
+
+@pytest.mark.parametrize('bad', [dict(rounds='2'), dict(rounds=1.5), dict(rounds=True), dict(seed=1.5), dict(seed=2**70), dict(seed='0'), dict(tau='0.5'), dict(mix=[.5]), dict(heat=None),
+                                 dict(strength='all'), dict(latent_nat='False'), dict(film='no'), dict(exposure='bright')], ids=str)
+def test_settings_of_the_wrong_kind_are_one_sentence(enhance, bad):
+    for call in lambda: enhance(picture(16, 16), **bad), lambda: enhance.batch([picture(16, 16)], **bad), lambda: enhance.stream([picture(16, 16)], **bad):
+        with pytest.raises(ValueError, match=[*bad][0]) as e: call()
+        assert '\n' not in str(e.value)
+
+def test_numbers_of_other_kinds_are_taken(enhance):
+    "JSON and sliders give 2.0, arrays give their own numbers"
+    x = picture(40, 48)
+    want = enhance(x, rounds=2, seed=3, heat=.5).x
+    for two, three in (2.0, 3.0), (np.int64(2), np.int32(3)), (torch.tensor(2), torch.tensor(3)): assert torch.equal(enhance(x, rounds=two, seed=three, heat=np.float32(.5)).x, want)
+    e = Enhancer(enhance.model, 'cpu', tile=64.0, overlap=np.int64(16), whole=0.)
+    assert (e.tile, e.overlap, e.whole) == (64, 16, 0) and torch.equal(e(smooth(90, 100)).x, Enhancer(enhance.model, 'cpu', tile=64, overlap=16, whole=0)(smooth(90, 100)).x)
+    for bad in dict(tile='64'), dict(tile=64.5), dict(overlap=None), dict(whole=-1), dict(whole='all'):
+        with pytest.raises(ValueError, match=[*bad][0]): Enhancer(enhance.model, 'cpu', **bad)
+    with pytest.raises(ValueError, match='from_pretrained'): Enhancer('small')
+
+@pytest.mark.parametrize('srcs', ['a.jpg', Path('a.jpg'), b'bytes', np.zeros((20, 30, 3), np.uint8), torch.rand(3, 20, 30), np.zeros((20, 30)), Image.new('RGB', (8, 8)), None, 3], ids=lambda o: type(o).__name__)
+def test_one_picture_is_no_batch(enhance, srcs):
+    for call in enhance.batch, enhance.stream:
+        with pytest.raises(ValueError, match='several pictures are expected'): call(srcs)
+    with pytest.raises(ValueError, match='batch_size'): enhance.stream([], batch_size='2')
+    assert len(enhance.batch(np.zeros((2, 20, 30, 3), np.uint8))) == 2 and enhance.batch([]) == [] == enhance.batch(o for o in ())
+
+def test_a_mistake_in_the_program_is_not_swallowed(enhance, monkeypatch):
+    "Out of memory a batch is done one by one; a NameError is raised, by a batch and by a stream"
+    xs, want = [picture(24, 32, s) for s in range(3)], [enhance(picture(24, 32, s)).x for s in range(3)]
+    def fails(error):
+        def _together(*args): raise error
+        return _together
+    for error in MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"):
+        monkeypatch.setattr(Enhancer, '_together', fails(error))
+        assert all(torch.equal(r.x, w) for r, w in zip(enhance.batch(xs, batch_size=4), want))
+    for error in NameError("name 'nothing' is not defined"), RuntimeError('mat1 and mat2 shapes cannot be multiplied'), TypeError('unexpected'):
+        monkeypatch.setattr(Enhancer, '_together', fails(error))
+        with pytest.raises(type(error)): enhance.batch(xs, batch_size=4)
+    monkeypatch.setattr(Enhancer, '_alone', fails(NameError("name 'nothing' is not defined")))
+    with pytest.raises(NameError): list(enhance.stream(xs))
+
+def test_settings_come_by_name_and_in_one_order():
+    "picture, tau, rounds, heat, mix, exposure (or level), wherever several of them are"
+    import inspect
+    from lowlight_nat import cli, explore
+    order = ['tau', 'rounds', 'heat', 'mix', 'exposure', 'level']
+    for f in Enhancer.__call__, check_settings, LowLightNAT.forward, LowLightNAT.refine, LowLightNAT.decode, LowLightNAT.align, explore.Steps.picture, explore.Steps.decode, cli.lowlight_enhance:
+        ps = [p for p in inspect.signature(f).parameters.values() if p.name in order]
+        assert [p.name for p in ps] == sorted((p.name for p in ps), key=order.index), f
+        if f is not cli.lowlight_enhance: assert all(p.kind == p.KEYWORD_ONLY for p in ps), f
+
+@pytest.mark.parametrize('setting', ['dtype', 'device'])
+def test_defaults_of_the_rest_of_the_program_do_not_matter(setting, tmp_path):
+    "A new Enhancer, its pictures and its film, under set_default_dtype(float64) and set_default_device"
+    save_model(toy(), tmp_path/'m.safetensors', half=False)
+    x = smooth(60, 70)
+    want = Enhancer(load_model(tmp_path/'m.safetensors'), 'cpu', tile=48, overlap=16, whole=0)(x, heat=.5, mask=torch.ones(60, 70), film=True)
+    try:
+        if setting == 'dtype': torch.set_default_dtype(torch.float64)
+        else: torch.set_default_device('meta')
+        e = Enhancer.from_pretrained(tmp_path/'m.safetensors', 'cpu', bf16=False, tile=48, overlap=16, whole=0)
+        got = e(x, heat=.5, mask=want.mask.new_ones(60, 70), film=True)
+        two = e.batch([x[:, :32, :40], x[:, 20:52, :40]], batch_size=2)
+        assert (torch.get_default_dtype() == torch.float64) == (setting == 'dtype')
+    finally: torch.set_default_dtype(torch.float32); torch.set_default_device(None)
+    assert torch.equal(got.x, want.x) and got.x.dtype == torch.float32 and torch.equal(got.film[1], want.film[1]) and len(two) == 2
+    assert torch.allclose(Enhancer(toy().double(), 'cpu')(x).x, Enhancer(toy(), 'cpu')(x).x, atol=1e-4)      # a model made under that default

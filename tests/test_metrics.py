@@ -156,3 +156,19 @@ def test_as_fastai_metrics_they_weigh_every_picture_alike():
     want = [psnr(x, y), psnr(gt_mean(x, y), y), ssim(gt_mean(x, y, 'channel'), y)]
     assert list(got) == pytest.approx([o.mean().item() for o in want], rel=1e-4)
     assert [m.__name__ for m in metrics] == ['psnr', 'psnr_gt_mean', 'ssim_gt_mean(channel)']
+
+
+# --- what is no picture in [0,1] ---
+
+def test_what_would_give_a_plausible_figure_is_refused():
+    "Floats from 0 to 255, arrays, channels last: SSIM of the first was 0.997"
+    from lowlight_nat.metrics import score_pair
+    x = torch.rand(3, 24, 32)
+    y = (x + .02*torch.randn_like(x)).clamp(0, 1)
+    for f in psnr, ssim, gt_mean, score_pair:
+        with pytest.raises(ValueError, match='divide values of 0 to 255 by 255'): f(x*255, y*255)
+        with pytest.raises(ValueError, match='permute'): f(x.numpy(), y.numpy())
+        with pytest.raises(ValueError, match='channels last'): f(x.permute(1, 2, 0), y.permute(1, 2, 0))
+        with pytest.raises(ValueError, match='NaN or infinite'): f(x/0, y)
+    with pytest.raises(ValueError, match='permute'): grey_mean(x.numpy())
+    assert psnr(x*2, y).isfinite().all() and ssim(x - .5, y).isfinite().all()          # a bad prediction is measured

@@ -319,3 +319,48 @@ def test_the_factor_scales_the_variance(model):
     assert (four.entropy > one.entropy).float().mean() > .9
     for bad in 0., -1., math.inf, math.nan:
         with pytest.raises(ValueError, match='factor'): replace(old, factor=bad)
+
+
+# --- what a configuration may be ---
+
+BAD = [dict(bs=(8, 8)), dict(bs=8), dict(bs=(8, 8, 8, 0)), dict(steps=(1, 1, 1, 1, 1)), dict(steps=(1.5, 1, 1, 1)), dict(lr=(0, 1, 1, 1)), dict(lr=('a',)*4), dict(crop=(64, 96, 256, 100)), dict(crop=(64,)), dict(crop=(8,)*4),
+       dict(context=100), dict(ema=2), dict(ema=1), dict(decay=3), dict(decay=-.1), dict(n_codes=0), dict(n_codes=2.5), dict(n_codes='512'), dict(n_codes=4, dim=16), dict(dim=1), dict(rounds=-1), dict(rounds='4'), dict(seed=1.5), dict(seed=-1),
+       dict(vq_channels=(32, 0)), dict(vq_channels=(32,)), dict(vq_stem=1), dict(vq_groups=5), dict(enc_channels=(8, 8)), dict(dilations=()), dict(dilations=(0,)), dict(cond=0), dict(flow_steps=0), dict(flow_hidden=0), dict(bound=0), dict(norm_level=0), dict(norm_level=4),
+       dict(nat_heads=5), dict(nat_width=90), dict(nat_depth=0), dict(nat_patch=0), dict(feat_width=40), dict(feat_depth=0), dict(dec_channels=(8, 8, 8)), dict(dec_blocks=-1), dict(deform=(True,)), dict(deform=('yes', 'no')), dict(deform=(True, True), vq_channels=(6, 6)),
+       dict(quantizer='vq'), dict(n_codes=16, quantizer='fsq'), dict(arch='unet'), dict(structure='l2'), dict(mask_by='luck'), dict(exposure_head='oracle'), dict(structure_weight=-1), dict(soft_targets=float('nan')), dict(beta=-1), dict(lights=float('inf')),
+       dict(transpose='no'), dict(bf16=None), dict(frozen=2), dict(name=3), dict(synthetic=1.1), dict(tau=True)]
+
+@pytest.mark.parametrize('bad', BAD, ids=str)
+def test_a_configuration_that_cannot_train_is_refused_at_once(bad):
+    with pytest.raises(ValueError) as e: NATConfig(**bad)
+    assert [*bad][0] in str(e.value) and '\n' not in str(e.value) and str(e.value).startswith(('NATConfig', 'fsq_levels'))
+    with pytest.raises(ValueError): replace(NATConfig.tiny(), **bad)
+
+def test_every_field_has_its_range():
+    from dataclasses import fields
+    from lowlight_nat.model import CHOICES, COUNTS, RANGES
+    free = {f.name for f in fields(NATConfig) if isinstance(f.default, bool)} | {'name', 'deform'}
+    names = {f.name for f in fields(NATConfig)}
+    assert names == free | {*RANGES} | {*CHOICES} and not free & {*RANGES} and {*COUNTS} <= names
+    for name in 'tiny', 'small', 'base': assert NATConfig.from_json(NATConfig.preset(name).to_json()) == NATConfig.preset(name)
+    assert load_model('small').cfg.name == 'small'
+
+@pytest.mark.parametrize('edge', [dict(rounds=0), dict(n_codes=4), dict(dim=2), dict(vq_blocks=0), dict(enc_blocks=0), dict(dec_blocks=0), dict(flow_steps=1), dict(dilations=(1,)), dict(nat_patch=1), dict(nat_heads=1), dict(vq_groups=4), dict(deform=(True, True)),
+                                  dict(vq_channels=(8, 8, 8), vq_stem=1), dict(cond=1), dict(flow_hidden=1)], ids=str)
+def test_what_is_allowed_runs(edge):
+    small = dict(n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), nat_width=16, nat_depth=1, feat_width=16, feat_depth=1)
+    with torch.inference_mode(): assert LowLightNAT(NATConfig(**(small | edge))).eval()(torch.rand(1, 3, 16, 24)*.2).x.isfinite().all()
+
+def test_a_network_refuses_settings_in_one_sentence(model):
+    x = torch.rand(1, 3, 16, 16)*.2
+    for bad in dict(rounds='2'), dict(rounds=1.5), dict(tau='x'), dict(tau=2), dict(heat=-1), dict(mix='all'), dict(level=0), dict(level='bright'):
+        with pytest.raises(ValueError, match=[*bad][0]): model(x, **bad)
+
+def test_exchanged_sizes_are_noticed():
+    from lowlight_nat.nat import LatentNAT
+    from lowlight_nat.quantizers import CosineQuantizer, NearestQuantizer, VectorQuantizer, make_quantizer
+    for make in LatentNAT, VectorQuantizer, NearestQuantizer, CosineQuantizer, lambda n, d: make_quantizer('ema', n, d):
+        with pytest.raises(ValueError, match='exchanged'): make(4, 512)
+        make(512, 4)
+    for bad in dict(n_codes='8'), dict(decay=3), dict(beta=-1), dict(dim=0):
+        with pytest.raises(ValueError, match=[*bad][0]): VectorQuantizer(**bad)
