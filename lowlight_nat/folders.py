@@ -177,7 +177,7 @@ def _without_ours(files):
     names = {(p.parent,o) for p in files for o in (p.stem,p.name)}
     return [p for p in files if not any(p.name.endswith(e) and (p.parent,p.name[:-len(e)]) in names for e in _BESIDE)]
 
-# %% ../nbs/13_folders.ipynb #fad4c178
+# %% ../nbs/13_folders.ipynb #72128591
 def _outside(files, src, inside):
     "Those files of a folder that don't lie in the folder of the results, unless both are the same."
     return [p for p in files if inside==src.resolve() or inside not in p.resolve().parents]
@@ -188,6 +188,7 @@ def _no_pictures(src, inside, recursive):
     if below: return f"The folder '{src}' holds no pictures itself, but the folders inside it hold {len(below)}: add --recursive (in Python recursive=True)."
     return f"The folder '{src}' holds no pictures: endings read are {', '.join(IMAGE_EXTENSIONS)}."
 
+# %% ../nbs/13_folders.ipynb #50b3f03b
 def other_files(
     src, # folder
     out, # folder for the results; files in it don't count
@@ -211,6 +212,7 @@ def expand(
         res += map(Path, found)
     return res
 
+# %% ../nbs/13_folders.ipynb #fad4c178
 def folder_jobs(
     src, # folder of pictures
     out, # folder for the results; pictures in it are no inputs
