@@ -396,23 +396,29 @@ def stream(self:Enhancer,
     return self._stream(srcs, batch_size, _options(**kwargs))
 
 @patch
-def _try_together(self:Enhancer, ps, o):
-    "Results of several pictures in one go; None where memory ran out, or where a picture is odd: by itself each says so."
-    try:
-        with plain_defaults(): return self._together(ps, o)
-    except ImageError: return None
-    except (MemoryError, RuntimeError, TypeError) as e:
-        if out_of_memory(e) or self.device.type=='mps': return None
-        raise
+def _singly(self:Enhancer, ps, o, e):
+    "Results of pictures one by one, after error `e` of all together: the odd one among them says so by itself. If none does, `e` was no picture's."
+    expected = out_of_memory(e) or self.device.type=='mps'   # what Apple's GPU can't do, `_alone` does on the CPU
+    rs = [_caught(self._alone, p, o) for p in ps]
+    if not expected and not any(isinstance(r, Exception) for r in rs): raise e
+    return rs
+
+@patch
+def _group_results(self:Enhancer, ps, o):
+    "Results of pictures of one padded size, or their exceptions."
+    if len(ps)==1: return [_caught(self._alone, ps[0], o)]
+    try: rs = _caught(self._together, ps, o)
+    except TypeError as e:
+        if self.device.type!='mps': raise
+        rs = e
+    return self._singly(ps, o, rs) if isinstance(rs, Exception) else rs
 
 @patch
 def _stream(self:Enhancer, srcs, batch_size, o):
     "What `stream` gives, after its checks."
     groups = {}
     def done(ps): # numbers to pictures
-        rs = self._try_together([*ps.values()], o) if len(ps)>1 else None
-        if rs is None: rs = [_caught(self._alone, p, o) for p in ps.values()]
-        return zip(ps, rs)
+        return zip(ps, self._group_results([*ps.values()], o))
     for i,src in enumerate(srcs):
         p = _caught(read_picture, src)
         if isinstance(p, Exception): yield i,p; continue

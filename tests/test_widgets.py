@@ -159,7 +159,7 @@ def test_a_bad_picture_leaves_the_last_one_unsaved(enhancer, photo):
 def test_error_becomes_a_sentence(steps):
     e = Explorer(steps)
     steps.model.cfg, cfg = None, steps.model.cfg      # anything that raises one of the named errors
-    steps.refine = lambda *a: (_ for _ in ()).throw(RuntimeError('out of memory'))
+    steps.refine = lambda *a, **kw: (_ for _ in ()).throw(RuntimeError('out of memory'))
     try: e.tau.value = .123
     finally: steps.model.cfg = cfg
     assert 'out of memory' in e.said.value
