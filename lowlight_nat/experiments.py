@@ -16,12 +16,13 @@ from fastcore.basics import AttrDict, patch
 from .cost import SYSTEMS
 from .enhance import Enhancer
 from .fingerprints import data_fingerprint, overlap_note, overlaps
-from .images import read_image
+from .files import _write_beside
+from .images import list_images, read_image
 from .metrics import GT_MEAN_FORMULA, grey_mean, gt_mean, psnr, score_pair, ssim
 from .model import weights_path
 from .pairs import Pair, check_pairs, find_pairs
 from .perception import FrechetDistance
-from .record import Rows, device_name, markdown_table, versions, write_csv, write_json
+from .record import Rows, device_name, markdown_table, versions, write_csv, write_json, write_text
 
 # %% ../nbs/15_experiments.ipynb #634837a9
 SCORES = 'psnr','ssim','psnr_gt_mean','ssim_gt_mean' # keys of what is measured
@@ -103,7 +104,7 @@ def finish(self:Run,
     res = AttrDict(experiment=self.name, command=self.command, **self.about, versions=versions(), device=device_name(device),
                    seconds=round(sum(r['seconds'] for r in self.rows.done.values()), 1), formula=GT_MEAN_FORMULA, note=note, rows=rows, table=markdown_table(flat, names, note), **more)
     write_csv(self.folder/'results.csv', flat); write_json(self.folder/'results.json', res)
-    (self.folder/'table.md').write_text(res.table+'\n', encoding='utf-8')
+    write_text(self.folder/'table.md', res.table+'\n')
     res.folder = self.folder
     return res
 
@@ -146,9 +147,11 @@ def tau(
 # %% ../nbs/15_experiments.ipynb #82ec0ac8
 FULL = dict(tau=dict(taus=(0.,.1,.2,.3,.4,None,.5,.6,.8,1.), rounds=(1,2,4,8)), brightness=dict(scales=(.1,.3,.5,.7,1.,1.5))) # with --budget full
 
-def _figure(path, fig):
+def _figure(path, fig, **how):
     import matplotlib.pyplot as plt
-    fig.savefig(path, dpi=110); plt.close(fig)
+    kind = Path(path).suffix[1:]
+    _write_beside(path, lambda f: fig.savefig(f, format=kind, **dict(dpi=110)|how))
+    plt.close(fig)
 
 def draw_tau(
     rows:list, # of `tau`
@@ -249,7 +252,7 @@ def draw_figure3(
         d = low_row[3].imshow(errors['with NATs']-errors['GLARE'], vmin=-.05, vmax=.05, cmap='coolwarm'); low_row[3].set_title('change of the error (blue: less)', fontsize=9); low_row[3].axis('off')
         low_row[0].axis('off')
         for bar,y0,label in ((im,.72,'error'),(d,.3,'change of the error')): fig.colorbar(bar, cax=low_row[0].inset_axes([.1,y0,.8,.08]), orientation='horizontal').set_label(label, fontsize=8)
-    fig.savefig(path, dpi=80, pil_kwargs=dict(quality=85)); plt.close(fig)
+    _figure(path, fig, dpi=80, pil_kwargs=dict(quality=85))
 
 # %% ../nbs/15_experiments.ipynb #892f7e45
 def compare(

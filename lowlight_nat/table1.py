@@ -9,13 +9,13 @@ import statistics, torch
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from shutil import copyfile
 
 # %% ../nbs/15_table1.ipynb #bc5dfc79
 from fastcore.basics import AttrDict
 from .baselines import load_baseline, train_baseline
 from .enhance import Enhancer
 from .experiments import NAMES, Run
+from .files import _write_beside
 from .fingerprints import fingerprints, overlap_note, overlaps
 from .model import LowLightNAT, NATConfig, read_metadata
 from .pairs import find_pairs
@@ -50,7 +50,8 @@ def train_system(
     "Stage 3 of one system, on the stages it shares with the others; goes on where it was stopped."
     folder,cfg = Path(folder),replace(cfg, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
-    copyfile(Path(shared)/f"{'nat' if nats[0] else 'flow'}.safetensors", folder/'nat.safetensors')   # what the decoder's stage stands on
+    before = (Path(shared)/f"{'nat' if nats[0] else 'flow'}.safetensors").read_bytes()
+    _write_beside(folder/'nat.safetensors', lambda f: f.write(before))   # what the decoder's stage stands on
     if is_done(folder, 'decoder', cfg): return folder/'decoder.safetensors'
     torch.manual_seed(seed)
     model = previous(LowLightNAT(cfg), folder/'nat.safetensors', cfg)

@@ -8,7 +8,7 @@ import pytest, torch
 from fastai.callback.core import Callback
 import lowlight_nat.training as T
 from lowlight_nat.callbacks import AdversarialStep
-from lowlight_nat.checkpoints import Checkpoint, Resume
+from lowlight_nat.checkpoints import Checkpoint, Resume, load_state
 from lowlight_nat.data import LowLightDataLoaders
 from lowlight_nat.images import write_image
 from lowlight_nat.model import LowLightNAT, NATConfig, load_model, read_metadata
@@ -119,7 +119,7 @@ def test_skipped_epochs_are_not_written(tmp_path):
     path, wrote = tmp_path/'a.pt', []
     class Log(Callback):
         order = 61
-        def after_epoch(self): wrote.append(torch.load(path, weights_only=False)['epoch'])
+        def after_epoch(self): wrote.append(load_state(path)['epoch'])
     with (l := learner(Checkpoint(path, 0, stop_after=2))).no_bar(), l.no_logging(): l.fit_one_cycle(4, 1e-3)
     back = Resume(path)
     with (l := learner(Checkpoint(path, 0), back, Log())).no_bar(), l.no_logging(): l.fit_one_cycle(4, 1e-3, start_epoch=back.epoch)
@@ -141,7 +141,7 @@ def test_killed_and_resumed_is_the_same_run(whole, tmp_path):
     while not (tmp_path/'flow.pt').exists() and p.poll() is None and time.time() < end: time.sleep(.002)
     assert p.poll() is None, 'the run ended before it could be killed'
     os.kill(p.pid, signal.SIGKILL); p.wait()
-    for f in tmp_path.glob('*.pt'): assert torch.load(f, weights_only=False)['epoch'] >= 1     # whole, or not there
+    for f in tmp_path.glob('*.pt'): assert load_state(f)['epoch'] >= 1     # whole, or not there
     assert not (tmp_path/'model.safetensors').exists()
     T.train_pipeline(TOY, toy_dls, tmp_path, resume=True, minutes=0)
     for s in (*T.STAGES, 'model'): assert not same(weights(tmp_path/f'{s}.safetensors'), weights(whole/f'{s}.safetensors')), s
@@ -149,7 +149,7 @@ def test_killed_and_resumed_is_the_same_run(whole, tmp_path):
 def test_never_half_a_checkpoint(tmp_path, monkeypatch):
     from lowlight_nat.checkpoints import save_beside
     save_beside(dict(a=1), tmp_path/'c.pt')
-    def half(obj, path): Path(path).write_bytes(b'half'); raise OSError('no space left')
+    def half(obj, file): file.write(b'half'); raise OSError('no space left')
     monkeypatch.setattr(torch, 'save', half)
     with pytest.raises(OSError): save_beside(dict(a=2), tmp_path/'c.pt')
     monkeypatch.undo()
@@ -171,7 +171,7 @@ def test_guard_names_the_files_and_spares_the_checkpoint(tmp_path, where):
     dls, model, path = toy_dls(32, 2, 6), LowLightNAT(TOY), tmp_path/'c.pt'
     learn = T.codebook_learner(dls, model, [Checkpoint(path, 0), Poison(5, where)])
     with pytest.raises(FloatingPointError, match='(?s)step 5.*the batch held [0-3], [0-3]\\.'), learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4, 1e-3)
-    state = torch.load(path, weights_only=False)
+    state = load_state(path)
     assert state['epoch'] == 1 and all(v.isfinite().all() for v in state['model'].values())
     assert all(p.isfinite().all() for p in model.parameters())
 
