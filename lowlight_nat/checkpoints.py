@@ -88,11 +88,11 @@ def rates(learn, # fastai Learner with an optimiser
 
 def settings(learn, # fastai Learner with an optimiser
             ) -> dict: # name: value
-    "What decides a run besides its plan: configuration, learning rates, seed of the data"
+    "What decides a run besides its plan: configuration, learning rates, seed of the data, and what the learner says it stands on, as `learn.basis`"
     stage = getattr(learn.model, 'module', learn.model)   # in a parallel wrapper
     cfg = json.loads(stage.cfg.to_json()) if hasattr(getattr(stage, 'cfg', None), 'to_json') else {}
     own = lambda k, v: v[stage.index] if hasattr(stage, 'index') and k in ('crop', 'bs', 'steps', 'lr') else v
-    return dict(**{f'cfg.{k}': own(k, v) for k, v in cfg.items() if k != 'tau'}, learning_rates=rates(learn), data_seed=getattr(getattr(learn.dls.train, 'dataset', None), 'seed', None))
+    return dict(**{f'cfg.{k}': own(k, v) for k, v in cfg.items() if k != 'tau'}, learning_rates=rates(learn), data_seed=getattr(getattr(learn.dls.train, 'dataset', None), 'seed', None), **(getattr(learn, 'basis', None) or {}))
 
 # %% ../nbs/11_checkpoints.ipynb #265c88de
 def safe_types() -> list: # of classes and functions
@@ -120,6 +120,8 @@ def check_state(s:dict, # as `load_state` gives it
         raise ValueError('Resume: {} is of a run of {} epochs of {} batches, this one has {} of {}; train with the plan of then'.format(path, *s['plan'], *plan(learn)))
     if 'settings' not in s: raise ValueError(f'Resume: {path} is of an older version, which did not write down configuration, learning rate and seed; go on with that version, or remove the file to begin anew')
     then, now = s['settings'], settings(learn)
+    if unsaid := [k for k in now if k not in then]:
+        raise ValueError(f'Resume: {path} is of an older version, which did not write down {", ".join(unsaid)}; go on with that version, or remove the file to begin anew')
     other = ', '.join(f'{k} ({then.get(k)} then, {now.get(k)} now)' for k in {**then, **now} if then.get(k) != now.get(k))
     if other: raise ValueError(f'Resume: {path} is of a run with another {other}; use that of then, or remove the file to begin anew')
 
