@@ -27,6 +27,7 @@ from .files import _write_beside
 from .images import crop_to, pad_to_multiple
 from .llflow import LLFlow, LLFlowConfig
 from .metrics import grey_mean
+from .pairs import data_name
 from .restormer import Restormer, RestormerConfig
 from .training import StageLearner, folder_dls, gt_mean_psnr, gt_mean_ssim, split_stage
 
@@ -234,7 +235,7 @@ def end_run(learn, # after its fit
     "What follows a fit: the file, with the figures of the last validation, and the state of the unfinished run removed"
     plan, rows, names = learn.model.cfg, learn.recorder.values, getattr(learn.recorder, 'metric_names', [])
     figures = {k: round(float(v), 4) for k, v in zip(names[1:-1], rows[-1]) if v is not None} if rows else {}
-    name = 'function' if callable(data) else Path(data).resolve().name
+    name = 'function' if callable(data) else data_name(data)
     save_baseline(learn.model.model, plan, path, dict(data=name, seed=plan.seed, torch=torch.__version__, seconds=round(seconds), figures=figures))
     path.with_suffix('.pt').unlink(missing_ok=True)
     return load_baseline(path, next(learn.model.parameters()).device)

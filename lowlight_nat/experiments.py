@@ -20,7 +20,7 @@ from .files import _write_beside
 from .images import list_images, read_image
 from .metrics import GT_MEAN_FORMULA, grey_mean, gt_mean, psnr, score_pair, ssim
 from .model import weights_path
-from .pairs import Pair, check_pairs, find_pairs
+from .pairs import Pair, check_pairs, data_name, default_split, find_pairs
 from .perception import FrechetDistance
 from .record import Rows, device_name, markdown_table, versions, write_csv, write_json, write_text
 
@@ -53,10 +53,10 @@ class Run:
     "One experiment: pairs, model, and a folder whose finished rows are kept."
     def __init__(self,
         name:str, # of the experiment
-        data, # folder of a data set of pairs; or a list of `Pair`
+        data, # folder of a data set of pairs, or two folders, of dark and of bright pictures; or a list of `Pair`
         out, # folder for results; this one's go to out/name
         weights='small', # a bundled checkpoint, or a .safetensors file
-        split:str='val', # which pairs
+        split:str=None, # which pairs; by default val, and all where the data have no split
         device='auto', # 'auto', 'cpu', 'cuda', ...
         seed:int=42, # of everything random
         command:str='', # that repeats it
@@ -64,9 +64,11 @@ class Run:
         **settings, # further ones that the rows depend on
     ):
         self.name,self.weights,self.device,self.seed,self.command,self.lpips = name,weights,device,seed,command,lpips
-        self.data = data if isinstance(data, list) else Path(data)
-        self.pairs = check_pairs(data if isinstance(data, list) else find_pairs(data, split))
-        self.about = dict(name=name, data=dict(name='pairs' if isinstance(data, list) else Path(data).name, split=split, n=len(self.pairs), fingerprint=data_fingerprint(self.pairs)), seed=seed, **settings)
+        given = isinstance(data, list)
+        self.data = data if isinstance(data, (list,tuple)) else Path(data)
+        split = split or ('val' if given else default_split(data))
+        self.pairs = check_pairs(data if given else find_pairs(data, split))
+        self.about = dict(name=name, data=dict(name='pairs' if given else data_name(data), split=split, n=len(self.pairs), fingerprint=data_fingerprint(self.pairs)), seed=seed, **settings)
         if weights: self.about['weights'] = dict(name=Path(weights).stem, sha256=hashlib.sha256(weights_path(weights).read_bytes()).hexdigest())
         self.folder = Path(out)/name
         self.rows = Rows(self.folder, self.about|dict(lpips=bool(lpips)))
