@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'NAMES', 'FULL', 'evaluate', 'Run', 'table2', 'pareto', 'tau', 'draw_tau', 'scaled', 'brightness',
-           'differ_most', 'figure3', 'draw_figure3', 'compare']
+           'differ_most', 'figure3', 'draw_figure3', 'match_results', 'compare']
 
 # %% ../nbs/15_experiments.ipynb #fa40f1ca
 import hashlib, statistics, time, torch
@@ -257,20 +257,47 @@ def draw_figure3(
     _figure(path, fig, dpi=80, pil_kwargs=dict(quality=85))
 
 # %% ../nbs/15_experiments.ipynb #892f7e45
+def match_results(
+    folder, # with one method's results
+    pairs:list, # of `Pair`, whose results are wanted
+)->list: # of files, one a pair
+    "The results of a method, each by the name of its own pair; ValueError where one is missing or could be another pair's."
+    folder,files,parts = Path(folder),{},{}
+    if not folder.is_dir(): raise ValueError(f"There is no folder '{folder}': check the spelling.")
+    for f in list_images(folder, recursive=True):
+        key = (f.relative_to(folder).parent.as_posix(), f.stem)
+        if key in files: raise ValueError(f"'{folder}' holds two pictures called {f.stem}, {files[key].name} and {f.name}: keep one.")
+        files[key] = f
+    found,gone = [],[]
+    for p in pairs:
+        part,_,bare = p.name.rpartition('/')   # of LOL-v2, which half the pair is of
+        names = list(dict.fromkeys([Path(o).stem for o in (p.low, p.high) if isinstance(o, (str,Path))]+[bare]))
+        inside = [f for (d,stem),f in files.items() if stem in names and part and part in d.split('/')]
+        plain = [files['.',o] for o in names if ('.',o) in files]
+        res = inside or plain
+        if not res: gone.append(names[0])
+        else:
+            if len(res)>1: raise ValueError(f"'{folder}' holds {len(res)} results for {p.name}, {res[0].relative_to(folder)} and {res[1].relative_to(folder)}: keep one.")
+            other = parts.setdefault(res[0], p.name)
+            if other!=p.name:
+                halves = [folder/o.rpartition('/')[0] for o in (other,p.name)]
+                raise ValueError(f"'{res[0]}' could be the result of {other} and of {p.name}: put each half's results into a folder of its name, '{halves[0]}' and '{halves[1]}'.")
+            found.append(res[0])
+    if gone: raise ValueError(f"'{folder}' lacks {len(gone)} of {len(pairs)} pictures (first: {gone[0]}): name them as the dark pictures are named.")
+    return found
+
 def compare(
     run:Run, # its pairs
     folders:list, # of pictures, one folder a method
 )->AttrDict: # as `Run.finish`
     "Folders of other methods' results under the same protocol."
-    from lowlight_nat.images import list_images
     if not folders: raise ValueError('compare: name at least one folder of results, e.g. lowlight_experiment compare results/zero-dce --data lol --out runs.')
+    names = [Path(f).name for f in folders]
+    if twice := [o for o in names if names.count(o)>1]: raise ValueError(f"Two methods are called {twice[0]!r}: rename one of the folders.")
+    found = {o: match_results(f, run.pairs) for o,f in zip(names, folders)}   # all, before any is scored
     rows = [dict(method='input', **run.score('input', lambda x: x))]
-    for folder in map(Path, folders):
-        if not folder.is_dir(): raise ValueError(f"There is no folder '{folder}': check the spelling.")
-        if folder.name in [r['method'] for r in rows]: raise ValueError(f"Two methods are called {folder.name!r}: rename one of the folders.")
-        files = {f.stem:f for f in list_images(folder)}
-        stems = [p.name.split('/')[-1] for p in run.pairs]
-        if gone := [s for s in stems if s not in files]: raise ValueError(f"'{folder}' lacks {len(gone)} of {len(stems)} pictures (first: {gone[0]}): name them as the dark pictures are named.")
-        todo = iter(stems)
-        rows.append(dict(method=folder.name, **run.score(folder.name, lambda x: read_image(files[next(todo)]))))
+    for name,files in found.items():
+        todo = iter(files)
+        digest = hashlib.sha256(b''.join(hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()[:16]
+        rows.append(dict(method=name, **run.score(f'{name} {digest}', lambda x: read_image(next(todo)))))   # other pictures are other rows
     return run.finish(rows, dict(method='method')|NAMES)

@@ -168,7 +168,7 @@ def split_note(
     val_fraction: float = 0.05, # share of the training pairs held out where the data set has no validation pairs
 ) -> str:                       # one line
     "How many pairs are trained on and validated with, and how the two were chosen."
-    train,val = (find_pairs(root, s, val_fraction) for s in ('train','val'))
+    train,val = find_pairs(root, 'train', val_fraction),find_pairs(root, 'val', val_fraction)
     told = f"{len(train)} pairs to train on, {len(val)} to validate with"
     if all(_there(part,'val') for part,_ in _parts(root)): return told
     return told + ': they are held out of the same folders by a hash of their names, so they are the same pairs on every machine'

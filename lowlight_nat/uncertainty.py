@@ -135,6 +135,7 @@ def uncertainty(
     train:int=24, # training pairs to fit temperatures on
 )->AttrDict: # as `Run.finish`
     "Calibration, AUROC and sparsification of the uncertainty maps as predictors of the real error."
+    if run.about['data']['split']=='all': raise ValueError("uncertainty: temperatures are fitted on training pairs, so it can't be scored on all pairs: give split='val', the ones that are held out.")
     pairs = run.pairs if isinstance(run.data, list) else find_pairs(run.data, 'train')
     pick = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(run.seed))[:train].tolist()
     r = run.rows.row('maps', lambda: {k:v for k,v in measure_uncertainty(run.enhancer.model, run.pairs, [pairs[i] for i in pick], run.seed).items() if k!='pics'})
