@@ -5,7 +5,7 @@ __all__ = ['EXPERIMENTS', 'Param', 'make_parser', 'command', 'plan', 'lowlight_e
            'lowlight_train', 'train_config', 'lowlight_experiment', 'lowlight_export', 'lowlight_app']
 
 # %% ../nbs/18_cli.ipynb #3396b83b
-import argparse, hashlib, inspect, os, shlex, sys, time, torch, types, warnings
+import argparse, hashlib, inspect, os, re, shlex, sys, time, torch, types, warnings
 from datetime import date
 from dataclasses import replace
 from functools import wraps
@@ -123,6 +123,7 @@ def command(
     return deco
 
 def _complain(func, message, code):
+    message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', message)   # fastai's, before what a callback says
     print(f'{func.__name__}: {message}', file=sys.stderr)
     return code
 
@@ -398,7 +399,7 @@ EXPERIMENTS = dict(
     tau=('Quality and time over tau and rounds, and which to choose.', (*_pairs,'weights','budget')),
     brightness=('Quality where the input is darker still.', (*_pairs,'weights','budget')),
     figure3=('Pictures and maps of the error, without and with the NATs.', (*_pairs,'weights')),
-    uncertainty=('Do the maps of uncertainty find the error?', (*_pairs,'weights','seed')),
+    uncertainty=('How well the maps of uncertainty find the error.', (*_pairs,'weights','seed')),
     compare=("Score folders of other methods' results.", (*_pairs,'folders')),
     cost=('What the NATs cost in time and memory; needs no pairs.', ('name','weights','preset','size','share','rounds','repeat','threads','dtype','systems','device','json')),
 )
