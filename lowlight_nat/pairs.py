@@ -155,8 +155,8 @@ def find_pairs(
     if split=='test' and alone: raise ValueError(f"{data_name(root)!r} has no test pairs, since it has no split: ask for 'all', or for 'train' and 'val', which is held out.")
     for part,prefix in parts:
         source = split if split=='test' or _there(part,'val') else 'train'
-        if not _there(part, source):
-            where = [str(d.relative_to(root)) if not isinstance(root, (tuple,list)) else str(d) for d in part.get(source, ())] or [source]
+        if not _there(part, source) and not isinstance(root, (tuple,list)):
+            where = [str(d.relative_to(root)) for d in part.get(source, ())] or [source]
             raise ValueError(f"'{root}' has no {split} pairs: it lacks {' or '.join(where)}.")
         found = pair_folders(*part[source], prefix=prefix)
         res += found if split=='all' or source==split and (split=='test' or _there(part,'val')) else hold_out(found, val_fraction)[split=='val']

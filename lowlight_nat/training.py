@@ -240,6 +240,8 @@ def _say(text):
     "A line for who watches, from one process, at once"
     if not rank_distrib(): print(text, flush=True)
 
+def _count(n, what): return f"{n} {what}{'s'*(n != 1)}"
+
 def plain_output() -> bool:
     "Does the output go where a progress bar is debris: neither to a terminal nor to a notebook?"
     shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
@@ -294,7 +296,7 @@ def train_stage(name:str, # codebook, flow, nat or decoder
     learn, start = stage_learner(name, dls, model, cbs, **(dict(make=make) if make else {})), time.time()
     learn.basis = {'checkpoint to stand on': (stands['after'] or 'none')[:16], 'set of pictures': stands['data_fingerprint']}
     begin = f', from epoch {back.epoch + 1}' if back and back.epoch else ''
-    _say(f'{name}: {epochs} epochs of {epoch_steps} steps{begin}')
+    _say(f"{name}: {_count(epochs, 'epoch')} of {_count(epoch_steps, 'step')}{begin}")
     learn.fit_one_cycle(epochs, cfg.lr[i], pct_start=0.15, start_epoch=back.epoch if back else 0, cbs=Curve(out/f'{name}.csv', append=bool(back and back.epoch)))
     return stage_end(name, model, dls, out, learn, time.time() - start, stands, scale)
 
@@ -302,10 +304,10 @@ def train_stage(name:str, # codebook, flow, nat or decoder
 def _settle(name, model, dls, scale):
     "Factor and threshold, and what they came to"
     pictures = math.ceil(scale*len(dls.valid))
-    _say(f'{name}: factor of the temperature, on {pictures} validation pictures')
+    _say(f"{name}: factor of the temperature, on {_count(pictures, 'validation picture')}")
     set_factor(model, dls, pictures=pictures)
     batches = math.ceil(8*scale)
-    _say(f'{name}: threshold tau, on {batches} batches; the factor is {model.cfg.factor}')
+    _say(f"{name}: threshold tau, on {_count(batches*dls.train.bs, 'piece')}; the factor is {model.cfg.factor}")
     set_tau(model, dls, batches)
     _say(f'{name}: tau is {model.cfg.tau}')
 
@@ -323,7 +325,7 @@ def stage_end(name:str, # of the stage
     if name in ('flow', 'decoder'):   # the decoder's stage moves encoder, flow and spread a little further
         if cfg.arch != 'glare' and not cfg.frozen and hasattr(dls.train.dataset, 'draw'):
             limit, steps = math.ceil(400*scale), math.ceil(150*scale)
-            _say(f'{name}: exposure head alone, {steps} steps on {min(limit, len(dls.train.dataset.pairs))} pieces')
+            _say(f"{name}: exposure head alone, {_count(steps, 'step')} on {_count(min(limit, len(dls.train.dataset.pairs)), 'piece')}")
             refit_exposure(model, dls, limit=limit, steps=steps)
         _settle(name, model, dls, scale)
     figures = {k: round(float(v), 4) for k, v in zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1]) if v is not None} if learn.recorder.values else {}
@@ -355,9 +357,9 @@ def finish(model:LowLightNAT, # whose device is kept
     save_model(model, path)
     dls = make_dls(cfg.context, 1, 1)
     seen = getattr(dls.train.dataset, 'pairs', [])
-    _say(f'model: scores on {len(dls.valid)} validation pictures')
+    _say(f"model: scores on {_count(len(dls.valid), 'validation picture')}")
     val = validate_pairs(load_model(path), dls.valid)
-    _say(f'model: fingerprints of {len(seen)} training pictures')
+    _say(f"model: fingerprints of {_count(len(seen), 'training picture')}")
     save_model(model, path, dict(seed=cfg.seed, torch=torch.__version__, val=val, stages=stages, **about, data_fingerprint=data_fingerprint(seen), fingerprints=pack(fingerprints(seen))))
     return model
 

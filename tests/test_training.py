@@ -439,7 +439,7 @@ def test_plain_lines_where_nobody_sees_a_bar(tmp_path):
     assert '\r' not in r.stdout and '\x1b' not in r.stdout and '\u2588' not in r.stdout and '[' not in r.stdout
     for s in T.STAGES: assert sum(l.startswith(f'{s}: epoch ') for l in lines) == 4 and f'{s}: 4 epochs of 3 steps' in lines
     for s in 'flow', 'decoder':
-        at = [next(i for i, l in enumerate(lines) if l.startswith(f'{s}: {words}')) for words in ('epoch 4 of 4', 'exposure head alone, 150 steps on 4 pieces', 'factor of the temperature, on 1 ', 'threshold tau, on 8 ', 'tau is ')]
+        at = [next(i for i, l in enumerate(lines) if l.startswith(f'{s}: {words}')) for words in ('epoch 4 of 4', 'exposure head alone, 150 steps on 4 pieces', 'factor of the temperature, on 1 validation picture', 'threshold tau, on 16 pieces', 'tau is ')]
         assert at == sorted(at)
     assert all(l.split(':')[0] in (*T.STAGES, 'model', 'done') for l in lines)
     assert lines[-1].startswith(f"done: '{tmp_path/'model.safetensors'}', on the validation pictures PSNR GT-mean ")
@@ -453,5 +453,5 @@ def test_what_follows_a_stage_is_scaled_with_its_steps(tmp_path, monkeypatch, ca
     T.train_pipeline(replace(TOY, steps=(3,)*4), toy_dls, tmp_path/'out', stages='flow', start=start, scale=.01)
     assert did == dict(limit=4, steps=2)
     out = capsys.readouterr().out
-    assert 'exposure head alone, 2 steps on 4 pieces' in out and 'tau, on 1 batches' in out
+    assert 'exposure head alone, 2 steps on 4 pieces' in out and 'tau, on 2 pieces' in out
     assert f"done: '{tmp_path/'out/flow.safetensors'}'" in out
