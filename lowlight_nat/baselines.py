@@ -6,12 +6,12 @@ __all__ = ['NETWORKS', 'CONFIGS', 'CLASSICS', 'check_picture', 'gamma', 'clahe',
            'load_baseline', 'is_finished', 'end_run', 'train_baseline']
 
 # %% ../nbs/14_baselines.ipynb #4ac18d66
-import json, os, time, torch
+import json, time, torch
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 # %% ../nbs/14_baselines.ipynb #a912bc6e
@@ -23,9 +23,11 @@ from fastcore.foundation import L
 # %% ../nbs/14_baselines.ipynb #13757b17
 from .callbacks import Autocast, Curve, EMAWeights, FrozenEval, GiveTarget, NaNGuard, Preview, Term, ValidateEvery, sum_terms
 from .checkpoints import Checkpoint, Resume
+from .files import _write_beside
 from .images import crop_to, pad_to_multiple
 from .llflow import LLFlow, LLFlowConfig
 from .metrics import grey_mean
+from .pairs import data_name
 from .restormer import Restormer, RestormerConfig
 from .training import StageLearner, folder_dls, gt_mean_psnr, gt_mean_ssim, split_stage
 
@@ -161,12 +163,9 @@ def save_baseline(model:nn.Module, # to be kept
                   path, # of the .safetensors file
                   about:dict=None): # more to say: data, figures...
     "Write weights, sizes, plan and metadata to one safetensors file"
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True); tmp = path.with_name(path.name + '.part')
     meta = dict(format='lowlight_nat_baseline', plan=plan.to_json(), sizes=json.dumps(asdict(model.cfg)), about=json.dumps(about or {}))
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, tmp, metadata=meta)
-    mask = os.umask(0); os.umask(mask)
-    tmp.chmod(0o666 & ~mask)   # readable as any new file is
-    tmp.replace(path)
+    data = save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, metadata=meta)
+    _write_beside(path, lambda f: f.write(data), durable=True)
 
 def read_baseline(path # of the .safetensors file
                  ) -> AttrDict: # plan, cfg: sizes of the network, about
@@ -236,7 +235,7 @@ def end_run(learn, # after its fit
     "What follows a fit: the file, with the figures of the last validation, and the state of the unfinished run removed"
     plan, rows, names = learn.model.cfg, learn.recorder.values, getattr(learn.recorder, 'metric_names', [])
     figures = {k: round(float(v), 4) for k, v in zip(names[1:-1], rows[-1]) if v is not None} if rows else {}
-    name = 'function' if callable(data) else Path(data).resolve().name
+    name = 'function' if callable(data) else data_name(data)
     save_baseline(learn.model.model, plan, path, dict(data=name, seed=plan.seed, torch=torch.__version__, seconds=round(seconds), figures=figures))
     path.with_suffix('.pt').unlink(missing_ok=True)
     return load_baseline(path, next(learn.model.parameters()).device)

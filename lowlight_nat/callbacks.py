@@ -17,6 +17,7 @@ from .codebook import PatchDiscriminator, usage_stats
 from .images import write_image
 from .layers import has_bf16, knows
 from .losses import adaptive_weight, hinge_d_loss, hinge_g_loss
+from .record import write_text
 try: import resource
 except ImportError: resource = None   # not on Windows
 
@@ -286,7 +287,7 @@ def drop(self:Curve):
     "Drop the rows that a resumed run will write again"
     self.append, done = False, lambda r: r.endswith('\n') and int(r.split(',')[0]) < self.learn.train_iter + r.split(',')[1].startswith('val')
     head, *rows = self.path.read_text().splitlines(True)
-    self.path.write_text(head + ''.join(filter(done, rows)))
+    write_text(self.path, head + ''.join(filter(done, rows)))   # a run killed here loses no row
 
 # %% ../nbs/11_callbacks.ipynb #015203fc
 def preview_row(x_low:Tensor, # dark pictures (B,3,H,W), of which the first is shown

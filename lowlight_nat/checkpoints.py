@@ -2,15 +2,17 @@
 
 # %% auto #0
 __all__ = ['random_state', 'set_random_state', 'data_state', 'set_data_state', 'save_beside', 'Checkpoint', 'plan', 'rates',
-           'settings', 'load_state', 'check_state', 'Resume']
+           'settings', 'safe_types', 'load_state', 'check_state', 'Resume']
 
 # %% ../nbs/11_checkpoints.ipynb #19c9453d
-import json, os, random, time
+import json, random, re, time
 import numpy as np, torch
 from pathlib import Path
 from fastai.callback.core import Callback
 from fastai.learner import CancelFitException
 from fastai.torch_core import to_device
+from fastcore.foundation import L
+from .files import _write_beside, clean_parts
 
 # %% ../nbs/11_checkpoints.ipynb #45c9e916
 def random_state() -> dict: # as `set_random_state` takes it
@@ -38,14 +40,7 @@ def set_data_state(dls, # fastai `DataLoaders`
 def save_beside(obj, # anything torch.save takes
                 path): # where it goes
     "`torch.save` to a file beside, wait for the disk, then rename: never half a file"
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True); tmp = path.with_name(path.name + '.part')
-    torch.save(obj, tmp)
-    with tmp.open('rb+') as f: os.fsync(f.fileno())
-    os.replace(tmp, path)
-    if os.name != 'posix': return
-    folder = os.open(path.parent, os.O_RDONLY)   # the new name, too, must reach the disk
-    try: os.fsync(folder)
-    finally: os.close(folder)
+    _write_beside(path, lambda f: torch.save(obj, f), durable=True)
 
 # %% ../nbs/11_checkpoints.ipynb #7633fb52
 class Checkpoint(Callback):
@@ -59,7 +54,7 @@ class Checkpoint(Callback):
         self.run = not hasattr(self.learn, 'lr_finder')   # which puts everything back afterwards
         self.last, self.trained, self.settings = time.time(), False, settings(self.learn)
     def before_train(self):
-        if not self.trained: self.path.with_name(self.path.name + '.part').unlink(missing_ok=True)   # of a run that was killed
+        if not self.trained: clean_parts(self.path.parent)   # of a run that was killed
         self.trained = True
     def state(self) -> dict: # as `Resume` reads it
         "All that is needed to go on"
@@ -93,18 +88,29 @@ def rates(learn, # fastai Learner with an optimiser
 
 def settings(learn, # fastai Learner with an optimiser
             ) -> dict: # name: value
-    "What decides a run besides its plan: configuration, learning rates, seed of the data"
+    "What decides a run besides its plan: configuration, learning rates, seed of the data, and what the learner says it stands on, as `learn.basis`"
     stage = getattr(learn.model, 'module', learn.model)   # in a parallel wrapper
     cfg = json.loads(stage.cfg.to_json()) if hasattr(getattr(stage, 'cfg', None), 'to_json') else {}
     own = lambda k, v: v[stage.index] if hasattr(stage, 'index') and k in ('crop', 'bs', 'steps', 'lr') else v
-    return dict(**{f'cfg.{k}': own(k, v) for k, v in cfg.items() if k != 'tau'}, learning_rates=rates(learn), data_seed=getattr(getattr(learn.dls.train, 'dataset', None), 'seed', None))
+    return dict(**{f'cfg.{k}': own(k, v) for k, v in cfg.items() if k != 'tau'}, learning_rates=rates(learn), data_seed=getattr(getattr(learn.dls.train, 'dataset', None), 'seed', None), **(getattr(learn, 'basis', None) or {}))
 
 # %% ../nbs/11_checkpoints.ipynb #265c88de
+def safe_types() -> list: # of classes and functions
+    "What a state holds besides tensors and plain Python: arrays and numbers of NumPy, and fastcore's `L`"
+    array, number = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]   # the functions that make them again
+    kinds = (np.bool_, np.int32, np.int64, np.uint32, np.float32, np.float64)
+    return [array, number, np.ndarray, np.dtype, *(type(np.dtype(k)) for k in kinds), L]
+
 def load_state(path): # of a checkpoint file, to a dict; None where there is no file
-    "Read the state that `Checkpoint` wrote, on the CPU"
+    "Read the state that `Checkpoint` wrote, on the CPU; a file that holds anything but numbers and plain Python is refused"
     if not Path(path).exists(): return None
-    try: return torch.load(path, map_location='cpu', weights_only=False)
-    except Exception as e: raise ValueError(f'{path} cannot be read as a checkpoint of a run ({e}); remove it to begin anew') from e
+    torch.serialization.add_safe_globals(safe_types())
+    try: return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as e:
+        why = ' '.join(str(e).split())
+        foreign = re.search(r'GLOBAL (\S+)', why)
+        why = f'it holds {foreign[1]}, which is no part of a state' if foreign else f'{type(e).__name__}: it is damaged or cut short'
+        raise ValueError(f'{path} cannot be read as a checkpoint of a run ({why}); remove it to begin anew') from e
 
 def check_state(s:dict, # as `load_state` gives it
                 path, # of the file it came from
@@ -114,6 +120,8 @@ def check_state(s:dict, # as `load_state` gives it
         raise ValueError('Resume: {} is of a run of {} epochs of {} batches, this one has {} of {}; train with the plan of then'.format(path, *s['plan'], *plan(learn)))
     if 'settings' not in s: raise ValueError(f'Resume: {path} is of an older version, which did not write down configuration, learning rate and seed; go on with that version, or remove the file to begin anew')
     then, now = s['settings'], settings(learn)
+    if unsaid := [k for k in now if k not in then]:
+        raise ValueError(f'Resume: {path} is of an older version, which did not write down {", ".join(unsaid)}; go on with that version, or remove the file to begin anew')
     other = ', '.join(f'{k} ({then.get(k)} then, {now.get(k)} now)' for k in {**then, **now} if then.get(k) != now.get(k))
     if other: raise ValueError(f'Resume: {path} is of a run with another {other}; use that of then, or remove the file to begin anew')
 

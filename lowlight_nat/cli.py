@@ -5,7 +5,7 @@ __all__ = ['EXPERIMENTS', 'Param', 'make_parser', 'command', 'plan', 'lowlight_e
            'lowlight_train', 'train_config', 'lowlight_experiment', 'lowlight_export', 'lowlight_app']
 
 # %% ../nbs/18_cli.ipynb #3396b83b
-import argparse, hashlib, inspect, os, shlex, sys, time, types, warnings
+import argparse, hashlib, inspect, os, re, shlex, sys, time, torch, types, warnings
 from collections import Counter
 from datetime import date
 from dataclasses import replace
@@ -24,8 +24,9 @@ from .images import IMAGE_EXTENSIONS, ImageError, _formats, read_image
 from .experiments import SCORES, Run, evaluate
 from .fingerprints import overlap_note, overlaps
 from .metrics import GT_MEAN_FORMULA
-from .model import NATConfig, load_model, weights_path
-from .pairs import check_pairs, find_pairs
+from .model import LowLightNAT, NATConfig, load_model, save_model, weights_path
+from .glare_release import GLARE_RELEASE
+from .pairs import check_pairs, default_split, find_pairs, split_note
 from .perception import InceptionFeatures, LPIPS, weights_url
 from .record import versions, write_json
 
@@ -38,7 +39,10 @@ class Param:
         nargs=None, # how many values, as argparse writes it
         choices=None, # values it may have
         opt=True, # an option; False: an argument that goes by its place
-    ): self.help,self.type,self.nargs,self.choices,self.opt = help,type,nargs,choices,opt
+        metavar=None, # what the help calls its values; by default the option's name
+    ):
+        self.help,self.type,self.nargs,self.choices = help,type,nargs,choices
+        self.opt,self.metavar = opt,metavar
     def __repr__(self): return f'{self.type.__name__}: {self.help}'
 
 # %% ../nbs/18_cli.ipynb #787e24e6
@@ -53,39 +57,63 @@ class _Parser(argparse.ArgumentParser):
     "An argument parser whose complaints are one sentence."
     def error(self, message): self.exit(2, f'{self.prog}: {message}; `{self.prog} --help` lists the options\n')
 
+class _SubParser(_Parser):
+    "The parser of a subcommand: it complains itself of options that it does not have."
+    def parse_known_args(self, args=None, namespace=None):
+        res,left = super().parse_known_args(args, namespace)
+        if left: self.error(f"unrecognized arguments: {' '.join(left)}")
+        return res,left
+
 # %% ../nbs/18_cli.ipynb #66af9b1d
-def make_parser(
-    func, # its parameters have docments; `Param` says more where that is needed
-    short:dict=None, # one-letter names, e.g. dict(out='o')
-)->argparse.ArgumentParser:
-    "The command line of a function: dashes for underscores, `--x/--no-x` for what is on by default."
-    p = _Parser(prog=func.__name__, description=func.__doc__)
+def _add_options(p, func, short=None, only=None):
+    "The options that the parameters of a function make, or some of them."
     for k,v in docments(func, full=True, returns=False).items():
+        if only is not None and k not in only: continue
         param = v.anno if isinstance(v.anno, Param) else Param(v.docment, v.anno)
         needed = v.default is inspect.Parameter.empty
-        if not param.opt: p.add_argument(k, help=param.help, nargs=param.nargs, type=_kind(param.type), choices=param.choices); continue
+        if not param.opt:
+            p.add_argument(k, help=param.help, nargs=param.nargs, type=_kind(param.type), choices=param.choices)
+            continue
         names = [f"-{short[k]}"] if short and k in short else []
         told = '' if needed or v.default is None or param.type is bool else f' (default: {_words(v.default)})'
         kw = dict(dest=k, help=param.help+told, required=needed, default=None if needed else v.default)
         if param.type is bool: kw['action'] = argparse.BooleanOptionalAction if v.default else 'store_true'
-        else: kw |= dict(type=_kind(param.type), nargs=param.nargs, choices=param.choices, metavar=k.upper() if not param.choices else None)
+        else: kw |= dict(type=_kind(param.type), nargs=param.nargs, choices=param.choices, metavar=param.metavar or (k.upper() if not param.choices else None))
         p.add_argument(*names, '--'+k.replace('_','-'), **kw)
     p.add_argument('--debug', action='store_true', help='show where in the code an error arose')
     return p
 
+def make_parser(
+    func, # its parameters have docments; `Param` says more where that is needed
+    short:dict=None, # one-letter names, e.g. dict(out='o')
+    subs:dict=None, # subcommands: name to what it does and the names of the parameters it takes; the first parameter of `func` is given the name
+)->argparse.ArgumentParser:
+    "The command line of a function: dashes for underscores, `--x/--no-x` for what is on by default."
+    p = _Parser(prog=func.__name__, description=func.__doc__)
+    if not subs: return _add_options(p, func, short)
+    first = next(iter(inspect.signature(func).parameters))
+    found = p.add_subparsers(parser_class=_SubParser, dest=first, required=True, metavar='NAME', title=f'which one; `{func.__name__} NAME --help` lists its options')
+    for name,(does,params) in subs.items():
+        _add_options(found.add_parser(name, help=does, description=does), func, short, [k for k in params if k!=first])
+    return p
+
 # %% ../nbs/18_cli.ipynb #14807856
+# What is said in one sentence; anything else is a mistake of ours, and shows where it arose
+_EXPECTED = ValueError, OSError, ImportError, FloatingPointError, MemoryError, torch.cuda.OutOfMemoryError
+
 def command(
+    subs=None, # subcommands, as `make_parser` takes them
     **short, # one-letter names of options
 ):
     "Decorator: a function that is also a command."
     def deco(func):
         def main(argv=None): # arguments; by default those of the process
-            args = vars(make_parser(func, short).parse_args(argv))
+            args = vars(make_parser(func, short, subs).parse_args(argv))
             debug = args.pop('debug')
             warnings.filterwarnings('ignore', category=FutureWarning) # of libraries to each other
             try: res = func(**args)
             except KeyboardInterrupt: return _complain(func, 'stopped', 130)
-            except (ValueError, OSError, ImportError) as e:
+            except _EXPECTED as e:
                 if debug: raise
                 return _complain(func, ' '.join(str(e).split()) or type(e).__name__, 2)
             return 1 if getattr(res, 'failed', None) else 0
@@ -96,6 +124,7 @@ def command(
     return deco
 
 def _complain(func, message, code):
+    message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', message)   # fastai's, before what a callback says
     print(f'{func.__name__}: {message}', file=sys.stderr)
     return code
 
@@ -165,6 +194,7 @@ def lowlight_enhance(
 # %% ../nbs/18_cli.ipynb #510423eb
 def _short(v):
     "An option's value, absolute paths reduced to their last part."
+    if isinstance(v, tuple): return ' and '.join(map(_short, v))
     return Path(v).name if isinstance(v, (str,Path)) and Path(v).is_absolute() else str(v)
 
 def command_line(
@@ -181,6 +211,19 @@ def command_line(
         if isinstance(val, bool): parts.append(f'--{name}' if val else f'--no-{name}')
         else: parts += [f'--{name}', *(shlex.quote(_short(o)) for o in (val if isinstance(val, (list,tuple)) else [val]))]
     return ' '.join(parts)
+
+def _source(data, low, high, who=''):
+    "What was named as data: one folder, or two as a tuple."
+    if bool(low)!=bool(high): raise ValueError(f"{who}--{'high' if low else 'low'} is missing: --low and --high go together, the folders of dark and of bright pictures.")
+    if data and low: raise ValueError(f"{who}--data names a folder with everything, --low and --high name two: give the one or the others.")
+    if not data and not low: raise ValueError(f"{who}--data is missing: give the folder of a data set of pairs, or two folders by --low and --high.")
+    return data or (low,high)
+
+def _chosen(source, split):
+    "The split that is meant; what has none is taken whole, and that is said."
+    if split: return split
+    if (found := default_split(source))=='all': print(f"'{_short(source)}' has no split: all its pairs are used", flush=True)
+    return found
 
 # %% ../nbs/18_cli.ipynb #a73afcef
 def _line(name, r, width=24): return f'{name:{width}.{width}} ' + ' '.join(f'{r[k]:12.{2 if k[0]=="p" else 4}f}' for k in SCORES)
@@ -200,8 +243,10 @@ def _overlap(enhancer, pairs):
 # %% ../nbs/18_cli.ipynb #7e291e9e
 @command()
 def lowlight_evaluate(
-    data:str, # folder of a data set of pairs
-    split:Param('which pairs; test is read only when asked for', str, choices=('train','val','test'))='val',
+    data:str|None=None, # folder of a data set of pairs
+    low:str|None=None, # folder of dark pictures; with high in place of data
+    high:str|None=None, # folder of bright pictures of the same names
+    split:Param('which pairs; test is read only when asked for; by default val, and all where the data have no split', str, choices=('train','val','test','all'))=None,
     json:str|None=None, # file for all figures and circumstances
     latent_nat:bool=True, # use the NAT on the latent
     decoder_nat:bool=True, # use the NAT on the decoder's features
@@ -211,12 +256,15 @@ def lowlight_evaluate(
     weights:str=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
 ): # the figures, as in the file
     "Measure PSNR and SSIM on pairs of pictures, raw and with GT-mean."
-    args = dict(data=data, split=split, latent_nat=latent_nat, decoder_nat=decoder_nat, rounds=rounds, tau=tau, device=device, weights=weights)
+    args = dict(data=data, low=low, high=high, split=split, latent_nat=latent_nat, decoder_nat=decoder_nat, rounds=rounds, tau=tau, device=device, weights=weights)
     check_settings(tau=tau, rounds=rounds)
-    pairs,start = check_pairs(find_pairs(data, split)),time.perf_counter()
+    source = _source(data, low, high)
+    chosen = _chosen(source, split)
+    pairs,start = check_pairs(find_pairs(source, chosen)),time.perf_counter()
     enhancer = Enhancer.from_pretrained(weights, device)
     print(f"{'picture':24} " + ' '.join(f'{o:>12}' for o in SCORES))
     res = evaluate(enhancer, pairs, lambda r: print(_line(r['name'], r), flush=True), **{k:args[k] for k in ('latent_nat','decoder_nat','rounds','tau')})
+    res.update(settings=dict(split=chosen, data=_short(source)))
     return _report(res, enhancer, args, json, time.perf_counter()-start, *_overlap(enhancer, pairs))
 
 # %% ../nbs/18_cli.ipynb #1765f6cd
@@ -227,7 +275,7 @@ def _report(res, enhancer, args, file, seconds, note, trained_on):
     if trained_on: print(f'lowlight_evaluate: {note}', file=sys.stderr)
     cfg = enhancer.model.cfg
     used = {k: getattr(cfg, k) if args[k] is None else args[k] for k in ('tau','rounds')}
-    settings = args | used | dict(bf16=enhancer.bf16, data=_short(args['data']), weights=_weights_of(enhancer, args['weights']))
+    settings = {k:v for k,v in args.items() if k not in ('low','high')} | used | res.settings | dict(bf16=enhancer.bf16, weights=_weights_of(enhancer, args['weights']))
     res |= dict(settings=settings, versions=versions(), formula=GT_MEAN_FORMULA, command=command_line(lowlight_evaluate, **args), note=note, trained_on=trained_on, seconds=round(seconds,2), device=str(enhancer.device))
     if file: write_json(file, res)
     return res
@@ -235,13 +283,20 @@ def _report(res, enhancer, args, file, seconds, note, trained_on):
 # %% ../nbs/18_cli.ipynb #bbf9a7ed
 @command()
 def lowlight_train(
-    data:str, # folder of a data set of pairs
-    out:str, # folder for checkpoints, curves and previews
+    data:str|None=None, # folder of a data set of pairs
+    out:str|None=None, # folder for checkpoints, curves and previews
+    low:str|None=None, # folder of dark pictures; with high in place of data
+    high:str|None=None, # folder of bright pictures of the same names
     preset:Param('size of the model, and its training plan', str, choices=('tiny','small','base'))='tiny',
     stage:Param('one stage, or all of them in turn', str, choices=('codebook','flow','nat','decoder','all'))='all',
-    resume:bool=False, # go on from the last checkpoint in the folder
-    steps_scale:float=1., # multiplies the steps of every stage: 0.01 for a trial
+    resume:bool=False, # go on with the run in the folder, from its last checkpoint
+    overwrite:bool=False, # train anew over the run in the folder
+    steps_scale:float=1., # multiplies the steps of every stage, and what follows them: 0.01 for a trial
+    lr:Param("peak learning rate, one for all stages or four; the preset's by default", float, nargs='+')=None,
+    bs:Param("pictures a step, one for all stages or four; the preset's by default", int, nargs='+')=None,
+    crop:Param("side of the pieces, pixels, one for all stages or four; the preset's by default", int, nargs='+')=None,
     seed:int|None=None, # of everything random; the preset's by default
+    device:str='auto', # auto, cpu, cuda or mps
     memory_gb:float|None=None, # of the card: batches that do not fit are taken in parts; by default whole
     start:str|None=None, # checkpoint that the first stage goes on from: a path, or the name of a bundled one; by default that of the stage before
     note:str|None=None, # what else the checkpoint should say of itself, kept in its metadata
@@ -249,29 +304,42 @@ def lowlight_train(
     "Train a model on pairs of pictures."
     if not 0<steps_scale<float('inf'): raise ValueError(f'steps_scale={steps_scale} must be positive: it multiplies the number of steps.')
     if memory_gb is not None and not memory_gb>0: raise ValueError(f'memory_gb={memory_gb} must be positive: it is the memory of the card, in GB.')
+    cfg,source = train_config(preset, steps_scale, seed, lr, bs, crop),_source(data, low, high)
+    if not out: raise ValueError('--out is missing: give the folder for what training writes.')
     if Path(out).exists() and not Path(out).is_dir(): raise ValueError(f"'{out}' is a file: give a folder for what training writes.")
+    place = None if device=='auto' else pick_device(device)
     from lowlight_nat.training import train_pipeline
     from lowlight_nat.training_memory import fit_card
-    find_pairs(data, 'train')
-    line = command_line(lowlight_train, data=data, out=out, preset=preset, stage=stage, steps_scale=steps_scale, seed=seed, memory_gb=memory_gb, start=start)
+    print(f"'{_short(source)}': {split_note(source)}", flush=True)
+    line = command_line(lowlight_train, data=data, out=out, low=low, high=high, preset=preset, stage=stage, steps_scale=steps_scale, lr=lr, bs=bs, crop=crop, seed=seed, memory_gb=memory_gb, start=start)
     fit = fit_card(memory_gb) if memory_gb else None
-    return train_pipeline(train_config(preset, steps_scale, seed), data, out, stage, resume, about=dict(command=line, data=_short(data), note=note or ''), fit=fit, start=start)
+    return train_pipeline(cfg, source, out, stage, resume, about=dict(command=line, data=_short(source), note=note or ''), fit=fit, start=start,
+                          overwrite=overwrite, scale=min(1., steps_scale), device=place)
 
 # %% ../nbs/18_cli.ipynb #05e31732
 def train_config(
     preset:str, # tiny, small or base
     steps_scale:float=1., # multiplies the steps of every stage
     seed:int=None, # None: the preset's
+    lr=None, # peak learning rate, one for all stages or four; None: the preset's
+    bs=None, # pictures a step, one or four
+    crop=None, # side of the pieces, pixels, one or four
 )->NATConfig:
-    "A preset with its training plan scaled."
-    cfg = NATConfig.preset(preset)
-    return replace(cfg, steps=tuple(max(1, round(s*steps_scale)) for s in cfg.steps), seed=cfg.seed if seed is None else seed)
+    "A preset with its training plan scaled, and changed where that is asked for."
+    cfg,plan = NATConfig.preset(preset),{}
+    for k,v in dict(lr=lr, bs=bs, crop=crop).items():
+        if v is None: continue
+        v = tuple(v) if isinstance(v, (list,tuple)) else (v,)
+        if len(v) not in (1,4): raise ValueError(f'{k}={_words(v)} must be one number for all stages, or four: codebook, flow, nat, decoder.')
+        if not all(0<o<float('inf') for o in v): raise ValueError(f'{k}={_words(v)} must be positive.')
+        plan[k] = v*4 if len(v)==1 else v
+    if crop is not None: plan['context'] = max(cfg.context, *plan['crop'])   # pieces are cut from larger ones
+    return replace(cfg, steps=tuple(max(1, round(s*steps_scale)) for s in cfg.steps), seed=cfg.seed if seed is None else seed, **plan)
 
 # %% ../nbs/18_cli.ipynb #669d0d6d
 def _cost(a):
     "Measure what the NATs cost, print it, write it."
     from lowlight_nat.cost import cost, cost_table, stage_table
-    if a.folders: raise ValueError('cost: it takes no folders; they are for compare.')
     model = a.preset if a.weights in (None,'random') else load_model(a.weights)
     which = [dict(latent='+latent NAT', decoder='+decoder NAT').get(o, o) for o in a.systems]
     res = cost(model, a.size, a.share, a.rounds, a.repeat, a.threads, a.dtype, pick_device(a.device), systems=tuple(which))
@@ -297,13 +365,13 @@ def _inception():
 # %% ../nbs/18_cli.ipynb #c4de0fcf
 def _experiment(a):
     "Run one of the experiments on pairs, and print its table."
-    if not a.data or not a.out: raise ValueError(f"{a.name}: --{'data' if not a.data else 'out'} is missing: give the folder {'of a data set of pairs' if not a.data else 'for the results'}.")
-    if a.folders and a.name!='compare': raise ValueError(f'{a.name}: it takes no folders; they are for compare.')
+    source = _source(a.data, a.low, a.high, f'{a.name}: ')
+    if not a.out: raise ValueError(f'{a.name}: --out is missing: give the folder for the results.')
     if a.name=='tau' and a.split=='test': raise ValueError('tau: a default is chosen by it, and nothing may be chosen on the test pictures; leave --split out.')
     trains = a.name in ('table1','ablation')
-    if trains and a.weights: raise ValueError(f'{a.name}: it trains its own weights, so --weights would say nothing; leave it out.')
+    split = a.split or 'val' if trains or a.name=='uncertainty' else _chosen(source, a.split)   # what looks at training pairs is not scored on them
     weights = None if trains or a.name=='compare' else a.weights or DEFAULT_WEIGHTS
-    run = Run(a.name, a.data, a.out, weights, a.split, a.device, a.seed, command_line(lowlight_experiment, **a), _lpips(a.lpips), budget=a.budget)
+    run = Run(a.name, source, a.out, weights, split, a.device, a.seed, command_line(lowlight_experiment, **a), _lpips(a.lpips), budget=a.budget)
     res = _by_name(a)(run)
     print(f"{a.name}: {res.data['n']} pictures, {res.seconds:.0f} s in all, results in '{run.folder}'", res.table, sep='\n\n')
     return res
@@ -324,49 +392,80 @@ def _by_name(a):
     return lambda run: getattr(e, a.name)(run, **more)
 
 # %% ../nbs/18_cli.ipynb #bc0ae57e
-EXPERIMENTS = 'table1','ablation','table2','tau','brightness','figure3','uncertainty','cost','compare' # what `lowlight_experiment` knows
+_pairs = 'name','data','low','high','out','split','lpips','device'   # what all take that need pairs
 
-@command()
+# What `lowlight_experiment` knows: name, what it does, the parameters it takes
+EXPERIMENTS = dict(
+    table1=('Train and score all systems of the talk\'s table 1.', (*_pairs,'budget','seed')),
+    ablation=('Train the four systems with several seeds, and score them.', (*_pairs,'budget','seed','seeds')),
+    table2=('Quality and time by the number of rounds.', (*_pairs,'weights')),
+    tau=('Quality and time over tau and rounds, and which to choose.', (*_pairs,'weights','budget')),
+    brightness=('Quality where the input is darker still.', (*_pairs,'weights','budget')),
+    figure3=('Pictures and maps of the error, without and with the NATs.', (*_pairs,'weights')),
+    uncertainty=('How well the maps of uncertainty find the error.', (*_pairs,'weights','seed')),
+    compare=("Score folders of other methods' results.", (*_pairs,'folders')),
+    cost=('What the NATs cost in time and memory; needs no pairs.', ('name','weights','preset','size','share','rounds','repeat','threads','dtype','systems','device','json')),
+)
+
+@command(subs=EXPERIMENTS)
 def lowlight_experiment(
-    name:Param('which one: '+', '.join(EXPERIMENTS), str, choices=EXPERIMENTS, opt=False),
-    folders:Param('of results, for compare', str, nargs='*', opt=False)=(),
-    data:str|None=None, # folder of a data set of pairs; all but cost need it
-    out:str|None=None, # folder for the results; all but cost need it
+    name:Param('which one: '+', '.join(EXPERIMENTS), str, choices=tuple(EXPERIMENTS), opt=False),
+    folders:Param('of results, one a method, with pictures named as the dark ones are; of LOL-v2 with a folder for each half', str, nargs='+', opt=False)=(),
+    data:str|None=None, # folder of a data set of pairs
+    low:str|None=None, # folder of dark pictures; with high in place of data
+    high:str|None=None, # folder of bright pictures of the same names
+    out:str|None=None, # folder for the results, needed
     budget:Param('small: two cores, an hour; full: a GPU, days', str, choices=('small','full'))='small',
-    split:Param('which pairs; test is read only when asked for, and never to train or to choose', str, choices=('val','test'))='val',
+    split:Param('which pairs; test is read only when asked for, and never to train or to choose; by default val, and all where the data have no split and nothing is trained', str, choices=('val','test','all'))=None,
     seed:int=42, # of everything random
-    seeds:Param('ablation: of the last stage', int, nargs='+')=(42,43,44),
+    seeds:Param('of the last stage', int, nargs='+')=(42,43,44),
     weights:str|None=None, # bundled checkpoint, or a .safetensors file; small by default, random for cost
     lpips:str|None=None, # folder with LPIPS' network; by default it is looked for where PyTorch keeps what it fetched
     device:str='auto', # auto, cpu or cuda
-    preset:Param('cost: size of the model', str, choices=('tiny','small','base'))='small',
-    size:Param('cost: height and width of the picture, pixels', int, nargs=2)=(400,600),
-    share:float=.4, # cost: of the places that are masked, in [0,1]
-    rounds:int=4, # cost: rounds of both NATs
-    repeat:int=5, # cost: rounds of timing
-    threads:int|None=None, # cost: of PyTorch; all cores by default
-    dtype:Param('cost: what is computed in', str, choices=('float32','bfloat16'))='float32',
-    systems:Param('cost: which; the others are compared with the first', str, nargs='+', choices=('GLARE','latent','decoder','both'))=('GLARE','latent','decoder','both'),
-    json:str|None=None, # cost: file for all figures and circumstances
+    preset:Param('size of the model', str, choices=('tiny','small','base'))='small',
+    size:Param('height and width of the picture, pixels', int, nargs=2)=(400,600),
+    share:float=.4, # of the places that are masked, in [0,1]
+    rounds:int=4, # rounds of both NATs
+    repeat:int=5, # rounds of timing
+    threads:int|None=None, # of PyTorch; all cores by default
+    dtype:Param('what is computed in', str, choices=('float32','bfloat16'))='float32',
+    systems:Param('which; the others are compared with the first', str, nargs='+', choices=('GLARE','latent','decoder','both'))=('GLARE','latent','decoder','both'),
+    json:str|None=None, # file for all figures and circumstances
 ): # figures and circumstances, as in the JSON file
     "The talk's tables and figures, and what the NATs cost."
     args = dict(locals())
     args |= dict(folders=tuple(folders), seeds=tuple(seeds), size=tuple(size), systems=tuple(systems))
+    if name not in EXPERIMENTS: raise ValueError(f"There is no experiment {name!r}: choose one of {', '.join(EXPERIMENTS)}.")
+    defaults = docments(lowlight_experiment.__wrapped__, full=True, returns=False)
+    for k,v in args.items():
+        if k not in EXPERIMENTS[name][1] and v!=defaults[k].default: raise ValueError(f"{name} takes no {k}: it takes {', '.join(EXPERIMENTS[name][1][1:])}.")
     return (_cost if name=='cost' else _experiment)(AttrDict(args))
 
 # %% ../nbs/18_cli.ipynb #bbf3e316
+def _convert_glare(files, out, dtype):
+    "GLARE's published weights as one checkpoint of ours; its NATs are untrained and off."
+    if Path(out).suffix!='.safetensors': raise ValueError(f"'{out}' must end in .safetensors, since --glare writes a checkpoint; `lowlight_export OUT.onnx --weights` makes an ONNX file of that.")
+    if dtype=='int8': raise ValueError('dtype=int8 is for ONNX files: with --glare, choose float32, as published, or float16.')
+    model = LowLightNAT.from_glare(*files)
+    sums = {Path(f).name: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files}
+    save_model(model, out, dict(note="GLARE's release, converted; the NATs are untrained and switched off", release=GLARE_RELEASE, files=sums), half=dtype=='float16')
+    print(f'{out}: {Path(out).stat().st_size/1e6:.1f} MB, {dtype}; use it as --weights {out}')
+    return Path(out)
+
 @command()
 def lowlight_export(
-    out:Param('the .onnx file to write', str, opt=False),
+    out:Param('the file to write, .onnx; with --glare .safetensors', str, opt=False),
     weights:str=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
+    glare:Param(f'convert these two files of the release of GLARE instead, net_G.pth and vqgan.pkl; {GLARE_RELEASE} leads to them under "Download pre-trained models"', str, nargs=2, metavar=('NET_G','VQGAN'))=None,
     rounds:int|None=None, # rounds of both NATs, a fixed part of the file; the model's by default
     dtype:Param('of weights', str, choices=('float32','float16','int8'))='float32',
     opset:int=20, # version of ONNX's operators, 18 to 23
     latent_nat:bool=True, # use the NAT on the latent
     decoder_nat:bool=True, # use the NAT on the decoder's features
 ): # path of the file
-    "Write a model as one ONNX file."
+    "Write a model as one ONNX file, or GLARE's published weights as a checkpoint."
     check_settings(rounds=rounds)
+    if glare: return _convert_glare(glare, out, dtype)
     from lowlight_nat.deploy import export_onnx
     path = export_onnx(load_model(weights), out, rounds, opset, dtype, latent_nat, decoder_nat)
     print(f'{path}: {path.stat().st_size/1e6:.1f} MB, opset {opset}, {dtype}')

@@ -321,7 +321,7 @@ def from_pairs(cls:LowLightDataLoaders,
 # %% ../nbs/01_data.ipynb #a672ad40
 @patch(cls_method=True)
 def from_folder(cls:LowLightDataLoaders,
-    root: str|Path,             # folder of a data set in one of `LAYOUTS`
+    root: str|Path|tuple,       # folder of a data set in one of `LAYOUTS`, or two folders, of dark and of bright pictures
     bs: int = 16,               # crops a training batch
     size: int|None = 128,       # side of the training crops, px
     val_size: int|None = None,  # side of the validation crops, px; None: whole pictures

@@ -14,6 +14,7 @@ from pathlib import Path
 from fastcore.basics import AttrDict, patch
 from .dense import OUTPUT_NAMES, DenseModel
 from .answer import CELL, Enhanced
+from .files import _write_beside
 from .images import ImageError, crop_to, pad_to_multiple
 from .model import LowLightNAT
 from .pictures import Picture, read_picture
@@ -93,11 +94,8 @@ def write_onnx(m, # onnx.ModelProto
               ) -> Path:
     "Write an ONNX model, completely or not at all"
     import onnx
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    try: onnx.save(m, part); part.replace(path)
-    finally: part.unlink(missing_ok=True)
-    return path
+    _write_beside(path, lambda f: onnx.save(m, f))
+    return Path(path)
 
 # %% ../nbs/16_deploy.ipynb #1edd573e
 DTYPES = 'float32', 'float16', 'int8' # that an ONNX file can be written in

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'NAMES', 'FULL', 'evaluate', 'Run', 'table2', 'pareto', 'tau', 'draw_tau', 'scaled', 'brightness',
-           'differ_most', 'figure3', 'draw_figure3', 'compare']
+           'differ_most', 'figure3', 'draw_figure3', 'match_results', 'compare']
 
 # %% ../nbs/15_experiments.ipynb #fa40f1ca
 import hashlib, statistics, time, torch
@@ -16,12 +16,13 @@ from fastcore.basics import AttrDict, patch
 from .cost import SYSTEMS
 from .enhance import Enhancer
 from .fingerprints import data_fingerprint, overlap_note, overlaps
-from .images import read_image
+from .files import _write_beside
+from .images import list_images, read_image
 from .metrics import GT_MEAN_FORMULA, grey_mean, gt_mean, psnr, score_pair, ssim
 from .model import weights_path
-from .pairs import Pair, check_pairs, find_pairs
+from .pairs import Pair, check_pairs, data_name, default_split, find_pairs
 from .perception import FrechetDistance
-from .record import Rows, device_name, markdown_table, versions, write_csv, write_json
+from .record import Rows, device_name, markdown_table, versions, write_csv, write_json, write_text
 
 # %% ../nbs/15_experiments.ipynb #634837a9
 SCORES = 'psnr','ssim','psnr_gt_mean','ssim_gt_mean' # keys of what is measured
@@ -52,10 +53,10 @@ class Run:
     "One experiment: pairs, model, and a folder whose finished rows are kept."
     def __init__(self,
         name:str, # of the experiment
-        data, # folder of a data set of pairs; or a list of `Pair`
+        data, # folder of a data set of pairs, or two folders, of dark and of bright pictures; or a list of `Pair`
         out, # folder for results; this one's go to out/name
         weights='small', # a bundled checkpoint, or a .safetensors file
-        split:str='val', # which pairs
+        split:str=None, # which pairs; by default val, and all where the data have no split
         device='auto', # 'auto', 'cpu', 'cuda', ...
         seed:int=42, # of everything random
         command:str='', # that repeats it
@@ -63,9 +64,11 @@ class Run:
         **settings, # further ones that the rows depend on
     ):
         self.name,self.weights,self.device,self.seed,self.command,self.lpips = name,weights,device,seed,command,lpips
-        self.data = data if isinstance(data, list) else Path(data)
-        self.pairs = check_pairs(data if isinstance(data, list) else find_pairs(data, split))
-        self.about = dict(name=name, data=dict(name='pairs' if isinstance(data, list) else Path(data).name, split=split, n=len(self.pairs), fingerprint=data_fingerprint(self.pairs)), seed=seed, **settings)
+        given = isinstance(data, list)
+        self.data = data if isinstance(data, (list,tuple)) else Path(data)
+        split = split or ('val' if given else default_split(data))
+        self.pairs = check_pairs(data if given else find_pairs(data, split))
+        self.about = dict(name=name, data=dict(name='pairs' if given else data_name(data), split=split, n=len(self.pairs), fingerprint=data_fingerprint(self.pairs)), seed=seed, **settings)
         if weights: self.about['weights'] = dict(name=Path(weights).stem, sha256=hashlib.sha256(weights_path(weights).read_bytes()).hexdigest())
         self.folder = Path(out)/name
         self.rows = Rows(self.folder, self.about|dict(lpips=bool(lpips)))
@@ -103,7 +106,7 @@ def finish(self:Run,
     res = AttrDict(experiment=self.name, command=self.command, **self.about, versions=versions(), device=device_name(device),
                    seconds=round(sum(r['seconds'] for r in self.rows.done.values()), 1), formula=GT_MEAN_FORMULA, note=note, rows=rows, table=markdown_table(flat, names, note), **more)
     write_csv(self.folder/'results.csv', flat); write_json(self.folder/'results.json', res)
-    (self.folder/'table.md').write_text(res.table+'\n', encoding='utf-8')
+    write_text(self.folder/'table.md', res.table+'\n')
     res.folder = self.folder
     return res
 
@@ -146,9 +149,11 @@ def tau(
 # %% ../nbs/15_experiments.ipynb #82ec0ac8
 FULL = dict(tau=dict(taus=(0.,.1,.2,.3,.4,None,.5,.6,.8,1.), rounds=(1,2,4,8)), brightness=dict(scales=(.1,.3,.5,.7,1.,1.5))) # with --budget full
 
-def _figure(path, fig):
+def _figure(path, fig, **how):
     import matplotlib.pyplot as plt
-    fig.savefig(path, dpi=110); plt.close(fig)
+    kind = Path(path).suffix[1:]
+    _write_beside(path, lambda f: fig.savefig(f, format=kind, **dict(dpi=110)|how))
+    plt.close(fig)
 
 def draw_tau(
     rows:list, # of `tau`
@@ -249,23 +254,50 @@ def draw_figure3(
         d = low_row[3].imshow(errors['with NATs']-errors['GLARE'], vmin=-.05, vmax=.05, cmap='coolwarm'); low_row[3].set_title('change of the error (blue: less)', fontsize=9); low_row[3].axis('off')
         low_row[0].axis('off')
         for bar,y0,label in ((im,.72,'error'),(d,.3,'change of the error')): fig.colorbar(bar, cax=low_row[0].inset_axes([.1,y0,.8,.08]), orientation='horizontal').set_label(label, fontsize=8)
-    fig.savefig(path, dpi=80, pil_kwargs=dict(quality=85)); plt.close(fig)
+    _figure(path, fig, dpi=80, pil_kwargs=dict(quality=85))
 
 # %% ../nbs/15_experiments.ipynb #892f7e45
+def match_results(
+    folder, # with one method's results
+    pairs:list, # of `Pair`, whose results are wanted
+)->list: # of files, one a pair
+    "The results of a method, each by the name of its own pair; ValueError where one is missing or could be another pair's."
+    folder,files,parts = Path(folder),{},{}
+    if not folder.is_dir(): raise ValueError(f"There is no folder '{folder}': check the spelling.")
+    for f in list_images(folder, recursive=True):
+        key = (f.relative_to(folder).parent.as_posix(), f.stem)
+        if key in files: raise ValueError(f"'{folder}' holds two pictures called {f.stem}, {files[key].name} and {f.name}: keep one.")
+        files[key] = f
+    found,gone = [],[]
+    for p in pairs:
+        part,_,bare = p.name.rpartition('/')   # of LOL-v2, which half the pair is of
+        names = list(dict.fromkeys([Path(o).stem for o in (p.low, p.high) if isinstance(o, (str,Path))]+[bare]))
+        inside = [f for (d,stem),f in files.items() if stem in names and part and part in d.split('/')]
+        plain = [files['.',o] for o in names if ('.',o) in files]
+        res = inside or plain
+        if not res: gone.append(names[0])
+        else:
+            if len(res)>1: raise ValueError(f"'{folder}' holds {len(res)} results for {p.name}, {res[0].relative_to(folder)} and {res[1].relative_to(folder)}: keep one.")
+            other = parts.setdefault(res[0], p.name)
+            if other!=p.name:
+                halves = [folder/o.rpartition('/')[0] for o in (other,p.name)]
+                raise ValueError(f"'{res[0]}' could be the result of {other} and of {p.name}: put each half's results into a folder of its name, '{halves[0]}' and '{halves[1]}'.")
+            found.append(res[0])
+    if gone: raise ValueError(f"'{folder}' lacks {len(gone)} of {len(pairs)} pictures (first: {gone[0]}): name them as the dark pictures are named.")
+    return found
+
 def compare(
     run:Run, # its pairs
     folders:list, # of pictures, one folder a method
 )->AttrDict: # as `Run.finish`
     "Folders of other methods' results under the same protocol."
-    from lowlight_nat.images import list_images
     if not folders: raise ValueError('compare: name at least one folder of results, e.g. lowlight_experiment compare results/zero-dce --data lol --out runs.')
+    names = [Path(f).name for f in folders]
+    if twice := [o for o in names if names.count(o)>1]: raise ValueError(f"Two methods are called {twice[0]!r}: rename one of the folders.")
+    found = {o: match_results(f, run.pairs) for o,f in zip(names, folders)}   # all, before any is scored
     rows = [dict(method='input', **run.score('input', lambda x: x))]
-    for folder in map(Path, folders):
-        if not folder.is_dir(): raise ValueError(f"There is no folder '{folder}': check the spelling.")
-        if folder.name in [r['method'] for r in rows]: raise ValueError(f"Two methods are called {folder.name!r}: rename one of the folders.")
-        files = {f.stem:f for f in list_images(folder)}
-        stems = [p.name.split('/')[-1] for p in run.pairs]
-        if gone := [s for s in stems if s not in files]: raise ValueError(f"'{folder}' lacks {len(gone)} of {len(stems)} pictures (first: {gone[0]}): name them as the dark pictures are named.")
-        todo = iter(stems)
-        rows.append(dict(method=folder.name, **run.score(folder.name, lambda x: read_image(files[next(todo)]))))
+    for name,files in found.items():
+        todo = iter(files)
+        digest = hashlib.sha256(b''.join(hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()[:16]
+        rows.append(dict(method=name, **run.score(f'{name} {digest}', lambda x: read_image(next(todo)))))   # other pictures are other rows
     return run.finish(rows, dict(method='method')|NAMES)

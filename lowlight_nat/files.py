@@ -179,17 +179,30 @@ def _is_raw(name, data):
     except struct.error: return False
 
 # %% ../nbs/00_files.ipynb #ce76482f
-def _write_beside(path, save):
+def _write_beside(
+    path, # where it goes; its folder is made
+    save, # is called with the file, open for bytes
+    durable=False, # wait until it has reached the disk, before the rename and after it
+)->Path: # the file, links resolved
     "Call `save(file)` on a new file beside `path`, then rename it to `path`; nothing is left when it fails."
     path = Path(os.path.realpath(path))
     part = path.with_name(f'.{os.getpid()}-{uuid.uuid4().hex[:12]}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, 'xb') as f: save(f)
+        with open(part, 'xb') as f:
+            save(f)
+            if durable:
+                f.flush()
+                os.fsync(f.fileno())
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True) if part.parent.is_dir() else None
         raise
+    if durable and os.name=='posix':   # the new name, too, must reach the disk
+        folder = os.open(path.parent, os.O_RDONLY)
+        try: os.fsync(folder)
+        finally: os.close(folder)
+    return path
 
 # %% ../nbs/00_files.ipynb #717925e9
 def _runs(

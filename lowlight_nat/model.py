@@ -11,13 +11,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch, store_attr
 from .codebook import VQGAN
 from .decoder import FeatureNAT, FusionDecoder
 from .exposure import EXPOSURE_HEADS, AsDecoded, exposure_head, exposure_normalise, keep_bright, overview, spare_lights
-from .files import check_number
+from .files import _write_beside, check_number
 from .flow import ConditionalEncoder, ConditionalFlow, SpreadHead, picture_stats
 from .glare import GlareSizes
 from .glare_release import glare_from_files, glare_parts
@@ -408,15 +408,11 @@ def save_model(model:LowLightNAT, # to be kept
                metadata:dict=None, # more to say, kept as JSON: command, data, seed, figures...
                half:bool=True): # keep numbers as float16
     "Write weights, configuration and metadata to one safetensors file; written beside and renamed"
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
     sums = 'quantizer.count', 'quantizer.total'   # of the codes' moving averages: larger than half precision can say
     cast = lambda k, t: t.half() if half and t.is_floating_point() and not k.endswith(sums) else t
     state = {k: cast(k, v.detach().cpu()).contiguous() for k, v in model.state_dict().items()}
-    tmp = path.with_name(path.name + '.part')
-    save_file(state, tmp, metadata={'format': 'lowlight_nat', 'config': model.cfg.to_json(), 'about': json.dumps(metadata or {})})
-    mask = os.umask(0); os.umask(mask)
-    tmp.chmod(0o666 & ~mask)   # readable as any new file is
-    tmp.replace(path)
+    data = save(state, metadata={'format': 'lowlight_nat', 'config': model.cfg.to_json(), 'about': json.dumps(metadata or {})})
+    _write_beside(path, lambda f: f.write(data), durable=True)
 
 # %% ../nbs/08_model.ipynb #03c88828
 def weights_path(name_or_path='small', # preset name of a bundled checkpoint, or a path

@@ -9,16 +9,17 @@ import statistics, torch
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from shutil import copyfile
 
 # %% ../nbs/15_table1.ipynb #bc5dfc79
 from fastcore.basics import AttrDict
 from .baselines import load_baseline, train_baseline
 from .enhance import Enhancer
 from .experiments import NAMES, Run
+from .files import _write_beside
 from .fingerprints import fingerprints, overlap_note, overlaps
 from .model import LowLightNAT, NATConfig, read_metadata
 from .pairs import find_pairs
+from .record import folder_lock
 from .stages import DecoderStage
 from .training import folder_dls, is_done, previous, train_pipeline, train_stage
 
@@ -49,14 +50,15 @@ def train_system(
 )->Path: # of the finished checkpoint
     "Stage 3 of one system, on the stages it shares with the others; goes on where it was stopped."
     folder,cfg = Path(folder),replace(cfg, seed=seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    copyfile(Path(shared)/f"{'nat' if nats[0] else 'flow'}.safetensors", folder/'nat.safetensors')   # what the decoder's stage stands on
-    if is_done(folder, 'decoder', cfg): return folder/'decoder.safetensors'
-    torch.manual_seed(seed)
-    model = previous(LowLightNAT(cfg), folder/'nat.safetensors', cfg)
-    make_dls = data if callable(data) else partial(folder_dls, data, cfg)
-    train_stage('decoder', model, make_dls, folder, resume=(folder/'decoder.pt').exists(), validations=1, make=partial(DecoderStage, nats=nats))
-    return folder/'decoder.safetensors'
+    with folder_lock(folder):
+        before = (Path(shared)/f"{'nat' if nats[0] else 'flow'}.safetensors").read_bytes()
+        _write_beside(folder/'nat.safetensors', lambda f: f.write(before))   # what the decoder's stage stands on
+        if is_done(folder, 'decoder', cfg): return folder/'decoder.safetensors'
+        torch.manual_seed(seed)
+        model = previous(LowLightNAT(cfg), folder/'nat.safetensors', cfg)
+        make_dls = data if callable(data) else partial(folder_dls, data, cfg)
+        train_stage('decoder', model, make_dls, folder, resume=(folder/'decoder.pt').exists(), validations=1, make=partial(DecoderStage, nats=nats))
+        return folder/'decoder.safetensors'
 
 # %% ../nbs/15_table1.ipynb #539aa71b
 def system_row(
@@ -105,7 +107,7 @@ def table1(
     data=None, # as for `shared_stages`; by default the run's
 )->AttrDict: # as `Run.finish`
     "All five systems of the talk's table 1, trained and scored, and what no training gives."
-    b,data = _budget(budget),data or run.data
+    b,data = _budget(budget),data or _held_out(run)
     cfg = replace(b.cfg(), seed=run.seed)
     rows = [dict(system='input', parameters=0, seconds_train=0, **run.score('input', lambda x: x))]
     rows += [dict(system=k, **classical_row(run, k)) for k in ('gamma','clahe')]
@@ -118,6 +120,11 @@ def table1(
 def _seen(run):
     "What has to be said of pictures whose scenes are among the training pictures, which are the same for all rows."
     return '' if isinstance(run.data, list) else ' '+overlap_note(overlaps(run.pairs, fingerprints(find_pairs(run.data, 'train'))), len(run.pairs))
+
+def _held_out(run):
+    "The run's data, where its pairs are none of those that are trained on."
+    if run.about['data']['split']=='all': raise ValueError(f"{run.name}: it trains, so it can't be scored on all pairs: give split='val', the ones that are held out.")
+    return run.data
 
 def _budget(name):
     if name not in BUDGETS: raise ValueError(f"There is no budget {name!r}: choose {' or '.join(BUDGETS)}.")
@@ -132,8 +139,9 @@ def ablation(
 )->AttrDict: # as `Run.finish`; each: the figures of every seed
     "The four systems, each trained for itself with several seeds, on the same first stages."
     cfg,rows,each = replace(_budget(budget).cfg(), seed=run.seed),[],{k:[] for k in SYSTEM_ROWS}
+    data = data or _held_out(run)
     for s in seeds:   # seed by seed, so that a run that is stopped has whole seeds
-        for k in SYSTEM_ROWS: each[k].append(system_row(run, k, cfg, s, data or run.data))
+        for k in SYSTEM_ROWS: each[k].append(system_row(run, k, cfg, s, data))
     for k,rs in each.items():
         gain = [a['psnr_gt_mean']-b['psnr_gt_mean'] for a,b in zip(rs, each['GLARE'])]
         v = [r['psnr_gt_mean'] for r in rs]

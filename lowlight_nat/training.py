@@ -3,11 +3,11 @@
 # %% auto #0
 __all__ = ['RESTING', 'split_stage', 'UntilNaN', 'StageLearner', 'gt_mean_psnr', 'gt_mean_ssim', 'stage_learner',
            'codebook_learner', 'flow_learner', 'nat_learner', 'decoder_learner', 'set_factor', 'set_tau',
-           'refit_exposure', 'train_stage', 'stage_end', 'validate_pairs', 'finish', 'folder_dls', 'stands_on',
-           'stage_plan', 'is_done', 'train_pipeline', 'previous', 'started']
+           'refit_exposure', 'plain_output', 'EpochLine', 'data_of', 'train_stage', 'stage_end', 'validate_pairs',
+           'finish', 'folder_dls', 'stands_on', 'stage_plan', 'is_done', 'train_pipeline', 'previous', 'started']
 
 # %% ../nbs/12_training.ipynb #adbff309
-import fastai.callback.schedule, hashlib, time, torch
+import fastai.callback.schedule, hashlib, math, sys, time, torch
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields, replace
@@ -15,25 +15,28 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from torch import Tensor, nn
-from fastcore.basics import AttrDict, patch
+from fastcore.basics import AttrDict, noop, patch
 from fastcore.foundation import L
 from fastcore.xtras import ContextManagers
 from fastai.callback.core import Callback
+from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.learner import CancelFitException, Learner, replacing_yield
 from fastai.optimizer import Adam
-from fastai.torch_core import TensorImage
-from .callbacks import AdversarialStep, Autocast, CodebookCare, Curve, EMAWeights, FrozenEval, GiveTarget, NaNGuard, Preview, Term, ValidateEvery, sum_terms
+from fastai.torch_core import TensorImage, rank_distrib
+from .callbacks import AdversarialStep, Autocast, CodebookCare, Curve, EMAWeights, FrozenEval, GiveTarget, NaNGuard, Preview, Term, ValidateEvery, WhileTraining, sum_terms
 from .codebook import squared_distances
 from .checkpoints import Checkpoint, Resume, data_state, random_state, set_data_state, set_random_state
 from .data import LowLightDataLoaders, random_low_light
 from .exposure import exposure_view, fit_exposure
 from .fingerprints import data_fingerprint, fingerprints, pack
+from .files import clean_parts
 from .flow import picture_stats
 from .images import crop_to, pad_to_multiple, read_image
 from .masking import calibrate_temperature
 from .metrics import gt_mean, psnr, score_pair, ssim
 from .model import LowLightNAT, NATConfig, TrainingPlan, load_model, origin, read_metadata, save_model, weights_path
+from .record import folder_lock
 from .stages import STAGES, DecoderStage, Stage, trainable
 
 # %% ../nbs/12_training.ipynb #d6b689e5
@@ -176,12 +179,13 @@ def decoder_learner(dls, # pairs (x_low, x_high)
 def set_factor(model:LowLightNAT, # its configuration is replaced
                dls, # pairs; the validation pictures are used, whole
                places:int=2000, # of each picture, drawn at random
+               pictures:int=None, # batches of them, the first ones alone, for a trial; None: all
               ) -> float: # the factor
     "Set the factor of the temperature to the one under which the true tokens of held-out pairs are likeliest; Guo et al., ICML 2017, section 4.2"
     d2s, tokens, q, device = [], [], model.vqgan.quantizer, next(model.parameters()).device
     g = torch.Generator().manual_seed(model.cfg.seed)
     model.eval()
-    for x_low, x_high in dls.valid:
+    for x_low, x_high in islice(dls.valid, pictures):
         a = model.align(x_low.to(device))
         z, truth = q.place(a.z_tilde).float().flatten(2), q.place(model.vqgan.encode(model.normalise(x_high.to(device))[0]).float()).flatten(2)
         i = torch.randperm(z.shape[-1], generator=g)[:places].to(device)
@@ -213,6 +217,7 @@ def refit_exposure(model:LowLightNAT, # its exposure head is trained
                    dls, # pairs, of which at most `limit` training pieces are looked at, whole
                    versions:int=3, # of every dark piece: as it is, and times 0.5 to 1.5
                    limit:int=400, # pieces
+                   steps:int=150, # of the head's training
                   ):
     "Train the exposure head alone, on what the finished encoder sees"
     ds, chance = dls.train.dataset, torch.Generator().manual_seed(model.cfg.seed)
@@ -228,9 +233,41 @@ def refit_exposure(model:LowLightNAT, # its exposure head is trained
             each.append(exposure_view(stats, e.summary, e.feats[0]))
         views.append(AttrDict({k: torch.cat([o[k] for o in each]) for k in each[0]}))
     level = torch.stack([model.normalise(y[None])[1][0] for _, y in pieces]).to(device)
-    with torch.enable_grad(): fit_exposure(model.exposure.requires_grad_(True), views, level, seed=model.cfg.seed)
+    with torch.enable_grad(): fit_exposure(model.exposure.requires_grad_(True), views, level, steps, seed=model.cfg.seed)
+
+# %% ../nbs/12_training.ipynb #b30aa150
+def _say(text):
+    "A line for who watches, from one process, at once"
+    if not rank_distrib(): print(text, flush=True)
+
+def _count(n, what): return f"{n} {what}{'s'*(n != 1)}"
+
+def plain_output() -> bool:
+    "Does the output go where a progress bar is debris: neither to a terminal nor to a notebook?"
+    shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
+    return shell is None and not getattr(sys.stdout, 'isatty', lambda: False)()
+
+class EpochLine(WhileTraining):
+    "One plain line an epoch with the stage's name, in place of the progress bar"
+    order = 61
+    def __init__(self, name:str): # of the stage
+        self.stage_name = name
+    def after_create(self):
+        self.learn.remove_cbs(ProgressCallback)
+        self.learn.logger = noop   # or the recorder would print its lists
+    def after_epoch(self):
+        if not self.begun: return   # skipped by `start_epoch`
+        names, values = list(self.recorder.metric_names), list(self.recorder.log)
+        figures = [f'{k} {v:.4f}' for k, v in zip(names[1:-1], values[1:-1]) if isinstance(v, float)]
+        _say(f'{self.stage_name}: epoch {self.epoch + 1} of {self.n_epoch}, {", ".join(figures)}, {values[-1]}')
 
 # %% ../nbs/12_training.ipynb #30aa15c5
+def data_of(dls # DataLoaders
+           ) -> str|None: # 16 hexadecimal digits; None where the loaders do not say
+    "Checksum of the pictures that are trained and validated on"
+    pairs = [p for dl in (dls.train, dls.valid) for p in getattr(dl.dataset, 'pairs', ())]
+    return data_fingerprint(pairs) if pairs else None
+
 def train_stage(name:str, # codebook, flow, nat or decoder
                 model:LowLightNAT, # trained in place
                 make_dls, # (size, bs, items_per_epoch) to DataLoaders
@@ -241,6 +278,8 @@ def train_stage(name:str, # codebook, flow, nat or decoder
                 epoch_steps:int=50, # steps an epoch
                 validations:int=3, # during the stage, with the one at its end
                 make=None, # function of the model to its `Stage`; by default that of `STAGES`
+                after:str=None, # SHA-256 of the checkpoint that it starts from; by default `stands_on`
+                scale:float=1., # of the work that follows the fit, in (0,1]
                ) -> dict: # seconds, validation figures
     "Train one stage, write its checkpoint"
     i, cfg = list(STAGES).index(name), model.cfg
@@ -249,29 +288,49 @@ def train_stage(name:str, # codebook, flow, nat or decoder
     micro, state = fit(name, model) if fit else cfg.bs[i], out/f'{name}.pt'
     dls, back = make_dls(cfg.context, micro, cfg.bs[i]*epoch_steps), Resume(state) if resume else None
     if hasattr(dls.train.dataset, 'bright'): dls.train.dataset.bright = name == 'codebook'   # which looks at no dark picture, so none need be made
-    cbs = [Checkpoint(state, minutes), ValidateEvery(max(1, -(-epochs//validations))), Preview(out/'previews'/name)] + ([back] if back else [])
+    stands = dict(after=after or stands_on(out, name), data_fingerprint=data_of(dls))
+    cbs = [Checkpoint(state, minutes), ValidateEvery(max(1, -(-epochs//validations))), Preview(out/'previews'/name)]
+    cbs += [back] if back else []
+    cbs += [EpochLine(name)] if plain_output() else []
     if micro < cfg.bs[i]: cbs.append(GradientAccumulation(cfg.bs[i]))
     learn, start = stage_learner(name, dls, model, cbs, **(dict(make=make) if make else {})), time.time()
+    learn.basis = {'checkpoint to stand on': (stands['after'] or 'none')[:16], 'set of pictures': stands['data_fingerprint']}
+    begin = f', from epoch {back.epoch + 1}' if back and back.epoch else ''
+    _say(f"{name}: {_count(epochs, 'epoch')} of {_count(epoch_steps, 'step')}{begin}")
     learn.fit_one_cycle(epochs, cfg.lr[i], pct_start=0.15, start_epoch=back.epoch if back else 0, cbs=Curve(out/f'{name}.csv', append=bool(back and back.epoch)))
-    return stage_end(name, model, dls, out, learn, time.time() - start)
+    return stage_end(name, model, dls, out, learn, time.time() - start, stands, scale)
 
 # %% ../nbs/12_training.ipynb #a278ed3e
+def _settle(name, model, dls, scale):
+    "Factor and threshold, and what they came to"
+    pictures = math.ceil(scale*len(dls.valid))
+    _say(f"{name}: factor of the temperature, on {_count(pictures, 'validation picture')}")
+    set_factor(model, dls, pictures=pictures)
+    batches = math.ceil(8*scale)
+    _say(f"{name}: threshold tau, on {_count(batches*dls.train.bs, 'piece')}; the factor is {model.cfg.factor}")
+    set_tau(model, dls, batches)
+    _say(f'{name}: tau is {model.cfg.tau}')
+
 def stage_end(name:str, # of the stage
               model:LowLightNAT, # as it was left
               dls, # pairs
               out:Path, # folder of the run
               learn, # the Learner, for its last figures
               seconds:float, # the fit took
+              stands:dict=None, # what the stage stood on when it began: after, data_fingerprint; by default as it is now
+              scale:float=1., # of the work, in (0,1]: share of the pictures, pieces and steps
              ) -> dict: # validation figures, seconds
     "What follows a fit: exposure head, factor and tau, the checkpoint, and the state of the unfinished run removed"
-    cfg = model.cfg
+    cfg, stands = model.cfg, stands or dict(after=stands_on(out, name), data_fingerprint=data_of(dls))
     if name in ('flow', 'decoder'):   # the decoder's stage moves encoder, flow and spread a little further
-        if cfg.arch != 'glare' and not cfg.frozen and hasattr(dls.train.dataset, 'draw'): refit_exposure(model, dls)
-        set_factor(model, dls)
-        set_tau(model, dls)
+        if cfg.arch != 'glare' and not cfg.frozen and hasattr(dls.train.dataset, 'draw'):
+            limit, steps = math.ceil(400*scale), math.ceil(150*scale)
+            _say(f"{name}: exposure head alone, {_count(steps, 'step')} on {_count(min(limit, len(dls.train.dataset.pairs)), 'piece')}")
+            refit_exposure(model, dls, limit=limit, steps=steps)
+        _settle(name, model, dls, scale)
     figures = {k: round(float(v), 4) for k, v in zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1]) if v is not None} if learn.recorder.values else {}
     figures['seconds'] = round(seconds)
-    save_model(model, out/f'{name}.safetensors', dict(stage=name, figures=figures, after=stands_on(out, name)), half=False)
+    save_model(model, out/f'{name}.safetensors', dict(stage=name, figures=figures, **stands), half=False)
     (out/f'{name}.pt').unlink(missing_ok=True)
     return figures
 
@@ -297,21 +356,25 @@ def finish(model:LowLightNAT, # whose device is kept
     stages = {n: f for n in STAGES if (p := out/f'{n}.safetensors').exists() and (f := read_metadata(p)['about'].get('figures'))}
     save_model(model, path)
     dls = make_dls(cfg.context, 1, 1)
-    val, seen = validate_pairs(load_model(path), dls.valid), getattr(dls.train.dataset, 'pairs', [])
+    seen = getattr(dls.train.dataset, 'pairs', [])
+    _say(f"model: scores on {_count(len(dls.valid), 'validation picture')}")
+    val = validate_pairs(load_model(path), dls.valid)
+    _say(f"model: fingerprints of {_count(len(seen), 'training picture')}")
     save_model(model, path, dict(seed=cfg.seed, torch=torch.__version__, val=val, stages=stages, **about, data_fingerprint=data_fingerprint(seen), fingerprints=pack(fingerprints(seen))))
     return model
 
 # %% ../nbs/12_training.ipynb #b9cfd1d8
-def folder_dls(data, # folder of a data set
+def folder_dls(data, # folder of a data set, or two folders, of dark and of bright pictures
                cfg:NATConfig, # its seed, and its shares of synthetic darkness and of other light
                size:int, # of the pieces, pixels
                bs:int, # pieces a batch
                n:int, # pieces an epoch
+               device=None, # where batches go; None: the accelerator where there is one
               ) -> LowLightDataLoaders:
     "Loaders of a folder as a plan wants them; what is darkened by formula loses one to eight stops of light"
     darken = partial(random_low_light, exposure=(-8., -1.))
     return LowLightDataLoaders.from_folder(data, size=size, bs=bs, items_per_epoch=n, seed=cfg.seed,
-        synthetic=cfg.synthetic, darken=darken, relight=cfg.relight, transpose=cfg.transpose)
+        synthetic=cfg.synthetic, darken=darken, relight=cfg.relight, transpose=cfg.transpose, device=device)
 
 # %% ../nbs/12_training.ipynb #9a085741
 def stands_on(out:Path, # folder of a run
@@ -333,20 +396,36 @@ def stage_plan(cfg:NATConfig, # of a run
 def is_done(out:Path, # folder of a run
             name:str, # of a stage
             cfg:NATConfig, # the plan now
+            after:str=None, # SHA-256 of the checkpoint to start from now; by default `stands_on`
+            data:str=None, # checksum of the pictures now, as `data_of` gives it; None: not compared
            ) -> bool:
-    "Is the stage finished, on the checkpoint before it as it is now? ValueError if it was trained by another plan"
+    "Is the stage finished, on the checkpoint before it as it is now? ValueError if it was trained by another plan, on other pictures, or from another start"
     path = out/f'{name}.safetensors'
     if not path.exists() or (out/f'{name}.pt').exists(): return False
     meta = read_metadata(path)
-    if meta['about'].get('after') != stands_on(out, name): return False   # what it stands on was trained anew since
+    about = meta['about']
+    if after and about.get('after') != after: raise ValueError(f'{path} is of a run that started from another checkpoint; start from that of then, use another folder, or train anew (overwrite=True, --overwrite)')
+    if not after and about.get('after') != stands_on(out, name): return False   # what it stands on was trained anew since
     then, now = (stage_plan(c, name) for c in (meta['config'], cfg))
     other = ', '.join(f'{k} ({then[k]} then, {v} now)' for k, v in now.items() if then[k] != v)
-    if other: raise ValueError(f'{path} is of a run with another {other}; use the plan of then, another folder, or no --resume to train anew')
+    if other: raise ValueError(f'{path} is of a run with another {other}; use the plan of then, another folder, or train anew (overwrite=True, --overwrite)')
+    seen = about.get('data_fingerprint')
+    if data and seen and data != seen: raise ValueError(f'{path} was trained on another set of pictures ({seen} then, {data} now); use that of then, another folder, or train anew (overwrite=True, --overwrite)')
     return True
 
+def _run_files(out, names=tuple(STAGES)):
+    "What stages have left in a folder: states, checkpoints, and the result of the last one"
+    names = list(names)
+    files = [out/f'{n}{end}' for n in names for end in ('.pt', '.safetensors')]
+    files += [out/'model.safetensors'] if names[-1] == list(STAGES)[-1] else []
+    return [f for f in files if f.exists()]
+
 # %% ../nbs/12_training.ipynb #faa628ad
+# Figures of the last line: key, words, digits
+_RESULT = [('psnr_gt_mean', 'PSNR GT-mean', 2), ('ssim_gt_mean', 'SSIM GT-mean', 4), ('psnr', 'PSNR', 2), ('gt_mean_psnr', 'PSNR GT-mean', 2), ('gt_mean_ssim', 'SSIM GT-mean', 4)]
+
 def train_pipeline(cfg:NATConfig, # sizes and plan
-                   dls, # folder of a data set, or a function (size, bs, items_per_epoch) -> DataLoaders
+                   dls, # folder of a data set, or two folders, of dark and of bright pictures, or a function (size, bs, items_per_epoch) -> DataLoaders
                    out, # folder for checkpoints, tables and previews
                    stages='all', # one of codebook, flow, nat, decoder, or all; a later stage starts from the earlier one's checkpoint
                    resume:bool=False, # go on from the last checkpoint, in the middle of a stage; what is finished is kept
@@ -354,26 +433,55 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
                    about:dict=None, # more to say in the metadata of the final checkpoint
                    fit=None, # function (name, model) to a micro-batch, for a card that cannot hold a batch; see `fit_card`
                    start=None, # checkpoint that the first stage goes on from, a path or the name of a bundled one, instead of the one of the stage before
+                   overwrite:bool=False, # train anew what the folder holds of these stages already; without it, and without resume, such a folder is refused
+                   scale:float=1., # of the work that follows the steps of a stage, in (0,1]: exposure head, factor, tau
+                   device=None, # where folders' pictures go, and the model with them; None: the accelerator where there is one
                   ) -> LowLightNAT:
     "All stages, one after the other; the result is `out/model.safetensors`"
     names, out = list(STAGES), Path(out)
     if stages != 'all' and stages not in names: raise ValueError(f'There is no stage {stages!r}; choose one of {", ".join(names)} or all')
     todo = names if stages == 'all' else [stages]
     if not cfg.rounds and {'nat', 'decoder'} & set(todo): raise ValueError('train_pipeline: cfg.rounds is 0, so that the NATs would not run; use replace(cfg, rounds=4)')
-    make_dls = dls if callable(dls) else partial(folder_dls, dls, cfg)
+    if resume and overwrite: raise ValueError('train_pipeline: resume goes on with what is there, overwrite trains it anew; give one of them')
+    first = weights_path(start) if start else None
+    make_dls = dls if callable(dls) else partial(folder_dls, dls, cfg, device=device)
+    with folder_lock(out):
+        clean_parts(out)   # of runs that were killed
+        there = _run_files(out, todo)
+        if there and not resume and not overwrite:
+            raise ValueError(f"'{out}' holds a run already ({', '.join(f.name for f in there)}): go on with it by resume=True (--resume), train it anew by overwrite=True (--overwrite), or give another folder")
+        if resume and not _run_files(out): _say(f"'{out}' holds no run to go on with: a new one begins")
+        if overwrite: _forget(out, todo)
+        return _run_stages(cfg, make_dls, out, todo, resume, minutes, about or {}, fit, first, scale)
+
+def _forget(out, names):
+    "Remove the states of unfinished runs of some stages; finished checkpoints stay until they are replaced"
+    for name in names: (out/f'{name}.pt').unlink(missing_ok=True)
+
+def _run_stages(cfg, make_dls, out, todo, resume, minutes, about, fit, first, scale):
+    "The stages of `train_pipeline`, in a folder that is ours"
+    names, data = list(STAGES), data_of(make_dls(cfg.context, 1, 1)) if resume else None
     torch.manual_seed(cfg.seed)
     model = LowLightNAT(cfg)
-    out.mkdir(parents=True, exist_ok=True)
-    for name in todo:
-        if resume and is_done(out, name, cfg): print(f'{name}: finished before, and kept'); continue
-        if not resume: (out/f'{name}.pt').unlink(missing_ok=True)   # of an earlier run
-        if start and name == todo[0]: model = started(model, weights_path(start), cfg, name, make_dls)
+    for k, name in enumerate(todo):
+        began = first if name == todo[0] else None
+        after = hashlib.sha256(began.read_bytes()).hexdigest() if began else None
+        if resume and is_done(out, name, cfg, after, data): _say(f'{name}: finished before, and kept'); continue
+        if began: model = started(model, began, cfg, name, make_dls, scale)
         elif name != names[0]: model = previous(model, out/f'{names[names.index(name)-1]}.safetensors', cfg)
-        train_stage(name, model, make_dls, out, resume, minutes, fit)
-        resume = False   # what stands on it is trained anew
-    if start: about = {**(about or {}), 'start': origin(weights_path(start))}
-    if todo[-1] == 'decoder': return finish(model, out, make_dls, cfg, about or {})
-    return previous(model, out/f'{todo[-1]}.safetensors', cfg).eval()
+        train_stage(name, model, make_dls, out, resume, minutes, fit, after=after, scale=scale)
+        _forget(out, todo[k+1:])   # what stands on this stage is trained anew
+        resume = False
+    if first: about = {**about, 'start': origin(first)}
+    last = todo[-1]
+    if last == 'decoder': model = finish(model, out, make_dls, cfg, about)
+    else: model = previous(model, out/f'{last}.safetensors', cfg).eval()
+    path = out/('model.safetensors' if last == 'decoder' else f'{last}.safetensors')
+    told = read_metadata(path)['about']
+    val = told.get('val') or told.get('figures') or {}
+    scores = [f'{words} {val[k]:.{digits}f}' for k, words, digits in _RESULT if k in val]
+    _say(f"done: '{path}'" + (', on the validation pictures ' + ', '.join(scores))*bool(scores))
+    return model
 
 # %% ../nbs/12_training.ipynb #76387802
 def previous(model:LowLightNAT, # whose device is kept
@@ -393,8 +501,9 @@ def started(model:LowLightNAT, # whose device is kept
             cfg:NATConfig, # the plan now
             name:str, # of the stage that goes on from it
             make_dls, # as given to `train_stage`
+            scale:float=1., # of the work, in (0,1]
            ) -> LowLightNAT:
     "The model of a checkpoint with today's plan; factor and tau are set before its NATs go on, since it may be older than they"
     model = previous(model, path, cfg)
-    if name in ('nat', 'decoder'): dls = make_dls(cfg.context, 1, 8); set_factor(model, dls); set_tau(model, dls)
+    if name in ('nat', 'decoder'): _settle(name, model, make_dls(cfg.context, 1, 8), scale)
     return model

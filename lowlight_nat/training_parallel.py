@@ -218,12 +218,13 @@ def main(data:str, # folder of a data set of pairs
          preset:Param('size of the model, and its training plan', str, choices=('tiny', 'small', 'base'))='tiny', # size of the model, and its training plan
          stage:Param('one stage, or all of them in turn', str, choices=('codebook', 'flow', 'nat', 'decoder', 'all'))='all', # one stage, or all of them in turn
          resume:bool=False, # go on from the last checkpoint in the folder
+         overwrite:bool=False, # train anew over the run in the folder
          steps_scale:float=1., # multiplies the steps of every stage: 0.01 for a trial
          seed:int=None): # of everything random; the preset's by default
     "Train on pairs with every process that accelerate launch starts; all share each batch"
     cfg = NATConfig.preset(preset)
     cfg = replace(cfg, steps=tuple(max(1, round(s*steps_scale)) for s in cfg.steps), seed=cfg.seed if seed is None else seed)
     line = f'-m lowlight_nat.training_parallel --preset {preset} --steps_scale {steps_scale}' + (f' --seed {seed}' if seed is not None else '')
-    try: train_parallel(cfg, data, out, stage, resume, about=dict(command=line, processes=max(1, num_distrib())))
+    try: train_parallel(cfg, data, out, stage, resume, about=dict(command=line, processes=max(1, num_distrib())), overwrite=overwrite, scale=min(1., steps_scale))
     finally:
         if dist.is_initialized(): dist.destroy_process_group()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 # %% ../nbs/15_uncertainty.ipynb #3e647838
 from torch import Tensor
 from fastcore.basics import AttrDict
-from .experiments import Run
+from .experiments import Run, _figure
 from .images import read_image
 from .masking import calibrate_temperature, rank_correlation, reliability, sparsification, token_statistics, uncertainty_scores
 from .model import LowLightNAT
@@ -135,6 +135,7 @@ def uncertainty(
     train:int=24, # training pairs to fit temperatures on
 )->AttrDict: # as `Run.finish`
     "Calibration, AUROC and sparsification of the uncertainty maps as predictors of the real error."
+    if run.about['data']['split']=='all': raise ValueError("uncertainty: temperatures are fitted on training pairs, so it can't be scored on all pairs: give split='val', the ones that are held out.")
     pairs = run.pairs if isinstance(run.data, list) else find_pairs(run.data, 'train')
     pick = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(run.seed))[:train].tolist()
     r = run.rows.row('maps', lambda: {k:v for k,v in measure_uncertainty(run.enhancer.model, run.pairs, [pairs[i] for i in pick], run.seed).items() if k!='pics'})
@@ -159,4 +160,4 @@ def draw_uncertainty(
     for n,c in r.curves.items(): b.plot(r.share, c, 'k:' if n=='oracle' else '-', label=n)
     b.axhline(1, c='grey', lw=.5); b.set(xlabel='share of places left out', ylabel='error of the rest, of the whole', title='sparsification')
     for ax in (a,b): ax.legend(fontsize=8, loc='upper center', bbox_to_anchor=(.5,-.12))
-    fig.savefig(path, dpi=90); plt.close(fig)
+    _figure(path, fig, dpi=90)

@@ -14,7 +14,7 @@ from fastcore.basics import AttrDict
 from torch import nn
 from lowlight_nat import callbacks
 from lowlight_nat.callbacks import AdversarialStep, Autocast, CodebookCare, Curriculum, Curve, EMAWeights, FrozenEval, GiveTarget, MixedPrecision, NaNGuard, Preview, Term, Throughput, ValidateEvery, sum_terms
-from lowlight_nat.checkpoints import Checkpoint, Resume, random_state, set_random_state
+from lowlight_nat.checkpoints import Checkpoint, Resume, load_state, random_state, set_random_state
 from lowlight_nat.codebook import VQGAN
 from lowlight_nat.layers import has_bf16
 from lowlight_nat.model import NATConfig
@@ -159,7 +159,7 @@ def test_the_scale_is_resumed(tmp_path):
         learn = learner([MixedPrecision('fp16', scale=2.**22, every=3), EMAWeights(.9), Checkpoint(path, 0, stop), *([back] if resume else [])])
         return weights(fit(learn, 4, start_epoch=back.epoch if resume else 0))
     whole = run(tmp_path/'a.pt'); run(tmp_path/'b.pt', stop=2)
-    assert torch.load(tmp_path/'b.pt', weights_only=False)['cbs']['mixed_precision']['scale'] != 2.**22
+    assert load_state(tmp_path/'b.pt')['cbs']['mixed_precision']['scale'] != 2.**22
     assert same(run(tmp_path/'b.pt', resume=True), whole)
 
 
@@ -175,7 +175,7 @@ def test_guard_names_the_last_good_checkpoint(tmp_path):
     with pytest.raises(FloatingPointError, match='(?s)step 3.*There is no last checkpoint'): fit(learner([NaNGuard(), Checkpoint(path, 0), Poison(3)]), 4)
     learn = learner([NaNGuard(), Checkpoint(path, 0), Poison(12)])
     with pytest.raises(FloatingPointError, match='(?s)step 12.*untouched: .*c.pt, of 2 epochs'): fit(learn, 4)
-    assert torch.load(path, weights_only=False)['epoch'] == 2
+    assert load_state(path)['epoch'] == 2
     back = Resume(path)     # and of a resumed run it is the one that was resumed from
     with pytest.raises(FloatingPointError, match='(?s)step 12.*untouched: .*c.pt, of 2 epochs'): fit(learner([NaNGuard(), Poison(12), back]), 4, start_epoch=2)
 
@@ -259,7 +259,7 @@ def test_another_run_is_not_taken_up(tmp_path, schedule):
 
 def test_a_checkpoint_of_before_says_so(tmp_path):
     path = tmp_path/'c.pt'; take_up(path, stop=2)
-    s = torch.load(path, weights_only=False); s.pop('settings'); torch.save(s, path)
+    s = load_state(path); s.pop('settings'); torch.save(s, path)
     with pytest.raises(ValueError, match='c.pt is of an older version.*remove the file to begin anew'): take_up(path)
 
 
@@ -286,9 +286,9 @@ def die_writing(folder, moment, nth):
     "Run, and die in the middle of the n-th checkpoint, before it is renamed, or just after"
     save, replace, n = torch.save, os.replace, [0]
     def kill(): os.kill(os.getpid(), signal.SIGKILL)
-    def half(obj, path):
-        n[0] += 1; save(obj, path)
-        if moment == 'half' and n[0] == nth: Path(path).write_bytes(Path(path).read_bytes()[:999]); kill()
+    def half(obj, file):
+        n[0] += 1; save(obj, file)
+        if moment == 'half' and n[0] == nth: file.truncate(999); kill()
     def rename(a, b):
         if moment == 'before' and n[0] == nth: kill()
         replace(a, b)

@@ -1,5 +1,5 @@
 "The four commands: what they write, what they print, what they return, and what they refuse."
-import json, os, shutil, subprocess, sys
+import json, os, shutil, subprocess, sys, warnings
 from pathlib import Path
 
 import numpy as np, pytest, torch
@@ -148,7 +148,7 @@ def test_every_option_is_explained(func):
 
 def test_no_machine_paths_in_commands():
     assert _short('/data/sets/lol') == 'lol' and _short('../data/lol') == '../data/lol'
-    assert command_line(lowlight_evaluate, data='/data/sets/lol', split='val', latent_nat=False, rounds=2) == 'lowlight_evaluate --data lol --no-latent-nat --rounds 2'
+    assert command_line(lowlight_evaluate, data='/data/sets/lol', latent_nat=False, rounds=2) == 'lowlight_evaluate --data lol --no-latent-nat --rounds 2'
 
 
 # --- lowlight_evaluate ---
@@ -169,7 +169,7 @@ def test_evaluate(pairs, toy, capsys):
     for k in 'psnr', 'ssim', 'psnr_gt_mean', 'ssim_gt_mean': assert d[k] == pytest.approx(np.mean([r[k] for r in d['rows']]))
     assert {o: d['settings'][o] for o in ('split', 'latent_nat', 'decoder_nat', 'rounds', 'tau')} == dict(split='val', latent_nat=True, decoder_nat=False, rounds=2, tau=.2)
     assert d['settings']['weights']['about'] == dict(note='random weights') and d['settings']['weights']['name'] == 'toy.safetensors'
-    assert d['command'] == 'lowlight_evaluate --data data --no-decoder-nat --rounds 2 --tau 0.2 --weights toy.safetensors'
+    assert d['command'] == 'lowlight_evaluate --data data --split val --no-decoder-nat --rounds 2 --tau 0.2 --weights toy.safetensors'
     assert str(Path.cwd()) not in json.dumps(d) and str(Path(toy).parent) not in json.dumps(d)
     assert names('new') == ['val.json']
 
@@ -233,10 +233,14 @@ def test_bundled_checkpoint_on_real_pairs(lol_data):
 
 # --- lowlight_train ---
 
-bad_training = [(['--data', 'nowhere', '--out', 'run'], 'nowhere'), (['--data', 'data', '--out', 'run', '--steps-scale', '0'], 'steps_scale'), (['--data', 'data', '--out', 'run', '--memory-gb', '0'], 'memory_gb'), (['--data', 'data', '--out', 'data/val/low/val0.png'], 'is a file')]
+bad_training = [(['--data', 'nowhere', '--out', 'run'], 'nowhere'), (['--data', 'data', '--out', 'run', '--steps-scale', '0'], 'steps_scale'), (['--data', 'data', '--out', 'run', '--memory-gb', '0'], 'memory_gb'), (['--data', 'data', '--out', 'data/val/low/val0.png'], 'is a file'),
+    (['--data', 'data'], '--out is missing'), (['--out', 'run'], '--data is missing'), (['--low', 'data/val/low', '--out', 'run'], '--high is missing'), (['--data', 'data', '--low', 'a', '--high', 'b', '--out', 'run'], 'give the one or the others'),
+    (['--data', 'data', '--out', 'run', '--lr', '1', '2'], 'one number for all stages, or four'), (['--data', 'data', '--out', 'run', '--bs', '0'], 'bs=0 must be positive'), (['--data', 'data', '--out', 'run', '--crop', '-8'], 'crop=-8 must be positive'),
+    (['--data', 'data', '--out', 'run', '--device', 'abacus'], 'abacus')]
 
 @pytest.mark.parametrize('args, says', bad_training)
 def test_train_refuses(pairs, capsys, args, says):
+    for kind in 'low', 'high': Path(f'data/train/{kind}/train1.png').write_bytes(Path(f'data/train/{kind}/train0.png').read_bytes())
     assert lowlight_train.main(args) == 2 and says in complaint(capsys) and not Path('run').exists()
 
 def test_train_hands_over(pairs, monkeypatch):
@@ -258,3 +262,101 @@ def test_train_fits_the_card(pairs, monkeypatch):
     assert got['about']['command'].endswith('--memory-gb 0.02')
     from lowlight_nat.model import LowLightNAT
     with pytest.raises(ValueError, match='memory_gb=0.02'): got['fit']('decoder', LowLightNAT(got['cfg']))
+
+def two_folders(n=12, size=48):
+    "Folders `mine/low` and `mine/high`, without a split"
+    for i in range(n):
+        high = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(i)), size=(size, size), mode='bilinear')[0]
+        write_image(high, f'mine/high/{i}.png')
+        write_image(high*.1, f'mine/low/{i}.png')
+
+SMALL = '--preset tiny --stage codebook --steps-scale 1e-9 --bs 2 --crop 32 --lr 1e-3 --device cpu'
+
+def test_train_takes_its_plan_from_the_command(place, monkeypatch):
+    import lowlight_nat.training as training
+    got = {}
+    monkeypatch.setattr(training, 'train_pipeline', lambda cfg, *args, **kw: got.update(cfg=cfg, args=args, **kw))
+    two_folders()
+    assert lowlight_train.main('--low mine/low --high mine/high --out run --lr 3e-4 --bs 2 4 6 8 --crop 32 --steps-scale .01 --overwrite --device cpu'.split()) == 0
+    cfg = got['cfg']
+    assert (cfg.lr, cfg.bs, cfg.crop, cfg.context) == ((3e-4,)*4, (2, 4, 6, 8), (32,)*4, NATConfig.tiny().context)
+    assert got['args'] == (('mine/low', 'mine/high'), 'run', 'all', False) and got['overwrite'] and str(got['device']) == 'cpu' and got['scale'] == .01
+    assert got['about']['command'] == 'lowlight_train --out run --low mine/low --high mine/high --steps-scale 0.01 --lr 0.0003 --bs 2 4 6 8 --crop 32'
+
+def test_a_folder_with_low_and_high_is_trained_on(place, capsys):
+    "Some pairs are held out, always the same; that is said in the first line, and the last one names the result."
+    two_folders()
+    for how in '--data mine', '--low mine/low --high mine/high':
+        assert lowlight_train.main(f'{how} --out run{len(how)} {SMALL}'.split()) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert '11 pairs to train on, 1 to validate with: they are held out' in lines[0] and lines[-1].startswith(f"done: 'run{len(how)}/codebook.safetensors'")
+    a, b = (Path(f'run{n}/codebook.safetensors') for n in (len('--data mine'), len('--low mine/low --high mine/high')))
+    from lowlight_nat.model import load_model
+    assert all(torch.equal(x, y) for x, y in zip(load_model(a).state_dict().values(), load_model(b).state_dict().values()))
+    assert lowlight_train.main(f'--data mine --out run{len("--data mine")} {SMALL}'.split()) == 2
+    assert 'holds a run already' in complaint(capsys)
+    assert lowlight_train.main(f'--data mine --out new --resume {SMALL}'.split()) == 0 and 'holds no run to go on with' in capsys.readouterr().out
+
+def test_evaluate_takes_two_folders(place, toy, capsys):
+    two_folders(4)
+    assert lowlight_evaluate.main(['--data', 'mine', '--json', 'a.json', '--weights', toy]) == 0
+    assert "'mine' has no split: all its pairs are used" in capsys.readouterr().out
+    assert lowlight_evaluate.main(['--low', 'mine/low', '--high', 'mine/high', '--json', 'b.json', '--weights', toy]) == 0
+    a, b = (json.loads(Path(f).read_text()) for f in ('a.json', 'b.json'))
+    assert [r['name'] for r in a['rows']] == [*'0123'] and a['psnr'] == b['psnr']
+    assert (a['settings']['split'], a['settings']['data'], b['settings']['data']) == ('all', 'mine', 'mine/low and mine/high')
+    assert b['command'] == 'lowlight_evaluate --low mine/low --high mine/high --weights toy.safetensors'
+    assert lowlight_evaluate('mine', split='val', weights=toy).n == 1 and lowlight_evaluate('mine', split='train', weights=toy).n == 3
+    capsys.readouterr()
+    assert lowlight_evaluate.main(['--data', 'mine', '--split', 'test', '--weights', toy]) == 2 and 'no split' in complaint(capsys)
+
+def test_nan_in_training_is_one_sentence(place, capsys):
+    "A rate that is far too high: the guard's sentence, and no traceback."
+    two_folders()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        assert lowlight_train.main('--data mine --out run --preset tiny --stage codebook --steps-scale .1 --bs 2 --crop 32 --lr 1e30 --device cpu'.split()) == 2
+    said = complaint(capsys)
+    assert said.startswith('lowlight_train: The ') and 'the batch held' in said and 'lower the learning rate and resume' in said
+
+
+# --- lowlight_export ---
+
+@pytest.fixture
+def release(place, monkeypatch):
+    "GLARE's two files, in small, and a base preset of that size"
+    from dataclasses import replace
+    from lowlight_nat.glare_release import glare_names, glare_parts
+    from lowlight_nat.model import glare_sizes
+    mini = replace(NATConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=3, nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1, bf16=False)
+    monkeypatch.setattr(NATConfig, 'base', classmethod(lambda cls: mini))
+    torch.manual_seed(0)
+    parts, sizes = glare_parts(glare_sizes(mini)), glare_sizes(mini)
+    for f, names in glare_names(sizes).items():
+        torch.save({official: parts[part].state_dict()[k] for official, (part, k, _) in names.items()}, {'net_G': 'net_G.pth', 'vqgan': 'vqgan.pkl'}[f])
+    return place
+
+def test_glares_weights_become_a_checkpoint(release, capsys):
+    from lowlight_nat.glare_release import GLARE_RELEASE
+    from lowlight_nat.model import load_model
+    assert lowlight_export.main('--glare net_G.pth vqgan.pkl glare.safetensors'.split()) == 0
+    assert '--weights glare.safetensors' in capsys.readouterr().out
+    model, own = load_model('glare.safetensors'), LowLightNAT.from_glare('net_G.pth', 'vqgan.pkl')
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in own.state_dict().items() if not k.startswith(('nat.', 'fusion.nat.', 'spread.', 'exposure.')))
+    assert model.about['release'] == GLARE_RELEASE and set(model.about['files']) == {'net_G.pth', 'vqgan.pkl'}
+    x = picture(32, 48)[None]
+    with torch.no_grad(): assert torch.equal(model(x).x, own(x).x)
+    assert lowlight_enhance.main('in/a.png -o out --weights glare.safetensors'.split()) == 0 and names('out') == ['a.png']
+
+@pytest.mark.parametrize('line, says', [('--glare net_G.pth vqgan.pkl glare.onnx', 'must end in .safetensors'), ('--glare vqgan.pkl net_G.pth glare.safetensors', 'in the order net_G, vqgan'),
+    ('--glare nowhere.pth vqgan.pkl glare.safetensors', 'github.com/LowLevelAI/GLARE'), ('--glare evil.pth vqgan.pkl glare.safetensors', 'holding more than tensors'), ('--glare net_G.pth vqgan.pkl glare.safetensors --dtype int8', 'float16')])
+def test_glares_weights_refused(release, capsys, line, says):
+    class Shell:
+        def __reduce__(self): return os.system, ('echo ran > ran.txt',)
+    torch.save(dict(a=Shell()), 'evil.pth')
+    assert lowlight_export.main(line.split()) == 2
+    assert says in capsys.readouterr().err and not Path('glare.safetensors').exists() and not Path('ran.txt').exists()
+
+def test_the_help_says_where_the_release_is():
+    from lowlight_nat.glare_release import GLARE_RELEASE
+    assert GLARE_RELEASE in make_parser(lowlight_export.__wrapped__).format_help()

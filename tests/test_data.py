@@ -8,6 +8,7 @@ from fastai.callback.schedule import lr_find
 from fastai.learner import Learner, load_learner
 from lowlight_nat.data import *
 from lowlight_nat.images import ImageError, read_image, srgb_to_linear, to_pil, write_image
+from lowlight_nat.pairs import data_name, default_split, split_note
 
 warnings.filterwarnings('ignore', category=FutureWarning)
 
@@ -66,6 +67,27 @@ def test_only_a_test_split(tmp_path):
     save_pairs(tmp_path, 'eval15/low', 'eval15/high', 'ab')
     assert len(find_pairs(tmp_path, 'test')) == 2
     with pytest.raises(ValueError, match='no train pairs: it lacks our485/low or our485/high'): find_pairs(tmp_path, 'train')
+
+def test_folders_without_a_split(tmp_path):
+    "low and high in one folder, Low and Normal, or anywhere: train and val are parts of one list, always the same; all gives the whole."
+    scenes = list(range(30))
+    save_pairs(tmp_path/'a', 'low', 'high', scenes)
+    save_pairs(tmp_path/'b', 'Low', 'Normal', scenes)
+    save_pairs(tmp_path/'c', 'dark', 'light', scenes)
+    for root in tmp_path/'a', tmp_path/'b', (tmp_path/'c/dark', tmp_path/'c/light'):
+        train, val, whole = (find_pairs(root, s) for s in ('train', 'val', 'all'))
+        assert default_split(root) == 'all' and len(whole) == 30 and set(train) | set(val) == set(whole) and not set(train) & set(val)
+        assert names(val) == names(find_pairs(tmp_path/'a', 'val')) and f'{len(train)} pairs to train on, {len(val)} to validate with: they are held out' in split_note(root)
+        with pytest.raises(ValueError, match='no split'): find_pairs(root, 'test')
+    assert data_name((tmp_path/'c/dark', tmp_path/'c/light')) == 'dark and light' and data_name(tmp_path/'a') == 'a'
+    with pytest.raises(ValueError, match='Two folders are wanted'): find_pairs((tmp_path,))
+    with pytest.raises(ValueError, match='none of the layouts'): find_pairs(tmp_path/'c')
+    dls = LowLightDataLoaders.from_folder((tmp_path/'c/dark', tmp_path/'c/light'), bs=4, size=16, device='cpu')
+    assert len(dls.train.dataset.pairs) == len(train)
+
+def test_data_with_a_split_are_never_taken_whole(lol1):
+    assert default_split(lol1) == 'val'
+    with pytest.raises(ValueError, match='has a split'): find_pairs(lol1, 'all')
 
 def test_extensions_case_blanks_and_foreign_files(tmp_path):
     for n, low, high in (('a b', 'png', 'jpg'), ('Grüße', 'webp', 'png'), ('x.y', 'PNG', 'bmp')):

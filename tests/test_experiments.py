@@ -1,13 +1,13 @@
 "The experiments as a user runs them: by command, on a data set, stopped and gone on with."
-import csv, json, signal, subprocess, sys, time
+import csv, inspect, json, signal, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest, torch
 from fastcore.basics import AttrDict
 
-from lowlight_nat.cli import EXPERIMENTS, lowlight_experiment
-from lowlight_nat.experiments import Run, brightness, compare, differ_most, evaluate, pareto, scaled, table2
+from lowlight_nat.cli import EXPERIMENTS, lowlight_experiment, make_parser
+from lowlight_nat.experiments import Run, brightness, compare, differ_most, evaluate, match_results, pareto, scaled, table2
 from lowlight_nat.images import read_image, write_image
 from lowlight_nat.model import LowLightNAT, NATConfig, save_model
 from lowlight_nat.pairs import find_pairs
@@ -35,7 +35,9 @@ def inside(toy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
-def command(line): return lowlight_experiment.main(line.split())
+def command(line):
+    try: return lowlight_experiment.main(line.split())
+    except SystemExit as e: return e.code   # said by the parser
 
 
 @pytest.mark.parametrize('name, first, figure', [('table2', 'rounds', None), ('tau', 'tau', 'figure.png'), ('brightness', 'scale', None), ('figure3', 'name', 'figure.jpg'), ('uncertainty', 'map', 'figure.png')])
@@ -56,8 +58,21 @@ def test_every_experiment_has_a_function():
     for name in EXPERIMENTS:
         if name != 'cost': assert callable(cli._by_name(AttrDict(name=name, budget='small', seeds=(42,), folders=())))
 
-@pytest.mark.parametrize('line, says', [('table2', '--data is missing'), ('table2 --data toy', '--out is missing'), ('tau a --data toy --out out', 'for compare'), ('table1 --data toy --out out --weights small', 'trains its own weights'),
-    ('compare --data toy --out out', 'name at least one folder'), ('compare nowhere --data toy --out out', "no folder 'nowhere'"), ('table2 --data nowhere --out out', 'nowhere'), ('table2 --data toy --out toy.safetensors', 'is a file'), ('cost a', 'for compare'), ('tau --data toy --out out --split test', 'chosen')])
+def test_each_experiment_has_its_own_options():
+    "All of them are parameters of the function, each parameter is of some experiment, and a wrong one is refused in Python too."
+    params = list(inspect.signature(lowlight_experiment.__wrapped__).parameters)
+    assert set(params) == {o for _, own in EXPERIMENTS.values() for o in own} and all(does.endswith('.') for does, _ in EXPERIMENTS.values())
+    parser = make_parser(lowlight_experiment.__wrapped__, subs=EXPERIMENTS)
+    subs = next(a for a in parser._actions if a.dest == 'name').choices
+    for name, (_, own) in EXPERIMENTS.items():
+        assert {a.dest for a in subs[name]._actions} == {*own, 'help', 'debug'} - {'name'}
+        for a in subs[name]._actions: assert a.help and len(a.help) > 5, (name, a.dest)
+    with pytest.raises(ValueError, match='table2 takes no share'): lowlight_experiment('table2', data='toy', out='out', share=.3)
+    with pytest.raises(ValueError, match='no experiment'): lowlight_experiment('mix')
+
+@pytest.mark.parametrize('line, says', [('table2', '--data is missing'), ('table2 --data toy', '--out is missing'), ('tau a --data toy --out out', 'lowlight_experiment tau: unrecognized arguments: a'), ('table1 --data toy --out out --weights small', 'table1: unrecognized arguments: --weights'),
+    ('compare --data toy --out out', 'required: folders'), ('', 'required: NAME'), ('mix --data toy', 'invalid choice'), ('ablation --data toy --out out --share .3', 'unrecognized arguments: --share'), ('cost --data toy', 'unrecognized arguments: --data'),
+    ('table2 --low toy --out out', '--high is missing'), ('table2 --data toy --low a --high b --out out', 'give the one or the others'), ('table2 --data toy --out out --split all', 'has a split'), ('compare nowhere --data toy --out out', "no folder 'nowhere'"), ('table2 --data nowhere --out out', 'nowhere'), ('table2 --data toy --out toy.safetensors', 'is a file'), ('cost a', 'unrecognized arguments: a'), ('tau --data toy --out out --split test', 'chosen')])
 def test_bad_input_is_one_sentence(inside, capsys, line, says):
     assert command(line) == 2
     err = capsys.readouterr().err.strip()
@@ -65,8 +80,9 @@ def test_bad_input_is_one_sentence(inside, capsys, line, says):
 
 @pytest.mark.slow
 def test_other_settings_are_refused(inside, capsys):
-    assert command('table2 --data toy --out out --weights toy.safetensors') == 0
-    assert command('table2 --data toy --out out --weights toy.safetensors --seed 7') == 2 and 'seed: 42 then, 7 now' in capsys.readouterr().err
+    line = 'uncertainty --data toy --out out --weights toy.safetensors'
+    assert command(line) == 0
+    assert command(f'{line} --seed 7') == 2 and 'seed: 42 then, 7 now' in capsys.readouterr().err
 
 @pytest.mark.slow
 def test_random_weights_are_not_called_lpips(inside, capsys):
@@ -143,6 +159,64 @@ def test_compare_reads_what_others_wrote(toy, tmp_path):
     (tmp_path/'n/m').mkdir(parents=True)
     with pytest.raises(ValueError, match='Two methods'): compare(Run('compare', toy/'toy', tmp_path/'out2', None), [tmp_path/'m', tmp_path/'m'])
     with pytest.raises(ValueError, match='holds no pictures|lacks 3 of 3'): compare(Run('compare', toy/'toy', tmp_path/'out3', None), [tmp_path/'n/m'])
+
+@pytest.fixture
+def lol2(tmp_path):
+    "LOL-v2 in small: both halves call their pictures 00000 to 00002, and show other scenes; with perfect results of both, named as the dark pictures are."
+    g = torch.Generator().manual_seed(1)
+    for half in 'Real_captured', 'Synthetic':
+        for split in 'Train', 'Test':
+            for i in range(3):
+                x = torch.nn.functional.interpolate(torch.rand(1, 3, 6, 8, generator=g), (24, 32), mode='bicubic')[0].clamp(0, .9)
+                low, high = (f'{k}{i:05d}' if half == 'Real_captured' else f'{i:05d}' for k in ('low', 'normal'))
+                write_image(x, tmp_path/'lol2'/half/split/'Normal'/f'{high}.png')
+                write_image(.1*x, tmp_path/'lol2'/half/split/'Low'/f'{low}.png')
+                if split == 'Test': write_image(x, tmp_path/'perfect'/half/f'{low}.png')
+    return tmp_path
+
+def test_compare_takes_rightly_named_results_of_both_halves(lol2):
+    "Each picture is scored against the truth of its own half: a perfect result has no error."
+    run = Run('compare', lol2/'lol2', lol2/'out', None, 'test')
+    r = compare(run, [lol2/'perfect']).rows[1]
+    assert r['n'] == 6 and float(r['psnr']) == float('inf') and r['ssim'] == pytest.approx(1)
+    for half in 'Real_captured', 'Synthetic':
+        r = compare(Run('compare', lol2/'lol2'/half, lol2/half, None, 'test'), [lol2/'perfect'/half]).rows[1]
+        assert r['n'] == 3 and float(r['psnr']) == float('inf')
+    (lol2/'deep/Real_captured/Test/Low').mkdir(parents=True); (lol2/'deep/Synthetic').mkdir()
+    for f in (lol2/'perfect').rglob('*.png'): (lol2/'deep'/f.parent.name/('Test/Low' if f.parent.name[0] == 'R' else '')/f.name).write_bytes(f.read_bytes())
+    assert len(match_results(lol2/'deep', run.pairs)) == 6
+
+def test_compare_never_scores_one_half_against_the_other(lol2):
+    run = Run('compare', lol2/'lol2', lol2/'out', None, 'test')
+    (lol2/'flat').mkdir()
+    for f in (lol2/'perfect/Real_captured').glob('*.png'): (lol2/'flat'/f'{f.stem[3:]}.png').write_bytes(f.read_bytes())
+    with pytest.raises(ValueError, match=r"00000.png' could be the result of Real_captured/00000 and of Synthetic/00000: put each half's results into a folder"): compare(run, [lol2/'flat'])
+    (lol2/'perfect/Synthetic/00001.png').unlink()
+    with pytest.raises(ValueError, match=r'lacks 1 of 6 pictures \(first: 00001\)'): compare(run, [lol2/'perfect'])
+    (lol2/'perfect/Real_captured/low00000.jpg').write_bytes((lol2/'perfect/Real_captured/low00000.png').read_bytes())
+    with pytest.raises(ValueError, match='two pictures called low00000'): compare(run, [lol2/'perfect'])
+    assert not run.rows.done   # nothing was scored before all was found
+
+def test_results_that_were_made_anew_are_scored_anew(toy, tmp_path):
+    for p in find_pairs(toy/'toy', 'val'): write_image(read_image(p.low), tmp_path/'m'/f'{p.name}.png')
+    dark = compare(Run('compare', toy/'toy', tmp_path/'out', None), [tmp_path/'m']).rows[1]['psnr']
+    for p in find_pairs(toy/'toy', 'val'): write_image(read_image(p.high), tmp_path/'m'/f'{p.name}.png')
+    assert dark < 30 and float(compare(Run('compare', toy/'toy', tmp_path/'out', None), [tmp_path/'m']).rows[1]['psnr']) == float('inf')
+
+def test_two_folders_without_a_split(inside, toy, capsys):
+    "All pairs are used by what measures, and that is said; what looks at training pairs takes those that are held out."
+    for part in 'low', 'high':
+        (inside/'mine'/part).mkdir(parents=True)
+        for s in 'train', 'val':
+            for f in (inside/'toy'/s/part).glob('*.png'): (inside/'mine'/part/f'{s}{f.name}').write_bytes(f.read_bytes())
+    for how, name in ('--data mine', 'mine'), ('--low mine/low --high mine/high', 'low and high'):
+        assert command(f'table2 {how} --out {name[:3]} --weights toy.safetensors') == 0
+        assert f"'{'mine/low and mine/high' if '--low' in how else 'mine'}' has no split: all its pairs are used" in capsys.readouterr().out
+        d = json.loads((inside/name[:3]/'table2/results.json').read_text())
+        assert (d['data']['n'], d['data']['split'], d['data']['name']) == (5, 'all', name) and d['command'].startswith(f'lowlight_experiment table2 {how} --out ')
+    assert command('uncertainty --data mine --out held --weights toy.safetensors') == 0
+    assert json.loads((inside/'held/uncertainty/results.json').read_text())['data']['n'] == 1
+    assert command('uncertainty --data mine --out held2 --weights toy.safetensors --split all') == 2 and 'held out' in capsys.readouterr().err
 
 def test_pareto_and_crops():
     assert pareto([(1, 5), (2, 6), (2, 5), (3, 6), (3, 7)]) == [True, True, False, False, True]

@@ -8,7 +8,7 @@ import pytest, torch
 from fastai.callback.core import Callback
 import lowlight_nat.training as T
 from lowlight_nat.callbacks import AdversarialStep
-from lowlight_nat.checkpoints import Checkpoint, Resume
+from lowlight_nat.checkpoints import Checkpoint, Resume, load_state
 from lowlight_nat.data import LowLightDataLoaders
 from lowlight_nat.images import write_image
 from lowlight_nat.model import LowLightNAT, NATConfig, load_model, read_metadata
@@ -119,7 +119,7 @@ def test_skipped_epochs_are_not_written(tmp_path):
     path, wrote = tmp_path/'a.pt', []
     class Log(Callback):
         order = 61
-        def after_epoch(self): wrote.append(torch.load(path, weights_only=False)['epoch'])
+        def after_epoch(self): wrote.append(load_state(path)['epoch'])
     with (l := learner(Checkpoint(path, 0, stop_after=2))).no_bar(), l.no_logging(): l.fit_one_cycle(4, 1e-3)
     back = Resume(path)
     with (l := learner(Checkpoint(path, 0), back, Log())).no_bar(), l.no_logging(): l.fit_one_cycle(4, 1e-3, start_epoch=back.epoch)
@@ -141,7 +141,7 @@ def test_killed_and_resumed_is_the_same_run(whole, tmp_path):
     while not (tmp_path/'flow.pt').exists() and p.poll() is None and time.time() < end: time.sleep(.002)
     assert p.poll() is None, 'the run ended before it could be killed'
     os.kill(p.pid, signal.SIGKILL); p.wait()
-    for f in tmp_path.glob('*.pt'): assert torch.load(f, weights_only=False)['epoch'] >= 1     # whole, or not there
+    for f in tmp_path.glob('*.pt'): assert load_state(f)['epoch'] >= 1     # whole, or not there
     assert not (tmp_path/'model.safetensors').exists()
     T.train_pipeline(TOY, toy_dls, tmp_path, resume=True, minutes=0)
     for s in (*T.STAGES, 'model'): assert not same(weights(tmp_path/f'{s}.safetensors'), weights(whole/f'{s}.safetensors')), s
@@ -149,7 +149,7 @@ def test_killed_and_resumed_is_the_same_run(whole, tmp_path):
 def test_never_half_a_checkpoint(tmp_path, monkeypatch):
     from lowlight_nat.checkpoints import save_beside
     save_beside(dict(a=1), tmp_path/'c.pt')
-    def half(obj, path): Path(path).write_bytes(b'half'); raise OSError('no space left')
+    def half(obj, file): file.write(b'half'); raise OSError('no space left')
     monkeypatch.setattr(torch, 'save', half)
     with pytest.raises(OSError): save_beside(dict(a=2), tmp_path/'c.pt')
     monkeypatch.undo()
@@ -171,7 +171,7 @@ def test_guard_names_the_files_and_spares_the_checkpoint(tmp_path, where):
     dls, model, path = toy_dls(32, 2, 6), LowLightNAT(TOY), tmp_path/'c.pt'
     learn = T.codebook_learner(dls, model, [Checkpoint(path, 0), Poison(5, where)])
     with pytest.raises(FloatingPointError, match='(?s)step 5.*the batch held [0-3], [0-3]\\.'), learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4, 1e-3)
-    state = torch.load(path, weights_only=False)
+    state = load_state(path)
     assert state['epoch'] == 1 and all(v.isfinite().all() for v in state['model'].values())
     assert all(p.isfinite().all() for p in model.parameters())
 
@@ -192,7 +192,7 @@ def copy(whole, to):
 
 def test_a_new_codebook_makes_what_stands_on_it_stale(whole, tmp_path):
     old = copy(whole, tmp_path)
-    T.train_pipeline(replace(TOY, seed=7), toy_dls, tmp_path, stages='codebook')
+    T.train_pipeline(replace(TOY, seed=7), toy_dls, tmp_path, stages='codebook', overwrite=True)
     model = T.train_pipeline(replace(TOY, seed=7), toy_dls, tmp_path, resume=True)
     assert [n for n in old if (tmp_path/n).read_bytes() == old[n]] == []
     state = model.state_dict()
@@ -218,7 +218,7 @@ def test_a_stage_may_start_from_any_checkpoint(whole, tmp_path):
     with pytest.raises(ValueError, match='another n_codes'): T.train_pipeline(replace(plan, n_codes=8), toy_dls, tmp_path, stages='decoder', start=path)
     seen, stage = [], T.train_stage
     with pytest.MonkeyPatch().context() as m:   # factor and tau are those of the model that goes on, before the first step
-        m.setattr(T, 'train_stage', lambda name, model, *args: (seen.append((name, model.cfg)), stage(name, model, *args))[1])
+        m.setattr(T, 'train_stage', lambda name, model, *args, **kw: (seen.append((name, model.cfg)), stage(name, model, *args, **kw))[1])
         T.train_pipeline(plan, toy_dls, tmp_path, stages='decoder', start=path)
     old, new = weights(path), weights(tmp_path/'model.safetensors')
     assert not [k for k in old if not k.startswith('exposure.') and not torch.allclose(old[k].float(), new[k].float(), atol=1e-2)]
@@ -234,7 +234,7 @@ def test_micro_batches_take_the_same_steps(whole, tmp_path):
     def count(self): shown.append(self.dls.train.bs); return step(self)
     with pytest.MonkeyPatch().context() as m:
         m.setattr(T.StageLearner, '_step', count)
-        T.train_pipeline(TOY, toy_dls, tmp_path, stages='codebook', fit=fit)
+        T.train_pipeline(TOY, toy_dls, tmp_path, stages='codebook', fit=fit, overwrite=True)
     a, b = (weights(d/'codebook.safetensors') for d in (whole, tmp_path))
     assert (asked, shown) == (['codebook'], [1]*12) and same(a, b) and all(v.isfinite().all() for v in b.values() if v.is_floating_point())
 
@@ -267,7 +267,7 @@ def test_the_last_stage_sees_whole_pieces_now_and_then():
 def test_a_stage_refuses_what_does_not_fit(whole, tmp_path):
     with pytest.raises(FileNotFoundError, match='train the stage flow first'): T.train_pipeline(TOY, toy_dls, tmp_path, stages='nat')
     with pytest.raises(ValueError, match='choose one of'): T.train_pipeline(TOY, toy_dls, tmp_path, stages='last')
-    with pytest.raises(ValueError, match='cond'): T.train_pipeline(replace(TOY, cond=16), toy_dls, whole, stages='nat')
+    with pytest.raises(ValueError, match='cond'): T.train_pipeline(replace(TOY, cond=16), toy_dls, whole, stages='nat', overwrite=True)
 
 @pytest.mark.parametrize('name', ['nat', 'decoder'])
 def test_a_picture_of_nan_ends_in_a_loss_of_nan(name):
@@ -313,3 +313,145 @@ def test_only_the_codebook_is_given_the_bright_picture_twice(tmp_path, kind):
     for stage, want in ('codebook', True), ('flow', False), ('nat', False):
         twice.clear(); T.train_pipeline(replace(TOY, steps=(3,)*4), lambda size, bs, n: dls, tmp_path/'out', stages=stage)
         assert twice and set(twice[:6]) == {want}, stage
+
+
+# --- what a run stands on, one run a folder, lines for who watches ---
+
+def start_of(name, whole, to):
+    "A folder in which a stage could begin"
+    for s in list(T.STAGES)[:list(T.STAGES).index(name)]: (to/f'{s}.safetensors').write_bytes((whole/f'{s}.safetensors').read_bytes())
+
+def killed_in(name, out):
+    "Train a stage in a process of its own, and kill it as soon as it has left a state"
+    code = SCRIPT.format(tests=str(Path(__file__).parent), out=str(out), resume=False, threads=1).replace('resume=', f'stages={name!r}, resume=')
+    p = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.time() + 120
+    while not (out/f'{name}.pt').exists() and p.poll() is None and time.time() < end: time.sleep(.002)
+    assert p.poll() is None, 'the run ended before it could be killed'
+    os.kill(p.pid, signal.SIGKILL)
+    p.wait()
+
+def test_a_resumed_stage_never_brings_back_an_old_codebook(whole, tmp_path):
+    "Flow killed, codebook trained anew, resume: refused, and flow's state is as it was; what is made at last stands on the new codebook."
+    start_of('flow', whole, tmp_path)
+    killed_in('flow', tmp_path)
+    state = (tmp_path/'flow.pt').read_bytes()
+    T.train_pipeline(replace(TOY, seed=7), toy_dls, tmp_path, stages='codebook', overwrite=True)
+    for stages in 'flow', 'all':
+        with pytest.raises(ValueError, match=r'flow.pt is of a run with another (cfg.seed .*, )?.*checkpoint to stand on \(\w{16} then, \w{16} now\)'): T.train_pipeline(replace(TOY, seed=7), toy_dls, tmp_path, stages=stages, resume=True)
+    assert (tmp_path/'flow.pt').read_bytes() == state and not (tmp_path/'flow.safetensors').exists()
+    T.train_pipeline(replace(TOY, seed=7), toy_dls, tmp_path, stages='flow', overwrite=True)
+    book, flow = (weights(tmp_path/f'{s}.safetensors') for s in ('codebook', 'flow'))
+    assert not [k for k in book if k.startswith('vqgan.') and not torch.equal(book[k], flow[k])]
+    assert read_metadata(tmp_path/'flow.safetensors')['about']['after'] == T.stands_on(tmp_path, 'flow')
+
+def test_another_start_is_noticed(whole, tmp_path, monkeypatch):
+    "A stage that goes on from a checkpoint of its own stands on that one."
+    a, b, plan = whole/'model.safetensors', tmp_path/'b.safetensors', replace(TOY, steps=(12, 12, 12, 6))
+    model = load_model(a)
+    with torch.no_grad(): model.fusion.requires_grad_(False); next(model.fusion.parameters()).add_(.1)
+    T.save_model(model, b)
+    out = tmp_path/'out'
+    with monkeypatch.context() as m:
+        interrupted(m, 'decoder', 4)
+        with pytest.raises(KeyboardInterrupt): T.train_pipeline(plan, toy_dls, out, stages='decoder', start=a, minutes=0)
+    assert (out/'decoder.pt').exists()
+    with pytest.raises(ValueError, match='another checkpoint to stand on'): T.train_pipeline(plan, toy_dls, out, stages='decoder', start=b, resume=True)
+    T.train_pipeline(plan, toy_dls, out, stages='decoder', start=a, resume=True)
+    with pytest.raises(ValueError, match='started from another checkpoint'): T.train_pipeline(plan, toy_dls, out, stages='decoder', start=b, resume=True)
+    done = (out/'decoder.safetensors').read_bytes()
+    T.train_pipeline(plan, toy_dls, out, stages='decoder', start=a, resume=True)
+    assert (out/'decoder.safetensors').read_bytes() == done
+
+def other_dls(crop, bs, n):
+    ps = [x.flip(2) for x in pictures()]
+    return LowLightDataLoaders.from_synthetic(ps, val_images=ps[:1], size=crop, bs=bs, items_per_epoch=n, device='cpu')
+
+def test_other_data_are_noticed(whole, tmp_path, monkeypatch):
+    "By a finished stage and by an unfinished one, and neither is touched."
+    start_of('nat', whole, tmp_path)
+    with monkeypatch.context() as m:
+        interrupted(m, 'nat', 4)
+        with pytest.raises(KeyboardInterrupt): T.train_pipeline(TOY, toy_dls, tmp_path, stages='nat', minutes=0)
+    old = {f.name: f.read_bytes() for f in T._run_files(tmp_path)}
+    with pytest.raises(ValueError, match=r'nat.pt is of a run with another set of pictures \(\w{16} then, \w{16} now\)'): T.train_pipeline(TOY, other_dls, tmp_path, stages='nat', resume=True)
+    with pytest.raises(ValueError, match=r'codebook.safetensors was trained on another set of pictures \(\w{16} then, \w{16} now\)'): T.train_pipeline(TOY, other_dls, tmp_path, resume=True)
+    assert {f.name: f.read_bytes() for f in T._run_files(tmp_path)} == old
+
+def test_a_folder_that_holds_a_run_is_refused_and_kept(whole, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as m:
+        interrupted(m, 'codebook', 8)
+        with pytest.raises(KeyboardInterrupt): T.train_pipeline(TOY, toy_dls, tmp_path/'half', minutes=0)
+    copy(whole, tmp_path)
+    for out, stages in (tmp_path/'half', 'all'), (tmp_path/'half', 'codebook'), (tmp_path, 'all'), (tmp_path, 'flow'), (tmp_path, 'decoder'):
+        old = {f.name: f.read_bytes() for f in T._run_files(out)}
+        with pytest.raises(ValueError, match=r'holds a run already \(.*--resume.*--overwrite.*another folder') as e: T.train_pipeline(TOY, toy_dls, out, stages=stages)
+        assert {f.name: f.read_bytes() for f in T._run_files(out)} == old and '\n' not in str(e.value)
+    with pytest.raises(ValueError, match='one of them'): T.train_pipeline(TOY, toy_dls, tmp_path, resume=True, overwrite=True)
+    capsys.readouterr()
+    T.train_pipeline(TOY, toy_dls, tmp_path/'half', stages='codebook', overwrite=True)
+    assert 'from epoch' not in capsys.readouterr().out and not same(weights(tmp_path/'half/codebook.safetensors'), weights(whole/'codebook.safetensors'))
+    T.train_pipeline(replace(TOY, steps=(3,)*4), toy_dls, tmp_path/'new', stages='codebook', resume=True)
+    assert 'holds no run to go on with' in capsys.readouterr().out
+
+HOLD = """
+import sys, time
+from lowlight_nat.record import folder_lock
+with folder_lock({out!r}): print('mine', flush=True); time.sleep(600)
+"""
+def test_two_runs_in_one_folder_at_once(tmp_path):
+    "The second is refused and changes nothing; when the first was killed, its lock is none."
+    p = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', HOLD.format(out=str(tmp_path))], stdout=subprocess.PIPE, text=True)
+    assert p.stdout.readline() == 'mine\n'
+    with pytest.raises(ValueError, match=rf"Another run is writing into .*process {p.pid} on .*give another folder") as e: T.train_pipeline(TOY, toy_dls, tmp_path, overwrite=True)
+    assert '\n' not in str(e.value) and [f.name for f in tmp_path.iterdir()] == ['.lock']
+    os.kill(p.pid, signal.SIGKILL)
+    p.communicate()
+    T.train_pipeline(replace(TOY, steps=(3,)*4), toy_dls, tmp_path, stages='codebook')
+    assert (tmp_path/'codebook.safetensors').exists()
+
+def test_locks_without_fcntl(tmp_path, monkeypatch):
+    "As on Windows, where msvcrt locks one byte: taken, refused to the next, given back."
+    from lowlight_nat import record
+    taken = []
+    class Msvcrt:
+        LK_NBLCK = 2
+        @staticmethod
+        def locking(fd, mode, n):
+            if os.lseek(fd, 0, os.SEEK_CUR) != 2**30 or n != 1: raise AssertionError('another byte')
+            if taken: raise OSError(13, 'Permission denied')
+            taken.append(fd)
+    monkeypatch.setattr(record, 'fcntl', None)
+    monkeypatch.setattr(record, 'msvcrt', Msvcrt)
+    with record.folder_lock(tmp_path):
+        record._held.clear()   # as another process would see it
+        with pytest.raises(ValueError, match=f'process {os.getpid()} on '):
+            with record.folder_lock(tmp_path): pass
+    taken.clear()
+    with record.folder_lock(tmp_path): pass
+
+def test_plain_lines_where_nobody_sees_a_bar(tmp_path):
+    "Without a terminal: a line an epoch with the stage's name, one for each thing that takes long, a last one that names the result, and nothing else."
+    code = SCRIPT.format(tests=str(Path(__file__).parent), out=str(tmp_path), resume=False, threads=1)
+    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    lines = r.stdout.splitlines()
+    assert '\r' not in r.stdout and '\x1b' not in r.stdout and '\u2588' not in r.stdout and '[' not in r.stdout
+    for s in T.STAGES: assert sum(l.startswith(f'{s}: epoch ') for l in lines) == 4 and f'{s}: 4 epochs of 3 steps' in lines
+    for s in 'flow', 'decoder':
+        at = [next(i for i, l in enumerate(lines) if l.startswith(f'{s}: {words}')) for words in ('epoch 4 of 4', 'exposure head alone, 150 steps on 4 pieces', 'factor of the temperature, on 1 validation picture', 'threshold tau, on 16 pieces', 'tau is ')]
+        assert at == sorted(at)
+    assert all(l.split(':')[0] in (*T.STAGES, 'model', 'done') for l in lines)
+    assert lines[-1].startswith(f"done: '{tmp_path/'model.safetensors'}', on the validation pictures PSNR GT-mean ")
+
+def test_what_follows_a_stage_is_scaled_with_its_steps(tmp_path, monkeypatch, capsys):
+    did, head = {}, T.refit_exposure
+    monkeypatch.setattr(T, 'refit_exposure', lambda model, dls, **kw: (did.update(kw), head(model, dls, **kw)))
+    start = tmp_path/'start.safetensors'
+    torch.manual_seed(0)
+    T.save_model(LowLightNAT(TOY), start)
+    T.train_pipeline(replace(TOY, steps=(3,)*4), toy_dls, tmp_path/'out', stages='flow', start=start, scale=.01)
+    assert did == dict(limit=4, steps=2)
+    out = capsys.readouterr().out
+    assert 'exposure head alone, 2 steps on 4 pieces' in out and 'tau, on 2 pieces' in out
+    assert f"done: '{tmp_path/'out/flow.safetensors'}'" in out
