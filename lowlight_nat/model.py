@@ -369,12 +369,12 @@ def forward(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
 def settings(self:LowLightNAT, tau:float=None, # threshold in [0,1]; None: the configuration's
              rounds:int=None, # R, 0 or more; None: the configuration's
              heat:float=0., # of the flow's sample, 0 or more
-             level:float=None, # grey mean wanted in (0,1]; None: predicted
+             level:float=None, # grey mean wanted, above 0; above 1 all lights clip; None: predicted
             ) -> tuple: # the four, as numbers of the right kind
     "Refuse settings that make no sense, in one sentence"
     if tau is not None: tau = check_number('tau', tau, '[0, 1]')
     if rounds is not None: rounds = check_number('rounds', rounds, '[0, inf)', True)
-    if level is not None: level = check_number('level', level, '(0, 1]')
+    if level is not None: level = check_number('level', level, '(0, inf)')
     return tau, rounds, check_number('heat', heat, '[0, inf)'), level
 
 @patch

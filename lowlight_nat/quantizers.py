@@ -52,7 +52,7 @@ class Quantizer(nn.Module):
                  beta:float=0.25, # weight of the commitment term
                  rotation:bool=False): # gradient by the rotation trick instead of straight through
         super().__init__()
-        self.n_codes = check_number('n_codes', n_codes, '[2, inf)', True, 'it is K, the size of the vocabulary')
+        self.n_codes = check_number('n_codes', n_codes, '[1, inf)', True, 'it is K, the size of the vocabulary')
         self.dim = check_number('dim', dim, '[1, inf)', True, 'it is d, the channels of the latent')
         if self.n_codes < self.dim: raise ValueError(f'n_codes={n_codes} is fewer than dim={dim}; are the two exchanged? n_codes, the size of the vocabulary, comes first')
         self.beta, self.rotation = check_number('beta', beta, '[0, inf)'), rotation

@@ -297,7 +297,7 @@ def test_rounds_and_masks_of_a_stage_can_be_set(name, monkeypatch):
     model = LowLightNAT(TOY); stage, asked = STAGES[name](model).train(), []
     real = LowLightNAT.refine
     def refine(self, a, tau=None, rounds=None, **kwargs):
-        asked.append((rounds, (self.doubt(a).map > tau).float().mean().item())); return real(self, a, tau, rounds, **kwargs)
+        asked.append((rounds, (self.doubt(a).map > tau).float().mean().item())); return real(self, a, tau=tau, rounds=rounds, **kwargs)
     monkeypatch.setattr(LowLightNAT, 'refine', refine)
     x = torch.stack(pictures())
     stage(x*.2, x); assert asked.pop()[0] in (None, 0)     # of the configuration; or switched off, one batch in ten
