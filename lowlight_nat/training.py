@@ -421,9 +421,6 @@ def _run_files(out, names=tuple(STAGES)):
     return [f for f in files if f.exists()]
 
 # %% ../nbs/12_training.ipynb #faa628ad
-# Figures of the last line: key, words, digits
-_RESULT = [('psnr_gt_mean', 'PSNR GT-mean', 2), ('ssim_gt_mean', 'SSIM GT-mean', 4), ('psnr', 'PSNR', 2), ('gt_mean_psnr', 'PSNR GT-mean', 2), ('gt_mean_ssim', 'SSIM GT-mean', 4)]
-
 def train_pipeline(cfg:NATConfig, # sizes and plan
                    dls, # folder of a data set, or two folders, of dark and of bright pictures, or a function (size, bs, items_per_epoch) -> DataLoaders
                    out, # folder for checkpoints, tables and previews
@@ -457,6 +454,10 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
 def _forget(out, names):
     "Remove the states of unfinished runs of some stages; finished checkpoints stay until they are replaced"
     for name in names: (out/f'{name}.pt').unlink(missing_ok=True)
+
+# %% ../nbs/12_training.ipynb #4215803d
+# Figures of the last line: key, words, digits
+_RESULT = [('psnr_gt_mean', 'PSNR GT-mean', 2), ('ssim_gt_mean', 'SSIM GT-mean', 4), ('psnr', 'PSNR', 2), ('gt_mean_psnr', 'PSNR GT-mean', 2), ('gt_mean_ssim', 'SSIM GT-mean', 4)]
 
 def _run_stages(cfg, make_dls, out, todo, resume, minutes, about, fit, first, scale):
     "The stages of `train_pipeline`, in a folder that is ours"

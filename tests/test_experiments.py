@@ -203,6 +203,7 @@ def test_results_that_were_made_anew_are_scored_anew(toy, tmp_path):
     for p in find_pairs(toy/'toy', 'val'): write_image(read_image(p.high), tmp_path/'m'/f'{p.name}.png')
     assert dark < 30 and float(compare(Run('compare', toy/'toy', tmp_path/'out', None), [tmp_path/'m']).rows[1]['psnr']) == float('inf')
 
+@pytest.mark.slow
 def test_two_folders_without_a_split(inside, toy, capsys):
     "All pairs are used by what measures, and that is said; what looks at training pairs takes those that are held out."
     for part in 'low', 'high':
