@@ -19,6 +19,7 @@ from fastcore.docments import docments
 
 # %% ../nbs/18_cli.ipynb #9fd8c3a5
 from .enhance import DEFAULT_WEIGHTS, Enhancer, check_settings, pick_device, read_mask
+from .files import check_quality
 from .folders import check_jobs, enhance_files, expand, folder_jobs, make_jobs, other_files, summary, unique_jobs
 from .images import IMAGE_EXTENSIONS, ImageError, _formats, read_image
 from .experiments import SCORES, Run, evaluate
@@ -172,6 +173,7 @@ def lowlight_enhance(
     seed:int=0, # of the sample, where heat > 0
     mask:str|None=None, # picture of the same size, white where the NATs may refine; everywhere by default
     strength:float=1., # of the result over the picture as it was, from 0 to 1
+    quality:int=95, # of JPEG, WebP and AVIF, from 1 to 100; a WebP that was lossless stays so
     save_uncertainty:bool=False, # write NAME_uncertainty.png beside each result
     save_history:bool=False, # write NAME_history.webp beside each result, a film of the rounds; takes longer
     recursive:bool=False, # take the pictures of folders inside folders too
@@ -185,9 +187,10 @@ def lowlight_enhance(
     if isinstance(inputs, (str,os.PathLike)): inputs = [inputs]
     settings = dict(tau=tau, rounds=rounds, heat=heat, mix=mix, exposure=exposure, seed=seed, strength=strength, mask=None if mask is None else read_mask(mask))
     check_settings(**settings)
+    how = dict(quality=check_quality(quality), existing=existing, in_place=in_place, batch_size=batch_size)
     jobs = plan(inputs, out, recursive, save_uncertainty, save_history)
     check_jobs(jobs, in_place)   # before the weights are loaded
-    res = enhance_files(Enhancer.from_pretrained(weights, device), jobs, existing=existing, in_place=in_place, batch_size=batch_size, **settings)
+    res = enhance_files(Enhancer.from_pretrained(weights, device), jobs, **how, **settings)
     res.left = dict(sum((Counter(other_files(o, out, recursive)) for o in expand(inputs) if o.is_dir()), Counter()))
     return _told(res, out)
 

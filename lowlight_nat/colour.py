@@ -36,7 +36,7 @@ class Curve:
         upper = (np.maximum(l-self.e, 0)**(1/self.g)-self.b)/self.a
         if self.d<=0: return upper
         lower = (l-self.f)/self.c if self.c else 0*l
-        return np.where(l<(self.a*self.d+self.b)**self.g+self.e, lower, upper)
+        return np.where(l<max(self.a*self.d+self.b, 0)**self.g+self.e, lower, upper)
 
 # %% ../nbs/00_colour.ipynb #8aa82517
 _D50 = np.array([.96420288, 1., .82490540])   # the white of every profile, XYZ
@@ -85,7 +85,8 @@ SPACES = {k: ColourSpace(k, (_curves.get(k, _srgb_curve),)*3, primaries_to_xyz(*
 # %% ../nbs/00_colour.ipynb #97f74d1c
 def _mapped(curve, way, x):
     "A curve applied to an array, mirrored at 0."
-    return np.copysign(getattr(curve, way)(np.abs(x)), x)
+    y = getattr(curve, way)(np.abs(x))
+    return np.where(x<0, -y, y)
 
 def _convert(x, src, dst, out):
     "Strip by strip from one space to another; (3,H,W) to (3,H,W)."
@@ -141,9 +142,13 @@ def _read_curve(data, at):
 
 def _checked(curve):
     "The curve itself, if it rises and can be undone."
-    rises = curve.table is None or (np.diff(curve.table)>=0).all() and curve.table[-1]>curve.table[0]
-    if not rises or not 0<curve.g<=10 or curve.a<=0 or curve.c<0: raise ValueError('holds a curve that falls')
-    return curve
+    if not 0<curve.g<=10 or curve.a<=0 or curve.c<0: raise ValueError('holds a curve that falls')
+    l = curve.table
+    if l is None: l = curve.light(np.linspace(0, 1, 1025))
+    if np.abs(l).max()>2: raise ValueError('is damaged')
+    falls = np.diff(l).min(initial=0)<-1e-4 or not l[-1]>l[0]
+    if falls: raise ValueError('holds a curve that falls')
+    return curve if curve.table is None else Curve(table=np.maximum.accumulate(l))
 
 def _read_name(data, at, n):
     "The description of a profile, in one line."
@@ -171,7 +176,8 @@ def parse_profile(
         if pcs!=b'XYZ ' or not {b'rXYZ',b'gXYZ',b'bXYZ',b'rTRC',b'gTRC',b'bTRC'}<=set(tags):
             raise ValueError('holds tables instead of a matrix and curves')
         M = np.stack([_fixed(icc, tags[o+b'XYZ'][0]+8, 3) for o in (b'r',b'g',b'b')], 1)
-        if not 1e-3<abs(np.linalg.det(M))<10: raise ValueError('is damaged')
+        tint = np.abs(M.sum(1)-_D50).max()   # white is about D50
+        if not 1e-3<abs(np.linalg.det(M))<10 or tint>.5: raise ValueError('is damaged')
         return ColourSpace(name, tuple(_read_curve(icc, tags[o+b'TRC'][0]) for o in (b'r',b'g',b'b')), M)
     except (struct.error, IndexError, UnicodeError): raise ValueError('is damaged') from None
 
@@ -243,5 +249,7 @@ def space_of_png(
     curve = _srgb_curve if gamma is None or abs(gamma-1/2.2)<2e-3 else Curve(1/max(gamma, 1e-3))
     if curve.g>10 or curve.g<.1: raise ValueError('has an exponent that makes no sense')
     w,r,g,b = np.array(chromaticity or (*_d65, *sum(_primaries['sRGB'][:3], ()))).reshape(4, 2)
-    try: return ColourSpace('the chunks gAMA and cHRM', (curve,)*3, primaries_to_xyz(r, g, b, w))
-    except (np.linalg.LinAlgError, ZeroDivisionError): raise ValueError('has chromaticities that make no sense') from None
+    area = abs(np.linalg.det([g-r, b-r]))   # twice that of the triangle; 0: a line
+    if area<.02 or not .1<w[1]<.8 or min(r[1], g[1], b[1])<=0:
+        raise ValueError('has chromaticities that make no sense')
+    return ColourSpace('the chunks gAMA and cHRM', (curve,)*3, primaries_to_xyz(r, g, b, w))

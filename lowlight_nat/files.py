@@ -92,7 +92,7 @@ def _said(
 # %% ../nbs/00_files.ipynb #ffcd8d0b
 def _read_bytes(path):
     "What is in the file, or one sentence about why not."
-    if re.match(r'[a-z][a-z0-9+.-]+://', str(path), re.I):
+    if re.match(r'[a-z][a-z0-9+.-]+:/|data:', str(path), re.I):
         raise ImageError(f"'{path}' is an address, not a file: download the picture and name the file.")
     path = Path(path)
     try:
@@ -108,7 +108,8 @@ def _read_open(f):
     "What is left in an open file, and its name for an error."
     name = f"'{getattr(f, 'name', 'the given file')}'"
     try: data = f.read()
-    except (OSError, ValueError) as e: raise ImageError(f"{name} can't be read ({e}): open it again in binary mode, 'rb'.") from e
+    except Exception as e:   # whatever an object with a method read may raise
+        raise ImageError(f"{name} can't be read ({e}): open it again in binary mode, 'rb'.") from e
     try: at_end = not data and f.tell()>0
     except Exception: at_end = False   # a stream that doesn't know where it is
     if at_end: raise ImageError(f"{name} has been read to its end already: go back to its beginning with .seek(0), or open it again.")

@@ -5,7 +5,7 @@ __all__ = ['show_images', 'srgb_to_linear', 'linear_to_srgb', 'read_image', 'to_
            'tile_grid', 'apply_tiled', 'IMAGE_EXTENSIONS', 'ImageError', 'format_of', 'list_images']
 
 # %% ../nbs/00_images.ipynb #dc4c74c4
-import os, sys
+import os, sys, zlib
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -111,7 +111,8 @@ def _to_rgb(im):
         if im.mode=='LAB': return ImageCms.profileToProfile(im, ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), outputMode='RGB')
         if im.mode=='CMYK' and icc: return ImageCms.profileToProfile(im, BytesIO(icc), ImageCms.createProfile('sRGB'), outputMode='RGB')
     except ImageCms.PyCMSError: pass   # a profile that is none
-    if im.mode in ('P','PA','La','RGBa'): im = im.convert('RGBA')
+    if im.mode=='La': im = im.convert('LA')
+    if im.mode in ('P','PA','RGBa'): im = im.convert('RGBA')
     return im if im.mode=='RGB' else im.convert('RGB')
 
 # %% ../nbs/00_images.ipynb #97a19525
@@ -214,12 +215,42 @@ def _tiff_array(
     a = a[...,None] if a.ndim==2 else a
     return np.ascontiguousarray(a),icc.value if icc else None
 
+# %% ../nbs/00_images.ipynb #b81f4a6c
+def _chunks(data):
+    "The chunks of a PNG: kind, where its data begin, and how many bytes they have."
+    at = 8 if data[:4]==b'\x89PNG' else len(data)
+    while at+8<=len(data):
+        n = int.from_bytes(data[at:at+4], 'big')
+        yield data[at+4:at+8],at+8,n
+        at += n+12
+
+_LARGE = 2**20 # bytes of an unpacked profile or text, of which Pillow takes no more
+
+def _is_large(kind, body):
+    "Does a compressed chunk of a PNG unpack to more than is safe? No more than that is unpacked."
+    at = body.find(b'\0')+2   # after the name and the method
+    if kind==b'iTXt':
+        if body[at-1:at]!=b'\1': return False   # not compressed
+        at = body.find(b'\0', body.find(b'\0', at+1)+1)+1   # after language and translation
+    elif kind not in (b'iCCP',b'zTXt'): return False
+    unpack = zlib.decompressobj()
+    try: unpack.decompress(body[at:], _LARGE)
+    except zlib.error: return False
+    return bool(unpack.unconsumed_tail)
+
+def _without_large(data, name):
+    "A file without profiles and texts that Pillow refuses to unpack (PNG), and notes."
+    cut = [(kind,at-8,at+n+4) for kind,at,n in _chunks(data) if _is_large(kind, data[at:at+n])]
+    for _,a,b in reversed(cut): data = data[:a]+data[b:]
+    kinds = dict.fromkeys('colour profile' if kind==b'iCCP' else 'text' for kind,*_ in cut)
+    return data,[f'{name} holds more than 1 MB of {o}, which was left out' for o in kinds]
+
 # %% ../nbs/00_images.ipynb #9f48b210
 def _codes(data):
     "The codes of primaries and curve in a PNG (chunk cICP), AVIF or HEIF (box colr), or None."
-    if data[:4]==b'\x89PNG':
-        at = data.find(b'\0\0\0\x04cICP', 0, max(0, data.find(b'IDAT')))
-        return None if at<0 else (data[at+8],data[at+9])
+    for kind,at,n in _chunks(data):
+        if kind==b'IDAT': return None
+        if kind==b'cICP' and n==4: return data[at],data[at+1]
     at = data.find(b'colrnclx', 0, 2**16) if data[4:8]==b'ftyp' else -1
     return None if at<0 else tuple(int.from_bytes(data[at+i:at+i+2], 'big') for i in (8,10))
 
@@ -310,6 +341,7 @@ def _decode(
     "Bytes of a picture file, decoded."
     with _said(name):
         if _is_raw(name, data): return _Decoded(_array_to_tensor(_develop(data, name), name), depth=16)
+        data,notes = _without_large(data, name) if isinstance(data, bytes) else (data,[])
         try: im = _open(data, name)
         except Image.UnidentifiedImageError:
             if data[:4] not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'): raise
@@ -318,9 +350,11 @@ def _decode(
             if icc: im.info['icc_profile'] = icc
             return _understood(im, a, data, name)
         if what := _odd_tiff(im): return _understood(im, _tiff_array(data, name, what)[0], data, name)
-        if _is_deep(im): return _understood(im, _deep_array(im, _open(data, name)), data, name)
+        a = _deep_array(im, _open(data, name)) if _is_deep(im) else None
         im.load()
-        return _understood(im, None, data, name)
+        d = _understood(im, a, data, name)
+        d.meaning.notes += notes
+        return d
 
 # %% ../nbs/00_images.ipynb #c3759a45
 def _tensor_array(
@@ -331,7 +365,7 @@ def _tensor_array(
         hint = ': its channels come first, as x.permute(2,0,1) puts them' if x.ndim==3 and x.shape[2] in (1,3,4) else ''
         raise ImageError(f"the given tensor has the shape {tuple(x.shape)}; one picture is (3,H,W) or (1,H,W){hint}.")
     try:
-        x = x.detach().cpu().permute(1,2,0)
+        x = x.detach().cpu().resolve_neg().permute(1,2,0)
         return (x.float() if x.is_floating_point() else x).numpy()
     except (TypeError, RuntimeError, NotImplementedError) as e:
         raise ImageError(f"the given tensor ({x.dtype}, {x.layout}) has no plain values: convert it to float in [0,1].") from e
@@ -351,7 +385,7 @@ def read_image(
     "Read a picture: upright, RGB, all its bits, converted to sRGB. Raises `ImageError` with one sentence when it can't."
     if isinstance(src, Tensor): return _array_to_tensor(_tensor_array(src), 'the given tensor')
     if isinstance(src, Image.Image): return _from_given(src).x
-    if isinstance(src, np.ndarray): return _array_to_tensor(src)
+    if isinstance(src, np.ndarray): return _array_to_tensor(np.asarray(src))
     if hasattr(src, 'read'): return _decode(*_read_open(src)).x
     if isinstance(src, (str, os.PathLike)): return _decode(_read_bytes(src), f"'{os.fspath(src)}'").x
     raise ImageError(f"a picture can't be read from {type(src).__name__}: give a path, an open file, a PIL picture, an array or a tensor.")
@@ -363,6 +397,10 @@ def _unit_tensor(
     x:Tensor, # picture of any type and shape
 )->Tensor: # same shape, float32, about [0,1], on the CPU
     "A tensor to be written: whole numbers by their maximum; NaN, and floats far outside [0,1], are refused."
+    if not isinstance(x, Tensor):
+        raise ImageError(f'a picture to write is a tensor, not {type(x).__name__}: use torch.from_numpy.')
+    if x.layout is not torch.strided or x.is_meta:
+        raise ImageError(f'a tensor of {x.layout} on {x.device} has no plain values: use to_dense().')
     x = x.detach().cpu()
     if not x.is_floating_point():
         top = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}.get(x.dtype)

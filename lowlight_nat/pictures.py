@@ -44,7 +44,7 @@ def _pil_alpha(im):
     if im.mode not in ('RGBA','LA','PA','La','RGBa') and 'transparency' not in im.info: return None
     up = _upright(im)
     if im.mode[0] in 'IF': return Image.fromarray(np.where(np.array(up)==im.info['transparency'], 0, 255).astype(np.uint8))
-    return up.convert('RGBA').getchannel('A')
+    return up.getchannel(1) if up.mode in ('LA','La') else up.convert('RGBA').getchannel('A')
 
 def _deep_alpha(a, transparency):
     "Alpha (H,W) of an upright array of 16 bits, (H,W,C), or None."
@@ -115,18 +115,19 @@ def _well_formed(text):
 
 def _clean_xmp(xmp, name):
     "XMP without the orientation, and without what speaks of data that the result doesn't hold; and notes. None: nothing was left."
-    text = xmp.decode('utf-8', 'replace')
+    try: text = xmp.decode('utf-8')
+    except UnicodeDecodeError: return None,[f'the XMP of {name} is not UTF-8: it was left out']
     text = re.sub(r'''tiff:Orientation\s*=\s*["'][0-9]["']|<tiff:Orientation>[0-9]</tiff:Orientation>''', '', text)
     spaces = re.findall(r'''xmlns:([\w.-]+)\s*=\s*["']([^"']*)["']''', text)
     prefixes = {p for p,uri in spaces if uri.startswith(_beyond)}
     words = [k for k,v in _promises.items() if re.search(v, text, re.I)]
     if not prefixes and not words: return text.encode(),[]
     said = f"the XMP of {name} speaks of {' and '.join(words) or 'data behind the picture'}, which the result doesn't hold:"
-    if len(text)<2**20:
+    if len(text)<2**20 and len(prefixes)<=50 and _well_formed(text):   # else a search takes minutes
         for p in map(re.escape, prefixes):
             text = re.sub(rf'<{p}:[\w.-]+(\s[^<>]*)?/>', '', text)
             text = re.sub(rf'<({p}:[\w.-]+)(\s[^<>]*)?>.*?</\1>', '', text, flags=re.S)
-            text = re.sub(rf'''\s+(xmlns:{p}|{p}:[\w.-]+)\s*=\s*("[^"]*"|'[^']*')''', '', text)
+            text = re.sub(rf'''\s(xmlns:{p}|{p}:[\w.-]+)\s*=\s*("[^"]*"|'[^']*')''', '', text)
         if _well_formed(text) and not any(re.search(v, text, re.I) for v in _promises.values()): return text.encode(),[f'{said} that part was taken out']
     return None,[f'{said} it was left out']
 

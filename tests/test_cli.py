@@ -67,6 +67,19 @@ def test_all_options(place, toy):
     assert names('out') == ['a.png', 'a_uncertainty.png', 'b.jpg', 'b_uncertainty.png']
 
 @pytest.mark.slow
+def test_quality(place, toy, capsys):
+    "Less quality, a smaller file; a WebP that was lossless stays so."
+    from lowlight_nat.pictures import _is_lossless
+    Image.open('in/a.png').convert('RGB').save('l.webp', lossless=True)
+    sizes = []
+    for q in '30', '95':
+        args = ['-o', 'out', '--quality', q, '--weights', toy]
+        assert lowlight_enhance.main(['in/a.png', '-o', f'q{q}.jpg', *args[2:]]) == 0
+        assert lowlight_enhance.main(['l.webp', *args]) == 0
+        assert _is_lossless(Path('out/l.webp').read_bytes())
+        sizes.append(Path(f'q{q}.jpg').stat().st_size)
+    assert sizes[0] < sizes[1]*.8
+
 def test_mask_strength_and_films(place, toy, capsys):
     write_image(torch.zeros(3, 20, 24), 'black.png')
     assert lowlight_enhance.main(['in', '-o', 'out', '--mask', 'black.png', '--save-history', '--weights', toy]) == 0

@@ -386,3 +386,87 @@ def test_a_deep_picture_that_pillow_opened_is_noted(dark, tmp_path):
     (tmp_path/'a.png').write_bytes(png(dark))
     p = read_picture(Image.open(tmp_path/'a.png'))
     assert p.depth == 8 and 'path' in p.notes[0] and read_picture(tmp_path/'a.png').notes == []
+
+
+# --- what a second tester found ---
+
+def test_black_stays_black_where_a_curve_begins_above_it(tmp_path):
+    "A curve whose light at 0 is above 0, as a gamma with an offset has it: sRGB's black is the file's number 0, not its mirror."
+    space = ColourSpace('offset', (Curve(2.4, .9479, .0521),)*3, SPACES['sRGB'].matrix)
+    assert from_srgb(np.zeros((3, 1, 1)), space).max() <= 0
+    (tmp_path/'a.png').write_bytes(with_profile(np.full((3, 4, 5), .5), space))
+    p = read_picture(tmp_path/'a.png')
+    write_picture(torch.zeros(3, 4, 5), tmp_path/'b.png', p)
+    assert read_image_raw(tmp_path/'b.png').max() == 0
+
+def test_light_below_zero_stays_below():
+    space = ColourSpace('lowered', (Curve(1., e=-.05),)*3, SPACES['sRGB'].matrix)
+    assert to_srgb(np.full((3, 1, 1), .01), space).max() < 0
+
+def para(form, *numbers):
+    "The profile of Display P3 with other curves: type para."
+    icc, index = bytearray(make_profile(SPACES['Display P3'])), 132
+    for i in range(struct.unpack_from('>I', icc, 128)[0]):
+        k, at, n = struct.unpack_from('>4sII', icc, index+12*i)
+        body = struct.pack(f'>4sIHH{len(numbers)}i', b'para', 0, form, 0, *(round(o*65536) for o in numbers))
+        if k[1:] == b'TRC': icc[at:at+n] = body.ljust(n, b'\0')
+    return bytes(icc)
+
+def test_a_formula_that_falls_is_no_curve():
+    "Below the joint up to 0.02, above it 0: no number could be found again."
+    with pytest.raises(ValueError, match='falls'): parse_profile(para(3, 2.4, 1, -.5, .1, .2))
+    with pytest.raises(ValueError, match='damaged'): parse_profile(para(1, 2.4, 100., .05))
+    flat = parse_profile(para(3, 2.4, 1, -.3, 0, .2)).curves[0]    # flat at first: a power of a negative number is never asked for
+    assert flat.number(np.array([0., .01])).dtype.kind == 'f'
+
+def test_a_matrix_whose_white_is_none_is_damaged():
+    M = SPACES['sRGB'].matrix.copy(); M[1, 2] += 5
+    with pytest.raises(ValueError, match='damaged'): parse_profile(make_profile(ColourSpace('x', (Curve(2.2),)*3, M)))
+
+@pytest.mark.parametrize('numbers', [(0,)*8, (31270, 1, 64000, 33000, 30000, 60000, 15000, 6000), (31270, 32900)+(30000,)*6])
+def test_chromaticities_that_make_no_sense(dark, numbers):
+    "Zeros were 'damaged or cut short', and a white without brightness was taken at its word."
+    p = read_picture(BytesIO(png(dark, (b'cHRM', struct.pack('>8I', *numbers)))))
+    assert p.space is None and len(p.notes) == 1 and 'make no sense' in p.notes[0]
+
+def test_codes_are_chunks_and_nothing_else(dark):
+    "The letters cICP inside a text are no code, and the letters IDAT inside one don't hide a code."
+    code = b'cICP', bytes([12, 13, 0, 1])
+    assert read_picture(BytesIO(png(dark, (b'tEXt', b'Comment\0hi \0\0\0\x04cICP\x0c\x0d\0\x01')))).space is None
+    assert read_picture(BytesIO(png(dark, (b'tEXt', b'Comment\0IDAT'), code))).space.name == 'Display P3'
+
+@pytest.mark.parametrize('chunk,says', [
+    ((b'iCCP', b'x\0\0'+zlib.compress(bytes(50_000_000))), 'colour profile'),
+    ((b'zTXt', b'Comment\0\0'+zlib.compress(b'a'*2_000_000)), 'text'),
+    ((b'iTXt', b'Prompt\0\1\0en\0Frage\0'+zlib.compress(b'a'*2_000_000)), 'text')])
+def test_large_profiles_and_texts_cost_no_picture(dark, chunk, says):
+    "Pillow refuses a PNG with a compressed chunk of more than 1 MB unpacked; its pixels are good."
+    small = b'iTXt', b'Title\0\1\0\0\0'+zlib.compress(b'a cup')
+    p = read_picture(BytesIO(png(dark, chunk, small)))
+    assert np.abs(p.x.numpy()-dark).max() < 1e-6 and p.info == dict(text=dict(Title='a cup'))
+    assert len(p.notes) == 1 and f'more than 1 MB of {says}' in p.notes[0]
+
+def test_grey_with_alpha_multiplied_in():
+    "Pillow's mode La."
+    im = Image.merge('LA', [Image.new('L', (4, 3), 100), Image.new('L', (4, 3), 128)])
+    p = read_picture(im.convert('La'))
+    assert p.grey and abs(p.x.mean()*255-100) < 1.1 and abs(p.alpha.mean()*255-128) < .1
+
+@pytest.mark.slow
+@pytest.mark.parametrize('text', [
+    '<a {w}>'+'<g:a> '*150_000, '<a {w}>'+' '*900_000+'</a>', '<a {w}>'+'<g:a>'*60_000+'</g:a>'*60_000+'</a>',
+    '<a '+' '.join(f'xmlns:p{i}="http://ns.adobe.com/hdr-gain-map/1.0/"' for i in range(9000))+'/>'])
+def test_xmp_made_to_take_long(text):
+    "Tags that never end, a megabyte of blanks and 9,000 prefixes took minutes. In a process of its own, that is ended after a while."
+    import subprocess
+    code = "from lowlight_nat.pictures import _clean_xmp; import sys; print(_clean_xmp(sys.stdin.buffer.read(), 'x')[1])"
+    text = text.replace('{w}', 'xmlns:g="http://ns.adobe.com/hdr-gain-map/1.0/"')
+    done = subprocess.run([sys.executable, '-c', code], input=text.encode(), capture_output=True, timeout=100)
+    assert b'gain map' in done.stdout
+
+def test_xmp_that_is_not_utf8_is_left_out(tmp_path):
+    "It was kept with a sign of replacement for each byte."
+    write_image(torch.rand(3, 8, 9), tmp_path/'a.png')
+    Image.open(tmp_path/'a.png').save(tmp_path/'a.jpg', xmp=bytes(range(256)))
+    p = read_picture(tmp_path/'a.jpg')
+    assert 'xmp' not in p.info and 'not UTF-8' in p.notes[0]

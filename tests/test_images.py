@@ -326,3 +326,18 @@ def test_what_readers_are_given(tmp_path):
         for kind in torch.bfloat16, torch.float16, torch.float64:
             x = torch.tensor([0., .25, 1.], dtype=kind).view(3, 1, 1)
             assert torch.equal(f(x), x.float()) and torch.equal(f(x[1:2]), torch.full((3, 1, 1), .25))
+
+def test_what_readers_may_raise(tmp_path):
+    "Whatever a reader or an address raises or looks like: one sentence."
+    import gzip
+    whole = gzip.compress(write_image(picture(), tmp_path/'a.png').read_bytes())
+    class Odd:
+        def read(self, n): return b''
+    for src, says in ((gzip.open(BytesIO(whole[:-20])), 'binary mode'), (Odd(), 'binary mode'), (Path('https://example.org/a.png'), 'download'), ('data:image/png;base64,AA', 'download')):
+        with pytest.raises(ImageError, match=says): read_image(src)
+    assert read_image(np.matrix(np.full((4, 5), .5))).shape==(3, 4, 5)
+
+@pytest.mark.parametrize('bad,says', [(torch.zeros(3, 4, 5).to_sparse(), 'to_dense'), (torch.zeros(3, 4, 5, device='meta'), 'meta'), (np.zeros((3, 4, 5)), 'from_numpy')])
+def test_what_writers_are_given(tmp_path, bad, says):
+    for f in (to_pil, lambda x: write_image(x, tmp_path/'a.png')):
+        with pytest.raises(ImageError, match=says): f(bad)
