@@ -167,7 +167,7 @@ model = train_parallel(cfg, toy_dls, out/'run', resume=True)
 
 def test_pipeline(tmp_path):
     launch(PIPE, tmp_path, 2)
-    have = {p.name for p in (tmp_path/'run').iterdir()}
+    have = {p.name for p in (tmp_path/'run').iterdir() if p.name[0] != '.'}   # the lock is hidden
     assert {f'{s}.{e}' for s in ('codebook', 'flow', 'nat', 'decoder') for e in ('safetensors', 'csv')} | {'model.safetensors', 'previews'} == have
     a, b = (torch.load(tmp_path/f'model{r}.pt') for r in (0, 1))
     assert [k for k in a if not torch.equal(a[k], b[k])] == []
