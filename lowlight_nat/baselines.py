@@ -28,6 +28,7 @@ from .images import crop_to, pad_to_multiple
 from .llflow import LLFlow, LLFlowConfig
 from .metrics import grey_mean
 from .pairs import data_name
+from .record import folder_lock
 from .restormer import Restormer, RestormerConfig
 from .training import StageLearner, folder_dls, gt_mean_psnr, gt_mean_ssim, split_stage
 
@@ -254,17 +255,32 @@ def train_baseline(name:str, # restormer or llflow
                    minutes:float=2., # between checkpoints
                    epoch_steps:int=50, # steps an epoch
                    validations:int=3, # during the run, with the one at its end
+                   overwrite:bool=False, # train anew where a run of this baseline is
                   ) -> Baseline:
-    "Train a baseline and write it to `out/name.safetensors`"
+    "Train a baseline and write it to `out/name.safetensors`; `ValueError` where a run of it would be lost."
     plan = baseline_plan(name, preset, steps=steps, bs=bs, crop=crop, lr=lr, seed=seed)
-    path = Path(out)/f'{name}.safetensors'; state = path.with_suffix('.pt')
-    if resume and is_finished(path, plan): print(f'{name}: finished before, and kept'); return load_baseline(path)
-    if not resume: state.unlink(missing_ok=True)   # of an earlier run
-    torch.manual_seed(seed)
-    epochs = max(1, plan.steps//epoch_steps); each = plan.steps//epochs
-    dls, back = (data if callable(data) else partial(folder_dls, data, plan))(plan.crop, plan.bs, plan.bs*each), Resume(state) if resume else None
+    path = Path(out)/f'{name}.safetensors'
+    state = path.with_suffix('.pt')
+    if resume and is_finished(path, plan):
+        print(f'{name}: finished before, and kept')
+        return load_baseline(path)
+    if not resume and not overwrite and (path.exists() or state.exists()):
+        raise ValueError(f"'{out}' holds a run of {name}: give resume=True to go on with it, another folder, or overwrite=True to train anew.")
+    with folder_lock(out, f'.{name}.lock'):
+        return _train_baseline(name, data, path, state, plan, resume, minutes, epoch_steps, validations)
+
+def _train_baseline(name, data, path, state, plan, resume, minutes, epoch_steps, validations):
+    "The run itself, in a folder that is its own."
+    if not resume: state.unlink(missing_ok=True)   # of the run that is overwritten
+    torch.manual_seed(plan.seed)
+    epochs = max(1, plan.steps//epoch_steps)
+    each = plan.steps//epochs
+    make_dls = data if callable(data) else partial(folder_dls, data, plan)
+    dls = make_dls(plan.crop, plan.bs, plan.bs*each)
+    back = Resume(state) if resume else None
     cbs = [Checkpoint(state, minutes), ValidateEvery(max(1, -(-epochs//validations))), Preview(path.parent/'previews'/name), *L(back)]
-    learn, start = baseline_learner(name, dls, plan=plan, cbs=cbs), time.time()
+    learn = baseline_learner(name, dls, plan=plan, cbs=cbs)
+    start = time.time()
     curve = Curve(path.with_suffix('.csv'), append=bool(back and back.epoch))
     learn.fit_one_cycle(epochs, plan.lr, pct_start=0.15, start_epoch=back.epoch if back else 0, cbs=curve)
     return end_run(learn, path, data, time.time() - start)

@@ -29,7 +29,7 @@ from .model import LowLightNAT, NATConfig, load_model, save_model, weights_path
 from .glare_release import GLARE_RELEASE
 from .pairs import check_pairs, default_split, find_pairs, split_note
 from .perception import InceptionFeatures, LPIPS, weights_url
-from .record import versions, write_json
+from .record import folder_lock, versions, write_json
 
 # %% ../nbs/18_cli.ipynb #cb99b6a0
 class Param:
@@ -375,7 +375,7 @@ def _experiment(a):
     split = a.split or 'val' if trains or a.name=='uncertainty' else _chosen(source, a.split)   # what looks at training pairs is not scored on them
     weights = None if trains or a.name=='compare' else a.weights or DEFAULT_WEIGHTS
     run = Run(a.name, source, a.out, weights, split, a.device, a.seed, command_line(lowlight_experiment, **a), _lpips(a.lpips), budget=a.budget)
-    res = _by_name(a)(run)
+    with folder_lock(run.folder): res = _by_name(a)(run)
     print(f"{a.name}: {res.data['n']} pictures, {res.seconds:.0f} s in all, results in '{run.folder}'", res.table, sep='\n\n')
     return res
 

@@ -14,6 +14,7 @@ from lowlight_nat.data import LowLightDataLoaders
 from lowlight_nat.flow import check_flow
 from lowlight_nat.llflow import ImageFlow, LLFlow, LLFlowConfig, colour_map, noise_map, squeeze
 from lowlight_nat.metrics import grey_mean
+from lowlight_nat.record import folder_lock
 from lowlight_nat.restormer import ChannelNorm, Restormer, RestormerConfig, channel_attention
 
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -180,6 +181,17 @@ def test_finished_run_is_kept_and_another_plan_refused(tiny, tmp_path, capsys):
     run(steps=2, resume=True)
     assert (tmp_path/'restormer.safetensors').stat().st_mtime_ns == then and 'kept' in capsys.readouterr().out
     with pytest.raises(ValueError, match=r'another steps \(2 then, 4 now\)'): run(steps=4, resume=True)
+
+def test_a_run_is_not_lost(tiny, tmp_path):
+    "A finished run is kept unless it is said to go; a folder in which one is going on is refused."
+    def run(**kwargs): return train_baseline('llflow', toy_dls, tmp_path, steps=2, bs=1, crop=32, epoch_steps=2, **kwargs)
+    run(seed=1)
+    before = (tmp_path/'llflow.safetensors').read_bytes()
+    with pytest.raises(ValueError, match='holds a run of llflow: give resume=True'): run(seed=2)
+    with folder_lock(tmp_path, '.llflow.lock'), pytest.raises(ValueError, match='Another run is writing'): run(seed=2, overwrite=True)
+    assert (tmp_path/'llflow.safetensors').read_bytes() == before
+    run(seed=2, overwrite=True)
+    assert (tmp_path/'llflow.safetensors').read_bytes() != before
 
 def test_seed_decides(tiny, tmp_path):
     w = [load_file(tmp_path/d/'llflow.safetensors') for d, s in (('a', 1), ('b', 1), ('c', 2))

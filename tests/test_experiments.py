@@ -11,7 +11,7 @@ from lowlight_nat.experiments import Run, brightness, compare, differ_most, eval
 from lowlight_nat.images import read_image, write_image
 from lowlight_nat.model import LowLightNAT, NATConfig, save_model
 from lowlight_nat.pairs import find_pairs
-from lowlight_nat.record import Rows, write_json
+from lowlight_nat.record import Rows, folder_lock, write_json
 
 
 @pytest.fixture(scope='module')
@@ -103,6 +103,10 @@ def test_test_pictures_are_read_only_when_asked_for(inside):
     for part in 'low', 'high': (inside/'toy2/test'/part).mkdir(parents=True); (inside/'toy2/test'/part/'0.png').write_text('no picture')
     assert command('table2 --data toy2 --out out --weights toy.safetensors') == 0
     assert command('table2 --data toy2 --out out2 --weights toy.safetensors --split test') == 2
+
+def test_two_runs_in_one_folder_at_once(inside, capsys):
+    with folder_lock('out/table2'): assert command('table2 --data toy --out out --weights toy.safetensors') == 2
+    assert 'Another run is writing' in capsys.readouterr().err and not Path('out/table2/results.json').exists()
 
 @pytest.mark.slow
 def test_killed_and_gone_on(toy, tmp_path):

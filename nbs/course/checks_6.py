@@ -85,7 +85,8 @@ def resume(pair):
     run = begin(); whole = steps(run, 10)
     run = begin(); steps(run, 5); kept = snapshot(*run); steps(run, 3)   # goes on, and is killed
     with tempfile.TemporaryDirectory() as d:
-        torch.save(kept, Path(d)/'state.pt'); kept = torch.load(Path(d)/'state.pt', weights_only=False)
+        torch.save(kept, Path(d)/'state.pt')
+        kept = torch.load(Path(d)/'state.pt', weights_only=True)
     run = begin(); restore(kept, *run)
     again = steps(run, 5)
     bad = [k for k in whole if not torch.equal(whole[k], again[k])]
