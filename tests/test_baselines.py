@@ -93,6 +93,7 @@ def test_flow_keeps_both_promises():
     assert back < 1e-8 and det < 1e-7
 
 @pytest.mark.parametrize('preset', ('small', 'full'))
+@pytest.mark.slow
 def test_llflow_there_and_back(preset):
     m, x = build_baseline('llflow', preset).train(), torch.stack([scene(32, 40) for _ in range(2)])
     high = (4*x + 0.02*torch.randn_like(x)).clamp(0, 1)
@@ -193,6 +194,7 @@ def test_a_run_is_not_lost(tiny, tmp_path):
     run(seed=2, overwrite=True)
     assert (tmp_path/'llflow.safetensors').read_bytes() != before
 
+@pytest.mark.slow
 def test_seed_decides(tiny, tmp_path):
     w = [load_file(tmp_path/d/'llflow.safetensors') for d, s in (('a', 1), ('b', 1), ('c', 2))
          if train_baseline('llflow', toy_dls, tmp_path/d, steps=2, bs=1, crop=32, epoch_steps=2, seed=s)]

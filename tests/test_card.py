@@ -11,6 +11,7 @@ def test_card_agrees_with_the_checkpoint(root):
     assert (root/'nbs'/'figures'/'failures.jpg').stat().st_size < 200_000 and weights_path('small').stat().st_size <= 12e6
 
 
+@pytest.mark.slow
 def test_blocks_come_from_saving_with_loss(root):
     "The black blocks that the card shows: in a file saved with loss, not in a lossless one of the same picture."
     import io, torch

@@ -80,6 +80,7 @@ def test_quality(place, toy, capsys):
         sizes.append(Path(f'q{q}.jpg').stat().st_size)
     assert sizes[0] < sizes[1]*.8
 
+@pytest.mark.slow
 def test_mask_strength_and_films(place, toy, capsys):
     write_image(torch.zeros(3, 20, 24), 'black.png')
     assert lowlight_enhance.main(['in', '-o', 'out', '--mask', 'black.png', '--save-history', '--weights', toy]) == 0
@@ -296,6 +297,7 @@ def test_train_takes_its_plan_from_the_command(place, monkeypatch):
     assert got['args'] == (('mine/low', 'mine/high'), 'run', 'all', False) and got['overwrite'] and str(got['device']) == 'cpu' and got['scale'] == .01
     assert got['about']['command'] == 'lowlight_train --out run --low mine/low --high mine/high --steps-scale 0.01 --lr 0.0003 --bs 2 4 6 8 --crop 32'
 
+@pytest.mark.slow
 def test_a_folder_with_low_and_high_is_trained_on(place, capsys):
     "Some pairs are held out, always the same; that is said in the first line, and the last one names the result."
     two_folders()
@@ -349,6 +351,7 @@ def release(place, monkeypatch):
         torch.save({official: parts[part].state_dict()[k] for official, (part, k, _) in names.items()}, {'net_G': 'net_G.pth', 'vqgan': 'vqgan.pkl'}[f])
     return place
 
+@pytest.mark.slow
 def test_glares_weights_become_a_checkpoint(release, capsys):
     from lowlight_nat.glare_release import GLARE_RELEASE
     from lowlight_nat.model import load_model
@@ -363,6 +366,7 @@ def test_glares_weights_become_a_checkpoint(release, capsys):
 
 @pytest.mark.parametrize('line, says', [('--glare net_G.pth vqgan.pkl glare.onnx', 'must end in .safetensors'), ('--glare vqgan.pkl net_G.pth glare.safetensors', 'in the order net_G, vqgan'),
     ('--glare nowhere.pth vqgan.pkl glare.safetensors', 'github.com/LowLevelAI/GLARE'), ('--glare evil.pth vqgan.pkl glare.safetensors', 'holding more than tensors'), ('--glare net_G.pth vqgan.pkl glare.safetensors --dtype int8', 'float16')])
+@pytest.mark.slow
 def test_glares_weights_refused(release, capsys, line, says):
     class Shell:
         def __reduce__(self): return os.system, ('echo ran > ran.txt',)

@@ -60,6 +60,7 @@ def smooth(seed=0):
 # --- the bar: one scene in five files ---
 
 @pytest.mark.parametrize('name', WIDE)
+@pytest.mark.slow
 def test_a_wide_space_is_enhanced_as_srgb_is(enhance, dark, tmp_path, name):
     "One 16-bit scene in another space: what comes out, brought back to sRGB, is what comes out of the sRGB file, and stays in its space."
     space = WIDE[name]
@@ -228,6 +229,7 @@ def test_large_pictures_are_converted_in_strips():
 GREY = ['L', 'LA', 'I;16', '1', 'I', 'F']
 
 @pytest.mark.parametrize('mode', GREY)
+@pytest.mark.slow
 def test_grey_in_grey_out(enhance, tmp_path, mode):
     "No channel differs from another, in memory and in the file, and the file has one channel."
     im = Image.open(ROOT/'samples/camera.png').convert('L').resize((48, 40))

@@ -93,6 +93,7 @@ def unneeded(model, name):
 def under(name, parts): return any(name == p or name.startswith(p+'.') for p in parts)
 
 @system
+@pytest.mark.slow
 def test_unneeded_parts_do_not_run(model, x, name):
     "By hooks on every module, and by the tensors that are touched at all, since not every method is `forward`. A NAT may be asked and return at once."
     called, kw = set(), dict(tau=0., **SYSTEMS[name])

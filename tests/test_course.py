@@ -114,6 +114,7 @@ def test_deck_is_a_deck(path):
     assert text(path).count('\n:::\n') == len(slides), 'a block of notes is not closed'
 
 @by_deck
+@pytest.mark.slow
 def test_deck_code_runs(path, monkeypatch):
     monkeypatch.chdir(COURSE)
     blocks = re.findall(r'^```python\n(.*?)^```', text(path), re.S | re.M)

@@ -56,6 +56,7 @@ def test_any_size_comes_out_as_it_went_in(enhance, size):
     assert res.entropy.shape == res.mask.shape == res.sigma.shape == (-(-h//4), -(-w//4))
     assert res.x.isfinite().all() and 0 <= res.x.min() and res.x.max() <= 1 and 0 <= res.entropy.min() and res.entropy.max() <= 1
 
+@pytest.mark.slow
 def test_random_sizes(enhance):
     rng = np.random.default_rng(0)
     for h, w in rng.integers(16, 300, (12, 2)).tolist(): assert enhance(picture(h, w)).x.shape == (3, h, w)
@@ -568,6 +569,7 @@ def test_settings_come_by_name_and_in_one_order():
         if f is not cli.lowlight_enhance: assert all(p.kind == p.KEYWORD_ONLY for p in ps), f
 
 @pytest.mark.parametrize('setting', ['dtype', 'device'])
+@pytest.mark.slow
 def test_defaults_of_the_rest_of_the_program_do_not_matter(setting, tmp_path):
     "A new Enhancer, its pictures and its film, under set_default_dtype(float64) and set_default_device"
     save_model(toy(), tmp_path/'m.safetensors', half=False)

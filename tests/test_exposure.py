@@ -96,6 +96,7 @@ def sunny(h=96, w=128, mean=0.7, seed=0):
     x[:, :8, :8] = 0.
     return x
 
+@pytest.mark.slow
 def test_a_bright_picture_never_gets_darker():
     "Whole, in tiles, in a batch, by the network alone; also where lights are spared and values clipped"
     for model in bright(), load_model('small'):

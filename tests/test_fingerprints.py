@@ -163,6 +163,7 @@ def test_no_validation_scene_is_in_training(real, lol_data):
     assert {o.train for o in found} == {'484'}
     assert overlap_note(found, 1).startswith('1 of 1 pictures shows a scene')
 
+@pytest.mark.slow
 def test_real_fingerprints_are_small(real):
     fps, *_ = real
     text = json.dumps(pack(fps))

@@ -272,6 +272,7 @@ def test_five_corrupted_files_stop_none_of_the_others(many, capsys):
     assert f"195 of 200 pictures enhanced into '{top/'most'}', 5 failed" in out and 'Traceback' not in err
     assert [b for b in bad if sum(b in l for l in err.splitlines()) != 1] == [] and len(err.splitlines()) == 5
 
+@pytest.mark.slow
 def test_command_in_place(many, tmp_path, capsys):
     top, _ = many
     path = write_image(picture(20, 20), tmp_path/'a.png')

@@ -81,6 +81,7 @@ def help_of(program, rest, run):
     names = [rest[0]] if rest and rest[0] in EXPERIMENTS else list(EXPERIMENTS)
     return '\n'.join(run(f'{program} {o} --help', timeout=120) for o in names[:2])
 
+@pytest.mark.slow
 def test_options_exist(run):
     rows = re.findall(r'^\| `(lowlight_\w+)([^`]*)` \|(.*)\|$', README, re.M)
     assert {o[0] for o in rows} == set(re.findall(r'^    (lowlight_\w+)=', (ROOT/'settings.ini').read_text(), re.M))

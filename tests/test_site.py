@@ -234,6 +234,7 @@ def test_slider_has_its_picture():
     name, a, b = re.search(r'img\[src\$="(.*?)"\]', text)[1], *re.search(r'aspect-ratio: (\d+) / (\d+)', text).groups()
     assert f'figures/{name})' in Page(ROOT/'nbs', 'index.ipynb').markdown and (2*int(a) + 18, int(b)) == (w, h)
 
+@pytest.mark.slow
 def test_names_lead_to_pytorch_and_fastai(site):
     links = [o for p in site.values() for o in p.seen.links]
     for host in (HOME, 'https://pytorch.org/docs/', 'https://docs.fast.ai/'): assert sum(o.startswith(host) for o in links) > 5, host
@@ -387,6 +388,7 @@ def phone(tmp_path_factory):
     yield width
     d.quit()
 
+@pytest.mark.slow
 def test_no_page_scrolls_sideways_on_a_phone(site, phone):
     style = (ROOT/'nbs/styles.css').read_text(encoding='utf-8')
     wide = '`lowlight_export small.onnx --weights small --rounds 4`'
