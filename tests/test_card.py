@@ -1,4 +1,5 @@
 "The model card says what the checkpoint's metadata says, and what `lowlight_evaluate` measured."
+import pytest
 import json
 from lowlight_nat.model import read_metadata, weights_path
 
