@@ -71,6 +71,11 @@ class Autocast(Callback):
         if self.ctx: self.ctx.__exit__(None, None, None); self.ctx = None
 
 # %% ../nbs/11_callbacks.ipynb #a2b41f90
+def _last_good(learn):
+    "What a stopped run may go on from, in a sentence"
+    good = getattr(learn, 'last_good', None)
+    return f'The last checkpoint is good and untouched: {good}.' if good else 'There is no last checkpoint yet.'
+
 def bad_batch(learn, # fastai Learner
               what:str, # is not finite
               terms:bool=True, # name the loss terms, too
@@ -79,9 +84,7 @@ def bad_batch(learn, # fastai Learner
     learn.opt.zero_grad()   # or they would spoil the next step of whoever goes on
     names = getattr(learn.dls.train, 'last_names', None) or getattr(learn.dls, 'last_names', None) or ['unknown']
     terms = {k: v.item() for k, v in getattr(getattr(learn, 'pred', None), 'terms', {}).items()} if terms else {}
-    good = getattr(learn, 'last_good', None)
-    good = f'The last checkpoint is good and untouched: {good}.' if good else 'There is no last checkpoint yet.'
-    return FloatingPointError(f'The {what} at step {learn.train_iter} (terms: {terms}); the batch held {", ".join(map(str, names))}. {good} Look at these files, or lower the learning rate and resume.')
+    return FloatingPointError(f'The {what} at step {learn.train_iter} (terms: {terms}); the batch held {", ".join(map(str, names))}. {_last_good(learn)} Look at these files, or lower the learning rate and resume.')
 
 # %% ../nbs/11_callbacks.ipynb #647c68e4
 class MixedPrecision(Autocast):
@@ -223,12 +226,14 @@ def load_state_dict(self:AdversarialStep, s:dict): # as `state_dict` gives it
 
 # %% ../nbs/11_callbacks.ipynb #3d04bf42
 class NaNGuard(Callback):
-    "Stop before a step with an input, a loss or a gradient that is not finite; name the batch's files and the last good checkpoint"
-    order, run_valid = 30, False
+    "Stop before a step with an input, a loss or a gradient that is not finite, and where the validation loss is not; name the batch's files and the last good checkpoint"
+    order = 30
     def before_batch(self):
-        if not all(torch.stack(x.aminmax()).isfinite().all() for x in self.xb): raise bad_batch(self.learn, 'input is not finite', terms=False)
+        if self.training and not all(torch.stack(x.aminmax()).isfinite().all() for x in self.xb): raise bad_batch(self.learn, 'input is not finite', terms=False)
     def after_loss(self):
-        if not torch.isfinite(self.learn.loss_grad): raise bad_batch(self.learn, f'loss is {self.loss_grad.item()}')
+        if torch.isfinite(self.learn.loss_grad): return
+        if self.training: raise bad_batch(self.learn, f'loss is {self.loss_grad.item()}')
+        raise FloatingPointError(f'The validation loss is {self.loss_grad.item()} after {self.learn.train_iter} steps: the last ones have spoilt the weights. {_last_good(self.learn)} Lower the learning rate and resume.')
     def after_backward(self):
         scaler = getattr(self.learn, 'scaler', None)
         if scaler and scaler.is_enabled(): return

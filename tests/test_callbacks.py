@@ -179,6 +179,12 @@ def test_guard_names_the_last_good_checkpoint(tmp_path):
     back = Resume(path)     # and of a resumed run it is the one that was resumed from
     with pytest.raises(FloatingPointError, match='(?s)step 12.*untouched: .*c.pt, of 2 epochs'): fit(learner([NaNGuard(), Poison(12), back]), 4, start_epoch=2)
 
+def test_the_guard_stops_where_the_last_step_spoilt_the_weights():
+    class Spoil(Callback):
+        def before_validate(self):
+            if self.learn.train_iter: [p.data.fill_(float('nan')) for p in self.model.parameters()]
+    with pytest.raises(FloatingPointError, match='(?s)validation loss is nan after .*no last checkpoint.*learning rate'): fit(learner([NaNGuard(), Spoil()]), 1)
+
 def test_after_the_guard_the_learner_can_go_on():
     learn = learner([NaNGuard(), EMAWeights(), Poison(3)])
     with pytest.raises(FloatingPointError): fit(learn, 2)
