@@ -32,7 +32,8 @@ def _pair(
     for o in (x,y):
         if not o.is_floating_point(): raise ValueError(f"float pictures in [0,1] are expected, got {o.dtype}: divide 8-bit values by 255.")
         if check: _in_range(o)
-    x,y = [(o if o.dtype==torch.float64 else o.float()).as_subclass(Tensor) for o in (x,y)]
+    kind = torch.float64 if torch.float64 in (x.dtype,y.dtype) else torch.float32
+    x,y = [o.to(kind).as_subclass(Tensor) for o in (x,y)]
     return (x[None],y[None]) if x.ndim==3 else (x,y)
 
 def _in_range(x):

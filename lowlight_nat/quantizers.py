@@ -257,6 +257,8 @@ class FSQuantizer(Quantizer):
                  dim:int=4, # d, channels of the latent
                  rotation:bool=False, # gradient by the rotation trick
                  levels:tuple=None): # of each channel; default: `fsq_levels`
+        dim = check_number('dim', dim, '[1, inf)', True, 'it is d, the channels of the latent')
+        n_codes = check_number('n_codes', n_codes, '[1, inf)', True, 'it is K, the size of the vocabulary')
         levels = tuple(levels or fsq_levels(n_codes, dim))
         if len(levels) != dim or min(levels) < 3: raise ValueError(f'FSQuantizer: levels={levels} must name 3 levels or more for each of dim={dim} channels')
         super().__init__(math.prod(levels), dim, 0., rotation)

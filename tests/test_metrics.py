@@ -172,3 +172,8 @@ def test_what_would_give_a_plausible_figure_is_refused():
         with pytest.raises(ValueError, match='NaN or infinite'): f(x/0, y)
     with pytest.raises(ValueError, match='permute'): grey_mean(x.numpy())
     assert psnr(x*2, y).isfinite().all() and ssim(x - .5, y).isfinite().all()          # a bad prediction is measured
+
+def test_pictures_of_different_precision_are_compared_in_the_finer_one():
+    x,y = torch.rand(2, 1, 3, 16, 16)
+    both = ssim(x.double(), y.double())
+    assert torch.equal(ssim(x, y.double()), both) and torch.equal(ssim(x.double(), y), both)

@@ -161,3 +161,7 @@ def test_the_table_is_the_scripts():
     assert {'command', 'seed', 'steps', 'versions', 'pairs'} <= set(run) and set(KINDS) == {r['quantizer'] for r in run['rows']}
     quantised = [r for r in run['rows'] if r['start'] < 1]
     assert all(0 < r['used'] <= 1 and 1 <= r['perplexity'] <= r['n_codes'] and r['psnr'] > 15 for r in quantised)
+
+@pytest.mark.parametrize('kw', [dict(dim='8'), dict(dim=0), dict(n_codes=0), dict(n_codes=1.5)])
+def test_finite_scalar_quantizer_refuses_odd_sizes_in_one_sentence(kw):
+    with pytest.raises(ValueError, match=f'^{next(iter(kw))}=.* must be a whole number'): FSQuantizer(**kw)
