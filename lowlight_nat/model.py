@@ -332,7 +332,9 @@ def gain(self:LowLightNAT, x_norm:Tensor, # exposure-normalised picture (B,3,H,W
     l = self.at_least(log_level, own)
     spared = c.lights and c.arch != 'glare'     # GLARE's network has no head that could doubt
     gain = (spare_lights(x_norm, l, log_std, c.norm_level, c.lights) if spared else l).exp()/c.norm_level
-    return gain if own is None or c.arch == 'glare' else keep_bright(x_norm, gain, own)
+    if own is None or c.arch == 'glare': return gain
+    fixed = gain.detach()
+    return gain*(keep_bright(x_norm, fixed, own)/fixed)     # the guard's value; the gradient stays that of the predicted level
 
 
 # %% ../nbs/08_model.ipynb #d37ebd3a

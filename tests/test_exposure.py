@@ -140,3 +140,13 @@ def test_the_explorer_shows_the_same_brightness():
 def test_glares_network_stays_as_it_was_published():
     model = LowLightNAT(replace(NATConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=2, nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1)).eval()
     with torch.inference_mode(): assert model(sunny(32, 32)[None]).gain == 1
+
+def test_the_guard_lets_training_move_the_level():
+    "Where the guard lifts a result that came out too dark, the gradient still reaches the head that predicted the level."
+    model = LowLightNAT(replace(TOY, lights=0.)).eval()
+    x = torch.full((1, 3, 16, 16), 0.5*model.cfg.norm_level)
+    log_level = torch.tensor([0.7]).log().requires_grad_()      # 0.35 without the guard
+    gain = model.gain(x, log_level, torch.zeros(1), own=torch.tensor([0.6]))
+    assert (gain*x).mean().item() == pytest.approx(0.6, abs=1e-3)
+    gain.sum().backward()
+    assert log_level.grad.item() == pytest.approx(gain.item(), rel=1e-5)
