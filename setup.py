@@ -18,6 +18,8 @@ def words(key):
 
 # `dev_requirements` gives the extra `dev`, `xyz_requirements` the extra `xyz`
 extras = {k.removesuffix('_requirements'): words(k) for k in cfg if k.endswith('_requirements')}
+# `all` is what the package itself can use; `dev` and `notebooks` pin what works on it
+extras['all'] = sorted({o for k in extras.keys() - {'dev', 'notebooks'} for o in extras[k]})
 
 setup(
     name=cfg['lib_name'],

@@ -15,10 +15,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 # %% ../nbs/14_baselines.ipynb #a912bc6e
-from fastai.callback.training import GradientClip
-from fastai.optimizer import Adam
 from fastcore.basics import AttrDict
 from fastcore.foundation import L
+from .files import needs_extra
+
+with needs_extra('train', 'Training'):
+    from fastai.callback.training import GradientClip
+    from fastai.optimizer import Adam
 
 # %% ../nbs/14_baselines.ipynb #13757b17
 from .callbacks import Autocast, Curve, EMAWeights, FrozenEval, GiveTarget, NaNGuard, Preview, Term, ValidateEvery, sum_terms
@@ -62,8 +65,8 @@ def clahe(x_low:Tensor, # dark picture (3,H,W) in [0,1]
          ) -> Tensor: # (3,H,W) in [0,1]
     "Contrast-limited adaptive histogram equalisation of the brightness (HSV), by scikit-image; Zuiderveld, 1994"
     x = check_picture(x_low)
-    try: from skimage.exposure import equalize_adapthist
-    except ImportError: raise ImportError('clahe needs scikit-image; install it with: pip install "lowlight_nat[classical]"') from None
+    with needs_extra('classical', 'clahe'):
+        from skimage.exposure import equalize_adapthist
     return torch.from_numpy(equalize_adapthist(x.permute(1, 2, 0).cpu().numpy(), clip_limit=clip)).permute(2, 0, 1).contiguous().to(x)
 
 # %% ../nbs/14_baselines.ipynb #26d947d7

@@ -10,14 +10,18 @@ import sys, time, torch
 from pathlib import Path
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch, store_attr
-from fastai.callback.core import Callback, CancelBatchException
-from fastai.learner import CancelValidException, Metric
-from fastai.torch_core import no_random
 from .codebook import PatchDiscriminator, usage_stats
+from .files import needs_extra
 from .images import write_image
 from .layers import has_bf16, knows
 from .losses import adaptive_weight, hinge_d_loss, hinge_g_loss
 from .record import write_text
+
+with needs_extra('train', 'Training'):
+    from fastai.callback.core import Callback, CancelBatchException
+    from fastai.learner import CancelValidException, Metric
+    from fastai.torch_core import no_random
+
 try: import resource
 except ImportError: resource = None   # not on Windows
 

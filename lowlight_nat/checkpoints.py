@@ -8,11 +8,13 @@ __all__ = ['random_state', 'set_random_state', 'data_state', 'set_data_state', '
 import json, random, re, time
 import numpy as np, torch
 from pathlib import Path
-from fastai.callback.core import Callback
-from fastai.learner import CancelFitException
-from fastai.torch_core import to_device
 from fastcore.foundation import L
-from .files import _write_beside, clean_parts
+from .files import _write_beside, clean_parts, needs_extra
+
+with needs_extra('train', 'Training'):
+    from fastai.callback.core import Callback
+    from fastai.learner import CancelFitException
+    from fastai.torch_core import to_device
 
 # %% ../nbs/11_checkpoints.ipynb #45c9e916
 def random_state() -> dict: # as `set_random_state` takes it

@@ -22,6 +22,7 @@ from fastcore.basics import AttrDict
 # %% ../nbs/15_cost.ipynb #08fcbc9d
 from .darkness import synthesize_low_light
 from .enhance import pick_device
+from .files import needs_extra
 from .images import pad_to_multiple
 from .model import LowLightNAT, NATConfig, load_model, save_model
 from .record import device_name
@@ -60,7 +61,8 @@ def _attention_flops(q, k, v, *args, out_shape=None, **kwargs): return 2*prod(q[
 
 def flop_counter()->FlopCounterMode: # a context manager
     "PyTorch's counter, with formulas for deformable convolution and for attention on a CPU."
-    import torchvision.ops   # registers its operators
+    with needs_extra('train', 'Counting multiply-adds'):
+        import torchvision.ops   # registers its operators
     ops = torch.ops
     return FlopCounterMode(display=False, custom_mapping={ops.torchvision.deform_conv2d: _deform_flops,
         ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops})

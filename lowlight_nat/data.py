@@ -14,13 +14,16 @@ from torch import Tensor
 from fastcore.basics import patch
 
 # %% ../nbs/01_data.ipynb #3a907690
-from fastai.data.block import DataBlock, TransformBlock
-from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
-from fastai.data.transforms import AttrGetter, IntToFloatTensor, Normalize
-from fastai.torch_core import TensorImage, default_device
-from fastai.vision.augment import Brightness, Contrast, Hue, RandomCrop, RandomErasing, Saturation
-from fastai.vision.core import PILImage
+from .files import needs_extra
+
+with needs_extra('train', 'Training'):
+    from fastai.data.block import DataBlock, TransformBlock
+    from fastai.data.core import DataLoaders
+    from fastai.data.load import DataLoader
+    from fastai.data.transforms import AttrGetter, IntToFloatTensor, Normalize
+    from fastai.torch_core import TensorImage, default_device
+    from fastai.vision.augment import Brightness, Contrast, Hue, RandomCrop, RandomErasing, Saturation
+    from fastai.vision.core import PILImage
 
 # %% ../nbs/01_data.ipynb #500d7dbc
 from .darkness import random_low_light, relight, synthesize_low_light

@@ -8,7 +8,7 @@ import math, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
-from .files import check_number
+from .files import check_number, needs_extra
 from .layers import ResBlock, TransformerBlock, Up, conv3, grid_positions, put_places, rope_angles, some_places
 from .masking import cosine_schedule, remask
 
@@ -45,7 +45,8 @@ class DeformAlign(nn.Module):
     def forward(self, x:Tensor, # to be aligned (B,ci,h,w)
                 h:Tensor, # to align to (B,co,h,w)
                ) -> Tensor: # (B,co,h,w)
-        from torchvision.ops import deform_conv2d   # here, since it takes a second or two to import
+        with needs_extra('train', 'Deformable convolution'):   # here, since it takes a second or two to import
+            from torchvision.ops import deform_conv2d
         o = self.offset(torch.cat([x, h], 1)).float()
         n = o.shape[1]//3
         with torch.autocast(x.device.type, enabled=False):  # torchvision's operator knows no half precision on CPU

@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.basics import AttrDict, patch
 from .dense import OUTPUT_NAMES, DenseModel
 from .answer import CELL, Enhanced
-from .files import _write_beside
+from .files import _write_beside, needs_extra
 from .images import ImageError, crop_to, pad_to_multiple
 from .model import LowLightNAT
 from .pictures import Picture, read_picture
@@ -59,15 +59,16 @@ def _std(x, dim, correction:float=1., keepdim:bool=False):
     return op.CastLike(op.Sqrt(op.ReduceMean(op.Mul(d, d), axes, keepdims=keepdim)), x)
 
 def _translations():
-    import torchvision.ops   # makes the operator known
+    with needs_extra('deploy', 'ONNX'):
+        import torchvision.ops   # makes the operator known
     aten = torch.ops.aten
     return {torch.ops.torchvision.deform_conv2d.default: _deform_conv, aten.sort.stable: _stable_sort, aten.mean.dim: _mean, aten.std.correction: _std}
 
 # %% ../nbs/16_deploy.ipynb #12487055
 def _need(name):
     "One of the packages of this chapter, or a sentence"
-    try: return __import__(name)
-    except ImportError: raise ImportError(f"ONNX needs the package {name}, which isn't installed: pip install lowlight_nat[deploy]") from None
+    with needs_extra('deploy', 'ONNX'):
+        return __import__(name)
 
 def weights_sha256(model:LowLightNAT # of any kind
                   ) -> str: # hexadecimal

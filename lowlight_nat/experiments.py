@@ -16,7 +16,7 @@ from fastcore.basics import AttrDict, patch
 from .cost import SYSTEMS
 from .enhance import Enhancer
 from .fingerprints import data_fingerprint, overlap_note, overlaps
-from .files import _write_beside
+from .files import _write_beside, needs_extra
 from .images import list_images, read_image
 from .metrics import GT_MEAN_FORMULA, grey_mean, gt_mean, psnr, score_pair, ssim
 from .model import weights_path
@@ -150,7 +150,8 @@ def tau(
 FULL = dict(tau=dict(taus=(0.,.1,.2,.3,.4,None,.5,.6,.8,1.), rounds=(1,2,4,8)), brightness=dict(scales=(.1,.3,.5,.7,1.,1.5))) # with --budget full
 
 def _figure(path, fig, **how):
-    import matplotlib.pyplot as plt
+    with needs_extra('train', 'Drawing a figure'):
+        import matplotlib.pyplot as plt
     kind = Path(path).suffix[1:]
     _write_beside(path, lambda f: fig.savefig(f, format=kind, **dict(dpi=110)|how))
     plt.close(fig)
@@ -161,7 +162,8 @@ def draw_tau(
     path, # of the picture to write
 ):
     "Quality against time, a line for each number of rounds; ringed: what no other setting beats."
-    import matplotlib.pyplot as plt
+    with needs_extra('train', 'Drawing a figure'):
+        import matplotlib.pyplot as plt
     fig,ax = plt.subplots(figsize=(6,3.6), layout='constrained')
     for r in sorted({o['rounds'] for o in rows}):
         o = sorted([o for o in rows if o['rounds']==r], key=lambda o: o['tau'])
@@ -239,7 +241,8 @@ def draw_figure3(
     path, # of the picture to write
 ):
     "Two lines a scene: the pictures, each with its crop; and below, the errors."
-    import matplotlib.pyplot as plt
+    with needs_extra('train', 'Drawing a figure'):
+        import matplotlib.pyplot as plt
     fig,axes = plt.subplots(2*len(pairs), 4, figsize=(11, 4.6*len(pairs)), layout='constrained', squeeze=False)
     show = lambda ax,x,title='': (ax.imshow(x.permute(1,2,0).clamp(0,1)), ax.set_title(title, fontsize=9), ax.axis('off'))
     for (top,low_row),p in zip(zip(axes[::2], axes[1::2]), pairs):

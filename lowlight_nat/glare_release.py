@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
 from .codebook import VectorQuantizer
+from .files import needs_extra
 from .glare import GlareDecoderBody, GlareEncoder, GlareFlow, GlareSizes, GlareVQGAN, at_least_float, swish
 from .layers import conv3
 
@@ -39,7 +40,8 @@ def deform_rows(x:Tensor, # to be sampled (B,C,H,W)
                 turns:int=8, # of rows, at most
                ) -> Tensor: # (B,C_out,H,W)
     "Modulated deformable 3x3 convolution; Zhu et al., CVPR 2019. The gathered taps take 1/turns of their memory"
-    from torchvision.ops import deform_conv2d   # here, since it takes a second or two to import
+    with needs_extra('train', 'Deformable convolution'):   # here, since it takes a second or two to import
+        from torchvision.ops import deform_conv2d
     while x.shape[2] % turns: turns -= 1
     down = torch.tensor([1., 0.], device=x.device).repeat(offset.shape[1]//2).view(1, -1, 1, 1)
     out = x.new_empty(len(x), len(weight), *x.shape[2:])

@@ -19,7 +19,7 @@ from PIL import Image, ImageCms, ImageOps
 # %% ../nbs/00_images.ipynb #f240a94a
 from .colour import SPACES, ColourSpace, is_srgb, make_profile, parse_profile, space_of_codes, space_of_png, to_srgb
 from .files import (IMAGE_EXTENSIONS, RAW_EXTENSIONS, ImageError, _develop, _formats, _is_raw, _open, _read_bytes, _read_open, _said,
-                                _save_options, _write_beside, check_quality, format_of, list_images)
+                                _save_options, _write_beside, check_quality, format_of, list_images, install_line, needs_extra)
 
 # %% ../nbs/00_images.ipynb #41f5623f
 _all_ = ['IMAGE_EXTENSIONS', 'ImageError', 'format_of', 'list_images'] # of the last chapter, offered here too
@@ -43,7 +43,8 @@ def show_images(
     cmap:str='gray', # colours for maps of one channel
 ):
     "Draw pictures and maps (values in [0,1]) in a grid."
-    import matplotlib.pyplot as plt
+    with needs_extra('train', 'Drawing pictures'):
+        import matplotlib.pyplot as plt
     ims = [_to_shown(o) for o in ims]
     if not ims: raise ValueError("show_images got no picture: give it a list of at least one, or a batch (B,C,H,W).")
     titles = list(titles or [])+['']*len(ims)
@@ -192,9 +193,9 @@ def _tiff_array(
     what, # what is odd about it, in words
 ): # (H,W,C), uint8, uint16 or float, upright; and its ICC profile or None
     "The first page of a TIFF as `tifffile` reads it."
-    remedy = "run `pip install lowlight_nat[tiff]`, or save it with 16 bits, its channels interleaved"
-    try: import tifffile
-    except ImportError as e: raise ImageError(f"{name} is a TIFF {what}, and tifffile, which reads it, isn't installed: {remedy}.") from e
+    instead = 'save it with 16 bits, its channels interleaved'
+    with needs_extra('tiff', f'{name} is a TIFF {what}, and reading it', instead, ImageError):
+        import tifffile
     try:
         with tifffile.TiffFile(BytesIO(data)) as f:
             page = f.pages[0]
@@ -205,7 +206,7 @@ def _tiff_array(
             icc,turn = (page.tags.get(o) for o in (34675,274))
     except (ValueError, NotImplementedError) as e:
         if 'imagecodecs' not in str(e): raise
-        raise ImageError(f"{name} is a TIFF {what} whose compression needs imagecodecs: {remedy}.") from e
+        raise ImageError(f"{name} is a TIFF {what} whose compression needs imagecodecs: {install_line('tiff')}, or {instead}.") from e
     if page.planarconfig==2 and page.samplesperpixel>1: a = np.moveaxis(a, 0, -1)
     if page.photometric==0: a = (np.iinfo(a.dtype).max if a.dtype.kind=='u' else 1)-a
     if tuple(page.extrasamples)[:1]==(1,) and a.ndim==3:

@@ -9,6 +9,7 @@ import hashlib, torch, warnings
 from fastcore.basics import patch
 from pathlib import Path
 from torch import Tensor, nn
+from .files import needs_extra
 
 # %% ../nbs/09_perception.ipynb #01a5ba50
 WEIGHTS = dict( # the published files of each network, newest first; the name ends with the first digits of the SHA-256
@@ -82,8 +83,8 @@ class LPIPS:
         path=None, # the backbone's file, or its folder; None: torch's hub. Another file than the published one gives the distance another `name`
     ):
         if net not in SMALLEST: raise ValueError(f"LPIPS has no backbone {net!r}; choose one of {', '.join(SMALLEST)}.")
-        try: import lpips
-        except ImportError: raise ImportError("LPIPS: the package lpips is missing; install it with `pip install lpips`") from None
+        with needs_extra('metrics', 'LPIPS'):
+            import lpips
         file,self.published = find_weights(net, path)
         self.net,self.name = net,f'LPIPS ({net})' if self.published else f'distance by features of {file.name}'
         self.model = _lpips_network(net, file)
@@ -111,10 +112,9 @@ def _pictures(x): # (B,3,H,W) or (3,H,W)
 # %% ../nbs/09_perception.ipynb #6c2ea417
 def _torchmetrics():
     "The two distances of torchmetrics, or a sentence on how to get them."
-    try:
+    with needs_extra('metrics', 'A distance between sets'):
         from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
         from torchmetrics.image.kid import KernelInceptionDistance
-    except ImportError: raise ImportError("distances between sets need torchmetrics: `pip install torchmetrics torch-fidelity`, or `pip install lowlight_nat[metrics]`") from None
     return FrechetInceptionDistance,KernelInceptionDistance,NoTrainInceptionV3
 
 class InceptionFeatures:
@@ -124,8 +124,8 @@ class InceptionFeatures:
     ):
         network = _torchmetrics()[2]
         file,self.published = find_weights('inception', path)
-        try: import torch_fidelity
-        except ImportError: raise ImportError("InceptionFeatures: the package torch-fidelity is missing; install it with `pip install torch-fidelity`") from None
+        with needs_extra('metrics', 'The Inception network'):
+            import torch_fidelity
         self.name = 'Inception features' if self.published else f'features of {file.name}'
         _tensors(file, 'inception')                             # nothing in it that would run: torch-fidelity doesn't look
         try: self.model = network(name='inception-v3-compat', features_list=['2048'], feature_extractor_weights_path=str(file)).eval()

@@ -7,7 +7,7 @@ __all__ = ['RESTING', 'split_stage', 'UntilNaN', 'StageLearner', 'gt_mean_psnr',
            'finish', 'folder_dls', 'stands_on', 'stage_plan', 'is_done', 'train_pipeline', 'previous', 'started']
 
 # %% ../nbs/12_training.ipynb #adbff309
-import fastai.callback.schedule, hashlib, math, sys, time, torch
+import hashlib, math, sys, time, torch
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import fields, replace
@@ -18,19 +18,13 @@ from torch import Tensor, nn
 from fastcore.basics import AttrDict, noop, patch
 from fastcore.foundation import L
 from fastcore.xtras import ContextManagers
-from fastai.callback.core import Callback
-from fastai.callback.progress import ProgressCallback
-from fastai.callback.training import GradientAccumulation, GradientClip
-from fastai.learner import CancelFitException, Learner, replacing_yield
-from fastai.optimizer import Adam
-from fastai.torch_core import TensorImage, rank_distrib
 from .callbacks import AdversarialStep, Autocast, CodebookCare, Curve, EMAWeights, FrozenEval, GiveTarget, NaNGuard, Preview, Term, ValidateEvery, WhileTraining, sum_terms
 from .codebook import squared_distances
 from .checkpoints import Checkpoint, Resume, data_state, random_state, set_data_state, set_random_state
 from .data import LowLightDataLoaders, random_low_light
 from .exposure import exposure_view, fit_exposure
 from .fingerprints import data_fingerprint, fingerprints, pack
-from .files import clean_parts
+from .files import clean_parts, needs_extra
 from .flow import picture_stats
 from .images import crop_to, pad_to_multiple, read_image
 from .masking import calibrate_temperature
@@ -38,6 +32,15 @@ from .metrics import gt_mean, psnr, score_pair, ssim
 from .model import LowLightNAT, NATConfig, TrainingPlan, load_model, origin, read_metadata, save_model, weights_path
 from .record import folder_lock
 from .stages import STAGES, DecoderStage, Stage, trainable
+
+with needs_extra('train', 'Training'):
+    import fastai.callback.schedule
+    from fastai.callback.core import Callback
+    from fastai.callback.progress import ProgressCallback
+    from fastai.callback.training import GradientAccumulation, GradientClip
+    from fastai.learner import CancelFitException, Learner, replacing_yield
+    from fastai.optimizer import Adam
+    from fastai.torch_core import TensorImage, rank_distrib
 
 # %% ../nbs/12_training.ipynb #d6b689e5
 def split_stage(stage:Stage # of a Learner

@@ -18,8 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
-from fastai.callback.core import Callback, CancelValidException
-from fastai.optimizer import Adam
+from .files import needs_extra
+
+with needs_extra('train', 'Training'):
+    from fastai.callback.core import Callback, CancelValidException
+    from fastai.optimizer import Adam
 
 # %% ../nbs/12_training_memory.ipynb #3d937e38
 from . import masking

@@ -11,14 +11,17 @@ from copy import deepcopy
 from functools import partial
 from torch import Tensor, nn
 from fastcore.basics import AttrDict
-from fastai.callback.training import GradientClip
-from fastai.optimizer import Adam
 from .callbacks import EMAWeights, FrozenEval, GiveTarget, NaNGuard, Term, sum_terms
 from .codebook import VQGAN, squared_distances
 from .data import LowLightDataLoaders
+from .files import needs_extra
 from .model import LowLightNAT, load_model
 from .stages import Stage
 from .training import StageLearner
+
+with needs_extra('train', 'Training'):
+    from fastai.callback.training import GradientClip
+    from fastai.optimizer import Adam
 
 # %% ../nbs/12_training_unpaired.ipynb #069f940d
 def exposure_control(x:Tensor, # enhanced picture (B,3,H,W) in [0,1]

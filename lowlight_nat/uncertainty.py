@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from fastcore.basics import AttrDict
 from .experiments import Run, _figure
+from .files import needs_extra
 from .images import read_image
 from .masking import calibrate_temperature, rank_correlation, reliability, sparsification, token_statistics, uncertainty_scores
 from .model import LowLightNAT
@@ -151,7 +152,8 @@ def draw_uncertainty(
     path, # of the picture to write
 ):
     "Reliability to the left, sparsification to the right."
-    import matplotlib.pyplot as plt
+    with needs_extra('train', 'Drawing a figure'):
+        import matplotlib.pyplot as plt
     fig,(a,b) = plt.subplots(1, 2, figsize=(10,5.4), layout='constrained')
     for n,c in r.calibration.items():
         c = {k: torch.tensor(c[k]) for k in ('confidence','accuracy','count')}; keep = c['count']>0

@@ -17,8 +17,10 @@ from torch import Tensor
 from fastcore.basics import AttrDict, patch
 
 # %% ../nbs/17_widgets.ipynb #f6ef09ef
-try: import ipywidgets as W
-except ImportError as e: raise ImportError("ipywidgets isn't installed, and the widgets need it: run `pip install lowlight_nat[app]`.") from e
+from .files import needs_extra
+
+with needs_extra('app', 'The app'):
+    import ipywidgets as W
 
 # %% ../nbs/17_widgets.ipynb #6fad30e8
 from .answer import CELL
@@ -377,9 +379,9 @@ def serve(
     device='auto', # auto, cpu, cuda or mps
 ):
     "Serve the app to this computer alone, until it is stopped."
-    try: from voila.app import Voila
-    except ImportError as e: raise ImportError("Voila isn't installed, and the app needs it: run `pip install lowlight_nat[app]`.") from e
-    from traitlets.config import Config
+    with needs_extra('app', 'The app'):
+        from traitlets.config import Config
+        from voila.app import Voila
     weights = weights_path(weights).absolute()
     read_metadata(weights); _check_port(port)
     big = dict(iopub_data_rate_limit=1e10, iopub_msg_rate_limit=1e6)

@@ -39,7 +39,7 @@ def driver(tmp_path_factory):
 @pytest.fixture(scope='module')
 def address(tmp_path_factory):
     "The address of `lowlight_app`, started as a user does."
-    pytest.importorskip('voila', reason="voila isn't installed: pip install lowlight_nat[app]")
+    pytest.importorskip('voila', reason="voila isn't installed: pip install -e '.[app]'")
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     log, env = tmp_path_factory.mktemp('app')/'log.txt', dict(os.environ, OMP_NUM_THREADS=os.environ.get('OMP_NUM_THREADS', '2'))
     with log.open('w') as f:

@@ -236,7 +236,7 @@ def test_clahe_is_scikit_images():
 
 def test_clahe_without_scikit_image(monkeypatch):
     monkeypatch.setitem(sys.modules, 'skimage.exposure', None)
-    with pytest.raises(ImportError, match=r'lowlight_nat\[classical\]'): clahe(scene(8, 8))
+    with pytest.raises(ImportError, match=r'clahe needs skimage: run `pip install -e "\.\[classical\]"`'): clahe(scene(8, 8))
 
 def test_errors_are_one_sentence(tmp_path):
     x, f = scene(16, 16), tmp_path/'m.safetensors'

@@ -3,7 +3,7 @@ import json, os, subprocess, sys, textwrap
 from pathlib import Path
 
 import pytest, torch
-pytest.importorskip('accelerate', reason='accelerate is not installed: pip install accelerate')
+pytest.importorskip('accelerate', reason="accelerate isn't installed: pip install -e '.[parallel]'")
 
 pytestmark = [pytest.mark.filterwarnings('ignore'), pytest.mark.slow]
 
@@ -201,4 +201,4 @@ def test_the_command_trains_and_ends_well(folder_of_pairs, tmp_path, start):
 def test_says_what_is_missing():
     code = "import sys; sys.modules['accelerate'] = None; import lowlight_nat.training_parallel"
     r = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True)
-    assert r.returncode and 'pip install accelerate' in r.stderr.splitlines()[-1]
+    assert r.returncode and 'needs accelerate: run `pip install -e ".[parallel]"`' in r.stderr.splitlines()[-1]

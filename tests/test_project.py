@@ -11,7 +11,7 @@ CHAPTERS = sorted(NBS.glob('[0-9][0-9]_*.ipynb'))
 PAGES = sorted(p for p in NBS.rglob('*.ipynb') if not any(o[0] in '._' for o in p.relative_to(NBS).parts))
 MODULES = sorted(p for p in (ROOT/'lowlight_nat').rglob('*.py') if p.name not in ('_modidx.py', '__init__.py'))
 # Lowest first. A module imports from levels below its own, or from a name before it in the same one; the first level imports none of ours.
-LEVELS = ['colour files layers masking metrics perception', 'record images pairs pictures fingerprints darkness data quantizers codebook flow nat', 'decoder glare glare_release exposure', 'model', 'losses stages callbacks checkpoints training training_memory training_parallel training_unpaired', 'answer enhance folders dense deploy',
+LEVELS = ['files', 'colour layers masking metrics perception', 'record images pairs pictures fingerprints darkness data quantizers codebook flow nat', 'decoder glare glare_release exposure', 'model', 'losses stages callbacks checkpoints training training_memory training_parallel training_unpaired', 'answer enhance folders dense deploy',
           'cost llflow restormer baselines experiments table1 uncertainty explore widgets', 'cli', 'all']
 LEVELS = [o.split() for o in LEVELS]
 NO_FASTAI = 'colour files images pictures layers masking metrics perception pairs fingerprints darkness quantizers codebook flow nat decoder glare glare_release exposure model answer enhance folders dense deploy llflow restormer'.split()
@@ -82,6 +82,8 @@ def test_navbar_leads_somewhere():
 def test_requirements():
     need, dev = (cfg()[k].split() for k in ('requirements', 'dev_requirements'))
     assert all('>=' in o for o in need), 'run-time requirements are ranges'
+    assert [re.split('[<>=]', o)[0] for o in need] == 'torch numpy pillow safetensors tqdm fastcore'.split(), 'what enhances needs no more'
+    assert {re.split('[<>=]', o)[0] for o in cfg()['train_requirements'].split()} <= {re.split('[<>=]', o)[0] for o in dev}
     assert 'nbdev==2.4.14 execnb==0.1.18 fastcore==1.14.5 ghapi<1.1 fastgit==0.0.6 fastai==2.8.7 fasttransform==0.0.2 plum-dispatch==2.9.0'.split() == dev[:8]
 
 def test_version_is_one():
@@ -198,6 +200,64 @@ def test_import_is_light():
     script = f"import sys, {', '.join(f'lowlight_nat.{o}' for o in NO_FASTAI)}; print([o for o in {watched} if o in sys.modules])"
     out = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert ast.literal_eval(out) == []
+
+# Refuses what no one needs who only enhances, as if it weren't installed; then runs what its arguments say
+REFUSE = '''
+import runpy, sys
+ABSENT = 'fastai fasttransform torchvision matplotlib lpips IPython ipywidgets pandas scipy sklearn spacy'.split()
+class Refuse:
+    def find_spec(self, name, *args):
+        if name.split('.')[0] in ABSENT: raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+sys.meta_path.insert(0, Refuse())
+'''
+
+def without_extras(script, cwd=ROOT, rc=0):
+    "What a script prints where only the run-time requirements can be imported."
+    r = subprocess.run([sys.executable, '-c', REFUSE + script], cwd=cwd, capture_output=True, text=True, encoding='utf-8', timeout=300)
+    assert r.returncode == rc, r.stdout + r.stderr
+    return r.stdout + r.stderr
+
+@pytest.mark.slow
+def test_enhances_without_extras(tmp_path):
+    said = without_extras(f"""
+from lowlight_nat.enhance import Enhancer
+import lowlight_nat.explore
+result = Enhancer.from_pretrained(device='cpu')('samples/chelsea.jpg')
+result.image.save({str(tmp_path/'a.png')!r})
+from lowlight_nat.cli import lowlight_enhance
+assert lowlight_enhance.main(['samples/coffee.png', '-o', {str(tmp_path/'out')!r}, '--device', 'cpu']) == 0
+print([o for o in ABSENT if o in sys.modules])
+""")
+    assert '[]' in said.splitlines(), said
+    assert (tmp_path/'a.png').is_file() and (tmp_path/'out/coffee.png').is_file()
+
+def test_commands_name_the_extra(tmp_path):
+    calls = [("lowlight_train", ['--data', str(tmp_path), '--out', str(tmp_path/'out')], 'Training needs fastai: run `pip install -e ".[train]"`'),
+             ("lowlight_app", ['--no-browser'], 'The app needs ipywidgets: run `pip install -e ".[app]"`')]
+    for sub in 'low', 'high':
+        (tmp_path/'train'/sub).mkdir(parents=True)
+    for name, args, sentence in calls:
+        script = f"from lowlight_nat import cli\nsys.exit(cli.{name}.main({args!r}))"
+        said = without_extras(script, rc=2)
+        assert sentence in said and 'Traceback' not in said
+
+def test_modules_name_the_extra():
+    "Each module can be imported without extras, or says in one sentence which one it needs."
+    script = f"""
+import importlib
+for name in {[p.stem for p in MODULES]}:
+    try: importlib.import_module('lowlight_nat.' + name)
+    except ImportError as e: print(name, e)
+"""
+    said = dict(o.split(' ', 1) for o in without_extras(script).splitlines() if o)
+    assert not set(said) & set(NO_FASTAI + ['cli', 'explore', 'experiments', 'cost']) and {'data', 'training'} <= set(said)
+    assert [o for o in said.values() if not re.fullmatch(r'.+ needs \w+: run `pip install -e "\.\[\w+\]"` in your clone of lowlight_nat\.', o)] == []
+
+def test_no_install_from_a_registry():
+    "Until the first upload, every line that installs us names the clone or the repository."
+    ours = re.compile('pip install (-[a-zA-Z-]+ )*["\'`]*' + 'lowlight' + '[_-]nat(?! @ git)')
+    texts = [p for p in tracked() if p.suffix in ('.py', '.ipynb', '.qmd', '.md', '.ini', '.yml', '.toml')]
+    assert [p.name for p in texts if ours.search(p.read_text(encoding='utf-8'))] == []
 
 @pytest.mark.slow
 def test_console_scripts(run):

@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np, pytest, torch
 from PIL import Image
 
-pytest.importorskip('ipywidgets', reason="ipywidgets isn't installed: pip install lowlight_nat[app]")
+pytest.importorskip('ipywidgets', reason="ipywidgets isn't installed: pip install -e '.[app]'")
 from lowlight_nat.enhance import Enhancer
 from lowlight_nat.explore import Steps, as_html, before_after, curve_svg, side_by_side, tint
 from lowlight_nat.model import LowLightNAT, NATConfig
