@@ -1,4 +1,4 @@
-"Checks of .ci/run that are not tests of their own: `python .ci/check.py command NAME | pictures IN OUT | wheel FILE FOLDER`."
+"Checks of .ci/run that are not tests of their own: `python .ci/check.py command NAME | pictures IN OUT | bare | dist FOLDER | wheel FILE FOLDER`."
 import re, sys
 from pathlib import Path
 
@@ -22,6 +22,30 @@ def pictures(folder, out):
         bad += not ok
         print(f'{p.name:16} {a.size} -> {b.size}  level {la:.3f} -> {lb:.3f}  spread {spread:.3f}  {"ok" if ok else "WRONG"}')
     if bad: sys.exit(f'{bad} of {len(paths)} pictures are wrong')
+
+def bare():
+    "None of the packages that only the extras need is installed; how many there are."
+    from importlib.metadata import distributions
+    names = {o.metadata['Name'].lower() for o in distributions()}
+    extra = sorted(names & set('fastai fasttransform torchvision matplotlib lpips ipython pandas scipy scikit-learn spacy'.split()))
+    if extra: sys.exit(f'enhancing must not need {", ".join(extra)}')
+    print(f'{len(names)} packages, none of an extra')
+
+def dist(folder):
+    "A wheel and an sdist lie in the folder, hold the weights, and nothing that users don't need."
+    import tarfile, zipfile
+    wheel, sdist = (next(Path(folder).glob(o)) for o in ('*.whl', '*.tar.gz'))
+    inside = {wheel: zipfile.ZipFile(wheel).namelist()}
+    with tarfile.open(sdist) as tar: inside[sdist] = [o.name.partition('/')[2] for o in tar.getmembers() if o.isfile()]
+    weights = {o.name for o in Path('lowlight_nat/weights').glob('*.safetensors')}
+    for file, names in inside.items():
+        size = file.stat().st_size/1e6
+        absent = sorted(o for o in weights if f'lowlight_nat/weights/{o}' not in names)
+        unwanted = [o for o in names if o.split('/')[0] in ('nbs', 'shared', 'samples') or o.endswith(('.ipynb', '.pyc'))]
+        if absent: sys.exit(f'{file.name} lacks the weights {", ".join(absent)}')
+        if unwanted: sys.exit(f'{file.name} holds {", ".join(unwanted[:5])}')
+        if size > 30: sys.exit(f'{file.name} has {size:.1f} MB, and 30 are what a user may be asked to fetch')
+        print(f'{file.name}: {size:.1f} MB, {len(names)} files, weights {", ".join(sorted(weights))}')
 
 def wheel(file, folder):
     "The wheel must hold weights and commands, and what was unpacked from it into `folder` must enhance a picture."

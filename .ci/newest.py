@@ -1,4 +1,4 @@
-"""What the newest releases make of us: `python .ci/newest.py`, where only the run-time requirements are installed.
+"""What the newest releases make of us: `python .ci/newest.py`, where the run-time requirements and `[train]` are installed.
 
 The tests run on the pinned versions of `[dev]`; whoever installs the package gets the newest that its ranges allow.
 Here every module is imported, and a toy model goes through all four stages, is written, read again, and enhances a picture.
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TOY = dict(n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
            nat_width=16, nat_depth=1, feat_width=16, feat_depth=1, steps=(6,)*4, bs=(2,)*4, crop=(32,)*4, bf16=False)
 
-EXTRAS = dict(training_parallel='accelerate', widgets='lowlight_nat[app]') # module: what it needs beyond the run-time requirements
+EXTRAS = dict(training_parallel='parallel', widgets='app') # module: the extra it needs beyond `train`
 
 
 def modules():
@@ -22,7 +22,7 @@ def modules():
     for o in names:
         try: importlib.import_module(f'lowlight_nat.{o}')
         except ImportError as e:   # an extra's, which is not installed here: it has to say so
-            if f'pip install {EXTRAS.get(o)}' not in str(e): raise
+            if f'".[{EXTRAS.get(o)}]"' not in str(e): raise
     return names
 
 def toy(out):
@@ -66,7 +66,7 @@ def main():
     warnings.simplefilter('ignore')
     start, said = time.time(), io.StringIO()
     print(', '.join(f'{o} {version(o)}' for o in 'fastai fastcore fasttransform plum-dispatch fastprogress torch'.split()), flush=True)
-    assert int(version('fastcore').split('.')[0]) >= 2, 'this is no newest set; run it where only `pip install -e .` was done'
+    assert int(version('fastcore').split('.')[0]) >= 2, "this is no newest set; run it where only `pip install -e '.[train]'` was done"
     names = modules()
     from lowlight_nat.enhance import Enhancer
     with tempfile.TemporaryDirectory() as tmp:

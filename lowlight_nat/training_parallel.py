@@ -6,6 +6,12 @@ __all__ = ['LEARNS', 'WRITERS', 'RankDL', 'NumberedRandom', 'WholeBatch', 'gathe
            'train_parallel', 'main']
 
 # %% ../nbs/12_training_parallel.ipynb #a28bcd67
+from .files import needs_extra
+
+with needs_extra('parallel', 'Training by several processes'):
+    import accelerate
+    from accelerate import DistributedDataParallelKwargs, PartialState
+
 import shutil, tempfile, torch
 import torch.distributed as dist
 from contextlib import contextmanager
@@ -16,19 +22,14 @@ from fastcore.basics import patch
 from fastcore.script import Param, call_parse
 from torch.nn.parallel import DistributedDataParallel
 from .data import PairDL
-from .files import needs_extra
 from .flow import ActNorm
 from .model import LowLightNAT, NATConfig
 from .quantizers import Quantizer
 from .training import train_pipeline
-
-with needs_extra('parallel', 'Training by several processes'):
-    import accelerate
-    from accelerate import DistributedDataParallelKwargs, PartialState
-    from fastai.callback.core import Callback
-    from fastai.distributed import DistributedTrainer
-    from fastai.learner import Learner, defaults
-    from fastai.torch_core import num_distrib, rank_distrib
+from fastai.callback.core import Callback
+from fastai.distributed import DistributedTrainer
+from fastai.learner import Learner, defaults
+from fastai.torch_core import num_distrib, rank_distrib
 
 # %% ../nbs/12_training_parallel.ipynb #f45419cd
 class RankDL(PairDL):
