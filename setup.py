@@ -1,4 +1,5 @@
 "Build the package from settings.ini, the one place where its name, version, needs and commands are said."
+import re
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import find_namespace_packages, setup
@@ -16,6 +17,13 @@ def words(key):
     "The whitespace-separated entries of `key`; an entry holds no blank."
     return cfg.get(key, '').split()
 
+def readme():
+    "README.md as PyPI shows it: there, links that are relative to the repository would lead nowhere."
+    text = (root/'README.md').read_text(encoding='utf-8') if (root/'README.md').exists() else ''
+    files, pictures = (f'{cfg["git_url"]}/{o}/{cfg["branch"]}/' for o in ('blob', 'raw'))
+    text = re.sub(r'(!\[[^\]]*\]\()(?![a-z]+:|#)', rf'\g<1>{pictures}', text)
+    return re.sub(r'(\]\()(?![a-z]+:|#)', rf'\g<1>{files}', text)
+
 # `dev_requirements` gives the extra `dev`, `xyz_requirements` the extra `xyz`
 extras = {k.removesuffix('_requirements'): words(k) for k in cfg if k.endswith('_requirements')}
 # `all` is what the package itself can use; `dev` and `notebooks` pin what works on it
@@ -25,7 +33,7 @@ setup(
     name=cfg['lib_name'],
     version=cfg['version'],
     description=cfg['description'],
-    long_description=(root/'README.md').read_text(encoding='utf-8') if (root/'README.md').exists() else '',
+    long_description=readme(),
     long_description_content_type='text/markdown',
     author=cfg['author'],
     url=cfg['git_url'],

@@ -113,11 +113,21 @@ def test_wheel_and_sdist(tmp_path):
     said = subprocess.run([sys.executable, '.ci/check.py', 'dist', str(tmp_path/'dist')], cwd=ROOT, capture_output=True, text=True)
     assert said.returncode == 0 and said.stdout.count('small.safetensors') == 2, said.stdout + said.stderr
 
-def test_all_is_every_extra_of_the_package(monkeypatch):
+@pytest.fixture
+def told(monkeypatch):
+    "What setup.py tells setuptools."
     setuptools, seen = pytest.importorskip('setuptools'), {}
     monkeypatch.setattr(setuptools, 'setup', lambda **kwargs: seen.update(kwargs))
     runpy.run_path(str(ROOT/'setup.py'))
-    extras = seen['extras_require']
+    return seen
+
+def test_links_lead_somewhere_from_pypi(told):
+    links = re.findall(r'\]\(([^)\s]+)\)', told['long_description'])
+    assert len(links) > 10 and [o for o in links if not o.startswith(('https://', '#'))] == []
+    assert any(o.endswith('raw/main/nbs/figures/pipeline.svg') for o in links)
+
+def test_all_is_every_extra_of_the_package(told):
+    extras = told['extras_require']
     assert {'train', 'app', 'deploy', 'metrics', 'raw', 'heif', 'tiff', 'notebooks', 'all', 'dev'} <= set(extras)
     for name in extras.keys() - {'dev', 'notebooks'}:
         assert set(extras[name]) <= set(extras['all']), name
