@@ -2,6 +2,7 @@
 import re
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_namespace_packages, setup
 
 root = Path(__file__).parent
@@ -10,7 +11,8 @@ cfg.read(root/'settings.ini', encoding='utf-8')
 cfg = cfg['DEFAULT']
 
 licenses = {'apache2': 'Apache-2.0', 'mit': 'MIT', 'bsd3': 'BSD-3-Clause'}
-statuses = ['0 - None', '1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable', '6 - Mature', '7 - Inactive']
+statuses = ['0 - None', '1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta',
+            '5 - Production/Stable', '6 - Mature', '7 - Inactive']
 pythons = [f'3.{minor}' for minor in range(int(cfg['min_python'].split('.')[1]), 14)]
 
 def words(key):
@@ -43,7 +45,8 @@ setup(
                  f'Intended Audience :: {cfg["audience"]}',
                  f'Natural Language :: {cfg["language"]}',
                  *[f'Programming Language :: Python :: {v}' for v in pythons]],
-    packages=find_namespace_packages(include=[cfg['lib_path'], f'{cfg["lib_path"]}.*'], exclude=['*.__pycache__', '*.__pycache__.*']),
+    packages=find_namespace_packages(include=[cfg['lib_path'], f'{cfg["lib_path"]}.*'],
+                                     exclude=['*.__pycache__', '*.__pycache__.*']),
     package_data={cfg['lib_path']: words('package_data')},
     python_requires=f'>={cfg["min_python"]}',
     install_requires=words('requirements'),

@@ -1,4 +1,4 @@
-"A release: what the workflows do, what wheel and sdist hold, and what the command that makes one refuses."
+"A release: what the workflows do, what is built, and what the command that makes one refuses."
 import re
 import runpy
 import shutil
@@ -24,7 +24,9 @@ def commands(job):
     return '\n'.join(o.get('run', '') for o in job['steps'])
 
 def git(folder, *args):
-    subprocess.run(['git', *args], cwd=folder, check=True, capture_output=True)
+    "What a git command prints."
+    done = subprocess.run(['git', *args], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout
 
 @pytest.fixture
 def clone(tmp_path):
@@ -32,7 +34,8 @@ def clone(tmp_path):
     for name in FILES:
         (tmp_path/name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT/name, tmp_path/name)
-    (tmp_path/'CHANGELOG.md').write_text('# Changes\n\n## 9.8.7 (unreleased)\n\n- More light.\n\n## 0.1.0\n\n- Light.\n')
+    changes = '# Changes\n\n## 9.8.7 (unreleased)\n\n- More light.\n\n## 0.1.0\n\n- Light.\n'
+    (tmp_path/'CHANGELOG.md').write_text(changes)
     git(tmp_path, 'init', '-q', '-b', 'main')
     git(tmp_path, 'config', 'user.name', 'test')
     git(tmp_path, 'config', 'user.email', 'test@localhost')
@@ -44,7 +47,8 @@ def clone(tmp_path):
 
 def make_release(clone, *args):
     "Run the command in a clone."
-    return subprocess.run([sys.executable, '.ci/release.py', *args], cwd=clone, capture_output=True, text=True)
+    line = [sys.executable, '.ci/release.py', *args]
+    return subprocess.run(line, cwd=clone, capture_output=True, text=True)
 
 
 # --- workflows ---
@@ -52,20 +56,22 @@ def make_release(clone, *args):
 def test_pull_requests_are_tested_everywhere():
     jobs = workflow('test')['jobs']
     assert set(jobs) == {'quick', 'full'}
-    assert jobs['quick']['strategy']['matrix'] == {'os': SYSTEMS, 'python': ['3.10', '3.11', '3.12', '3.13']}
+    matrix = jobs['quick']['strategy']['matrix']
+    assert matrix == {'os': SYSTEMS, 'python': ['3.10', '3.11', '3.12', '3.13']}
     assert '-m "not slow"' in commands(jobs['quick']) and 'bash .ci/run' in commands(jobs['full'])
 
 def test_a_tag_is_built_installed_and_published():
     flow = workflow('release')
     jobs = flow['jobs']
-    assert flow[True] == {'push': {'tags': ['v*']}} and list(jobs) == ['build', 'install', 'publish']
+    assert flow[True] == {'push': {'tags': ['v*']}}
+    assert list(jobs) == ['build', 'install', 'publish']
     for word in 'release.py --tag', 'python -m build', 'twine check --strict', 'check.py dist':
         assert word in commands(jobs['build'])
     assert jobs['install']['strategy']['matrix']['os'] == SYSTEMS
     assert 'lowlight_enhance" samples -o enhanced' in commands(jobs['install'])
     publish = jobs['publish']
     assert publish['needs'] == ['build', 'install'] and publish['environment'] == 'pypi'
-    assert publish['permissions'] == {'id-token': 'write'}, 'it may ask PyPI for an upload, and nothing else'
+    assert publish['permissions'] == {'id-token': 'write'}
 
 @pytest.mark.parametrize('path', sorted(WORKFLOWS.glob('*.yml')), ids=lambda p: p.stem)
 def test_actions_are_pinned(path):
@@ -81,13 +87,15 @@ def test_release_writes_commits_and_tags(clone):
     assert all('9.8.7' in (clone/o).read_text() for o in FILES[:4])
     assert '## 9.8.7\n' in (clone/'CHANGELOG.md').read_text()
     assert '## 0.1.0' in (clone/'CHANGELOG.md').read_text()
-    log = subprocess.run(['git', 'log', '--oneline', '--decorate'], cwd=clone, capture_output=True, text=True).stdout
-    assert 'tag: v9.8.7' in log.splitlines()[0] and 'Release 9.8.7' in log.splitlines()[0]
+    last = git(clone, 'log', '-1', '--oneline', '--decorate')
+    assert 'tag: v9.8.7' in last and 'Release 9.8.7' in last
     assert make_release(clone, '--tag', 'v9.8.7').returncode == 0
     assert 'says 9.8.7' in make_release(clone, '--tag', 'v9.8.6').stderr
     assert 'there already' in make_release(clone, '9.8.7').stderr
 
-@pytest.mark.parametrize('version, sentence', [('9.8', 'is no version'), ('0.0.1', 'older than'), ('9.9.9', 'has no section')])
+REFUSED = [('9.8', 'is no version'), ('0.0.1', 'older than'), ('9.9.9', 'has no section')]
+
+@pytest.mark.parametrize('version, sentence', REFUSED)
 def test_release_refuses(clone, version, sentence):
     done = make_release(clone, version)
     assert done.returncode and sentence in done.stderr and 'Traceback' not in done.stderr
@@ -105,13 +113,17 @@ def test_release_refuses_a_dirty_tree(clone):
 @pytest.mark.slow
 def test_wheel_and_sdist(tmp_path):
     copy = tmp_path/'copy'
-    ignore = shutil.ignore_patterns('.git', '_proc', '*.egg-info', '__pycache__', '.venv', 'build', 'dist')
+    unwanted = '.git _proc *.egg-info __pycache__ .venv build dist'
+    ignore = shutil.ignore_patterns(*unwanted.split())
     shutil.copytree(ROOT, copy, ignore=ignore, symlinks=True)
-    build = [sys.executable, '-m', 'build', '--no-isolation', '--outdir', str(tmp_path/'dist'), str(copy)]
+    out = str(tmp_path/'dist')
+    build = [sys.executable, '-m', 'build', '--no-isolation', '--outdir', out, str(copy)]
     done = subprocess.run(build, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    said = subprocess.run([sys.executable, '.ci/check.py', 'dist', str(tmp_path/'dist')], cwd=ROOT, capture_output=True, text=True)
-    assert said.returncode == 0 and said.stdout.count('small.safetensors') == 2, said.stdout + said.stderr
+    check = [sys.executable, '.ci/check.py', 'dist', out]
+    said = subprocess.run(check, cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert said.stdout.count('small.safetensors') == 2, 'in the wheel and in the sdist'
 
 @pytest.fixture
 def told(monkeypatch):
@@ -128,6 +140,7 @@ def test_links_lead_somewhere_from_pypi(told):
 
 def test_all_is_every_extra_of_the_package(told):
     extras = told['extras_require']
-    assert {'train', 'app', 'deploy', 'metrics', 'raw', 'heif', 'tiff', 'notebooks', 'all', 'dev'} <= set(extras)
+    names = 'train app deploy metrics raw heif tiff notebooks all dev'
+    assert set(names.split()) <= set(extras)
     for name in extras.keys() - {'dev', 'notebooks'}:
         assert set(extras[name]) <= set(extras['all']), name
