@@ -176,7 +176,6 @@ RESULTS = {
     'big_picture': ('24 megapixels', '13_enhance.ipynb', lambda d: table([d], [('size', 'pixels', ''), ('tile', 'tile', 'd'), ('precision', 'precision', ''), ('loaded_gb', 'GB when loaded', '.2f'), ('peak_gb', 'GB at most', '.2f'), ('over_loaded_gb', 'GB over what was loaded', '.2f'), ('seconds', 's', 'd')]), ''),
     'half_precision': ('float16 weights', '08_model.ipynb', lambda d: table([d], [('psnr', 'PSNR against float32', '.2f'), ('same_tokens', 'share of equal tokens', '.4f')]), ''),
     'deploy': ('Exported forms', '16_deploy.ipynb', table_of, ''),
-    'memory': ('Memory of a training step', '12_training_memory.ipynb', plain([('budget_gb', 'GPU, GB', 'd'), ('stage', 'stage', ''), ('micro', 'at once', 'd'), ('n_acc', 'in all', 'd'), ('checkpointing', 'checkpointing', ''), ('peak_gb', 'peak, GB', '.1f'), ('fits', 'fits', '')], 'plans'), 'Preset `base`, counted without taking the memory.'),
     'unpaired': ('Fine-tuning without pairs', '12_training_unpaired.ipynb', plain([('run', 'run', ''), *SCORES]), ''),
     'mutants': ('Can the checks fail?', 'architecture.qmd', lambda d: f"{sum(o['noticed'] for o in d['rows'])} of {len(d['rows'])} deliberate faults were noticed by the tests.", ''),
 }
