@@ -338,12 +338,13 @@ def train_config(
 # %% ../nbs/18_cli.ipynb #669d0d6d
 def _cost(a):
     "Measure what the NATs cost, print it, write it."
-    from lowlight_nat.cost import cost, cost_table, stage_table
+    from dataclasses import asdict
+    from lowlight_nat.cost import cost, cost_table
     model = a.preset if a.weights in (None,'random') else load_model(a.weights)
     which = [dict(latent='+latent NAT', decoder='+decoder NAT').get(o, o) for o in a.systems]
     res = cost(model, a.size, a.share, a.rounds, a.repeat, a.threads, a.dtype, pick_device(a.device), systems=tuple(which))
-    for o in cost_table(res), *(stage_table(res, k, official=res.preset=='base' and k=='GLARE') for k in which if k in ('GLARE','both')): print(o, end='\n\n')
-    res |= dict(weights=_short(a.weights or 'random'), versions=versions(), command=command_line(lowlight_experiment, **a), date=date.today().isoformat())
+    print(cost_table(res))
+    res = AttrDict(asdict(res), weights=_short(a.weights or 'random'), versions=versions(), command=command_line(lowlight_experiment, **a), date=date.today().isoformat())
     if a.json: write_json(a.json, res)
     return res
 

@@ -130,7 +130,7 @@ def proof(d):
     return f'\n```sh\n{c}\n```\n' + (f'\n{where}.\n' if where else '')
 
 def cost(d):
-    rows = [dict(o, gmac=o['multiply_adds']/1e9, mparams=o['params_used']/1e6, peak_mb=o['peak']/1e6, extra_time=100*o['extra_time'], extra_memory=100*o['extra_memory']) for o in d['rows']]
+    rows = [dict(o, gmac=o['multiply_adds']/1e9, mparams=o['params_used']/1e6, extra_time=100*o['extra_time'], extra_memory=100*o['extra_memory']) for o in d['rows']]
     cols = [('system', 'system', ''), ('mparams', 'parameters in use, millions', '.2f'), ('gmac', 'multiply-adds, billions', '.1f'), ('seconds', 's a picture', '.3f'),
             ('extra_time', 'more time, %', '+.1f'), ('extra_memory', 'more weights and working memory, %', '+.1f')]
     return f"Preset {d['preset']}, {d['size'][0]}x{d['size'][1]} pixels, {d['dtype']}, {d['rounds']} rounds, {100*d['masked']:.0f}% of the places masked, weights: {d['weights']}.\n\n" + table(rows, cols)
