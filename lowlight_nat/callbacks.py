@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['GiveTarget', 'sum_terms', 'Term', 'FrozenEval', 'Autocast', 'bad_batch', 'MixedPrecision', 'EMAWeights',
            'CodebookCare', 'AdversarialStep', 'NaNGuard', 'WhileTraining', 'ValidateEvery', 'Curve', 'preview_row',
-           'Preview', 'peak_memory', 'Throughput', 'Curriculum', 'checked']
+           'Preview', 'peak_memory', 'Throughput']
 
 # %% ../nbs/11_callbacks.ipynb #3a8c2a83
 import sys, time, torch
@@ -392,34 +392,3 @@ class Throughput(WhileTraining):
         s = self.seconds or float('nan')
         return dict(steps=self.steps, pictures=self.pictures, seconds=self.seconds, steps_per_s=self.steps/s, pictures_per_s=self.pictures/s,
                     waiting=self.waited/s, peak_gb=peak_memory(self.device))
-
-# %% ../nbs/11_callbacks.ipynb #10b2e0b0
-class Curriculum(Callback):
-    "Rounds and range of the mask share as functions of the share of the training done, in training alone"
-    order, run_valid = -3, False
-    def __init__(self, rounds=None, # function of [0,1] to a number of rounds, which is rounded; None: as the stage has it
-                 mask=None): # function of [0,1] to a range (low, high) of the share of masked places, in [0,1]; None: as the stage has it
-        self.plan, self.old = {k: f for k, f in dict(rounds=rounds, mask_range=mask).items() if f}, {}
-    @property
-    def stage(self): return getattr(self.learn.model, 'module', self.learn.model)   # inside of what spreads it over devices
-    def _put_back(self):
-        for k, v in self.old.items(): setattr(self.stage, k, v)
-        self.old = {}
-    def before_train(self):
-        self._put_back()   # after an interruption
-        missing = [k for k in self.plan if not hasattr(self.stage, k)]
-        if missing: raise AttributeError(f'Curriculum: {type(self.stage).__name__} has no {" and no ".join(missing)} to set; use it with a stage that trains a NAT')
-        self.old = {k: getattr(self.stage, k) for k in self.plan}
-    def before_batch(self):
-        for k, f in self.plan.items(): setattr(self.stage, k, checked(k, f(self.learn.pct_train)))
-    def after_train(self): self._put_back()
-
-def checked(name:str, # rounds or mask_range
-            value): # what a curriculum's function gave
-    "The value as a stage takes it, or an error that says what is wrong with it"
-    if name == 'rounds':
-        if value >= 0: return round(value)
-        raise ValueError(f'Curriculum: rounds gave {value}, which must be 0 or more')
-    low, high = value
-    if not 0 <= low <= high <= 1: raise ValueError(f'Curriculum: mask gave ({low}, {high}), which must be a range within [0, 1]')
-    return low, high

@@ -300,23 +300,19 @@ def lowlight_train(
     crop:Param("side of the pieces, pixels, one for all stages or four; the preset's by default", int, nargs='+')=None,
     seed:int|None=None, # of everything random; the preset's by default
     device:str='auto', # auto, cpu, cuda or mps
-    memory_gb:float|None=None, # of the card: batches that do not fit are taken in parts; by default whole
     start:str|None=None, # checkpoint that the first stage goes on from: a path, or the name of a bundled one; by default that of the stage before
     note:str|None=None, # what else the checkpoint should say of itself, kept in its metadata
 ): # what `train_pipeline` returns
     "Train a model on pairs of pictures."
     if not 0<steps_scale<float('inf'): raise ValueError(f'steps_scale={steps_scale} must be positive: it multiplies the number of steps.')
-    if memory_gb is not None and not memory_gb>0: raise ValueError(f'memory_gb={memory_gb} must be positive: it is the memory of the card, in GB.')
     cfg,source = train_config(preset, steps_scale, seed, lr, bs, crop),_source(data, low, high)
     if not out: raise ValueError('--out is missing: give the folder for what training writes.')
     if Path(out).exists() and not Path(out).is_dir(): raise ValueError(f"'{out}' is a file: give a folder for what training writes.")
     place = None if device=='auto' else pick_device(device)
     from lowlight_nat.training import train_pipeline
-    from lowlight_nat.training_memory import fit_card
     print(f"'{_short(source)}': {split_note(source)}", flush=True)
-    line = command_line(lowlight_train, data=data, out=out, low=low, high=high, preset=preset, stage=stage, steps_scale=steps_scale, lr=lr, bs=bs, crop=crop, seed=seed, memory_gb=memory_gb, start=start)
-    fit = fit_card(memory_gb) if memory_gb else None
-    return train_pipeline(cfg, source, out, stage, resume, about=dict(command=line, data=_short(source), note=note or ''), fit=fit, start=start,
+    line = command_line(lowlight_train, data=data, out=out, low=low, high=high, preset=preset, stage=stage, steps_scale=steps_scale, lr=lr, bs=bs, crop=crop, seed=seed, start=start)
+    return train_pipeline(cfg, source, out, stage, resume, about=dict(command=line, data=_short(source), note=note or ''), start=start,
                           overwrite=overwrite, scale=min(1., steps_scale), device=place)
 
 # %% ../nbs/18_cli.ipynb #05e31732
@@ -342,12 +338,13 @@ def train_config(
 # %% ../nbs/18_cli.ipynb #669d0d6d
 def _cost(a):
     "Measure what the NATs cost, print it, write it."
-    from lowlight_nat.cost import cost, cost_table, stage_table
+    from dataclasses import asdict
+    from lowlight_nat.cost import cost, cost_table
     model = a.preset if a.weights in (None,'random') else load_model(a.weights)
     which = [dict(latent='+latent NAT', decoder='+decoder NAT').get(o, o) for o in a.systems]
     res = cost(model, a.size, a.share, a.rounds, a.repeat, a.threads, a.dtype, pick_device(a.device), systems=tuple(which))
-    for o in cost_table(res), *(stage_table(res, k, official=res.preset=='base' and k=='GLARE') for k in which if k in ('GLARE','both')): print(o, end='\n\n')
-    res |= dict(weights=_short(a.weights or 'random'), versions=versions(), command=command_line(lowlight_experiment, **a), date=date.today().isoformat())
+    print(cost_table(res))
+    res = AttrDict(asdict(res), weights=_short(a.weights or 'random'), versions=versions(), command=command_line(lowlight_experiment, **a), date=date.today().isoformat())
     if a.json: write_json(a.json, res)
     return res
 

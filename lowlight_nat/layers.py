@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['conv3', 'ResBlock', 'Down', 'Up', 'rope_angles', 'apply_rope', 'grid_positions', 'TransformerBlock', 'some_places',
-           'put_places', 'to_windows', 'from_windows', 'WindowBlock', 'has_bf16', 'knows', 'wide']
+           'put_places', 'to_windows', 'from_windows', 'has_bf16', 'knows', 'wide']
 
 # %% ../nbs/02_layers.ipynb #4ebc33ef
 import torch, warnings
@@ -168,27 +168,6 @@ def from_windows(win:Tensor, # windows (B*n,size*size,C)
     (rows, cols), (H, W), C = grid, shape, win.shape[-1]
     x = win.view(-1, rows, cols, size, size, C).transpose(2, 3).reshape(-1, rows*size, cols*size, C)
     return x[:, shift:shift+H, shift:shift+W]
-
-# %% ../nbs/02_layers.ipynb #2f8fa8a0
-class WindowBlock(nn.Module):
-    "A transformer block that attends within windows of a grid; Liu et al., ICCV 2021"
-    def __init__(self,
-                 dim:int, # width
-                 heads:int=4, # attention heads
-                 size:int=16, # side of a window, in places; 0: the whole grid is one window
-                 shift:int=0): # shift of the windows, less than `size`
-        super().__init__()
-        if size and not 0 <= shift < size: raise ValueError(f'WindowBlock: shift={shift} must lie in [0, {size}), the side of a window')
-        self.block, self.size, self.shift = TransformerBlock(dim, heads), size, shift
-
-    def forward(self, x:Tensor) -> Tensor: # grid (B,H,W,dim) to the same
-        B, H, W, C = x.shape
-        head_dim = C//self.block.heads
-        if not self.size or max(H, W) <= self.size:  # a grid that fits is not cut
-            return self.block(x.reshape(B, H*W, C), rope_angles(grid_positions(H, W, x.device), head_dim)).view(B, H, W, C)
-        win, keep, grid = to_windows(x, self.size, self.shift)
-        angles = rope_angles(grid_positions(self.size, self.size, x.device), head_dim)
-        return from_windows(self.block(win, angles, keep), self.size, self.shift, grid, (H, W))
 
 # %% ../nbs/02_layers.ipynb #0d9d35f5
 def has_bf16(device:torch.device, # of the tensors

@@ -32,6 +32,7 @@ from .metrics import gt_mean, psnr, score_pair, ssim
 from .model import LowLightNAT, NATConfig, TrainingPlan, load_model, origin, read_metadata, save_model, weights_path
 from .record import folder_lock
 from .stages import STAGES, DecoderStage, Stage, trainable
+from .training_memory import halve_until_it_fits
 
 with needs_extra('train', 'Training'):
     import fastai.callback.schedule
@@ -277,19 +278,34 @@ def train_stage(name:str, # codebook, flow, nat or decoder
                 out:Path, # folder for checkpoints, tables and previews
                 resume:bool=False, # go on from the last checkpoint
                 minutes:float=2., # between checkpoints
-                fit=None, # function (name, model) to a micro-batch, for a card that cannot hold a batch; None: whole batches
                 epoch_steps:int=50, # steps an epoch
                 validations:int=3, # during the stage, with the one at its end
                 make=None, # function of the model to its `Stage`; by default that of `STAGES`
                 after:str=None, # SHA-256 of the checkpoint that it starts from; by default `stands_on`
                 scale:float=1., # of the work that follows the fit, in (0,1]
                ) -> dict: # seconds, validation figures
-    "Train one stage, write its checkpoint"
+    "Train one stage, write its checkpoint; a batch that does not fit into memory is taken in parts"
     i, cfg = list(STAGES).index(name), model.cfg
     epochs = max(1, cfg.steps[i]//epoch_steps); epoch_steps = cfg.steps[i]//epochs
+    begin = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    def fit(micro):
+        if micro < cfg.bs[i]:
+            _say(f'{name}: memory ran out, so the stage begins anew with {micro} of {cfg.bs[i]} pictures at a time')
+            model.load_state_dict(begin)
+            model.zero_grad()
+        return _fit_stage(name, model, make_dls, out, resume and micro == cfg.bs[i], minutes, micro, epochs, epoch_steps, validations, make, after)
+    learn, seconds, stands = halve_until_it_fits(fit, cfg.bs[i])
+    return stage_end(name, model, learn.dls, out, learn, seconds, stands, scale)
+
+def _fit_stage(name, model, make_dls, out, resume, minutes, micro, epochs, epoch_steps, validations, make, after):
+    "Fit of a stage: its Learner, the seconds it took, and what it stood on"
+    i = list(STAGES).index(name)
+    cfg = model.cfg
     torch.manual_seed(cfg.seed + i)
-    micro, state = fit(name, model) if fit else cfg.bs[i], out/f'{name}.pt'
-    dls, back = make_dls(cfg.context, micro, cfg.bs[i]*epoch_steps), Resume(state) if resume else None
+    state = out/f'{name}.pt'
+    back = Resume(state) if resume else None
+    if back and back.state: micro = cfg.bs[i]*epoch_steps//back.state['plan'][1]   # as the run that goes on had it
+    dls = make_dls(cfg.context, micro, cfg.bs[i]*epoch_steps)
     if hasattr(dls.train.dataset, 'bright'): dls.train.dataset.bright = name == 'codebook'   # which looks at no dark picture, so none need be made
     stands = dict(after=after or stands_on(out, name), data_fingerprint=data_of(dls))
     cbs = [Checkpoint(state, minutes), ValidateEvery(max(1, -(-epochs//validations))), Preview(out/'previews'/name)]
@@ -301,7 +317,7 @@ def train_stage(name:str, # codebook, flow, nat or decoder
     begin = f', from epoch {back.epoch + 1}' if back and back.epoch else ''
     _say(f"{name}: {_count(epochs, 'epoch')} of {_count(epoch_steps, 'step')}{begin}")
     learn.fit_one_cycle(epochs, cfg.lr[i], pct_start=0.15, start_epoch=back.epoch if back else 0, cbs=Curve(out/f'{name}.csv', append=bool(back and back.epoch)))
-    return stage_end(name, model, dls, out, learn, time.time() - start, stands, scale)
+    return learn, time.time() - start, stands
 
 # %% ../nbs/12_training.ipynb #a278ed3e
 def _settle(name, model, dls, scale):
@@ -431,7 +447,6 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
                    resume:bool=False, # go on from the last checkpoint, in the middle of a stage; what is finished is kept
                    minutes:float=2., # between checkpoints
                    about:dict=None, # more to say in the metadata of the final checkpoint
-                   fit=None, # function (name, model) to a micro-batch, for a card that cannot hold a batch; see `fit_card`
                    start=None, # checkpoint that the first stage goes on from, a path or the name of a bundled one, instead of the one of the stage before
                    overwrite:bool=False, # train anew what the folder holds of these stages already; without it, and without resume, such a folder is refused
                    scale:float=1., # of the work that follows the steps of a stage, in (0,1]: exposure head, factor, tau
@@ -452,7 +467,7 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
             raise ValueError(f"'{out}' holds a run already ({', '.join(f.name for f in there)}): go on with it by resume=True (--resume), train it anew by overwrite=True (--overwrite), or give another folder")
         if resume and not _run_files(out): _say(f"'{out}' holds no run to go on with: a new one begins")
         if overwrite: _forget(out, todo)
-        return _run_stages(cfg, make_dls, out, todo, resume, minutes, about or {}, fit, first, scale)
+        return _run_stages(cfg, make_dls, out, todo, resume, minutes, about or {}, first, scale)
 
 def _forget(out, names):
     "Remove the states of unfinished runs of some stages; finished checkpoints stay until they are replaced"
@@ -462,7 +477,7 @@ def _forget(out, names):
 # Figures of the last line: key, words, digits
 _RESULT = [('psnr_gt_mean', 'PSNR GT-mean', 2), ('ssim_gt_mean', 'SSIM GT-mean', 4), ('psnr', 'PSNR', 2), ('gt_mean_psnr', 'PSNR GT-mean', 2), ('gt_mean_ssim', 'SSIM GT-mean', 4)]
 
-def _run_stages(cfg, make_dls, out, todo, resume, minutes, about, fit, first, scale):
+def _run_stages(cfg, make_dls, out, todo, resume, minutes, about, first, scale):
     "The stages of `train_pipeline`, in a folder that is ours"
     names, data = list(STAGES), data_of(make_dls(cfg.context, 1, 1)) if resume else None
     torch.manual_seed(cfg.seed)
@@ -473,7 +488,7 @@ def _run_stages(cfg, make_dls, out, todo, resume, minutes, about, fit, first, sc
         if resume and is_done(out, name, cfg, after, data): _say(f'{name}: finished before, and kept'); continue
         if began: model = started(model, began, cfg, name, make_dls, scale)
         elif name != names[0]: model = previous(model, out/f'{names[names.index(name)-1]}.safetensors', cfg)
-        train_stage(name, model, make_dls, out, resume, minutes, fit, after=after, scale=scale)
+        train_stage(name, model, make_dls, out, resume, minutes, after=after, scale=scale)
         _forget(out, todo[k+1:])   # what stands on this stage is trained anew
         resume = False
     if first: about = {**about, 'start': origin(first)}

@@ -130,7 +130,7 @@ def proof(d):
     return f'\n```sh\n{c}\n```\n' + (f'\n{where}.\n' if where else '')
 
 def cost(d):
-    rows = [dict(o, gmac=o['multiply_adds']/1e9, mparams=o['params_used']/1e6, peak_mb=o['peak']/1e6, extra_time=100*o['extra_time'], extra_memory=100*o['extra_memory']) for o in d['rows']]
+    rows = [dict(o, gmac=o['multiply_adds']/1e9, mparams=o['params_used']/1e6, extra_time=100*o['extra_time'], extra_memory=100*o['extra_memory']) for o in d['rows']]
     cols = [('system', 'system', ''), ('mparams', 'parameters in use, millions', '.2f'), ('gmac', 'multiply-adds, billions', '.1f'), ('seconds', 's a picture', '.3f'),
             ('extra_time', 'more time, %', '+.1f'), ('extra_memory', 'more weights and working memory, %', '+.1f')]
     return f"Preset {d['preset']}, {d['size'][0]}x{d['size'][1]} pixels, {d['dtype']}, {d['rounds']} rounds, {100*d['masked']:.0f}% of the places masked, weights: {d['weights']}.\n\n" + table(rows, cols)
@@ -176,7 +176,6 @@ RESULTS = {
     'big_picture': ('24 megapixels', '13_enhance.ipynb', lambda d: table([d], [('size', 'pixels', ''), ('tile', 'tile', 'd'), ('precision', 'precision', ''), ('loaded_gb', 'GB when loaded', '.2f'), ('peak_gb', 'GB at most', '.2f'), ('over_loaded_gb', 'GB over what was loaded', '.2f'), ('seconds', 's', 'd')]), ''),
     'half_precision': ('float16 weights', '08_model.ipynb', lambda d: table([d], [('psnr', 'PSNR against float32', '.2f'), ('same_tokens', 'share of equal tokens', '.4f')]), ''),
     'deploy': ('Exported forms', '16_deploy.ipynb', table_of, ''),
-    'memory': ('Memory of a training step', '12_training_memory.ipynb', plain([('budget_gb', 'GPU, GB', 'd'), ('stage', 'stage', ''), ('micro', 'at once', 'd'), ('n_acc', 'in all', 'd'), ('checkpointing', 'checkpointing', ''), ('peak_gb', 'peak, GB', '.1f'), ('fits', 'fits', '')], 'plans'), 'Preset `base`, counted without taking the memory.'),
     'unpaired': ('Fine-tuning without pairs', '12_training_unpaired.ipynb', plain([('run', 'run', ''), *SCORES]), ''),
     'mutants': ('Can the checks fail?', 'architecture.qmd', lambda d: f"{sum(o['noticed'] for o in d['rows'])} of {len(d['rows'])} deliberate faults were noticed by the tests.", ''),
 }

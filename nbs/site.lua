@@ -79,6 +79,7 @@ local moved = {
   ['llflow.html#llflowconfig.full'] = 'llflow.html#llflowconfig',
   ['model.html#lowlightnat.doubt'] = 'model.html#doubt',
   ['restormer.html#restormerconfig.full'] = 'restormer.html#restormerconfig',
+  ['training_parallel.html#parallel.send'] = 'training_parallel.html#parallel',
   -- moved:end
 }
 local letters = {tau = true}   -- in running text the threshold, not the experiment of that name

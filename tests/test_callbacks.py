@@ -13,7 +13,7 @@ import fastai.callback.schedule
 from fastcore.basics import AttrDict
 from torch import nn
 from lowlight_nat import callbacks
-from lowlight_nat.callbacks import AdversarialStep, Autocast, CodebookCare, Curriculum, Curve, EMAWeights, FrozenEval, GiveTarget, MixedPrecision, NaNGuard, Preview, Term, Throughput, ValidateEvery, sum_terms
+from lowlight_nat.callbacks import AdversarialStep, Autocast, CodebookCare, Curve, EMAWeights, FrozenEval, GiveTarget, MixedPrecision, NaNGuard, Preview, Term, Throughput, ValidateEvery, sum_terms
 from lowlight_nat.checkpoints import Checkpoint, Resume, load_state, random_state, set_random_state
 from lowlight_nat.codebook import VQGAN
 from lowlight_nat.layers import has_bf16
@@ -198,7 +198,7 @@ def test_lookers_on_change_nothing(tmp_path):
         learn = fit(learner([EMAWeights(.9), FrozenEval(), *cbs], model), 3)
         return weights(learn)
     torch.manual_seed(3); plain = run()
-    torch.manual_seed(3); watched = run(Preview(tmp_path, every=3), Curve(tmp_path/'c.csv', every=2), Throughput(), Curriculum())
+    torch.manual_seed(3); watched = run(Preview(tmp_path, every=3), Curve(tmp_path/'c.csv', every=2), Throughput())
     assert same([w for w in plain[:2]], watched[:2])
     assert len(list(tmp_path.glob('s*.jpg'))) == 5 and len(list(tmp_path.glob('0*.jpg'))) == 3
 
@@ -272,10 +272,10 @@ def test_a_checkpoint_of_before_says_so(tmp_path):
 # --- killed ---
 
 def run_toy(folder, resume=True, cbs=()):
-    "The run that is killed: shuffled data, noise, averaged weights, a critic, gathered gradients, fp16, a curriculum, a table"
+    "The run that is killed: shuffled data, noise, averaged weights, a critic, gathered gradients, fp16, a table"
     model, back = made(Toy), Resume(Path(folder)/'run.pt')
     gan = AdversarialStep(start=.3, last=model.body.weight, ch=4)
-    all_cbs = [gan, EMAWeights(.9), GradientAccumulation(6), MixedPrecision('fp16', scale=2.**18, every=4), NaNGuard(), GradientClip(1.), Curriculum(rounds=lambda p: 4*p),
+    all_cbs = [gan, EMAWeights(.9), GradientAccumulation(6), MixedPrecision('fp16', scale=2.**18, every=4), NaNGuard(), GradientClip(1.),
                Checkpoint(Path(folder)/'run.pt', 0), Curve(Path(folder)/'run.csv', every=2, append=bool(back.epoch)), back, *cbs]
     learn = fit(learner(all_cbs, model), EPOCHS, start_epoch=back.epoch)
     torch.save([*weights(learn), *gan.critic.parameters()], Path(folder)/'end.part'); os.replace(Path(folder)/'end.part', Path(folder)/'end.pt')

@@ -8,7 +8,7 @@ checks:    each exercise says how to check an answer, in its own paragraph ("Che
 summary:   a section "What you have now" that names the terms introduced: in bold, or after "**Terms introduced**"
 reading:   "Further reading", with a source that has a year or a link
 
-`python tests/test_chapters.py` prints what is missing; with `--pay` it also strikes from `chapters_debts.txt` what is no longer missing. It never adds.
+`python tests/test_chapters.py` prints what is missing.
 """
 import json, re, runpy, sys
 from pathlib import Path
@@ -18,7 +18,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
 CHECKS = 'opening diagram wrong exercises checks summary reading'.split()
-DEBTS = ROOT/'tests/chapters_debts.txt'     # what is still missing, one `check chapter` a line; it may only shrink
 LIT = 'fill="#ffd76a"'                      # of a part that is lit; the legend has one as well
 
 
@@ -68,15 +67,10 @@ def missing():
         out |= {f'{k} {p.stem}' for k in lacks(p.stem[3:], json.loads(p.read_text(encoding='utf-8'))['cells'], svg.read_text(encoding='utf-8') if svg.exists() else None)}
     return out
 
-def debts(): return DEBTS.read_text(encoding='utf-8').split('\n')[:-1] if DEBTS.exists() else []
-
 
 # --- the tests ---
 
-def test_every_chapter():
-    lack, owed = missing(), set(debts())
-    assert sorted(lack - owed) == [], 'missing, and not in chapters_debts.txt'
-    assert sorted(owed - lack) == [], 'no longer missing: strike it from chapters_debts.txt by `python tests/test_chapters.py --pay`'
+def test_every_chapter(): assert sorted(missing()) == []
 
 def test_every_chapter_has_its_own_diagram():
     script = runpy.run_path(str(NBS/'figures/pipeline.py'))
@@ -131,4 +125,3 @@ def test_opening_comes_first():
 if __name__ == '__main__':
     lack = missing()
     print(*sorted(lack, key=lambda o: (o.split()[1], CHECKS.index(o.split()[0]))), f'{len(lack)} missing', sep='\n')
-    if '--pay' in sys.argv: DEBTS.write_text(''.join(f'{o}\n' for o in debts() if o in lack), encoding='utf-8')

@@ -247,7 +247,7 @@ def test_bundled_checkpoint_on_real_pairs(lol_data):
 
 # --- lowlight_train ---
 
-bad_training = [(['--data', 'nowhere', '--out', 'run'], 'nowhere'), (['--data', 'data', '--out', 'run', '--steps-scale', '0'], 'steps_scale'), (['--data', 'data', '--out', 'run', '--memory-gb', '0'], 'memory_gb'), (['--data', 'data', '--out', 'data/val/low/val0.png'], 'is a file'),
+bad_training = [(['--data', 'nowhere', '--out', 'run'], 'nowhere'), (['--data', 'data', '--out', 'run', '--steps-scale', '0'], 'steps_scale'), (['--data', 'data', '--out', 'data/val/low/val0.png'], 'is a file'),
     (['--data', 'data'], '--out is missing'), (['--out', 'run'], '--data is missing'), (['--low', 'data/val/low', '--out', 'run'], '--high is missing'), (['--data', 'data', '--low', 'a', '--high', 'b', '--out', 'run'], 'give the one or the others'),
     (['--data', 'data', '--out', 'run', '--lr', '1', '2'], 'one number for all stages, or four'), (['--data', 'data', '--out', 'run', '--bs', '0'], 'bs=0 must be positive'), (['--data', 'data', '--out', 'run', '--crop', '-8'], 'crop=-8 must be positive'),
     (['--data', 'data', '--out', 'run', '--device', 'abacus'], 'abacus')]
@@ -264,18 +264,8 @@ def test_train_hands_over(pairs, monkeypatch):
     monkeypatch.setattr(training, 'train_pipeline', lambda cfg, *args, **kw: got.update(cfg=cfg, args=args, **kw))
     assert lowlight_train.main('--preset small --data data --out run --stage flow --resume --steps-scale .01 --seed 7'.split()) == 0
     assert (got['cfg'].name, got['cfg'].seed, got['cfg'].steps[0]) == ('small', 7, round(NATConfig.small().steps[0]*.01))
-    assert got['args'] == ('data', 'run', 'flow', True) and got['fit'] is None
+    assert got['args'] == ('data', 'run', 'flow', True)
     assert got['about']['command'] == 'lowlight_train --data data --out run --preset small --stage flow --steps-scale 0.01 --seed 7'
-
-@pytest.mark.slow
-def test_train_fits_the_card(pairs, monkeypatch):
-    import lowlight_nat.training as training
-    got = {}
-    monkeypatch.setattr(training, 'train_pipeline', lambda cfg, *args, **kw: got.update(cfg=cfg, **kw))
-    assert lowlight_train.main('--preset tiny --data data --out run --memory-gb 0.02'.split()) == 0
-    assert got['about']['command'].endswith('--memory-gb 0.02')
-    from lowlight_nat.model import LowLightNAT
-    with pytest.raises(ValueError, match='memory_gb=0.02'): got['fit']('decoder', LowLightNAT(got['cfg']))
 
 def two_folders(n=12, size=48):
     "Folders `mine/low` and `mine/high`, without a split"

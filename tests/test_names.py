@@ -7,7 +7,7 @@ shapes:    where a parameter or what is returned is annotated as a Tensor, also 
 example:   a use in a cell of a notebook that is seen, run and not exported
 test:      a use in a cell that checks (assert, test_eq and its like), or in tests/
 
-`python tests/test_names.py` prints the counts and what is missing; with `--pay` it also strikes from `names_debts.txt` what is no longer missing. It never adds.
+`python tests/test_names.py` prints the counts and what is missing.
 """
 import ast, io, json, re, sys, tokenize
 from pathlib import Path
@@ -17,7 +17,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKS = 'docstring docments shapes example test'.split()
-DEBTS = ROOT/'tests/names_debts.txt'     # what is still missing, one `check module.name` a line; it may only shrink
 
 AS_ANOTHER = re.compile(r'\b(scalars?|any shape|(same|its) shapes?|shapes? of)\b')
 AXIS = re.compile(r"\.\.\.|\.{0,3}[\w']{1,3}|(?=.*[\d*/+^])[\w'*/+^.-]+")       # B, 2h, dim/4, ...: one of these at least, so that (bright, dark) is no shape
@@ -196,13 +195,6 @@ def report(found):
 
 def missing(found): return {f'{k} {n}' for k in CHECKS for n, o in found.items() if o[k]}
 
-def debts(): return DEBTS.read_text(encoding='utf-8').split('\n')[:-1] if DEBTS.exists() else []
-
-def verdict(found, owed):
-    "What is missing and not owed; what is owed and not missing."
-    lack = missing(found)
-    return sorted(lack - set(owed)), sorted(set(owed) - lack)
-
 
 # --- the tests ---
 
@@ -212,9 +204,7 @@ def found(): return check(*project())
 def test_every_name(found):
     print('\n'.join(report(found)))
     assert len(found) > 500
-    new, paid = verdict(found, debts())
-    assert new == [], 'missing, and not in names_debts.txt'
-    assert paid == [], 'no longer missing: strike it from names_debts.txt by `python tests/test_names.py --pay`'
+    assert sorted(missing(found)) == []
 
 MODULE = '''__all__ = ['LIMIT', 'Net', 'Sizes', 'double']
 from fastcore.basics import patch
@@ -277,14 +267,6 @@ def test_tests_count_by_import():
     assert made(cells=cells, tests=['from lowlight_nat.made import double, LIMIT\n' + use]) == set()
     assert made(cells=cells, tests=['import lowlight_nat.made as m\n' + use.replace('double', 'm.double').replace('LIMIT', 'm.LIMIT')]) == set()
 
-def test_debts_only_shrink():
-    found = {'made.double': {k: ['none'] if k == 'test' else [] for k in CHECKS}}
-    assert verdict(found, []) == (['test made.double'], [])
-    assert verdict(found, ['test made.double']) == ([], [])
-    assert verdict(found, ['example made.double', 'test made.double', 'test made.gone']) == ([], ['example made.double', 'test made.gone'])
-
-
 if __name__ == '__main__':
     found = check(*project())
     print('\n'.join(report(found)))
-    if '--pay' in sys.argv: DEBTS.write_text(''.join(f'{o}\n' for o in debts() if o in missing(found)), encoding='utf-8')

@@ -1,4 +1,4 @@
-"LPIPS, FID and KID: found, refused and named rightly with files made here, and equal to the packages and to formulas written out."
+"LPIPS and FID: found, refused and named rightly with files made here, and equal to the packages and to formulas written out."
 import hashlib
 import pytest, torch
 from torch import nn
@@ -167,20 +167,16 @@ def frechet(f, g):
     a, b = np.cov(f.T), np.cov(g.T)
     return ((f.mean(0)-g.mean(0))**2).sum() + np.trace(a + b - 2*np.real(linalg.sqrtm(a@b)))
 
-def kernel(f, g):
-    f, g = f.double(), g.double(); k = lambda a, b: (a@b.T/f.shape[1] + 1)**3
-    n, m = len(f), len(g)
-    return ((k(f, f).sum() - k(f, f).trace())/(n*(n-1)) + (k(g, g).sum() - k(g, g).trace())/(m*(m-1)) - 2*k(f, g).mean()).item()
-
 def test_equal_to_the_formulas_whatever_the_batches():
     x, y, f = pictures(40, 16)*.8, pictures(40, 16, 1), Colours().eval()
-    for make, want in (FrechetDistance, frechet(f(x), f(y))), (KernelDistance, kernel(f(x), f(y))):
-        whole, parts = make(Colours()), make(Colours())               # the dropout is off: features are put in eval mode
-        whole.update(x, y)
-        for a in x.split(7): parts.update(pred=a)
-        for b in y.split(16): parts.update(targ=b)
-        assert whole.value == pytest.approx(want, rel=1e-5, abs=1e-9) and parts.value == pytest.approx(whole.value, rel=1e-9)
-        whole.reset(); whole.update(y, y); assert abs(whole.value) < 1e-6 if make is FrechetDistance else whole.value < 0
+    whole, parts = FrechetDistance(Colours()), FrechetDistance(Colours())               # the dropout is off: features are put in eval mode
+    whole.update(x, y)
+    for a in x.split(7): parts.update(pred=a)
+    for b in y.split(16): parts.update(targ=b)
+    assert whole.value == pytest.approx(frechet(f(x), f(y)), rel=1e-5, abs=1e-9) and parts.value == pytest.approx(whole.value, rel=1e-9)
+    whole.reset()
+    whole.update(y, y)
+    assert abs(whole.value) < 1e-6
 
 def test_equal_to_torchmetrics_driving_the_same_features():
     x, y, f = pictures(30, 16)*.8, pictures(30, 16, 1), Colours().eval().double()
@@ -190,16 +186,10 @@ def test_equal_to_torchmetrics_driving_the_same_features():
     ours = FrechetDistance(lambda o: f(o.double())); ours.update(x, y)
     assert ours.value == pytest.approx(theirs.compute().item(), rel=1e-9)
 
-def test_kernel_subsets_are_the_same_each_time():
-    m = KernelDistance(Colours(), subset_size=10, subsets=20); m.update(pictures(40, 16)*.8, pictures(50, 16, 1))
-    torch.manual_seed(0); a = m.value; torch.manual_seed(1); state = torch.get_rng_state()
-    assert m.value == a and m.std > 0 and torch.equal(state, torch.get_rng_state())
-    assert a == pytest.approx(kernel(*(Colours().eval()(o) for o in (pictures(40, 16)*.8, pictures(50, 16, 1)))), abs=4*m.std)
-
 def test_names_say_what_was_measured():
     own = lambda x: x.mean((2, 3))
-    names = [m.name for m in (FrechetDistance(Colours()), KernelDistance(own), FrechetDistance(own, adjust=gt_mean))]
-    assert names == ['Frechet distance of colours', 'kernel distance of given features', 'Frechet distance of given features, gt_mean']
+    names = [m.name for m in (FrechetDistance(Colours()), FrechetDistance(own), FrechetDistance(own, adjust=gt_mean))]
+    assert names == ['Frechet distance of colours', 'Frechet distance of given features', 'Frechet distance of given features, gt_mean']
 
 def test_gt_mean_takes_the_exposure_out():
     y = pictures(20, 16)
@@ -207,13 +197,12 @@ def test_gt_mean_takes_the_exposure_out():
     for m in (raw, adjusted): m.update(y*.9, y)
     assert raw.value > 1e-3 and abs(adjusted.value) < 1e-6
 
-@pytest.mark.parametrize('make', [FrechetDistance, KernelDistance])
-def test_bad_input_ends_in_one_sentence(make):
+def test_bad_input_ends_in_one_sentence():
     x = pictures(4, 16)
     for features, args, said in [(lambda x: x, (x, x), r'must be \(4,D\)'), (lambda x: x.mean((1, 2, 3)), (x, x), r'must be \(4,D\)'), (Colours(), (x.byte(), x), 'divide 8-bit'),
                                  (Colours(), (x[:, :1], x), r'\(B,3,H,W\)'), (Colours(), (x*float('nan'), x), 'NaN'), (lambda x: x.mean((2, 3))/0, (x, x), 'NaN or infinite')]:
-        with pytest.raises(ValueError, match=said): make(features).update(*args)
-    m = make(Colours()); m.update(x[:1], x)
+        with pytest.raises(ValueError, match=said): FrechetDistance(features).update(*args)
+    m = FrechetDistance(Colours()); m.update(x[:1], x)
     with pytest.raises(ValueError, match='at least two pictures each and has 1 and 4'): m.value
 
 def test_torchmetrics_missing_is_said(monkeypatch):
@@ -221,19 +210,18 @@ def test_torchmetrics_missing_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, 'torchmetrics.image.fid', None)
     with pytest.raises(ImportError, match=r'needs torchmetrics.*pip install -e "\.\[metrics\]"'): FrechetDistance(Colours()).update(pictures(2, 16))
 
-def test_fastai_drives_them():
+def test_fastai_drives_it():
     from fastai.callback.progress import ProgressCallback
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner, Metric
     class Frechet(FrechetDistance, Metric): pass
-    class Kernel(KernelDistance, Metric): pass
     y = pictures(21, 16); x = y*.7
     dl = torch.utils.data.DataLoader(list(zip(x, y)), batch_size=8)
-    learn = Learner(DataLoaders(dl, dl), nn.PReLU(), loss_func=nn.L1Loss(), metrics=[Frechet(Colours()), Kernel(Colours())])
+    learn = Learner(DataLoaders(dl, dl), nn.PReLU(), loss_func=nn.L1Loss(), metrics=[Frechet(Colours())])
     with learn.no_bar(), learn.no_logging(): first, second = learn.validate(), learn.validate()     # reset in between
     f = Colours().eval()
-    assert list(first) == list(second) and list(first)[1:] == pytest.approx([frechet(f(x), f(y)), kernel(f(x), f(y))], rel=1e-4)
-    assert list(learn.metrics.attrgot('name')) == ['Frechet distance of colours', 'kernel distance of colours']
+    assert list(first) == list(second) and list(first)[1:] == pytest.approx([frechet(f(x), f(y))], rel=1e-4)
+    assert list(learn.metrics.attrgot('name')) == ['Frechet distance of colours']
 
 
 # the network of FID
@@ -254,13 +242,13 @@ def test_inception_is_fid_by_its_hash_alone(hub, monkeypatch, inception_file):
     "Its features are those of torchmetrics' own FID on the same bytes (the distance itself, of 2,048 features, takes half a minute)"
     from torchmetrics.image.fid import FrechetInceptionDistance
     m, x = FrechetDistance(path=inception_file), pictures(3, 32)
-    assert m.name == 'Frechet distance of features of random.pth' and KernelDistance(m.features).name == 'kernel distance of features of random.pth'
+    assert m.name == 'Frechet distance of features of random.pth'
     theirs = FrechetInceptionDistance(2048, feature_extractor_weights_path=str(inception_file))
     m.update(x); theirs.update((x*255).round().byte(), real=False)
     assert m.tm.fake_features_sum.mean() > .01 and torch.allclose(m.tm.fake_features_sum, theirs.fake_features_sum, rtol=1e-4)
     monkeypatch.setattr(perception, 'is_published', lambda *args: True)
     f = InceptionFeatures(inception_file)
-    assert (FrechetDistance(f).name, KernelDistance(f).name, FrechetDistance(f, adjust=gt_mean).name) == ('FID', 'KID', 'FID, gt_mean')
+    assert (FrechetDistance(f).name, FrechetDistance(f, adjust=gt_mean).name) == ('FID', 'FID, gt_mean')
 
 def test_another_file_is_not_inception(hub, inception_file, random_alex):
     with pytest.raises(ValueError, match='does not hold the weights of inception'): InceptionFeatures(random_alex)

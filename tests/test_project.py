@@ -11,7 +11,7 @@ CHAPTERS = sorted(NBS.glob('[0-9][0-9]_*.ipynb'))
 PAGES = sorted(p for p in NBS.rglob('*.ipynb') if not any(o[0] in '._' for o in p.relative_to(NBS).parts))
 MODULES = sorted(p for p in (ROOT/'lowlight_nat').rglob('*.py') if p.name not in ('_modidx.py', '__init__.py'))
 # Lowest first. A module imports from levels below its own, or from a name before it in the same one; the first level imports none of ours.
-LEVELS = ['files', 'colour layers masking metrics perception', 'record images pairs pictures fingerprints darkness data quantizers codebook flow nat', 'decoder glare glare_release exposure', 'model', 'losses stages callbacks checkpoints training training_memory training_parallel training_unpaired', 'answer enhance folders dense deploy',
+LEVELS = ['files', 'colour layers masking metrics perception', 'record images pairs pictures fingerprints darkness data quantizers codebook flow nat', 'decoder glare glare_release exposure', 'model', 'losses stages callbacks checkpoints training_memory training training_parallel training_unpaired', 'answer enhance folders dense deploy',
           'cost llflow restormer baselines experiments table1 uncertainty explore widgets', 'cli', 'all']
 LEVELS = [o.split() for o in LEVELS]
 NO_FASTAI = 'colour files images pictures layers masking metrics perception pairs fingerprints darkness quantizers codebook flow nat decoder glare glare_release exposure model answer enhance folders dense deploy llflow restormer'.split()

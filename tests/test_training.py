@@ -227,16 +227,23 @@ def test_a_stage_may_start_from_any_checkpoint(whole, tmp_path):
     assert began['file'] == path.name and set(began['stages']) == set(T.STAGES) and began['steps'] == list(TOY.steps) and began['command'] == 'test'
     assert name == 'decoder' and cfg.transpose and (cfg.factor, cfg.tau) != (1., TOY.tau) and cfg.factor == pytest.approx(was.factor, rel=0.05)
 
-def test_micro_batches_take_the_same_steps(whole, tmp_path):
-    copy(whole, tmp_path)
-    asked, shown, step = [], [], T.StageLearner._step
-    def fit(name, model): asked.append(name); return 1
-    def count(self): shown.append(self.dls.train.bs); return step(self)
-    with pytest.MonkeyPatch().context() as m:
-        m.setattr(T.StageLearner, '_step', count)
-        T.train_pipeline(TOY, toy_dls, tmp_path, stages='codebook', fit=fit, overwrite=True)
-    a, b = (weights(d/'codebook.safetensors') for d in (whole, tmp_path))
-    assert (asked, shown) == (['codebook'], [1]*12) and same(a, b) and all(v.isfinite().all() for v in b.values() if v.is_floating_point())
+def test_a_batch_that_does_not_fit_is_taken_in_parts(whole, tmp_path):
+    "From the weights that the stage began with, however far it had come when memory ran out"
+    step = T.StageLearner._step
+    def run(out, fits): # steps that the whole batch gets before memory runs out
+        shown = []
+        def short(self):
+            if self.dls.train.bs > 1 and len(shown) == fits: raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+            shown.append(self.dls.train.bs)
+            return step(self)
+        with pytest.MonkeyPatch().context() as m:
+            m.setattr(T.StageLearner, '_step', short)
+            T.train_pipeline(TOY, toy_dls, out, stages='codebook')
+        return shown, weights(out/'codebook.safetensors')
+    (early, a), (late, b) = run(tmp_path/'early', 0), run(tmp_path/'late', 5)
+    assert early[-12:] == [1]*12 and late[:5] == [2]*5 and set(late[5:]) == {1}
+    assert same(a, b) == [] and same(weights(whole/'codebook.safetensors'), b)
+    assert all(v.isfinite().all() for v in b.values() if v.is_floating_point())
 
 def test_the_exposure_head_is_fitted_alone(whole):
     model, dls = load_model(whole/'decoder.safetensors'), toy_dls(48, 2, 4)

@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from lowlight_nat.cost import dark_picture, interleave
+from lowlight_nat.cost import dark_picture
 from lowlight_nat.darkness import synthesize_low_light
 from lowlight_nat.deploy import OnnxEnhancer, _stamp, compiled, exported_program, has_compiler, quantize_dynamic, to_half, to_onnx, write_onnx
 from lowlight_nat.dense import DenseModel
@@ -90,7 +90,10 @@ def measure(rounds=4, size=(400, 600), repeat=5, val=0, compile_=True, keep=None
                 row |= dict(psnr_val=s.psnr, ssim_val=s.ssim)
             rows.append(row); print(row, flush=True)
         x = dark_picture(size)
-        times = interleave({k: timed(f, x) for k, (f, _) in runs.items()}, repeat)
+        timers = {k: timed(f, x) for k, (f, _) in runs.items()}
+        for f in timers.values(): f()   # warm
+        rounds = [{k: f() for k, f in timers.items()} for _ in range(repeat)]   # interleaved
+        times = {k: [r[k] for r in rounds] for k in timers}
         if 'torch.compile' in runs:
             a, b = runs['torch.compile'][0](x), runs['model'][0](x)
             rows.insert(3, dict(variant='torch.compile', mb=None, largest=(a - b).abs().max().item(), beyond=beyond(a, b), psnr=min(120., psnr(a, b).item())))
