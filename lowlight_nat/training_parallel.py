@@ -9,12 +9,13 @@ from .files import needs_extra
 with needs_extra('parallel', 'Training by several processes'):
     import accelerate
     from accelerate import DistributedDataParallelKwargs
+with needs_extra('train', 'Training'):
+    from fastai.distributed import DistributedTrainer
+    from fastai.learner import Learner
+    from fastai.torch_core import num_distrib, rank_distrib
 
 import torch, torch.distributed as dist
 from contextlib import contextmanager
-from fastai.distributed import DistributedTrainer
-from fastai.learner import Learner
-from fastai.torch_core import num_distrib, rank_distrib
 from torch.nn.parallel import DistributedDataParallel
 from .data import PairDL
 from .flow import ActNorm
