@@ -30,7 +30,7 @@ from .glare import GlareAttention, GlareBlock, GlareStep
 from .glare_release import GlareWarp
 from .layers import ResBlock, TransformerBlock
 from .losses import adaptive_weight, hinge_d_loss, hinge_g_loss
-from .model import LowLightNAT, NATConfig
+from .model import LowLightNAT, ModelConfig, TrainPlan
 from .stages import STAGES, trainable
 from .training import stage_learner
 
@@ -112,9 +112,9 @@ def _critic_turn(s, out, loss, critic, weight):
 def _step(s, x_low, x_high, opt, average, critic=None):
     "One training step of a stage, as its Learner does it"
     params = [p for p in s.parameters() if p.requires_grad]
-    with torch.autocast(x_low.device.type, torch.bfloat16, enabled=s.cfg.bf16):
+    with torch.autocast(x_low.device.type, torch.bfloat16, enabled=s.plan.bf16):
         out = s(x_low, x_high); loss, d = sum_terms(out), None
-    if critic: loss, d = _critic_turn(s, out, loss, critic, s.cfg.adversarial)
+    if critic: loss, d = _critic_turn(s, out, loss, critic, s.plan.adversarial)
     loss.backward()
     nn.utils.clip_grad_norm_(params, 1.); opt.step()
     with torch.no_grad(): torch._foreach_lerp_(average, [p.detach() for p in params], 0.01)
@@ -123,21 +123,22 @@ def _step(s, x_low, x_high, opt, average, critic=None):
 
 # %% ../nbs/12_training_memory.ipynb #8af33295
 @lru_cache(256)
-def step_memory(cfg:NATConfig, # sizes
+def step_memory(cfg:ModelConfig, # sizes
                 size:int|tuple=256, # side of the training crops, or (H,W), pixels
                 batch:int=8, # pictures a step
                 stage:str='decoder', # codebook, flow, nat or decoder
                 checkpointing:bool=False, # with `checkpoint_activations`
                 share:float=0.9, # of the places to be masked, in (0,1)
+                plan:TrainPlan=None, # by default the preset of the configuration's name
                ) -> AttrDict: # bytes: peak; state: what is there between two steps; log: live bytes after each operator of one step
     "Bytes of one training step, counted on tensors without numbers"
     H, W = (size, size) if isinstance(size, int) else size
     mode, mem = FakeTensorMode(allow_non_fake_inputs=True), Hollow()
-    cfg = replace(cfg, crop=(max(H, W),)*4)   # nothing is cut
-    with mode: model = LowLightNAT(cfg); critic = PatchDiscriminator() if stage == 'codebook' and cfg.adversarial else None
+    plan = (plan or TrainPlan.preset(cfg.name)).each_stage(crop=max(H, W))   # nothing is cut
+    with mode: model = LowLightNAT(cfg); critic = PatchDiscriminator() if stage == 'codebook' and plan.adversarial else None
     trainable(model, stage)
     if checkpointing: checkpoint_activations(model)
-    s = STAGES[stage](model).train(); params = [p for p in s.parameters() if p.requires_grad]
+    s = STAGES[stage](model, plan).train(); params = [p for p in s.parameters() if p.requires_grad]
     with mode: x_low, x_high, average = torch.empty(batch, 3, H, W), torch.empty(batch, 3, H, W), [p.detach().clone() for p in params]
     opt = Adam(params, 1e-3)
     mem.hold(x_low, x_high, average, [*s.parameters()], [*s.buffers()], [*critic.parameters()] if critic else [])
@@ -176,17 +177,17 @@ def measured_memory(model:LowLightNAT, # trained for four steps, in place
                     batch:int=8, # pictures a step
                     stage:str='decoder', # codebook, flow, nat or decoder
                     share:float=0.9, # of the places to be masked, in (0,1)
+                    plan:TrainPlan=None, # by default the preset of the configuration's name
                    ) -> int: # bytes
     "Peak of a real training step of the real Learner, from the allocator's books"
-    device, old, cb = next(model.parameters()).device, model.cfg, _Allocations()
-    model.cfg = replace(old, crop=(size,)*4)
+    device, cb = next(model.parameters()).device, _Allocations()
+    plan = (plan or TrainPlan.preset(model.cfg.name)).each_stage(crop=size)
     x_high = torch.rand(batch, 3, size, size, device=device)
-    learn = stage_learner(stage, _Same((x_high*0.1, x_high), 4), model)
-    if old.bf16: learn.autocast.anyway = True   # as it is planned, also where the device can only imitate it
+    learn = stage_learner(stage, _Same((x_high*0.1, x_high), 4), model, plan)
+    if plan.bf16: learn.autocast.anyway = True   # as it is planned, also where the device can only imitate it
     with chosen(share), learn.no_bar(), learn.no_logging():
         learn.fit(1, cbs=[cb, _NoValidation()])
         if device.type != 'cuda': cb.prof.__exit__(None, None, None)
-    model.cfg = old
     if device.type == 'cuda': return torch.cuda.max_memory_allocated()
     events, now, peak = [e for e in cb.prof.profiler.kineto_results.events() if e.name() == '[memory]'], 0, 0
     for e in sorted(events, key=lambda e: e.start_ns()): now += e.nbytes(); peak = max(peak, now)
@@ -221,17 +222,18 @@ def _refuse(cfg, size, batch, budget_gb, stage):
     if any(v % LowLightNAT.multiple or v <= 0 for v in ((size,) if isinstance(size, int) else size)): raise ValueError(f'plan_memory: size={size} must be a multiple of {LowLightNAT.multiple}')
     if batch < 1 or budget_gb <= 0: raise ValueError(f'plan_memory: batch={batch} and budget_gb={budget_gb} must be positive')
 
-def plan_memory(cfg:NATConfig, # sizes
+def plan_memory(cfg:ModelConfig, # sizes
                 size:int|tuple=256, # side of the training crops, or (H,W), pixels
                 batch:int=8, # effective batch
                 budget_gb:float=24, # of the card, GB of 2^30 bytes
                 stage:str='decoder', # codebook, flow, nat or decoder
                 share:float=0.9, # of the places to be masked, in (0,1); 0.9 is the most that training draws
                 reserve:float=0.1, # share of the card left for CUDA itself and for fragmentation
+                plan:TrainPlan=None, # by default the preset of the configuration's name
                ) -> AttrDict: # micro, n_acc (samples, for `GradientAccumulation`; None: not needed), checkpointing, peak_gb, whole_gb (of the whole batch at once), fits
     "Micro-batch, accumulation and checkpointing for a card"
     _refuse(cfg, size, batch, budget_gb, stage)
-    peak = lambda micro, on: step_memory(cfg, size, micro, stage, on, share).peak/2**30
+    peak = lambda micro, on: step_memory(cfg, size, micro, stage, on, share, plan).peak/2**30
     whole = peak(batch, False)
     for on in False, True:
         for micro in (m for m in range(batch, 0, -1) if batch % m == 0):
@@ -242,14 +244,14 @@ def plan_memory(cfg:NATConfig, # sizes
 
 # %% ../nbs/12_training_memory.ipynb #a30c9506
 def fit_card(budget_gb:float, # of the card, GB of 2^30 bytes
-            ): # function (stage, model) to a micro-batch, which also turns checkpointing on or off, for `train_pipeline(fit=...)`
+            ): # function (stage, model, plan) to a micro-batch, which also turns checkpointing on or off, for `train_pipeline(fit=...)`
     "Train on a card of that size: micro-batches that fit, added up to the plan's batches"
-    def fit(stage:str, model:LowLightNAT) -> int:
-        i, cfg = list(STAGES).index(stage), model.cfg
-        p = plan_memory(cfg, cfg.crop[i], cfg.bs[i], budget_gb, stage)
+    def fit(stage:str, model:LowLightNAT, plan:TrainPlan) -> int:
+        cfg, own = model.cfg, plan.stages()[stage]
+        p = plan_memory(cfg, own.crop, own.bs, budget_gb, stage, plan=plan)
         if not p.fits: raise ValueError(f'memory_gb={budget_gb}: stage {stage} of {cfg.name} takes {p.peak_gb:.1f} GB for one picture, checkpointing included; use smaller crops (crop) or a larger card')
         checkpoint_activations(model, p.checkpointing)
-        print(f'{stage}: {p.micro} of {cfg.bs[i]} pictures at a time, {p.peak_gb:.1f} GB of {budget_gb}' + (', with checkpointing' if p.checkpointing else ''))
+        print(f'{stage}: {p.micro} of {own.bs} pictures at a time, {p.peak_gb:.1f} GB of {budget_gb}' + (', with checkpointing' if p.checkpointing else ''))
         return p.micro
     return fit
 
@@ -257,19 +259,20 @@ def fit_card(budget_gb:float, # of the card, GB of 2^30 bytes
 def step_speed(model:LowLightNAT, # trained for a few steps, in place
                make_dls, # (size, bs, items_per_epoch) to DataLoaders, or a folder, as `train_pipeline` takes it
                stage:str='decoder', # codebook, flow, nat or decoder
-               batch:int=None, # pictures a step, by default the configuration's
+               batch:int=None, # pictures a step, by default the plan's
                steps:int=5, # that count
                warm:int=1, # before them, that don't
                share:float=0.5, # of the places to be masked: training's mean; every draw is its middle
+               plan:TrainPlan=None, # by default the preset of the configuration's name
               ) -> AttrDict: # of `Throughput`: steps_per_s, pictures_per_s, waiting: share of the time in [0,1], peak_gb, ...; and batch
     "Steps per second of a stage's Learner, and the share of time spent waiting for data"
     from lowlight_nat.data import LowLightDataLoaders
     if not callable(make_dls): make_dls = partial(lambda folder, size, bs, n: LowLightDataLoaders.from_folder(folder, size=size, bs=bs, items_per_epoch=n), make_dls)
-    cfg, t = model.cfg, Throughput(warm)
-    batch = batch or cfg.bs[list(STAGES).index(stage)]
-    dls = make_dls(cfg.context, batch, batch*(steps + warm))
+    plan, t = plan or TrainPlan.preset(model.cfg.name), Throughput(warm)
+    batch = batch or plan.stages()[stage].bs
+    dls = make_dls(plan.context, batch, batch*(steps + warm))
     if hasattr(dls.train.dataset, 'preload'): dls.train.dataset.preload()   # decoded once, in a training's first pass; counted nowhere here
     model.vqgan.quantizer.started.fill_(True)   # k-means is no part of a step
-    learn = stage_learner(stage, dls, model)
+    learn = stage_learner(stage, dls, model, plan)
     with chosen(share), learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=[t, _NoValidation()])
     return AttrDict(t.summary(), batch=batch)

@@ -24,7 +24,7 @@ from fastai.torch_core import num_distrib, rank_distrib
 from torch.nn.parallel import DistributedDataParallel
 from .data import PairDL
 from .flow import ActNorm
-from .model import LowLightNAT, NATConfig
+from .model import LowLightNAT, ModelConfig, TrainPlan
 from .quantizers import Quantizer
 from .training import train_pipeline
 
@@ -199,7 +199,8 @@ def own_folder(out, # the run's folder, seen by all processes
         yield Path(tmp) if rank_distrib() else Path(out)
 
 # %% ../nbs/12_training_parallel.ipynb #85b336da
-def train_parallel(cfg:NATConfig, # sizes and plan; `bs` are the batches of all processes together
+def train_parallel(cfg:ModelConfig, # what the network is
+                   plan:TrainPlan, # how it is trained; `bs` are the batches of all processes together
                    dls, # as `train_pipeline` takes it
                    out, # folder for checkpoints, tables and previews
                    stages='all', # one of codebook, flow, nat, decoder, or all
@@ -209,7 +210,7 @@ def train_parallel(cfg:NATConfig, # sizes and plan; `bs` are the batches of all 
     "`train_pipeline`, shared by the processes that `accelerate launch` started"
     PartialState(cpu=not torch.cuda.is_available())   # from here on each process has its own device
     with own_folder(out, resume) as folder, every_learner(parallel_callbacks()):
-        return train_pipeline(cfg, dls, folder, stages, resume, **kwargs)
+        return train_pipeline(cfg, plan, dls, folder, stages, resume, **kwargs)
 
 # %% ../nbs/12_training_parallel.ipynb #8acc6b41
 @call_parse
@@ -222,9 +223,9 @@ def main(data:str, # folder of a data set of pairs
          steps_scale:float=1., # multiplies the steps of every stage: 0.01 for a trial
          seed:int=None): # of everything random; the preset's by default
     "Train on pairs with every process that accelerate launch starts; all share each batch"
-    cfg = NATConfig.preset(preset)
-    cfg = replace(cfg, steps=tuple(max(1, round(s*steps_scale)) for s in cfg.steps), seed=cfg.seed if seed is None else seed)
+    cfg, plan = ModelConfig.preset(preset), TrainPlan.preset(preset).scaled(steps_scale)
+    if seed is not None: plan = replace(plan, seed=seed)
     line = f'-m lowlight_nat.training_parallel --preset {preset} --steps_scale {steps_scale}' + (f' --seed {seed}' if seed is not None else '')
-    try: train_parallel(cfg, data, out, stage, resume, about=dict(command=line, processes=max(1, num_distrib())), overwrite=overwrite, scale=min(1., steps_scale))
+    try: train_parallel(cfg, plan, data, out, stage, resume, about=dict(command=line, processes=max(1, num_distrib())), overwrite=overwrite, scale=min(1., steps_scale))
     finally:
         if dist.is_initialized(): dist.destroy_process_group()

@@ -39,7 +39,7 @@ MUTANTS = [
     ('GLARE: ratio of means upside down', 'glare_release', 'return (h.mean()/x_vq.mean()).view(1, 1, 1, 1)', 'return (x_vq.mean()/h.mean()).view(1, 1, 1, 1)', 'test_glare_parity.py::test_array'),
     ('GLARE release: missing tensors are not mentioned', 'glare_release', "names.items() if k not in state]", "names.items() if k in ()]", 'test_glare_parity.py::test_loader_lists_all_that_does_not_fit'),
     ('MS-SSIM: luminance at every scale', 'losses', 's = cs if j < M - 1 else l*cs', 's = l*cs', 'test_references.py::test_ms_ssim_loss_is_torchmetrics'),
-    ('stage 3: never a whole piece', 'stages', 'if self.whole and torch.rand(()) < self.cfg.whole', 'if self.whole and False', 'test_training.py::test_the_last_stage_sees_whole_pieces_now_and_then'),
+    ('stage 3: never a whole piece', 'stages', 'if self.whole and torch.rand(()) < self.plan.whole', 'if self.whole and False', 'test_training.py::test_the_last_stage_sees_whole_pieces_now_and_then'),
     ('exposure head: fitted on synthetic darkness too', 'training', 'ds.synthetic = ds.relight = 0.', 'ds.relight = 0.', 'test_training.py::test_the_exposure_head_is_fitted_alone'),
     ('SSIM: another constant', 'metrics', 'C1,C2 = .01**2,.03**2', 'C1,C2 = .01**2,.04**2', 'test_metrics.py'),
     ('GT-mean: red and blue exchanged', 'metrics', '[.299,.587,.114]', '[.114,.587,.299]', 'test_metrics.py'),

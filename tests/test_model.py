@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest, torch
 from fastcore.basics import AttrDict
 from lowlight_nat.flow import picture_stats
-from lowlight_nat.model import LowLightNAT, NATConfig, load_model, save_model
+from lowlight_nat.model import LowLightNAT, ModelConfig, StagePlan, TrainPlan, load_model, read_metadata, save_model, weights_path
 from lowlight_nat.stages import align_terms
 from lowlight_nat.training import STAGES, trainable
 
-TOY = replace(NATConfig.tiny(), n_codes=64, vq_channels=(8, 16), enc_channels=(8, 16, 16), cond=8, flow_steps=2, flow_hidden=8, dec_channels=(8, 16),
-              nat_width=32, feat_width=32, deform=(True, False), bf16=False)
+TOY = replace(ModelConfig.tiny(), n_codes=64, vq_channels=(8, 16), enc_channels=(8, 16, 16), cond=8, flow_steps=2, flow_hidden=8, dec_channels=(8, 16),
+              nat_width=32, feat_width=32, deform=(True, False))
 
 
 def pair(n=2, size=32, seed=0):
@@ -262,7 +262,7 @@ def test_sigma_is_an_error_among_the_codes(quantizer):
 
 def test_presets_can_be_built():
     with torch.device('meta'):
-        for name in 'tiny', 'small', 'base': LowLightNAT(NATConfig.preset(name))
+        for name in 'tiny', 'small', 'base': LowLightNAT(ModelConfig.preset(name))
 
 @pytest.mark.parametrize('half', [False, True])
 def test_files_keep_everything(model, tmp_path, half):
@@ -323,33 +323,49 @@ def test_the_factor_scales_the_variance(model):
 
 # --- what a configuration may be ---
 
-BAD = [dict(bs=(8, 8)), dict(bs=8), dict(bs=(8, 8, 8, 0)), dict(steps=(1, 1, 1, 1, 1)), dict(steps=(1.5, 1, 1, 1)), dict(lr=(0, 1, 1, 1)), dict(lr=('a',)*4), dict(crop=(64, 96, 256, 100)), dict(crop=(64,)), dict(crop=(8,)*4),
-       dict(context=100), dict(ema=2), dict(ema=1), dict(decay=3), dict(decay=-.1), dict(n_codes=0), dict(n_codes=2.5), dict(n_codes='512'), dict(n_codes=4, dim=16), dict(dim=1), dict(rounds=-1), dict(rounds='4'), dict(seed=1.5), dict(seed=-1),
-       dict(vq_channels=(32, 0)), dict(vq_channels=(32,)), dict(vq_stem=1), dict(vq_groups=5), dict(enc_channels=(8, 8)), dict(dilations=()), dict(dilations=(0,)), dict(cond=0), dict(flow_steps=0), dict(flow_hidden=0), dict(bound=0), dict(norm_level=0), dict(norm_level=4),
-       dict(nat_heads=5), dict(nat_width=90), dict(nat_depth=0), dict(nat_patch=0), dict(feat_width=40), dict(feat_depth=0), dict(dec_channels=(8, 8, 8)), dict(dec_blocks=-1), dict(deform=(True,)), dict(deform=('yes', 'no')), dict(deform=(True, True), vq_channels=(6, 6)),
-       dict(quantizer='vq'), dict(n_codes=16, quantizer='fsq'), dict(arch='unet'), dict(structure='l2'), dict(mask_by='luck'), dict(exposure_head='oracle'), dict(structure_weight=-1), dict(soft_targets=float('nan')), dict(beta=-1), dict(lights=float('inf')),
-       dict(transpose='no'), dict(bf16=None), dict(frozen=2), dict(name=3), dict(synthetic=1.1), dict(tau=True)]
+BAD = [(ModelConfig, bad) for bad in (
+           dict(decay=3), dict(decay=-.1), dict(n_codes=0), dict(n_codes=2.5), dict(n_codes='512'), dict(n_codes=4, dim=16), dict(dim=1), dict(rounds=-1), dict(rounds='4'),
+           dict(vq_channels=(32, 0)), dict(vq_channels=(32,)), dict(vq_channels=8), dict(vq_stem=1), dict(vq_groups=5), dict(enc_channels=(8, 8)), dict(dilations=()), dict(dilations=(0,)), dict(cond=0),
+           dict(flow_steps=0), dict(flow_hidden=0), dict(bound=0), dict(norm_level=0), dict(norm_level=4), dict(nat_heads=5), dict(nat_width=90), dict(nat_depth=0), dict(nat_patch=0), dict(feat_width=40),
+           dict(feat_depth=0), dict(dec_channels=(8, 8, 8)), dict(dec_blocks=-1), dict(deform=(True,)), dict(deform=('yes', 'no')), dict(deform=(True, True), vq_channels=(6, 6)), dict(quantizer='vq'),
+           dict(n_codes=16, quantizer='fsq'), dict(arch='unet'), dict(mask_by='luck'), dict(exposure_head='oracle'), dict(beta=-1), dict(lights=float('inf')), dict(frozen=2), dict(name=3), dict(tau=True))]
+BAD += [(TrainPlan, bad) for bad in (
+           dict(context=100), dict(ema=2), dict(ema=1), dict(seed=1.5), dict(seed=-1), dict(structure='l2'), dict(structure_weight=-1), dict(soft_targets=float('nan')),
+           dict(transpose='no'), dict(bf16=None), dict(synthetic=1.1), dict(flow=(96, 8, 400, 1e-3)))]
+BAD += [(StagePlan, bad) for bad in (dict(bs=0), dict(bs='8'), dict(bs=(8, 8)), dict(steps=1.5), dict(lr=0), dict(lr='a'), dict(crop=100), dict(crop=8))]
 
-@pytest.mark.parametrize('bad', BAD, ids=str)
-def test_a_configuration_that_cannot_train_is_refused_at_once(bad):
-    with pytest.raises(ValueError) as e: NATConfig(**bad)
-    assert [*bad][0] in str(e.value) and '\n' not in str(e.value) and str(e.value).startswith(('NATConfig', 'fsq_levels'))
-    with pytest.raises(ValueError): replace(NATConfig.tiny(), **bad)
+@pytest.mark.parametrize('kind,bad', BAD, ids=str)
+def test_a_configuration_that_cannot_train_is_refused_at_once(kind, bad):
+    with pytest.raises(ValueError) as e: kind(**bad)
+    assert [*bad][0] in str(e.value) and '\n' not in str(e.value) and str(e.value).startswith((kind.__name__, 'fsq_levels'))
+    with pytest.raises(ValueError): replace(kind(), **bad)
 
 def test_every_field_has_its_range():
     from dataclasses import fields
-    from lowlight_nat.model import CHOICES, COUNTS, RANGES
-    free = {f.name for f in fields(NATConfig) if isinstance(f.default, bool)} | {'name', 'deform'}
-    names = {f.name for f in fields(NATConfig)}
-    assert names == free | {*RANGES} | {*CHOICES} and not free & {*RANGES} and {*COUNTS} <= names
-    for name in 'tiny', 'small', 'base': assert NATConfig.from_json(NATConfig.preset(name).to_json()) == NATConfig.preset(name)
-    assert load_model('small').cfg.name == 'small'
+    free = {'name', 'deform', 'codebook', 'flow', 'nat', 'decoder'}
+    for kind in ModelConfig, TrainPlan, StagePlan:
+        assert all({'interval', 'words'} & {*f.metadata} or isinstance(f.default, bool) or f.name in free for f in fields(kind))
+    for name in 'tiny', 'small', 'base':
+        for kind in ModelConfig, TrainPlan: assert kind.from_json(kind.preset(name).to_json()) == kind.preset(name)
+
+def test_a_checkpoint_of_version_0_1_is_read():
+    "The bundled weights: the plan was part of the configuration, one value a stage"
+    meta = read_metadata(weights_path('small'))
+    assert meta.config == replace(ModelConfig.small(), factor=meta.config.factor, tau=meta.config.tau)
+    assert [o.steps for o in meta.plan.stages().values()] == [2000, 1600, 300, 6000] and (meta.plan.decoder.lr, meta.plan.seed, meta.plan.nat_off) == (1.2e-3, 43, .5)
+    assert load_model('small').cfg == meta.config
+
+def test_a_checkpoint_keeps_configuration_and_plan(model, tmp_path):
+    plan = replace(TrainPlan.small(), seed=7)
+    save_model(model, tmp_path/'a.safetensors', plan=plan); save_model(model, tmp_path/'b.safetensors')
+    a, b = (read_metadata(tmp_path/f'{n}.safetensors') for n in 'ab')
+    assert (a.config, a.plan) == (model.cfg, plan) and (b.config, b.plan) == (model.cfg, None)
 
 @pytest.mark.parametrize('edge', [dict(rounds=0), dict(n_codes=4), dict(dim=2), dict(vq_blocks=0), dict(enc_blocks=0), dict(dec_blocks=0), dict(flow_steps=1), dict(dilations=(1,)), dict(nat_patch=1), dict(nat_heads=1), dict(vq_groups=4), dict(deform=(True, True)),
                                   dict(vq_channels=(8, 8, 8), vq_stem=1), dict(cond=1), dict(flow_hidden=1)], ids=str)
 def test_what_is_allowed_runs(edge):
     small = dict(n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), nat_width=16, nat_depth=1, feat_width=16, feat_depth=1)
-    with torch.inference_mode(): assert LowLightNAT(NATConfig(**(small | edge))).eval()(torch.rand(1, 3, 16, 24)*.2).x.isfinite().all()
+    with torch.inference_mode(): assert LowLightNAT(ModelConfig(**(small | edge))).eval()(torch.rand(1, 3, 16, 24)*.2).x.isfinite().all()
 
 def test_a_network_refuses_settings_in_one_sentence(model):
     x = torch.rand(1, 3, 16, 16)*.2

@@ -20,10 +20,11 @@ from accelerate import PartialState
 PartialState(cpu=True)
 import lowlight_nat.training as T; from lowlight_nat.stages import STAGES
 from lowlight_nat.data import LowLightDataLoaders
-from lowlight_nat.model import LowLightNAT, NATConfig
+from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan
 from lowlight_nat.training_parallel import *
-TOY = replace(NATConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
-              nat_width=16, nat_depth=1, feat_width=16, feat_depth=1, steps=(12,)*4, bs=(4,)*4, crop=(32,)*4, context=48, bf16=False)
+TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
+              nat_width=16, nat_depth=1, feat_width=16, feat_depth=1)
+PLAN = replace(TrainPlan.tiny().each_stage(steps=12, bs=4, crop=32), context=48, bf16=False)
 def pictures(n=4, size=48):
     g = torch.Generator().manual_seed(0)
     return [nn.functional.interpolate(torch.rand(1, 3, 4, 4, generator=g), size=(size, size), mode='bilinear')[0] for _ in range(n)]
@@ -40,8 +41,9 @@ class Log(Callback):
     def before_fit(self): self.rows = []
     def after_step(self): self.rows.append(dict(loss=self.loss_grad.item(), **{k: v.item() for k, v in self.pred.terms.items()}))
 torch.manual_seed(0)
-TINY = replace(NATConfig.tiny(), crop=(64, 32, 32, 32), context=64, whole=0., nat_off=0.1, bf16=False)   # whole pieces are other pictures for two than for one; the preset's sizes; crops that hold as many places as there are codes, and smaller ones
-model, res = LowLightNAT(TINY), {}
+TINY = replace(TrainPlan.tiny().each_stage(crop=32), context=64, whole=0., nat_off=0.1, bf16=False)
+TINY = replace(TINY, codebook=replace(TINY.codebook, crop=64))   # whole pieces are other pictures for two than for one; the preset's sizes; crops that hold as many places as there are codes, and smaller ones
+model, res = LowLightNAT(), {}
 for m in model.modules():
     if isinstance(m, nn.Dropout): m.p = 0.   # its draws depend on the size of the share
 start = {n: torch.load(Path(sys.argv[2])/f'{n}0.pt') for n in STAGES} if len(sys.argv) > 2 else {}
@@ -49,7 +51,7 @@ for name, before in zip(STAGES, (None, *STAGES)):
     if start and before: model.load_state_dict(start[before])   # each stage from the same weights, so that rounding does not add up
     torch.manual_seed(1 + rank_distrib())   # each process starts elsewhere, on purpose
     log, dls = Log(), toy_dls(64, 4, 24)
-    learn = T.stage_learner(name, dls, model, [log])
+    learn = T.stage_learner(name, dls, model, TINY, [log])
     if name == 'codebook': learn.codebook_care.every = 3
     with learn.no_bar(), learn.no_logging(), parallel(learn): learn.fit(2, 2e-3)
     res[name] = dict(rows=log.rows, val=[float(v) for v in learn.recorder.values[-1] if v is not None], draws=dls.train.draws, keys=sorted(learn.model.state_dict())[:3],
@@ -129,7 +131,7 @@ class Poison(Callback):
 torch.manual_seed(0)
 model, dls, back = LowLightNAT(TOY), toy_dls(48, 4, 12), Resume(out/'check0.pt') if what == 'resume' else None
 cbs = [Stop(), Poison(), Checkpoint(out/f'check{rank}.pt', minutes=0), Preview(out/f'previews{rank}')] + ([back] if back else [])
-learn = T.stage_learner('codebook', dls, model, cbs)
+learn = T.stage_learner('codebook', dls, model, PLAN, cbs)
 try:
     with learn.no_bar(), learn.no_logging(), parallel(learn): learn.fit(3, 2e-3, start_epoch=back.epoch if back else 0, cbs=Curve(out/f'curve{rank}.csv', every=1, append=bool(back)))
 except FloatingPointError as e:
@@ -159,10 +161,10 @@ def test_all_stop_at_a_nan_of_one(tmp_path, what):
 PIPE = COMMON + '''
 from functools import partial
 T.train_stage = partial(T.train_stage, epoch_steps=3, validations=1)
-cfg = replace(TOY, steps=(6,)*4)
-model = train_parallel(cfg, toy_dls, out/'run', minutes=0, about=dict(command='test'))
+plan = PLAN.each_stage(steps=6)
+model = train_parallel(TOY, plan, toy_dls, out/'run', minutes=0, about=dict(command='test'))
 torch.save(model.state_dict(), out/f'model{rank_distrib()}.pt')
-model = train_parallel(cfg, toy_dls, out/'run', resume=True)
+model = train_parallel(TOY, plan, toy_dls, out/'run', resume=True)
 '''
 
 def test_pipeline(tmp_path):
@@ -196,7 +198,7 @@ def test_the_command_trains_and_ends_well(folder_of_pairs, tmp_path, start):
     r = subprocess.run(line, env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
     assert (tmp_path/'out'/'model.safetensors').exists() and r.returncode == 0, r.stdout[-4000:]
     meta = read_metadata(tmp_path/'out'/'model.safetensors')
-    assert meta['about']['processes'] == (2 if start else 1) and meta['about']['seed'] == 7 and meta['about']['command'].endswith('--seed 7')
+    assert meta.about['processes'] == (2 if start else 1) and meta.about['seed'] == 7 and meta.about['command'].endswith('--seed 7')
 
 def test_says_what_is_missing():
     code = "import sys; sys.modules['accelerate'] = None; import lowlight_nat.training_parallel"
