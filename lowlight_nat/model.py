@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'NATConfig', 'within', 'one_of', 'field_value', 'Checked', 'ModelConfig', 'StagePlan', 'TrainPlan',
-           'config_0_1', 'LowLightNAT', 'glare_sizes', 'save_model', 'weights_path', 'Metadata', 'read_metadata',
-           'origin', 'plain_defaults', 'load_model']
+           'config_0_1', 'glare_sizes', 'Aligned', 'Doubt', 'Refined', 'ModelOutput', 'LowLightNAT', 'save_model',
+           'weights_path', 'Metadata', 'read_metadata', 'origin', 'plain_defaults', 'load_model']
 
 # %% ../nbs/08_model.ipynb #bfbec7b6
 import hashlib, json, os, torch
@@ -14,14 +14,14 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from fastcore.basics import AttrDict, patch, store_attr
 from .codebook import VQGAN
-from .decoder import FeatureNAT, FusionDecoder
+from .decoder import Decoded, FeatureNAT, FusionDecoder
 from .exposure import EXPOSURE_HEADS, AsDecoded, exposure_head, exposure_normalise, keep_bright, overview, spare_lights
 from .files import _write_beside, check_number
-from .flow import ConditionalEncoder, ConditionalFlow, SpreadHead, picture_stats
+from .flow import ConditionalEncoder, ConditionalFlow, PictureStats, SpreadHead, picture_stats
 from .glare import GlareSizes
 from .glare_release import glare_from_files, glare_parts
+from .layers import Outputs
 from .masking import token_statistics, uncertainty_mask
 from .metrics import grey_mean
 from .nat import LatentNAT, parallel_decode
@@ -325,33 +325,6 @@ def config_0_1(s:str # JSON of a configuration of version 0.1, which had the pla
     return ModelConfig.from_dict(old), TrainPlan(**plan)
 
 
-# %% ../nbs/08_model.ipynb #06cf8fa2
-class LowLightNAT(nn.Module):
-    "GLARE with the talk's two NATs: a dark picture in, a bright one out, with what it was unsure of"
-    multiple = 8 # H and W must be multiples of this
-    def __init__(self, cfg:ModelConfig=None): # `ModelConfig.tiny()` by default
-        super().__init__()
-        self.cfg = c = cfg or ModelConfig.tiny()
-        if c.arch == 'glare': self._glare(glare_parts(glare_sizes(c), c.glare_compat))
-        else: self._compact()
-        self.spread = SpreadHead(c.dim, c.cond)
-        self.nat = LatentNAT(self.vqgan.quantizer.n_codes, c.dim, c.cond, c.nat_width, c.nat_depth, c.nat_heads, c.nat_patch)
-
-    def _compact(self):
-        "The parts as the chapters build them"
-        c = self.cfg
-        self.vqgan = VQGAN(c.vq_channels, c.dim, c.n_codes, c.vq_blocks, c.vq_stem, c.vq_groups, c.decay, c.beta, c.quantizer, c.rotation)
-        self.encoder = ConditionalEncoder(c.enc_channels, c.dim, c.cond, c.enc_blocks, c.dilations)
-        self.flow = ConditionalFlow(c.dim, c.cond, c.flow_steps, c.flow_hidden, c.bound)
-        self.exposure = exposure_head(c.exposure_head, 2*c.enc_channels[2], c.enc_channels[1])
-        self.fusion = FusionDecoder(c.dim, c.dec_channels, c.enc_channels[:2], c.vq_channels[-2:], c.dec_blocks, c.deform, dict(width=c.feat_width, depth=c.feat_depth, kept=c.feat_kept))
-
-    def _glare(self, parts): # of `glare_parts` or `glare_from_files`
-        "The parts as the official network has them, and this book's NAT on the features"
-        c = self.cfg
-        self.vqgan, self.encoder, self.flow, self.fusion, self.exposure = parts.vqgan, parts.encoder, parts.flow, parts.fusion, AsDecoded()
-        self.fusion.nat = FeatureNAT(c.vq_channels[-1], c.cond, c.dim, c.feat_width, c.feat_depth, kept=c.feat_kept)
-
 # %% ../nbs/08_model.ipynb #00b7e2b0
 def glare_sizes(cfg:ModelConfig, # with arch='glare'
                ) -> GlareSizes: # of the official network
@@ -359,169 +332,270 @@ def glare_sizes(cfg:ModelConfig, # with arch='glare'
     ch = cfg.vq_channels[0]
     return GlareSizes(ch=ch, mults=tuple(v//ch for v in cfg.vq_channels), blocks=cfg.vq_blocks, dim=cfg.dim, n_codes=cfg.n_codes, flow_steps=cfg.flow_steps, hidden=cfg.flow_hidden, cond=cfg.cond)
 
-@patch
-def normalise(self:LowLightNAT, x_high:Tensor, # normal-light image (B,3,H,W) in [0,1]
-             ) -> tuple: # what codebook and decoder work on (B,3,H,W); level (B,): x_high is the first times level/norm_level
-    "Exposure-normalised targets; with the official network, pictures as they are"
-    if self.cfg.arch == 'glare': return x_high, torch.full_like(x_high[:, 0, 0, 0], self.cfg.norm_level)
-    return exposure_normalise(x_high, self.cfg.norm_level)
+# %% ../nbs/08_model.ipynb #06cf8fa2
+@dataclass
+class Aligned(Outputs):
+    "What encoder, flow and heads make of dark pictures"
+    cond: Tensor # condition (B,cond,h,w)
+    mu: Tensor # mean of the flow's Gaussian (B,d,h,w)
+    feats: list[Tensor] # features of the encoder, coarsest first
+    summary: Tensor # of the encoder (B,summary)
+    z_tilde: Tensor # aligned latent (B,d,h,w)
+    sigma: Tensor # its expected error (B,h,w)
+    overview: Tensor # statistics of the whole picture (B,17)
+    log_level: Tensor # log of the grey mean that the picture should have (B,)
+    log_std: Tensor # log of its standard deviation (B,)
+    attention: Tensor|None # where the exposure head looked (B,n,h',w')
 
-# %% ../nbs/08_model.ipynb #d7042338
-@patch
-def align(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
-          *,
-          stats:AttrDict=None, # `picture_stats` of the whole picture, where x_low is a tile of it
-          heat:float=0., # s: 0 the likeliest latent, 1 a sample of the flow's distribution
-          seed:int=0, # of the sample; every picture of a batch gets the same noise
-         ) -> AttrDict: # cond, mu, feats, z_tilde (B,d,h,w), sigma (B,h,w), overview (B,17), log_level (B,), log_std (B,), attention of the exposure head (B,n,h',w') or None
-    "The conditional encoder and the inverse flow: `z_tilde = F^-1(mu + heat*eps; c)`"
-    stats, learns = stats or picture_stats(x_low), self.training and next(self.encoder.parameters()).requires_grad
-    exact = self.cfg.arch == 'glare' and not learns   # in half precision GLARE's encoder picks other codes
-    with torch.autocast(x_low.device.type, enabled=False) if exact else nullcontext(): e = self.encoder(x_low, stats)
-    u = e.mu
-    if heat: u = u + heat*torch.randn(u.shape[1:], generator=torch.Generator('cpu').manual_seed(seed), device='cpu', dtype=torch.float32).to(u)
-    z = self.flow.inverse(u, e.cond)
-    return AttrDict(**e, z_tilde=z, sigma=self.spread(z, e.cond), overview=overview(stats), **self.exposure(stats, e.summary, e.feats[0]))
+@dataclass
+class Doubt(Outputs):
+    "How sure an aligned latent is of its tokens"
+    tokens: Tensor # the likeliest (B,h,w)
+    entropy: Tensor # of the distribution, in units of log K (B,h,w)
+    map: Tensor # in [0,1] (B,h,w): what tau is compared with
 
-# %% ../nbs/08_model.ipynb #b25b4a8b
-@patch
-@torch.no_grad()
-def doubt(self:LowLightNAT, a:AttrDict, # of `align`
-         ) -> AttrDict: # tokens (B,h,w); entropy (B,h,w); map (B,h,w) in [0,1]: what tau is compared with
-    "How sure the aligned latent is of its tokens"
-    spread, z, sigma = self.cfg.mask_by == 'spread', self.vqgan.quantizer.place(a.z_tilde), a.sigma
-    if self.training: z, sigma = z.nan_to_num(), sigma.nan_to_num(1.)   # the loss is NaN all the same, and there a callback names the files
-    t = token_statistics(z, self.vqgan.quantizer.codes, 2*self.cfg.factor*sigma**2, spread=spread)
-    s = t.spread2.sqrt() if spread else None
-    return AttrDict(tokens=t.tokens, entropy=t.entropy, map=s/(1 + s) if spread else t.entropy)
+@dataclass
+class Refined:
+    "What the NAT on the latent makes of it"
+    z: Tensor # refined latent (B,d,h,w)
+    tokens: Tensor # (B,h,w)
+    entropy: Tensor # before (B,h,w)
+    mask: Tensor # uncertain places (B,h,w) bool
+    confidence: Tensor # probability of the token (B,h,w), 1 where not masked
+    history: list # of each round, where they are recorded
+    log_q: list # of each round, where they are kept for a loss: `Places`, distributions (B,n,K)
 
-# %% ../nbs/08_model.ipynb #50692403
-@patch
-def refine(self:LowLightNAT, a:AttrDict, # of `align`
-           *,
-           tau:float=None, # threshold in [0,1], by default the configuration's
-           rounds:int=None, # R, by default the configuration's; 0 turns the latent NAT off
-           record:bool=False, # keep the history of the rounds
-           output:str='delta', # how the refined latent is read out: delta, argmax or expectation
-           keep:bool=None, # keep the distributions of every round, for a loss; by default if gradients are enabled
-           allow:Tensor=None, # places that may be masked (B,h,w) bool, by default all
-          ) -> AttrDict: # z (B,d,h,w) refined latent, tokens, entropy, mask, confidence (B,h,w), history, log_q
-    "Doubt, mask, and parallel decoding by the latent NAT"
-    tau, rounds = self.cfg.tau if tau is None else tau, self.cfg.rounds if rounds is None else rounds
-    t = self.doubt(a)
-    mask = uncertainty_mask(t.map, tau)
-    if allow is not None: mask = mask & allow
-    out = parallel_decode(self.nat, self.vqgan.quantizer.place(a.z_tilde), t.tokens, mask, self.vqgan.quantizer.codes, a.cond, self.cfg.factor**0.5*a.sigma.detach(), a.overview, rounds, output, record=record, keep=keep)
-    return AttrDict(z=out.z, tokens=out.tokens, entropy=t.entropy, mask=mask, confidence=out.confidence, history=out.history, log_q=out.log_q)
+@dataclass
+class ModelOutput:
+    "What a LowLightNAT makes of dark pictures"
+    x: Tensor # bright pictures (B,3,H,W) in [0,1]: x_norm times gain
+    x_norm: Tensor # exposure-normalised (B,3,H,W), not clipped
+    gain: Tensor # what x_norm is multiplied by (B,)
+    level: Tensor # grey mean, predicted or asked for (B,)
+    level_std: Tensor # standard deviation of its logarithm (B,)
+    level_attention: Tensor|None # where the exposure head looked (B,n,h',w')
+    entropy: Tensor # of the token distribution, in units of log K (B,h,w)
+    mask: Tensor # uncertain places (B,h,w) bool
+    sigma: Tensor # expected error of the latent (B,h,w)
+    tokens: Tensor # (B,h,w)
+    z_tilde: Tensor # aligned latent (B,d,h,w)
+    z: Tensor # refined latent (B,d,h,w)
+    history: list # rounds of the NAT on the latent, where they are recorded
+    feature_history: list # rounds of the NAT on the features
 
-# %% ../nbs/08_model.ipynb #3fbb9f5b
-@patch
-def decode(self:LowLightNAT, a:AttrDict, # of `align`
-           r:AttrDict, # of `refine`
-           *,
-           rounds:int=None, # R of the NAT on features, by default the configuration's; 0 turns it off
-           mix:float=None, # weight of the low-light features in [0,1], by default the learned one
-           record:bool=False, # keep the history of the rounds
-           allow:Tensor=None, # places whose features the NAT may change (B,h,w) bool, by default all
-          ) -> AttrDict: # x (B,3,H,W), exposure-normalised, not clipped; nat: of the NAT on features
-    "Tokens and latent to an exposure-normalised picture"
-    rounds = self.cfg.rounds if rounds is None else rounds
-    with torch.no_grad(): vq = self.vqgan.features(self.vqgan.quantizer.lookup(r.tokens))
-    return self.fusion(r.z, a.feats, vq[:2], r.mask, rounds, mix, record, a.sigma.detach(), allow)
+class LowLightNAT(nn.Module):
+    "GLARE with the talk's two NATs: a dark picture in, a bright one out, with what it was unsure of"
+    multiple = 8 # H and W must be multiples of this
+    def __init__(self, cfg:ModelConfig=None): # `ModelConfig.tiny()` by default
+        super().__init__()
+        c = self.cfg = cfg or ModelConfig.tiny()
+        if c.arch == 'glare': self._glare(glare_parts(glare_sizes(c), c.glare_compat))
+        else: self._compact()
+        self.spread = SpreadHead(c.dim, c.cond)
+        n_codes = self.vqgan.quantizer.n_codes
+        self.nat = LatentNAT(n_codes, c.dim, c.cond, c.nat_width, c.nat_depth, c.nat_heads, c.nat_patch)
 
-# %% ../nbs/08_model.ipynb #27e68ba3
-@patch
-def at_least(self:LowLightNAT, log_level:Tensor, # as predicted (B,)
-             own:Tensor=None, # mean grey of the input (B,); None: not known
+    def _compact(self):
+        "The parts as the chapters build them"
+        c = self.cfg
+        self.vqgan = VQGAN(c.vq_channels, c.dim, c.n_codes, c.vq_blocks, c.vq_stem, c.vq_groups, c.decay, c.beta,
+                           c.quantizer, c.rotation)
+        self.encoder = ConditionalEncoder(c.enc_channels, c.dim, c.cond, c.enc_blocks, c.dilations)
+        self.flow = ConditionalFlow(c.dim, c.cond, c.flow_steps, c.flow_hidden, c.bound)
+        self.exposure = exposure_head(c.exposure_head, 2*c.enc_channels[2], c.enc_channels[1])
+        self.fusion = FusionDecoder(c.dim, c.dec_channels, c.enc_channels[:2], c.vq_channels[-2:], c.dec_blocks,
+                                    c.deform, dict(width=c.feat_width, depth=c.feat_depth, kept=c.feat_kept))
+
+    def _glare(self, parts): # of `glare_parts` or `glare_from_files`
+        "The parts as the official network has them, and this book's NAT on the features"
+        c = self.cfg
+        self.vqgan = parts.vqgan
+        self.encoder = parts.encoder
+        self.flow = parts.flow
+        self.fusion = parts.fusion
+        self.exposure = AsDecoded()
+        self.fusion.nat = FeatureNAT(c.vq_channels[-1], c.cond, c.dim, c.feat_width, c.feat_depth, kept=c.feat_kept)
+
+    def normalise(self, x_high:Tensor, # normal-light image (B,3,H,W) in [0,1]
+                 ) -> tuple[Tensor, Tensor]: # what codebook and decoder work on (B,3,H,W); level (B,): x_high is the first times level/norm_level
+        "Exposure-normalised targets; with the official network, pictures as they are"
+        if self.cfg.arch == 'glare':
+            return x_high, torch.full_like(x_high[:, 0, 0, 0], self.cfg.norm_level)
+        return exposure_normalise(x_high, self.cfg.norm_level)
+
+    def align(self, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
+              *,
+              stats:PictureStats=None, # `picture_stats` of the whole picture, where x_low is a tile of it
+              heat:float=0., # s: 0 the likeliest latent, 1 a sample of the flow's distribution
+              seed:int=0, # of the sample; every picture of a batch gets the same noise
+             ) -> Aligned:
+        "The conditional encoder and the inverse flow: `z_tilde = F^-1(mu + heat*eps; c)`"
+        stats = stats or picture_stats(x_low)
+        learns = self.training and next(self.encoder.parameters()).requires_grad
+        exact = self.cfg.arch == 'glare' and not learns   # in half precision GLARE's encoder picks other codes
+        with torch.autocast(x_low.device.type, enabled=False) if exact else nullcontext():
+            e = self.encoder(x_low, stats)
+        u = e.mu
+        if heat:
+            eps = torch.randn(u.shape[1:], generator=torch.Generator('cpu').manual_seed(seed), device='cpu', dtype=torch.float32)
+            u = u + heat*eps.to(u)
+        z_tilde = self.flow.inverse(u, e.cond)
+        level = self.exposure(stats, e.summary, e.feats[0])
+        return Aligned(cond=e.cond, mu=e.mu, feats=e.feats, summary=e.summary, z_tilde=z_tilde,
+                       sigma=self.spread(z_tilde, e.cond), overview=overview(stats),
+                       log_level=level.log_level, log_std=level.log_std, attention=level.attention)
+
+    @torch.no_grad()
+    def doubt(self, a:Aligned # of `align`
+             ) -> Doubt:
+        "How sure the aligned latent is of its tokens"
+        spread = self.cfg.mask_by == 'spread'
+        z = self.vqgan.quantizer.place(a.z_tilde)
+        sigma = a.sigma
+        if self.training:   # the loss is NaN all the same, and there a callback names the files
+            z = z.nan_to_num()
+            sigma = sigma.nan_to_num(1.)
+        t = token_statistics(z, self.vqgan.quantizer.codes, 2*self.cfg.factor*sigma**2, spread=spread)
+        if not spread: return Doubt(t.tokens, t.entropy, t.entropy)
+        s = t.spread2.sqrt()
+        return Doubt(t.tokens, t.entropy, s/(1 + s))
+
+    def refine(self, a:Aligned, # of `align`
+               *,
+               tau:float=None, # threshold in [0,1], by default the configuration's
+               rounds:int=None, # R, by default the configuration's; 0 turns the latent NAT off
+               record:bool=False, # keep the history of the rounds
+               output:str='delta', # how the refined latent is read out: delta, argmax or expectation
+               keep:bool=None, # keep the distributions of every round, for a loss; by default if gradients are enabled
+               allow:Tensor=None, # places that may be masked (B,h,w) bool, by default all
+              ) -> Refined:
+        "Doubt, mask, and parallel decoding by the latent NAT"
+        if tau is None: tau = self.cfg.tau
+        if rounds is None: rounds = self.cfg.rounds
+        quantizer = self.vqgan.quantizer
+        t = self.doubt(a)
+        mask = uncertainty_mask(t.map, tau)
+        if allow is not None: mask = mask & allow
+        sigma = self.cfg.factor**0.5*a.sigma.detach()
+        out = parallel_decode(self.nat, quantizer.place(a.z_tilde), t.tokens, mask, quantizer.codes, a.cond, sigma,
+                              a.overview, rounds, output, record=record, keep=keep)
+        return Refined(z=out.z, tokens=out.tokens, entropy=t.entropy, mask=mask, confidence=out.confidence,
+                       history=out.history, log_q=out.log_q)
+
+    def decode(self, a:Aligned, # of `align`
+               r:Refined, # of `refine`
+               *,
+               rounds:int=None, # R of the NAT on features, by default the configuration's; 0 turns it off
+               mix:float=None, # weight of the low-light features in [0,1], by default the learned one
+               record:bool=False, # keep the history of the rounds
+               allow:Tensor=None, # places whose features the NAT may change (B,h,w) bool, by default all
+              ) -> Decoded:
+        "Tokens and latent to an exposure-normalised picture"
+        if rounds is None: rounds = self.cfg.rounds
+        with torch.no_grad(): vq = self.vqgan.features(self.vqgan.quantizer.lookup(r.tokens))
+        return self.fusion(r.z, a.feats, vq[:2], r.mask, rounds, mix, record, a.sigma.detach(), allow)
+
+    def at_least(self, log_level:Tensor, # as predicted (B,)
+                 own:Tensor=None, # mean grey of the input (B,); None: not known
+                ) -> Tensor: # (B,)
+        "The level, not below the picture's own; GLARE's network predicts none"
+        if own is None or self.cfg.arch == 'glare': return log_level
+        return torch.maximum(log_level, own.clamp(min=1e-6).log())
+
+    def gain(self, x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not clipped
+             log_level:Tensor, # as predicted (B,)
+             log_std:Tensor, # its standard deviation's logarithm (B,)
+             level:float=None, # grey mean wanted in (0,1], by default as predicted
+             own:Tensor=None, # mean grey of the input (B,), below which the result must not fall; None: it may
             ) -> Tensor: # (B,)
-    "The level, not below the picture's own; GLARE's network predicts none"
-    if own is None or self.cfg.arch == 'glare': return log_level
-    return torch.maximum(log_level, own.clamp(min=1e-6).log())
+        "What a normalised picture is multiplied by"
+        c = self.cfg
+        official = c.arch == 'glare'   # its network has no head that could doubt
+        if level is not None:
+            now = grey_mean(x_norm.float()).clamp(min=0.02) if official else c.norm_level
+            return torch.full_like(log_level, level)/now
+        log_level = self.at_least(log_level, own)
+        if c.lights and not official: log_level = spare_lights(x_norm, log_level, log_std, c.norm_level, c.lights)
+        gain = log_level.exp()/c.norm_level
+        if own is None or official: return gain
+        fixed = gain.detach()
+        return gain*(keep_bright(x_norm, fixed, own)/fixed)     # the guard's value; the gradient stays that of the predicted level
 
-@patch
-def gain(self:LowLightNAT, x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not clipped
-         log_level:Tensor, # as predicted (B,)
-         log_std:Tensor, # its standard deviation's logarithm (B,)
-         level:float=None, # grey mean wanted in (0,1], by default as predicted
-         own:Tensor=None, # mean grey of the input (B,), below which the result must not fall; None: it may
-        ) -> Tensor: # (B,)
-    "What a normalised picture is multiplied by"
-    c = self.cfg
-    if level is not None: return torch.full_like(log_level, level)/(grey_mean(x_norm.float()).clamp(min=0.02) if c.arch == 'glare' else c.norm_level)
-    l = self.at_least(log_level, own)
-    spared = c.lights and c.arch != 'glare'     # GLARE's network has no head that could doubt
-    gain = (spare_lights(x_norm, l, log_std, c.norm_level, c.lights) if spared else l).exp()/c.norm_level
-    if own is None or c.arch == 'glare': return gain
-    fixed = gain.detach()
-    return gain*(keep_bright(x_norm, fixed, own)/fixed)     # the guard's value; the gradient stays that of the predicted level
+    def forward(self, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]; H and W multiples of 8
+                *,
+                tau:float=None, # threshold in [0,1] of the entropy (or of what `mask_by` names), by default the configuration's
+                rounds:int=None, # R of both NATs, by default the configuration's
+                heat:float=0., # of the flow's sample, 0: the likeliest
+                mix:float=None, # weight of the low-light features in [0,1], by default the learned one
+                level:float=None, # grey mean of the result in (0,1], by default predicted, and not below that of x_low
+                latent_nat:bool=True, # use the NAT on the latent
+                decoder_nat:bool=True, # use the NAT on the decoder's features
+                record:bool=False, # keep the history of the rounds
+                stats:PictureStats=None, # `picture_stats` of the whole picture, where x_low is a tile of it
+                seed:int=0, # of the sample, where heat > 0
+                allow:Tensor=None, # places that the NATs may refine (B,h,w) bool, by default all
+               ) -> ModelOutput:
+        "Enhance a batch of dark pictures"
+        self.check(x_low)
+        tau, rounds, heat, level = self.settings(tau, rounds, heat, level)
+        a = self.align(x_low, stats=stats, heat=heat, seed=seed)
+        r = self.refine(a, tau=tau, rounds=rounds if latent_nat else 0, record=record, allow=allow)
+        r.log_q = []   # of use in training only
+        d = self.decode(a, r, rounds=rounds if decoder_nat else 0, mix=mix, record=record, allow=allow)
+        own = grey_mean(x_low) if stats is None else None   # of a tile nothing is known of the rest
+        gain = self.gain(d.x, a.log_level, a.log_std, level, own)
+        predicted = self.at_least(a.log_level, own).exp()
+        return ModelOutput(
+            x=(d.x.float()*gain.view(-1, 1, 1, 1)).clamp(0, 1),
+            x_norm=d.x,
+            gain=gain,
+            level=predicted if level is None else torch.full_like(gain, level),
+            level_std=a.log_std.exp(),
+            level_attention=a.attention,
+            entropy=r.entropy,
+            mask=r.mask,
+            sigma=a.sigma,
+            tokens=r.tokens,
+            z_tilde=a.z_tilde,
+            z=r.z,
+            history=r.history,
+            feature_history=d.nat.history,
+        )
 
+    def settings(self, tau:float=None, # threshold in [0,1]; None: the configuration's
+                 rounds:int=None, # R, 0 or more; None: the configuration's
+                 heat:float=0., # of the flow's sample, 0 or more
+                 level:float=None, # grey mean wanted, above 0; above 1 all lights clip; None: predicted
+                ) -> tuple[float|None, int|None, float, float|None]: # the four, as numbers of the right kind
+        "Refuse settings that make no sense, in one sentence"
+        if tau is not None: tau = check_number('tau', tau, '[0, 1]')
+        if rounds is not None: rounds = check_number('rounds', rounds, '[0, inf)', True)
+        if level is not None: level = check_number('level', level, '(0, inf)')
+        return tau, rounds, check_number('heat', heat, '[0, inf)'), level
 
-# %% ../nbs/08_model.ipynb #d37ebd3a
-@patch
-def forward(self:LowLightNAT, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]; H and W multiples of 8
-            *,
-            tau:float=None, # threshold in [0,1] of the entropy (or of what `mask_by` names), by default the configuration's
-            rounds:int=None, # R of both NATs, by default the configuration's
-            heat:float=0., # of the flow's sample, 0: the likeliest
-            mix:float=None, # weight of the low-light features in [0,1], by default the learned one
-            level:float=None, # grey mean of the result in (0,1], by default predicted, and not below that of x_low
-            latent_nat:bool=True, # use the NAT on the latent
-            decoder_nat:bool=True, # use the NAT on the decoder's features
-            record:bool=False, # keep the history of the rounds
-            stats:AttrDict=None, # `picture_stats` of the whole picture, where x_low is a tile of it
-            seed:int=0, # of the sample, where heat > 0
-            allow:Tensor=None, # places that the NATs may refine (B,h,w) bool, by default all
-           ) -> AttrDict: # x (B,3,H,W) in [0,1]: x_norm times gain (B,); level (B,), level_std (B,) of its logarithm, level_attention, entropy, mask, sigma, tokens (B,h,w), z_tilde, z (B,d,h,w), history, feature_history
-    "Enhance a batch of dark pictures"
-    self.check(x_low)
-    tau, rounds, heat, level = self.settings(tau, rounds, heat, level)
-    a = self.align(x_low, stats=stats, heat=heat, seed=seed)
-    r = self.refine(a, tau=tau, rounds=rounds if latent_nat else 0, record=record, allow=allow)
-    r.log_q = None   # of use in training only
-    d = self.decode(a, r, rounds=rounds if decoder_nat else 0, mix=mix, record=record, allow=allow)
-    own = grey_mean(x_low) if stats is None else None   # of a tile nothing is known of the rest
-    gain = self.gain(d.x, a.log_level, a.log_std, level, own)
-    log_level = self.at_least(a.log_level, own)
-    return AttrDict(x=(d.x.float()*gain.view(-1, 1, 1, 1)).clamp(0, 1), x_norm=d.x, gain=gain, level=log_level.exp() if level is None else torch.full_like(gain, level), level_std=a.log_std.exp(), level_attention=a.attention, entropy=r.entropy, mask=r.mask, sigma=a.sigma, tokens=r.tokens,
-                    z_tilde=a.z_tilde, z=r.z, history=r.history, feature_history=d.nat.history)
+    def check(self, x:Tensor): # low-light image (B,3,H,W)
+        "Refuse what is not a batch of pictures, in one sentence"
+        if x.ndim != 4 or x.shape[1] != 3: raise ValueError(f'x_low must have shape (B,3,H,W), not {tuple(x.shape)}; add a batch axis with x[None], or drop alpha')
+        if x.shape[2] % self.multiple or x.shape[3] % self.multiple or not x.numel():
+            raise ValueError(f'x_low: height {x.shape[2]} and width {x.shape[3]} must be multiples of {self.multiple}; pad with images.pad_to_multiple, or use Enhancer')
+        if not x.is_floating_point(): raise ValueError(f'x_low must hold numbers in [0,1], not {x.dtype}; divide 8-bit values by 255')
+        if not x.isfinite().all(): raise ValueError('x_low has NaN or infinite values; clean it before enhancing')
 
-# %% ../nbs/08_model.ipynb #f6c0a525
-@patch
-def settings(self:LowLightNAT, tau:float=None, # threshold in [0,1]; None: the configuration's
-             rounds:int=None, # R, 0 or more; None: the configuration's
-             heat:float=0., # of the flow's sample, 0 or more
-             level:float=None, # grey mean wanted, above 0; above 1 all lights clip; None: predicted
-            ) -> tuple: # the four, as numbers of the right kind
-    "Refuse settings that make no sense, in one sentence"
-    if tau is not None: tau = check_number('tau', tau, '[0, 1]')
-    if rounds is not None: rounds = check_number('rounds', rounds, '[0, inf)', True)
-    if level is not None: level = check_number('level', level, '(0, inf)')
-    return tau, rounds, check_number('heat', heat, '[0, inf)'), level
+    @classmethod
+    def from_glare(cls, net_G, # path of the release's net_G.pth
+                   vqgan, # path of its vqgan.pkl
+                   cfg:ModelConfig=None, # sizes, `ModelConfig.base()` by default
+                   glare_compat:bool=False, # ratio of means over the whole batch, as in the official code, instead of picture by picture
+                  ) -> 'LowLightNAT': # in evaluation mode; its NATs are untrained and switched off: rounds=0
+        "GLARE's official release; ValueError lists every tensor that is missing or has another shape; Zhou, Dong et al., ECCV 2024"
+        cfg = cfg or ModelConfig.base()
+        if cfg.arch != 'glare': raise ValueError(f'from_glare: cfg.arch is {cfg.arch!r}; use ModelConfig.base(), or one with arch=\'glare\'')
+        cfg = replace(cfg, rounds=0, frozen=True, glare_compat=glare_compat)
+        parts = glare_from_files(net_G, vqgan, glare_sizes(cfg), glare_compat)
+        model = LowLightNAT(cfg)
+        model._glare(parts)
+        return model.eval()
 
-@patch
-def check(self:LowLightNAT, x:Tensor): # low-light image (B,3,H,W)
-    "Refuse what is not a batch of pictures, in one sentence"
-    if x.ndim != 4 or x.shape[1] != 3: raise ValueError(f'x_low must have shape (B,3,H,W), not {tuple(x.shape)}; add a batch axis with x[None], or drop alpha')
-    if x.shape[2] % self.multiple or x.shape[3] % self.multiple or not x.numel():
-        raise ValueError(f'x_low: height {x.shape[2]} and width {x.shape[3]} must be multiples of {self.multiple}; pad with images.pad_to_multiple, or use Enhancer')
-    if not x.is_floating_point(): raise ValueError(f'x_low must hold numbers in [0,1], not {x.dtype}; divide 8-bit values by 255')
-    if not x.isfinite().all(): raise ValueError('x_low has NaN or infinite values; clean it before enhancing')
-
-# %% ../nbs/08_model.ipynb #0a922267
-@patch(cls_method=True)
-def from_glare(cls:LowLightNAT, net_G, # path of the release's net_G.pth
-               vqgan, # path of its vqgan.pkl
-               cfg:ModelConfig=None, # sizes, `ModelConfig.base()` by default
-               glare_compat:bool=False, # ratio of means over the whole batch, as in the official code, instead of picture by picture
-              ) -> LowLightNAT: # in evaluation mode; its NATs are untrained and switched off: rounds=0
-    "GLARE's official release; ValueError lists every tensor that is missing or has another shape; Zhou, Dong et al., ECCV 2024"
-    cfg = cfg or ModelConfig.base()
-    if cfg.arch != 'glare': raise ValueError(f'from_glare: cfg.arch is {cfg.arch!r}; use ModelConfig.base(), or one with arch=\'glare\'')
-    cfg = replace(cfg, rounds=0, frozen=True, glare_compat=glare_compat)
-    parts = glare_from_files(net_G, vqgan, glare_sizes(cfg), glare_compat)
-    model = LowLightNAT(cfg)
-    model._glare(parts)
-    return model.eval()
 
 # %% ../nbs/08_model.ipynb #d6f20211
 def save_model(model:LowLightNAT, # to be kept

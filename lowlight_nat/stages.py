@@ -44,7 +44,7 @@ class Stage(nn.Module):
         return t
 
     def fewer(self, t, n): # the first n pictures of a view
-        return AttrDict({k: AttrDict({q: s[:n] for q, s in v.items()}) if k == 'stats' else v[:n] for k, v in t.items()})
+        return AttrDict({k: v.each(lambda s: s[:n]) if k == 'stats' else v[:n] for k, v in t.items()})
 
 # %% ../nbs/10_stages.ipynb #6de31878
 @patch

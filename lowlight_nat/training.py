@@ -28,14 +28,14 @@ from .callbacks import AdversarialStep, Autocast, CodebookCare, Curve, EMAWeight
 from .codebook import squared_distances
 from .checkpoints import Checkpoint, Resume, data_state, random_state, set_data_state, set_random_state
 from .data import LowLightDataLoaders, random_low_light
-from .exposure import exposure_view, fit_exposure
+from .exposure import ExposureView, exposure_view, fit_exposure
 from .fingerprints import data_fingerprint, fingerprints, pack
 from .files import clean_parts
 from .flow import picture_stats
 from .images import crop_to, pad_to_multiple, read_image
 from .masking import calibrate_temperature
 from .metrics import gt_mean, psnr, score_pair, ssim
-from .model import LowLightNAT, ModelConfig, TrainPlan, load_model, origin, read_metadata, save_model, weights_path
+from .model import LowLightNAT, ModelConfig, ModelOutput, TrainPlan, load_model, origin, read_metadata, save_model, weights_path
 from .record import folder_lock
 from .stages import STAGES, DecoderStage, Stage, trainable
 
@@ -58,7 +58,7 @@ class UntilNaN(Callback):
 # %% ../nbs/12_training.ipynb #de05b72d
 class StageLearner(Learner):
     "A fastai Learner whose model returns dictionaries: the prediction is the picture `x`"
-    def to_detach(self, b, cpu=True, gather=True): return super().to_detach(b.x if isinstance(b, AttrDict) else b, cpu, gather)
+    def to_detach(self, b, cpu=True, gather=True): return super().to_detach(b.x if isinstance(b, (AttrDict, ModelOutput)) else b, cpu, gather)
     @contextmanager
     def loss_not_reduced(self): # the terms are means over a batch: each of its pictures is given that
         return replacing_yield(self, 'loss_func', lambda out, *ys: sum_terms(out).expand(len(out.x)))
@@ -238,7 +238,7 @@ def refit_exposure(model:LowLightNAT, # its exposure head is trained
             x = (x_low[None].to(device)*(1 if v == 0 else 0.5 + torch.rand((), generator=chance).item())).clamp(0, 1)
             e = model.eval().encoder(x, stats := picture_stats(x))
             each.append(exposure_view(stats, e.summary, e.feats[0]))
-        views.append(AttrDict({k: torch.cat([o[k] for o in each]) for k in each[0]}))
+        views.append(ExposureView.join(each))
     level = torch.stack([model.normalise(y[None])[1][0] for _, y in pieces]).to(device)
     with torch.enable_grad(): fit_exposure(model.exposure.requires_grad_(True), views, level, steps, seed=seed)
 

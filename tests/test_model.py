@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest, torch
 from fastcore.basics import AttrDict
+from torch.utils._python_dispatch import TorchDispatchMode
 from lowlight_nat.flow import picture_stats
 from lowlight_nat.model import LowLightNAT, ModelConfig, StagePlan, TrainPlan, load_model, read_metadata, save_model, weights_path
 from lowlight_nat.stages import align_terms
@@ -158,7 +159,7 @@ def spot():
 def test_nothing_overflows(model, x):
     for kw in dict(tau=0.), dict(heat=1.):
         out = model(x, **kw)
-        for k in 'x', 'z_tilde', 'z', 'sigma', 'entropy', 'level', 'level_std': assert out[k].isfinite().all(), k
+        for k in 'x', 'z_tilde', 'z', 'sigma', 'entropy', 'level', 'level_std': assert getattr(out, k).isfinite().all(), k
 
 def test_flow_inverts_far_outside(model):
     c = model.align(pair(1, 32)[0]).cond
@@ -192,14 +193,20 @@ def test_low_band_of_each_round_keeps_its_own_claim(model):
     nat, seen = model.fusion.nat, []
     look = nat.look
     try:
-        nat.look = lambda *args: seen.append(look(*args)) or seen[-1]
+        def noted(state, see, masked, angles, changed=None, memory=None):
+            x, memory = look(state, see, masked, angles, changed, memory)
+            at = torch.arange(state.shape[1])[None] if changed is None else changed.at
+            meant = torch.ones_like(at, dtype=torch.bool) if changed is None else changed.meant
+            seen.append((at[meant], x[meant]))
+            return x, memory
+        nat.look = noted
         with torch.no_grad(): out = nat(torch.randn(1, 16, 32, 32), torch.randn(1, 16, 32, 32), torch.ones(1, 32, 32, dtype=torch.bool), rounds=3, record=True)
     finally: del nat.look
     assert len(seen) == 3
     latent, logvar = out.latent.flatten(1, 2)[0], out.logvar.flatten(1)[0]
     for at, x in seen:
-        from_mean = torch.isclose(latent[at[0]], nat.to_latent(x)[0], atol=1e-6).all(-1)
-        from_logvar = torch.isclose(logvar[at[0]], nat.to_logvar(x)[0, :, 0].clamp(-8, 4), atol=1e-6)
+        from_mean = torch.isclose(latent[at], nat.to_latent(x), atol=1e-6).all(-1)
+        from_logvar = torch.isclose(logvar[at], nat.to_logvar(x)[:, 0].clamp(-8, 4), atol=1e-6)
         assert torch.equal(from_mean, from_logvar)
 
 def test_work_follows_the_mask(model):
@@ -309,7 +316,7 @@ def test_the_factor_scales_the_variance(model):
     x, old = pair()[0], model.cfg
     with torch.no_grad():
         a = model.align(x)
-        b = AttrDict(a, sigma=2*a.sigma)
+        b = replace(a, sigma=2*a.sigma)
         model.nat.head.weight.normal_(0, .02) if hasattr(model.nat.head, 'weight') else None
         twice = model.refine(b, tau=0.)
         try: model.cfg = replace(old, factor=4.); four = model.refine(a, tau=0.)
@@ -380,3 +387,33 @@ def test_exchanged_sizes_are_noticed():
         make(512, 4)
     for bad in dict(n_codes='8'), dict(decay=3), dict(beta=-1), dict(dim=0):
         with pytest.raises(ValueError, match=[*bad][0]): VectorQuantizer(**bad)
+
+class Waits(TorchDispatchMode):
+    "Counts what a GPU would be waited for: a number read from a tensor, or an index made of a mask"
+    def __init__(self): super().__init__(); self.n = 0
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        name = f.overloadpacket.__name__
+        by_mask = name.strip('_') in ('index', 'index_put', 'index_put_impl') and any(i is not None and i.dtype == torch.bool for i in args[1])
+        self.n += by_mask or name in ('_local_scalar_dense', 'item', 'nonzero', 'is_nonzero', 'masked_select')
+        return f(*args, **(kwargs or {}))
+
+def waits(model, x, **kwargs):
+    with torch.no_grad(), Waits() as w: model(x, **kwargs)
+    return w.n
+
+@pytest.mark.parametrize('rounds', [1, 4, 8])
+def test_each_nat_waits_for_a_gpu_once(model, monkeypatch, rounds):
+    "How many places are masked is asked for once; what the rounds do follows from it"
+    monkeypatch.setattr('lowlight_nat.layers.counting_is_free', lambda device: False)   # as on a GPU
+    x = pair(2, 48)[0]
+    without = waits(model, x, tau=.3, latent_nat=False, decoder_nat=False)
+    assert without <= 4 and waits(model, x, tau=.3, rounds=rounds) <= without + 2
+
+def test_counting_changes_nothing(model, monkeypatch):
+    "On a CPU as many places are computed as are masked, on a GPU as many as can be"
+    x = pair(2, 48)[0]
+    with torch.no_grad():
+        counted = model(x, tau=.3)
+        monkeypatch.setattr('lowlight_nat.layers.counting_is_free', lambda device: False)
+        bounded = model(x, tau=.3)
+    assert torch.equal(counted.tokens, bounded.tokens) and (counted.x - bounded.x).abs().max() < 1e-5

@@ -87,7 +87,7 @@ class Stop(Callback):
 
 def interrupted(monkeypatch, name, step):
     real = T.stage_learner
-    monkeypatch.setattr(T, 'stage_learner', lambda n, dls, model, cbs=(): real(n, dls, model, [*cbs, *([Stop(step)] if n == name else [])]))
+    monkeypatch.setattr(T, 'stage_learner', lambda n, dls, model, plan, cbs=(), make=None: real(n, dls, model, plan, [*cbs, *([Stop(step)] if n == name else [])], make))
 
 @pytest.mark.parametrize('name,step', [('codebook', 8), ('flow', 1), ('flow', 7), ('decoder', 8)])
 def test_resumed_by_keyboard_is_the_same_run(whole, tmp_path, monkeypatch, name, step):
@@ -454,7 +454,7 @@ def test_what_follows_a_stage_is_scaled_with_its_steps(tmp_path, monkeypatch, ca
     torch.manual_seed(0)
     T.save_model(LowLightNAT(TOY), start)
     T.train_pipeline(TOY, PLAN.each_stage(steps=3), toy_dls, tmp_path/'out', stages='flow', start=start, scale=.01)
-    assert did == dict(limit=4, steps=2)
+    assert did == dict(limit=4, steps=2, seed=PLAN.seed)
     out = capsys.readouterr().out
     assert 'exposure head alone, 2 steps on 4 pieces' in out and 'tau, on 2 pieces' in out
     assert f"done: '{tmp_path/'out/flow.safetensors'}'" in out

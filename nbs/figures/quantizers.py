@@ -53,7 +53,7 @@ def measure(vqgan, pairs, quantise):
         scores.append(score_pair(bright(rec), bright(x))); tokens.append(t.flatten()); zs.append(z[0].flatten(1))
         cast = (rec - x).mean((2, 3)); casts.append((cast - cast.mean(1, keepdim=True)).abs().mean().item())
     eig, mean = torch.linalg.eigvalsh(torch.cat(zs, 1).cov()), lambda k: sum(s[k] for s in scores)/len(scores)
-    use = usage_stats(torch.cat(tokens), vqgan.quantizer.n_codes) if quantise else {}
+    use = vars(usage_stats(torch.cat(tokens), vqgan.quantizer.n_codes)) if quantise else {}
     return {**{k: round(mean(k), 3) for k in ('psnr', 'psnr_gt_mean', 'ssim')}, **{k: round(v, 4) for k, v in use.items()},
             'cast': round(sum(casts)/len(casts), 5), 'smallest_direction': round((eig[0]/eig[-1]).item(), 5)}
 
