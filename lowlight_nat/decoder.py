@@ -233,8 +233,8 @@ class FusionDecoder(nn.Module):
         return self.after[i](h + aligned)
 
     def forward(self, z:Tensor, # aligned (and refined) latent (B,d,h,w)
-                feats_low:list[Tensor], # of the conditional encoder, coarsest first
-                feats_vq:list[Tensor], # of the codebook's decoder, coarsest first
+                feats_low:list[Tensor], # of the conditional encoder, coarsest first: (B,C,h,w), (B,C',2h,2w)
+                feats_vq:list[Tensor], # of the codebook's decoder, coarsest first: (B,C,h,w), (B,C',2h,2w)
                 mask:Tensor, # uncertain places (B,h,w) bool
                 rounds:int=4, # R of the NAT on the features; 0 turns it off
                 mix:float=None, # weight of the low-light features in [0,1], by default the learned one

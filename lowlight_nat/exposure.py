@@ -178,7 +178,7 @@ def pick_views(view:ExposureView, # of N pictures
 
 # %% ../nbs/08_exposure.ipynb #b9ce7acb
 def inspect_exposure(head:ExposureHead, # of either kind
-                     view:ExposureView
+                     view:ExposureView, # of the pictures
                     ) -> Level: # with statistics (B,17)
     "A prediction, where it looked, and what moved it"
     with torch.enable_grad():

@@ -232,7 +232,8 @@ class GlareVQGAN(nn.Module):
         "The decoder's features, at 1/2 and 1/1"
         return self.decoder.features(self.post_quant_conv(z))
 
-    def forward(self, x:Tensor) -> Reconstruction: # picture (B,3,H,W)
+    def forward(self, x:Tensor # picture (B,3,H,W)
+               ) -> Reconstruction:
         z = self.encode(x)
         q = self.quantizer(z)
         return Reconstruction(self.decode(q.zq), z, q.tokens, q.loss)

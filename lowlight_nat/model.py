@@ -338,7 +338,7 @@ class Aligned(Outputs):
     "What encoder, flow and heads make of dark pictures"
     cond: Tensor # condition (B,cond,h,w)
     mu: Tensor # mean of the flow's Gaussian (B,d,h,w)
-    feats: list[Tensor] # features of the encoder, coarsest first
+    feats: list[Tensor] # features of the encoder, coarsest first: (B,c4,h,w), (B,c2,2h,2w)
     summary: Tensor # of the encoder (B,summary)
     z_tilde: Tensor # aligned latent (B,d,h,w)
     sigma: Tensor # its expected error (B,h,w)
