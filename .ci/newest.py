@@ -11,7 +11,7 @@ import matplotlib, torch
 
 ROOT = Path(__file__).resolve().parents[1]
 TOY = dict(n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
-           nat_width=16, nat_depth=1, feat_width=16, feat_depth=1, steps=(6,)*4, bs=(2,)*4, crop=(32,)*4, bf16=False)
+           nat_width=16, nat_depth=1, feat_width=16, feat_depth=1)
 
 EXTRAS = dict(training_parallel='parallel', widgets='app') # module: the extra it needs beyond `train`
 
@@ -28,10 +28,11 @@ def modules():
 def toy(out):
     "Train a toy through all stages; the model as read from its checkpoint."
     from lowlight_nat.data import LowLightDataLoaders
-    from lowlight_nat.model import NATConfig, load_model
+    from lowlight_nat.model import ModelConfig, TrainPlan, load_model
     from lowlight_nat.training import train_pipeline
     def dls(crop, bs, n): return LowLightDataLoaders.from_synthetic(ROOT/'samples/reference', [torch.rand(3, 32, 40)], size=crop, bs=bs, items_per_epoch=n, device='cpu')
-    train_pipeline(replace(NATConfig.tiny(), **TOY), dls, out)
+    plan = replace(TrainPlan.tiny().each_stage(steps=6, bs=2, crop=32), bf16=False)
+    train_pipeline(replace(ModelConfig.tiny(), **TOY), plan, dls, out)
     return load_model(out/'model.safetensors')
 
 def learner(out):
@@ -51,10 +52,10 @@ def stage_learner(out):
     "A Learner of a stage, as a fastai user has it: fitted, exported, read again, asked for a picture."
     from fastai.learner import load_learner
     from lowlight_nat.data import LowLightDataLoaders
-    from lowlight_nat.model import NATConfig
+    from lowlight_nat.model import ModelConfig, TrainPlan
     from lowlight_nat.training import flow_learner
     dls = LowLightDataLoaders.from_synthetic(ROOT/'samples/reference', [torch.rand(3, 32, 40)], size=32, bs=2, items_per_epoch=4, device='cpu')
-    learn = flow_learner(dls, replace(NATConfig.tiny(), **TOY), path=out)
+    learn = flow_learner(dls, replace(ModelConfig.tiny(), **TOY), replace(TrainPlan.tiny().each_stage(crop=32), bf16=False), path=out)
     learn.fit_one_cycle(1, 1e-3)
     learn.export(out/'stage.pkl')
     x = dls.valid.one_batch()[0]

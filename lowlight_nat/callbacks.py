@@ -176,7 +176,8 @@ class CodebookCare(Callback):
         elif step % self.every == 0:
             revived = q.revive(self.pred.z.detach(), generator=g)
             if revived: self._moved()
-            self.log.append((step, *usage_stats(self.pred.tokens, q.n_codes).values(), revived))
+            use = usage_stats(self.pred.tokens, q.n_codes)
+            self.log.append((step, use.used, use.perplexity, revived))
     def _moved(self):
         for cb in self.learn.cbs:
             if isinstance(cb, EMAWeights): cb.catch_up(self.vqgan.quantizer.parameters())

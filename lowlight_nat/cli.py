@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'Param', 'make_parser', 'command', 'plan', 'lowlight_enhance', 'command_line', 'lowlight_evaluate',
-           'lowlight_train', 'train_config', 'lowlight_experiment', 'lowlight_export', 'lowlight_app']
+           'lowlight_train', 'train_plan', 'lowlight_experiment', 'lowlight_export', 'lowlight_app']
 
 # %% ../nbs/18_cli.ipynb #3396b83b
 import argparse, hashlib, inspect, os, re, shlex, sys, time, torch, types, warnings
@@ -25,7 +25,7 @@ from .images import IMAGE_EXTENSIONS, ImageError, _formats, read_image
 from .experiments import SCORES, Run, evaluate
 from .fingerprints import overlap_note, overlaps
 from .metrics import GT_MEAN_FORMULA
-from .model import LowLightNAT, NATConfig, load_model, save_model, weights_path
+from .model import LowLightNAT, ModelConfig, TrainPlan, load_model, save_model, weights_path
 from .glare_release import GLARE_RELEASE
 from .pairs import check_pairs, default_split, find_pairs, split_note
 from .perception import InceptionFeatures, LPIPS, weights_url
@@ -305,35 +305,38 @@ def lowlight_train(
 ): # what `train_pipeline` returns
     "Train a model on pairs of pictures."
     if not 0<steps_scale<float('inf'): raise ValueError(f'steps_scale={steps_scale} must be positive: it multiplies the number of steps.')
-    cfg,source = train_config(preset, steps_scale, seed, lr, bs, crop),_source(data, low, high)
+    plan,source = train_plan(preset, steps_scale, seed, lr, bs, crop),_source(data, low, high)
     if not out: raise ValueError('--out is missing: give the folder for what training writes.')
     if Path(out).exists() and not Path(out).is_dir(): raise ValueError(f"'{out}' is a file: give a folder for what training writes.")
     place = None if device=='auto' else pick_device(device)
     from lowlight_nat.training import train_pipeline
     print(f"'{_short(source)}': {split_note(source)}", flush=True)
     line = command_line(lowlight_train, data=data, out=out, low=low, high=high, preset=preset, stage=stage, steps_scale=steps_scale, lr=lr, bs=bs, crop=crop, seed=seed, start=start)
-    return train_pipeline(cfg, source, out, stage, resume, about=dict(command=line, data=_short(source), note=note or ''), start=start,
+    return train_pipeline(ModelConfig.preset(preset), plan, source, out, stage, resume, about=dict(command=line, data=_short(source), note=note or ''), start=start,
                           overwrite=overwrite, scale=min(1., steps_scale), device=place)
 
 # %% ../nbs/18_cli.ipynb #05e31732
-def train_config(
+def train_plan(
     preset:str, # tiny, small or base
     steps_scale:float=1., # multiplies the steps of every stage
     seed:int=None, # None: the preset's
     lr=None, # peak learning rate, one for all stages or four; None: the preset's
     bs=None, # pictures a step, one or four
     crop=None, # side of the pieces, pixels, one or four
-)->NATConfig:
-    "A preset with its training plan scaled, and changed where that is asked for."
-    cfg,plan = NATConfig.preset(preset),{}
+)->TrainPlan:
+    "A preset's training plan scaled, and changed where that is asked for."
+    plan = TrainPlan.preset(preset).scaled(steps_scale)
+    if seed is not None: plan = replace(plan, seed=seed)
     for k,v in dict(lr=lr, bs=bs, crop=crop).items():
         if v is None: continue
         v = tuple(v) if isinstance(v, (list,tuple)) else (v,)
         if len(v) not in (1,4): raise ValueError(f'{k}={_words(v)} must be one number for all stages, or four: codebook, flow, nat, decoder.')
         if not all(0<o<float('inf') for o in v): raise ValueError(f'{k}={_words(v)} must be positive.')
-        plan[k] = v*4 if len(v)==1 else v
-    if crop is not None: plan['context'] = max(cfg.context, *plan['crop'])   # pieces are cut from larger ones
-    return replace(cfg, steps=tuple(max(1, round(s*steps_scale)) for s in cfg.steps), seed=cfg.seed if seed is None else seed, **plan)
+        each = v*4 if len(v)==1 else v
+        plan = replace(plan, **{name: replace(own, **{k: o}) for (name,own),o in zip(plan.stages().items(), each)})
+    largest = max(own.crop for own in plan.stages().values())
+    if crop is not None: plan = replace(plan, context=max(plan.context, largest))   # pieces are cut from larger ones
+    return plan
 
 # %% ../nbs/18_cli.ipynb #669d0d6d
 def _cost(a):

@@ -18,7 +18,7 @@ from .darkness import synthesize_low_light
 from .enhance import pick_device
 from .files import needs_extra
 from .images import pad_to_multiple
-from .model import LowLightNAT, NATConfig
+from .model import LowLightNAT, ModelConfig
 from .record import device_name
 
 # %% ../nbs/15_cost.ipynb #dce52ec7
@@ -160,8 +160,8 @@ class Cost:
 # %% ../nbs/15_cost.ipynb #04f66b36
 def _ready(model, device, seed):
     "A model from a preset's name or a configuration (random weights), or as it is; on its device."
-    if isinstance(model, str): model = NATConfig.preset(model)
-    if isinstance(model, NATConfig):
+    if isinstance(model, str): model = ModelConfig.preset(model)
+    if isinstance(model, ModelConfig):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = LowLightNAT(model)
@@ -195,7 +195,7 @@ def stage_multiply_adds(
 
 # %% ../nbs/15_cost.ipynb #66e09feb
 def cost(
-    model, # name of a preset or `NATConfig`: random weights; or a `LowLightNAT`
+    model, # name of a preset or `ModelConfig`: random weights; or a `LowLightNAT`
     size=(400,600), # H,W, pixels; padded to what the model takes
     share:float=.4, # of the places that are masked
     rounds:int=4, # R of both NATs

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
 
 # %% ../nbs/16_dense.ipynb #4a45019c
-from .decoder import FeatureNAT
-from .exposure import AttentionExposure, overview
+from .decoder import FeatureNAT, FeatureRefined
+from .exposure import AttentionExposure, Level, overview
 from .files import check_number
-from .flow import InvConv1x1, picture_stats
+from .flow import Encoded, InvConv1x1, PictureStats, picture_stats
 from .layers import TransformerBlock, apply_rope, rope_angles
 from .masking import cosine_schedule
 from .metrics import grey_mean
@@ -151,7 +151,7 @@ class DenseFeatureNAT(FeatureNAT):
 
     def forward(self, h, f_low, mask, rounds=4, record=False, sigma=None, allow=None):
         "As of `FeatureNAT`, without what training needs"
-        if rounds == 0: return AttrDict(h=h, history=[])
+        if rounds == 0: return FeatureRefined(h, mask, None, None, [])
         low, shown = self.cells(h), self.shown(f_low, mask, sigma, h.dtype)
         angles, see, first = _angles(*low.shape[1:3], shown.shape[-1]//self.heads, h.device), shown.flatten(1, 2), low.flatten(1, 2)
         cells = (self.cells(mask[:, None].to(h.dtype))[..., 0] > 0.5).flatten(1)
@@ -166,7 +166,7 @@ class DenseFeatureNAT(FeatureNAT):
                 last, todo = todo, dense_remask(-logvar[..., 0], cells, cosine_schedule(r + 1, rounds))
                 changed = last | todo
         new = self.spread((state - first + change).unflatten(1, low.shape[1:3]), h.shape[2:])
-        return AttrDict(h=h + (new if allow is None else new*allow[:, None]), history=[])
+        return FeatureRefined(h + (new if allow is None else new*allow[:, None]), cells.unflatten(1, low.shape[1:3]), None, None, [])
 
 # %% ../nbs/16_dense.ipynb #0cc7d881
 class InverseConv(nn.Module):
@@ -192,9 +192,9 @@ def coarse_means(n:int, # places
     return on/on.sum(1, keepdim=True).clamp(min=1), (i < m)[:, 0]
 
 def dense_level(head:nn.Module, # of `exposure_head`
-                stats:AttrDict, # `picture_stats`
-                e:AttrDict, # of the conditional encoder
-               ) -> AttrDict: # log_level (B,), log_std (B,)
+                stats:PictureStats, # of the whole picture
+                e:Encoded, # of the conditional encoder
+               ) -> Level:
     "The exposure head without asking for the size of the picture"
     if not isinstance(head, AttentionExposure): return head(stats, e.summary)
     f = e.feats[0]

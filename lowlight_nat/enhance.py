@@ -19,7 +19,7 @@ from fastcore.basics import AttrDict, patch
 from .answer import CELL, Enhanced, paste_rounds
 from .exposure import parse_exposure
 from .files import check_number
-from .flow import picture_stats
+from .flow import PictureStats, picture_stats
 from .images import ImageError, apply_tiled, crop_to, pad_to_multiple, tile_grid
 from .layers import has_bf16
 from .metrics import grey_mean
@@ -51,12 +51,12 @@ def match_level(
 def whole_stats(
     x:Tensor, # picture as a batch of one (1,3,H,W), in [0,1]
     pixels:int=1_000_000, # in a strip, about
-)->AttrDict: # as `picture_stats`
+)->PictureStats:
     "`picture_stats`, strip by strip."
     H,W = x.shape[-2:]
     strips = x.split(max(1, pixels//W), -2)
     stats = [(picture_stats(s), s.shape[-2]/H) for s in strips]
-    return AttrDict({k: sum(s[k]*w for s,w in stats) for k in ('mean','cdf')})
+    return PictureStats(sum(s.mean*w for s,w in stats), sum(s.cdf*w for s,w in stats))
 
 # %% ../nbs/13_enhance.ipynb #215c87f2
 def shrink(
@@ -201,10 +201,10 @@ def _precision(self:Enhancer):
 @patch
 def predict_level(self:Enhancer,
     x:Tensor, # whole picture (1,3,H,W), on the CPU
-    stats:AttrDict, # its `whole_stats`
+    stats:PictureStats, # its `whole_stats`
 )->tuple: # mean grey, in (0,1); deviation of its logarithm
     "The level the model expects of a large picture, from a small copy; 1 for GLARE's network, which has no exposure head."
-    small,stats = pad_to_multiple(shrink(x), 16)[0].to(self.device), AttrDict({k:v.to(self.device) for k,v in stats.items()})
+    small,stats = pad_to_multiple(shrink(x), 16)[0].to(self.device), stats.each(lambda v: v.to(self.device))
     with plain_defaults(), torch.inference_mode(), self._precision(): e = self.model.encoder(small, stats); h = self.model.exposure(stats, e.summary, e.feats[0])
     return h.log_level.exp().item(),h.log_std.exp().item()
 
@@ -212,7 +212,7 @@ def predict_level(self:Enhancer,
 @patch
 def _once(self:Enhancer, x, stats, allow, seed, o):
     "What the model makes of a tile or a batch (B,3,H,W): fields, and the rest."
-    x,stats,allow = x.to(self.device),AttrDict({k:v.to(self.device) for k,v in stats.items()}),None if allow is None else allow.to(self.device)
+    x,stats,allow = x.to(self.device),stats.each(lambda v: v.to(self.device)),None if allow is None else allow.to(self.device)
     with torch.inference_mode(), self._precision():
         out = self.model(x, stats=stats, seed=seed, allow=allow, **o.model)
         film = self._film(x, stats, allow, seed, out, o) if o.film else []
@@ -377,7 +377,7 @@ def _together(self:Enhancer, ps, o):
     xs,m = [p.x[None] for p in ps],_multiple(ps[0].x.shape[-2:])
     stats,allow = [whole_stats(x) for x in xs],[_allowed(o.mask, x.shape[-2:]) for x in xs]
     allow = None if o.mask is None else torch.cat([pad_to_multiple(a, m//CELL)[0] for a in allow])
-    fields,out = self._once(torch.cat([pad_to_multiple(x, m)[0] for x in xs]), AttrDict({k: torch.cat([s[k] for s in stats]) for k in stats[0]}), allow, o.seed, o)
+    fields,out = self._once(torch.cat([pad_to_multiple(x, m)[0] for x in xs]), PictureStats.join(stats), allow, o.seed, o)
     def rounds(k, i): return [AttrDict({n: v[i:i+1] if isinstance(v, Tensor) else v for n,v in d.items()}) for d in out[k] if d.masked[i].any()]
     hists = [{k: paste_rounds([rounds(k, i)], [(0,0)], p.x.shape[-2:], c) for k,c in self._grids()} if o.model['record'] else {} for i,p in enumerate(ps)]
     return [self._finish(p, [f[i:i+1].clone() for f in fields], out.levels[i], hists[i], [], o) for i,p in enumerate(ps)]

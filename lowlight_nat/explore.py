@@ -69,7 +69,7 @@ def align(self:Steps)->AttrDict: # of `LowLightNAT.align`
     def f():
         p,_ = pad_to_multiple(self.x, 16 if min(self.size)<16 else 8)
         d = self.enhancer.device
-        return self.model.align(p.to(d), stats=AttrDict({k:v.to(d) for k,v in whole_stats(self.x).items()}))
+        return self.model.align(p.to(d), stats=whole_stats(self.x).each(lambda v: v.to(d)))
     return self.once('align', f)
 
 @patch

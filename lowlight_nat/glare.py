@@ -4,7 +4,7 @@
 __all__ = ['GlareSizes', 'swish', 'channels_last', 'GlareNorm', 'GlareBlock', 'attend', 'GlareAttention', 'Downsample',
            'Upsample', 'GlareLevel', 'GlareMiddle', 'GlarePyramid', 'GlareDecoderBody', 'GlareDecoder', 'GlareVQGAN',
            'GlareEncoder', 'GlareActNorm', 'NormConv', 'ZeroConv', 'subnet', 'shift_scale', 'GlareCoupling',
-           'GlareStep', 'at_least_float', 'GlareFlow']
+           'GlareStep', 'GlareFlow']
 
 # %% ../nbs/07_glare.ipynb #bf42ccfe
 import torch
@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from dataclasses import dataclass
 from itertools import zip_longest
 from torch import Tensor, nn
-from fastcore.basics import AttrDict, patch
-from .codebook import VectorQuantizer
-from .flow import ConditionalFlow, InvConv1x1
+from fastcore.basics import patch
+from .codebook import Reconstruction, VectorQuantizer
+from .flow import ConditionalFlow, Encoded, InvConv1x1, PictureStats, at_least_float
 from .layers import conv3
 
 # %% ../nbs/07_glare.ipynb #fe6fce47
@@ -232,10 +232,11 @@ class GlareVQGAN(nn.Module):
         "The decoder's features, at 1/2 and 1/1"
         return self.decoder.features(self.post_quant_conv(z))
 
-    def forward(self, x:Tensor) -> AttrDict: # picture (B,3,H,W) to x_rec (B,3,H,W), z (B,d,h,w), tokens (B,h,w), commit: scalar
+    def forward(self, x:Tensor # picture (B,3,H,W)
+               ) -> Reconstruction:
         z = self.encode(x)
         q = self.quantizer(z)
-        return AttrDict(x_rec=self.decode(q.zq), z=z, tokens=q.tokens, commit=q.loss)
+        return Reconstruction(self.decode(q.zq), z, q.tokens, q.loss)
 
 # %% ../nbs/07_glare.ipynb #fa50844a
 @patch
@@ -254,11 +255,11 @@ class GlareEncoder(nn.Module):
         self.cond_conv = nn.Sequential(conv3(s.dim, s.cond), nn.Sigmoid())
 
     def forward(self, x_low:Tensor, # low-light image (B,3,H,W) in [0,1], H and W multiples of 4
-                stats:AttrDict=None, # not used: GLARE knows no statistics of the whole picture
-               ) -> AttrDict: # cond (B,cond,h,w), mu (B,d,h,w), feats [(B,cond,h,w), (B,2ch,2h,2w), (B,ch,4h,4w)], summary (B,cond)
+                stats:PictureStats=None, # not used: GLARE knows no statistics of the whole picture
+               ) -> Encoded: # with features [(B,cond,h,w), (B,2ch,2h,2w), (B,ch,4h,4w)]
         h, feats = self.encoder((x_low + 1e-3).clamp(min=1e-3).log(), keep=True)
         cond = self.cond_conv(h)
-        return AttrDict(cond=cond, mu=self.color_conv(h).float(), feats=[cond, *feats], summary=cond.float().mean((2, 3)))
+        return Encoded(cond, self.color_conv(h).float(), [cond, *feats], cond.float().mean((2, 3)))
 
 # %% ../nbs/07_glare.ipynb #a9838887
 class GlareActNorm(nn.Module):
@@ -363,10 +364,6 @@ class GlareStep(nn.Module):
         return self.actnorm.inverse(self.invconv.inverse(u)).clamp(-self.reach, self.reach)
 
 # %% ../nbs/07_glare.ipynb #6bd0cf01
-def at_least_float(t:Tensor) -> Tensor: # any shape to the same; float64 stays
-    "Out of half precision"
-    return t if t.dtype == torch.float64 else t.float()
-
 class GlareFlow(nn.Module):
     "Between the normal-light latent and a Gaussian around mu, given the condition; always in float32 (or float64); with the interface of `ConditionalFlow`"
     sample = ConditionalFlow.sample

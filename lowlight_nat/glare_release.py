@@ -12,8 +12,10 @@ from pathlib import Path
 from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
 from .codebook import VectorQuantizer
+from .decoder import Decoded, FeatureRefined
 from .files import needs_extra
-from .glare import GlareDecoderBody, GlareEncoder, GlareFlow, GlareSizes, GlareVQGAN, at_least_float, swish
+from .flow import at_least_float
+from .glare import GlareDecoderBody, GlareEncoder, GlareFlow, GlareSizes, GlareVQGAN, swish
 from .layers import conv3
 
 # %% ../nbs/07_glare_release.ipynb #a26ad811
@@ -123,9 +125,9 @@ def forward(self:GlareFusion, z:Tensor, # aligned (and perhaps refined) latent (
             record:bool=False, # keep the rounds
             sigma:Tensor=None, # expected error of the latent (B,h,w), for the NAT
             allow:Tensor=None, # places whose features the NAT may change (B,h,w) bool, by default all
-           ) -> AttrDict: # x (B,3,H,W), not clipped; nat: what the NAT did
+           ) -> Decoded:
     "Decode"
-    nat = AttrDict(h=self.middle(z), mask=mask, latent=None, logvar=None, history=[])
+    nat = FeatureRefined(self.middle(z), mask, None, None, [])
     if self.nat is not None and rounds: nat = self.nat(nat.h, feats_low[0], mask, rounds, record, sigma, allow)
     h = nat.h
     for i, level in enumerate(reversed(self.up)):
@@ -134,7 +136,7 @@ def forward(self:GlareFusion, z:Tensor, # aligned (and perhaps refined) latent (
             h = self.mix[i - 1](h, feats_low[i], mix)
             h = self.fuse(i - 1, h, feats_vq[i - 1])
         if hasattr(level, 'upsample'): h = level.upsample(h)
-    return AttrDict(x=self.residual_conv(swish(self.norm_out(h))), nat=nat)
+    return Decoded(self.residual_conv(swish(self.norm_out(h))), nat)
 
 # %% ../nbs/07_glare_release.ipynb #b1dc9185
 def glare_parts(sizes:GlareSizes=GlareSizes(), # sizes

@@ -141,12 +141,17 @@ def token_targets(d2:Tensor, # squared distances of the true latent to the codes
     if T <= 0: return F.one_hot(d2.argmin(-1), d2.shape[-1]).float()
     return F.softmax(-d2/T, -1)
 
-def token_loss(rounds:list, # of (mask (B,h,w), log-probabilities (N,K) at the masked places), as `parallel_decode` returns
+def token_loss(rounds:list, # of (`Places` (B,n), log-probabilities (B,n,K) there), as `parallel_decode` returns
                targets:Tensor, # (B,h,w,K)
               ) -> Tensor: # scalar, nats per masked place
     "Cross-entropy on masked places, mean over the rounds"
     if not rounds: return targets.new_zeros(())
-    return sum(-(targets[m]*log_p).sum(-1).mean() for m, log_p in rounds) / len(rounds)
+    targets = targets.flatten(1, 2)
+    total = 0
+    for places, log_p in rounds:
+        cross_entropy = -(places.take(targets)*log_p).sum(-1)      # (B,n)
+        total = total + (cross_entropy*places.meant).sum()/places.meant.sum()
+    return total/len(rounds)
 
 # %% ../nbs/10_losses.ipynb #3f1baa6e
 def gaussian_nll(pred:Tensor, # predicted mean (...,d)

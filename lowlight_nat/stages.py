@@ -11,30 +11,40 @@ from fastcore.basics import AttrDict, patch
 from .codebook import squared_distances
 from .flow import nll_bits, picture_stats, spread_nll
 from .losses import exposure_nll, gaussian_nll, gt_mean_loss, l1_loss, ms_ssim_loss, perceptual_loss, ssim_loss, token_loss, token_targets
-from .model import LowLightNAT, load_model
+from .model import LowLightNAT, TrainPlan, load_model
 
 # %% ../nbs/10_stages.ipynb #3c37568c
 class Stage(nn.Module):
     "A part of the model in training: `forward(x_low, x_high)` gives a picture `x` and the loss `terms` by name"
-    terms, index, whole = (), 0, False         # names of the loss terms; place in the order of the stages; does it see whole pieces now and then?
-    rounds, mask_range = None, (0.1, 0.9)      # of the NATs in training: None is `cfg.rounds`; least and largest share that is masked
-    parts, frozen_parts = (), ()               # groups of names of what is trained, a later one takes from an earlier one; the same with `cfg.frozen`
-    def __init__(self, model:LowLightNAT): # trained in place
-        super().__init__(); self.model, self.cfg = model, model.cfg
+    name = 'codebook'          # of the stage
+    terms = ()                 # names of the loss terms
+    whole = False              # does it see whole pieces now and then?
+    rounds = None              # of the NATs in training; None: `cfg.rounds`
+    mask_range = 0.1, 0.9      # least and largest share that is masked in training
+    parts = ()                 # groups of names of what is trained, a later one takes from an earlier one
+    frozen_parts = ()          # the same with `cfg.frozen`
+    def __init__(self, model:LowLightNAT, # trained in place
+                 plan:TrainPlan=None): # by default the preset of the model's configuration
+        super().__init__()
+        self.model = model
+        self.cfg = model.cfg
+        self.plan = plan or TrainPlan.preset(model.cfg.name)
+        self.own = self.plan.stages()[self.name]
+
     def forward(self, x_low, x_high=None): return self.alone(x_low) if x_high is None else self.pair(x_low, x_high)
 
     def view(self, x_low, x_high) -> AttrDict: # of large pieces (B,3,H,W): x_low, x (normalised target), each cut to (B,3,size,size); stats, level (B,)
         "Statistics and level of the large pieces; then, in training, an aligned crop of them"
         stats, (x, level) = picture_stats(x_low), self.model.normalise(x_high)
-        t, size, (B, _, H, W) = AttrDict(x_low=x_low, stats=stats, x=x, level=level), self.cfg.crop[self.index], x.shape
+        t, size, (B, _, H, W) = AttrDict(x_low=x_low, stats=stats, x=x, level=level), self.own.crop, x.shape
         if not self.training or size >= min(H, W): return t
-        if self.whole and torch.rand(()) < self.cfg.whole: return self.fewer(t, max(1, B*size**2//(H*W)))
+        if self.whole and torch.rand(()) < self.plan.whole: return self.fewer(t, max(1, B*size**2//(H*W)))
         i, j = (int(torch.randint(n - size + 1, (1,))) for n in (H, W))
         t.x_low, t.x = x_low[..., i:i+size, j:j+size], x[..., i:i+size, j:j+size]
         return t
 
     def fewer(self, t, n): # the first n pictures of a view
-        return AttrDict({k: AttrDict({q: s[:n] for q, s in v.items()}) if k == 'stats' else v[:n] for k, v in t.items()})
+        return AttrDict({k: v.each(lambda s: s[:n]) if k == 'stats' else v[:n] for k, v in t.items()})
 
 # %% ../nbs/10_stages.ipynb #6de31878
 @patch
@@ -68,9 +78,10 @@ class CodebookStage(Stage):
     "Stage 1: reconstruct normal-light pictures through the codebook"
     terms, perceptual = ('l1', 'ssim', 'commit'), None
     parts = ('vqgan.',), ('vqgan.decoder.', 'vqgan.post_quant_conv.')
-    def __init__(self, model:LowLightNAT): # trained in place
-        super().__init__(model)
-        if self.cfg.perceptual: self.terms, self.perceptual = (*self.terms, 'perceptual'), own_perceptual(model)
+    def __init__(self, model:LowLightNAT, # trained in place
+                 plan:TrainPlan=None): # by default the preset of the model's configuration
+        super().__init__(model, plan)
+        if self.plan.perceptual: self.terms, self.perceptual = (*self.terms, 'perceptual'), own_perceptual(model)
 
     def alone(self, x): # a bright picture
         x_norm, level = self.model.normalise(x)
@@ -80,7 +91,7 @@ class CodebookStage(Stage):
         t = self.view(x_low, x_high)
         out = self.model.vqgan(t.x)
         terms = dict(l1=l1_loss(out.x_rec, t.x), ssim=0.2*ssim_loss(out.x_rec, t.x), commit=out.commit)
-        if self.perceptual: terms['perceptual'] = self.cfg.perceptual*self.perceptual(out.x_rec.clamp(0, 1), t.x.clamp(0, 1))
+        if self.perceptual: terms['perceptual'] = self.plan.perceptual*self.perceptual(out.x_rec.clamp(0, 1), t.x.clamp(0, 1))
         return AttrDict(x=self.expose(out.x_rec, t.level), x_rec=out.x_rec, x_norm=t.x, z=out.z, tokens=out.tokens, terms=terms)
 
 # %% ../nbs/10_stages.ipynb #239b7e91
@@ -95,7 +106,8 @@ def align_terms(model:LowLightNAT, # whose flow maps the truth
 
 class FlowStage(Stage):
     "Stage 2: align the dark picture's latent with the bright one's"
-    terms, index = ('nll', 'latent', 'spread', 'exposure'), 1
+    name = 'flow'
+    terms = 'nll', 'latent', 'spread', 'exposure'
     parts, frozen_parts = (('encoder.',), ('flow.',), ('spread.', 'exposure.')), (('spread.',),)
     def alone(self, x_low):
         a = self.model.align(x_low)
@@ -120,16 +132,18 @@ def random_tau(model:LowLightNAT, # whose doubt is cut
 def nat_terms(model:LowLightNAT, # for its codes
               r:AttrDict, # of `model.refine`
               t:AttrDict, # of `Stage.truth`
+              soft:float=0.05, # temperature of the targets, in units of squared distance, 0: one-hot
              ) -> dict:
     "Loss terms of the latent NAT: cross-entropy with soft (or one-hot) targets, and the refined latent's error"
     z, idle = model.vqgan.quantizer.place(t.z), 0*sum(p.sum() for p in model.nat.parameters())   # a gradient, if only zero, where nothing was masked
-    targets = token_targets(squared_distances(z, model.vqgan.quantizer.codes), model.cfg.soft_targets)
+    targets = token_targets(squared_distances(z, model.vqgan.quantizer.codes), soft)
     return dict(tokens=0.1*token_loss(r.log_q, targets) + idle, refined=(r.z - z).abs().mean())
 
 # %% ../nbs/10_stages.ipynb #ff307e38
 class NATStage(Stage):
     "Stage 2b: the NAT on the latent, all else frozen"
-    terms, index = ('tokens', 'refined'), 2
+    name = 'nat'
+    terms = 'tokens', 'refined'
     parts = ('nat.',), ('nat.from_patch.', 'nat.place_mlp.', 'nat.head.')
     def alone(self, x_low):
         a = self.model.align(x_low)
@@ -141,24 +155,28 @@ class NATStage(Stage):
         with torch.no_grad(): a = self.model.align(t.x_low, stats=t.stats)
         if self.training and not a.z_tilde.isfinite().all(): return AttrDict(x=None, terms=self.lost(a))
         r = self.model.refine(a, tau=random_tau(self.model, a, self.mask_range) if self.training else None, rounds=self.rounds, keep=True)
-        terms = nat_terms(self.model, r, t)
+        terms = nat_terms(self.model, r, t, self.plan.soft_targets)
         if self.training: return AttrDict(x=None, terms=terms)
         return AttrDict(x=self.expose(self.model.vqgan.decode(r.z), t.level), terms=terms, entropy=r.entropy, mask=r.mask)
 
 # %% ../nbs/10_stages.ipynb #12337ee9
 class DecoderStage(Stage):
     "Stage 3: the fusion decoder and the NAT on its features; alignment and latent NAT go on learning under their own losses"
-    terms, index = ('l1', 'ssim', 'low_band', 'nll', 'latent', 'spread', 'exposure', 'tokens', 'refined'), 3
+    name = 'decoder'
+    terms = 'l1', 'ssim', 'low_band', 'nll', 'latent', 'spread', 'exposure', 'tokens', 'refined'
     whole, perceptual = True, None
     parts = (('encoder.', 'flow.', 'spread.', 'exposure.'), ('nat.',), ('fusion.',))
     frozen_parts = (('nat.',), ('fusion.nat.',))
     def __init__(self, model:LowLightNAT, # trained in place
+                 plan:TrainPlan=None, # by default the preset of the model's configuration
                  use_gt_mean:bool=False, # the GT-mean form of l1 and structure
                  nats:tuple=None): # which NATs run, on the latent and on the features; by default both, each left out by chance in training
-        super().__init__(model); self.use_gt_mean, self.nats = use_gt_mean, nats
+        super().__init__(model, plan)
+        self.use_gt_mean = use_gt_mean
+        self.nats = nats
         for part, on in zip((model.nat, model.fusion.nat), nats or ()): on or part.requires_grad_(False)   # what is off is left as it is, by weight decay too
-        self.terms = tuple(self.cfg.structure if t == 'ssim' else t for t in self.terms)
-        if self.cfg.dec_perceptual: self.terms, self.perceptual = (*self.terms, 'perceptual'), own_perceptual(model)
+        self.terms = tuple(self.plan.structure if t == 'ssim' else t for t in self.terms)
+        if self.plan.dec_perceptual: self.terms, self.perceptual = (*self.terms, 'perceptual'), own_perceptual(model)
     def alone(self, x_low): return self.model(x_low, **dict(zip(('latent_nat', 'decoder_nat'), self.nats or ())))
 
 # %% ../nbs/10_stages.ipynb #aab680f8
@@ -167,7 +185,7 @@ def image_terms(self:DecoderStage, x, # prediction (B,3,H,W), normalised
                 y, # target (B,3,H,W), normalised
                ) -> dict: # l1, structure, perhaps perceptual: scalars
     "What the picture itself is punished for"
-    c, form = self.cfg, (lambda loss: gt_mean_loss(loss, x, y)) if self.use_gt_mean else (lambda loss: loss(x, y))
+    c, form = self.plan, (lambda loss: gt_mean_loss(loss, x, y)) if self.use_gt_mean else (lambda loss: loss(x, y))
     terms = {'l1': form(l1_loss), c.structure: c.structure_weight*form(dict(ssim=ssim_loss, ms_ssim=ms_ssim_loss)[c.structure])}
     if self.perceptual: terms['perceptual'] = c.dec_perceptual*self.perceptual(x.clamp(0, 1), y.clamp(0, 1))
     return terms
@@ -180,7 +198,7 @@ def pair(self:DecoderStage, x_low, # dark pieces (B,3,H,W) in [0,1]
     t, m = self.truth(x_low, x_high), self.model
     a = m.align(t.x_low, stats=t.stats)
     if self.training and not a.z_tilde.isfinite().all(): return AttrDict(x=None, terms=self.lost(a))
-    on = self.nats or (torch.rand(2) >= self.cfg.nat_off if self.training and not self.cfg.frozen else (True, True))   # frozen, the NATs alone have gradients
+    on = self.nats or (torch.rand(2) >= self.plan.nat_off if self.training and not self.cfg.frozen else (True, True))   # frozen, the NATs alone have gradients
     r = m.refine(a, tau=random_tau(m, a, self.mask_range) if self.training else None, rounds=self.rounds if on[0] else 0, keep=True)
     mix = torch.rand(()).item() if self.training and torch.rand(()) < 0.2 else None   # the user may set it, so it must work
     d = m.decode(a, r, rounds=self.rounds if on[1] else 0, mix=mix, record=True)   # with what the NAT predicts of the latent
@@ -188,7 +206,7 @@ def pair(self:DecoderStage, x_low, # dark pieces (B,3,H,W) in [0,1]
     if d.nat.logvar is not None:
         nll = gaussian_nll(d.nat.latent, m.fusion.nat.cells(t.z), d.nat.logvar)
         terms['low_band'] = 0.02*nll[d.nat.mask].mean()
-    terms |= {k: 0.1*v for k, v in {**align_terms(m, a, t), **nat_terms(m, r, t)}.items()}
+    terms |= {k: 0.1*v for k, v in {**align_terms(m, a, t), **nat_terms(m, r, t, self.plan.soft_targets)}.items()}
     seen = {} if self.training else dict(entropy=r.entropy, mask=r.mask)
     return AttrDict(x=self.expose(d.x, t.level), terms=terms, **seen)
 

@@ -17,7 +17,7 @@ from .enhance import Enhancer
 from .experiments import NAMES, Run
 from .files import _write_beside
 from .fingerprints import fingerprints, overlap_note, overlaps
-from .model import LowLightNAT, NATConfig, read_metadata
+from .model import LowLightNAT, ModelConfig, TrainPlan, read_metadata
 from .pairs import find_pairs
 from .record import folder_lock
 from .stages import DecoderStage
@@ -26,54 +26,57 @@ from .training import folder_dls, is_done, previous, train_pipeline, train_stage
 # %% ../nbs/15_table1.ipynb #3184f930
 # system: does the NAT on the latent run, and the one on the features?
 SYSTEM_ROWS = {'GLARE': (False,False), '+NAT latent': (True,False), '+NAT decoder': (False,True), '+NAT latent & decoder': (True,True)}
-BUDGETS = dict( # budget: configuration of GLARE's rows, and plans of the baselines
-    small=AttrDict(cfg=NATConfig.tiny, baselines=dict(restormer=dict(preset='small', steps=600, bs=4, crop=128), llflow=dict(preset='small', steps=600, bs=4, crop=96))),
-    full=AttrDict(cfg=NATConfig.base, baselines=dict(restormer=dict(preset='full', steps=60_150, bs=8, crop=128), llflow=dict(preset='full', steps=60_150, bs=8, crop=160))))
+BUDGETS = dict( # budget: configuration and plan of GLARE's rows, and plans of the baselines
+    small=AttrDict(cfg=ModelConfig.tiny, plan=TrainPlan.tiny, baselines=dict(restormer=dict(preset='small', steps=600, bs=4, crop=128), llflow=dict(preset='small', steps=600, bs=4, crop=96))),
+    full=AttrDict(cfg=ModelConfig.base, plan=TrainPlan.base, baselines=dict(restormer=dict(preset='full', steps=60_150, bs=8, crop=128), llflow=dict(preset='full', steps=60_150, bs=8, crop=160))))
 
 def shared_stages(
-    cfg:NATConfig, # sizes and plan
+    cfg:ModelConfig, # sizes
+    plan:TrainPlan, # how they are trained
     data, # folder of a data set of pairs; or what makes DataLoaders of it, as `train_pipeline` takes it
     folder, # for checkpoints
 )->Path: # folder with codebook, flow and nat, finished
     "Stages 1, 2 and 2b, which all rows start from; what is finished is kept."
-    for name in 'codebook','flow','nat': train_pipeline(cfg, data, folder, name, resume=True)
+    for name in 'codebook','flow','nat': train_pipeline(cfg, plan, data, folder, name, resume=True)
     return Path(folder)
 
 # %% ../nbs/15_table1.ipynb #95f1a4a9
 def train_system(
     nats:tuple, # does the NAT on the latent run, and the one on the features?
-    cfg:NATConfig, # sizes and plan
+    cfg:ModelConfig, # sizes
+    plan:TrainPlan, # how they are trained
     data, # as for `shared_stages`
     shared, # folder of `shared_stages`
     folder, # for this system's checkpoints
     seed:int=42, # of the decoder's stage
 )->Path: # of the finished checkpoint
     "Stage 3 of one system, on the stages it shares with the others; goes on where it was stopped."
-    folder,cfg = Path(folder),replace(cfg, seed=seed)
+    folder,plan = Path(folder),replace(plan, seed=seed)
     with folder_lock(folder):
         before = (Path(shared)/f"{'nat' if nats[0] else 'flow'}.safetensors").read_bytes()
         _write_beside(folder/'nat.safetensors', lambda f: f.write(before))   # what the decoder's stage stands on
-        if is_done(folder, 'decoder', cfg): return folder/'decoder.safetensors'
+        if is_done(folder, 'decoder', plan): return folder/'decoder.safetensors'
         torch.manual_seed(seed)
         model = previous(LowLightNAT(cfg), folder/'nat.safetensors', cfg)
-        make_dls = data if callable(data) else partial(folder_dls, data, cfg)
-        train_stage('decoder', model, make_dls, folder, resume=(folder/'decoder.pt').exists(), validations=1, make=partial(DecoderStage, nats=nats))
+        make_dls = data if callable(data) else partial(folder_dls, data, plan)
+        train_stage('decoder', model, plan, make_dls, folder, resume=(folder/'decoder.pt').exists(), validations=1, make=partial(DecoderStage, nats=nats))
         return folder/'decoder.safetensors'
 
 # %% ../nbs/15_table1.ipynb #539aa71b
 def system_row(
     run:Run, # beside its folder is that of the checkpoints, which experiments share
     name:str, # of `SYSTEM_ROWS`
-    cfg:NATConfig, # sizes and plan
+    cfg:ModelConfig, # sizes
+    plan:TrainPlan, # how they are trained
     seed:int, # of the decoder's stage
     data, # as for `shared_stages`
 )->AttrDict: # scores, parameters in use, and seconds that training took, also where it was done before: shared stages, own stages
     "Train one of GLARE's systems, and score it."
     (latent,decoder),trained = SYSTEM_ROWS[name],run.folder.parent/'trained'/f"{cfg.name} {run.about['data']['fingerprint']}"
     def make():
-        shared = shared_stages(cfg, data, trained/f'shared, seed {cfg.seed}')
-        path = train_system(SYSTEM_ROWS[name], cfg, data, shared, trained/f'{name}, seed {seed}', seed)
-        e,took = Enhancer.from_pretrained(path, run.device),lambda p: read_metadata(p)['about']['figures']['seconds']
+        shared = shared_stages(cfg, plan, data, trained/f'shared, seed {plan.seed}')
+        path = train_system(SYSTEM_ROWS[name], cfg, plan, data, shared, trained/f'{name}, seed {seed}', seed)
+        e,took = Enhancer.from_pretrained(path, run.device),lambda p: read_metadata(p).about['figures']['seconds']
         off = sum(p.numel() for part,on in ((e.model.nat,latent),(e.model.fusion.nat,decoder)) if not on for p in part.parameters())
         r = run.score(f'{name}, seed {seed}, scores', e, latent_nat=latent, decoder_nat=decoder)
         own = took(path)+(took(shared/'nat.safetensors') if latent else 0)
@@ -108,11 +111,11 @@ def table1(
 )->AttrDict: # as `Run.finish`
     "All five systems of the talk's table 1, trained and scored, and what no training gives."
     b,data = _budget(budget),data or _held_out(run)
-    cfg = replace(b.cfg(), seed=run.seed)
+    cfg,plan = b.cfg(),replace(b.plan(), seed=run.seed)
     rows = [dict(system='input', parameters=0, seconds_train=0, **run.score('input', lambda x: x))]
     rows += [dict(system=k, **classical_row(run, k)) for k in ('gamma','clahe')]
     rows += [dict(system={'llflow':'LLFlow','restormer':'Restormer'}[k], **baseline_row(run, k, b.baselines[k], data)) for k in ('llflow','restormer')]
-    rows += [dict(system=k, **system_row(run, k, cfg, run.seed, data)) for k in ('GLARE','+NAT latent','+NAT latent & decoder')]
+    rows += [dict(system=k, **system_row(run, k, cfg, plan, run.seed, data)) for k in ('GLARE','+NAT latent','+NAT latent & decoder')]
     minutes = (sum(r['seconds_train'] for r in rows)+rows[-1]['seconds_shared']+sum(len(run.pairs)*r['seconds_each'] for r in rows))/60
     return run.finish(rows, dict(system='system', parameters='parameters', **NAMES, seconds_each='s a picture', seconds_train='s of training'),
                       f"Budget {budget}: preset {cfg.name}, seed {run.seed}. Stages 1 and 2 of the last three rows are one training of {rows[-1]['seconds_shared']} s, not in their column. All trainings and pictures together: {minutes:.0f} minutes.{_seen(run)}", minutes=minutes)
@@ -138,10 +141,11 @@ def ablation(
     data=None, # as for `shared_stages`; by default the run's
 )->AttrDict: # as `Run.finish`; each: the figures of every seed
     "The four systems, each trained for itself with several seeds, on the same first stages."
-    cfg,rows,each = replace(_budget(budget).cfg(), seed=run.seed),[],{k:[] for k in SYSTEM_ROWS}
+    b,rows,each = _budget(budget),[],{k:[] for k in SYSTEM_ROWS}
+    cfg,plan = b.cfg(),replace(b.plan(), seed=run.seed)
     data = data or _held_out(run)
     for s in seeds:   # seed by seed, so that a run that is stopped has whole seeds
-        for k in SYSTEM_ROWS: each[k].append(system_row(run, k, cfg, s, data))
+        for k in SYSTEM_ROWS: each[k].append(system_row(run, k, cfg, plan, s, data))
     for k,rs in each.items():
         gain = [a['psnr_gt_mean']-b['psnr_gt_mean'] for a,b in zip(rs, each['GLARE'])]
         v = [r['psnr_gt_mean'] for r in rs]

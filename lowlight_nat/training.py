@@ -4,7 +4,7 @@
 __all__ = ['RESTING', 'split_stage', 'UntilNaN', 'StageLearner', 'gt_mean_psnr', 'gt_mean_ssim', 'stage_learner',
            'codebook_learner', 'flow_learner', 'nat_learner', 'decoder_learner', 'set_factor', 'set_tau',
            'refit_exposure', 'plain_output', 'EpochLine', 'data_of', 'train_stage', 'stage_end', 'validate_pairs',
-           'finish', 'folder_dls', 'stands_on', 'stage_plan', 'is_done', 'train_pipeline', 'previous', 'started']
+           'finish', 'folder_dls', 'stands_on', 'is_done', 'train_pipeline', 'previous', 'started']
 
 # %% ../nbs/12_training.ipynb #adbff309
 import hashlib, math, sys, time, torch
@@ -22,14 +22,14 @@ from .callbacks import AdversarialStep, Autocast, CodebookCare, Curve, EMAWeight
 from .codebook import squared_distances
 from .checkpoints import Checkpoint, Resume, data_state, random_state, set_data_state, set_random_state
 from .data import LowLightDataLoaders, random_low_light
-from .exposure import exposure_view, fit_exposure
+from .exposure import ExposureView, exposure_view, fit_exposure
 from .fingerprints import data_fingerprint, fingerprints, pack
 from .files import clean_parts, needs_extra
 from .flow import picture_stats
 from .images import crop_to, pad_to_multiple, read_image
 from .masking import calibrate_temperature
 from .metrics import gt_mean, psnr, score_pair, ssim
-from .model import LowLightNAT, NATConfig, TrainingPlan, load_model, origin, read_metadata, save_model, weights_path
+from .model import LowLightNAT, ModelConfig, ModelOutput, TrainPlan, load_model, origin, read_metadata, save_model, weights_path
 from .record import folder_lock
 from .stages import STAGES, DecoderStage, Stage, trainable
 from .training_memory import halve_until_it_fits
@@ -62,7 +62,7 @@ class UntilNaN(Callback):
 # %% ../nbs/12_training.ipynb #de05b72d
 class StageLearner(Learner):
     "A fastai Learner whose model returns dictionaries: the prediction is the picture `x`"
-    def to_detach(self, b, cpu=True, gather=True): return super().to_detach(b.x if isinstance(b, AttrDict) else b, cpu, gather)
+    def to_detach(self, b, cpu=True, gather=True): return super().to_detach(b.x if isinstance(b, (AttrDict, ModelOutput)) else b, cpu, gather)
     @contextmanager
     def loss_not_reduced(self): # the terms are means over a batch: each of its pictures is given that
         return replacing_yield(self, 'loss_func', lambda out, *ys: sum_terms(out).expand(len(out.x)))
@@ -123,60 +123,65 @@ def gt_mean_ssim(out:AttrDict, # of a stage: x (B,3,H,W)
 # %% ../nbs/12_training.ipynb #e96606a8
 def stage_learner(name:str, # codebook, flow, nat or decoder
                   dls, # pairs (x_low, x_high)
-                  cfg_or_model, # a NATConfig, for a fresh model, or a LowLightNAT, which is trained in place
+                  cfg_or_model, # a ModelConfig, for a fresh model, or a LowLightNAT, which is trained in place
+                  plan:TrainPlan=None, # by default the preset of the configuration's name
                   cbs=(), # further callbacks
-                  make=None, # function of the model to its `Stage`; by default that of `STAGES`
+                  make=None, # function of model and plan to its `Stage`; by default that of `STAGES`
                   **kwargs # of fastai's `Learner`
                  ) -> StageLearner:
     "A fastai Learner of one stage"
-    model = LowLightNAT(cfg_or_model) if isinstance(cfg_or_model, NATConfig) else cfg_or_model
-    cfg = model.cfg
+    model = LowLightNAT(cfg_or_model) if isinstance(cfg_or_model, ModelConfig) else cfg_or_model
     trainable(model, name)
-    stage = (make or STAGES[name])(model)
+    stage = (make or STAGES[name])(model, plan)
+    plan = stage.plan
     care = [CodebookCare(model.vqgan)] if name == 'codebook' else []
-    if name == 'codebook' and cfg.adversarial:
+    if name == 'codebook' and plan.adversarial:
         last = model.vqgan.decoder.conv_out
-        care.append(AdversarialStep(cfg.adversarial, (last[1] if isinstance(last, nn.Sequential) else last).weight))
-    care += [Autocast()] if cfg.bf16 else []
-    own = dict(loss_func=sum_terms, opt_func=partial(Adam, wd=1e-4, sqr_mom=0.99), lr=cfg.lr[list(STAGES).index(name)],
+        care.append(AdversarialStep(plan.adversarial, (last[1] if isinstance(last, nn.Sequential) else last).weight))
+    care += [Autocast()] if plan.bf16 else []
+    own = dict(loss_func=sum_terms, opt_func=partial(Adam, wd=1e-4, sqr_mom=0.99), lr=stage.own.lr,
                metrics=[*map(Term, stage.terms), gt_mean_psnr, gt_mean_ssim], splitter=split_stage, train_bn=False)
-    return StageLearner(dls, stage, cbs=[GiveTarget(), FrozenEval(), EMAWeights(cfg.ema), NaNGuard(), GradientClip(1.), *care, *L(cbs)], **{**own, **kwargs})
+    return StageLearner(dls, stage, cbs=[GiveTarget(), FrozenEval(), EMAWeights(plan.ema), NaNGuard(), GradientClip(1.), *care, *L(cbs)], **{**own, **kwargs})
 
 # %% ../nbs/12_training.ipynb #370da3e7
 def codebook_learner(dls, # pairs, of which the bright pictures are used
-                     cfg_or_model, # a NATConfig, for a fresh model, or a LowLightNAT, which is trained in place
+                     cfg_or_model, # a ModelConfig, for a fresh model, or a LowLightNAT, which is trained in place
+                     plan:TrainPlan=None, # by default the preset of the configuration's name
                      cbs=(), # further callbacks
                      **kwargs # of fastai's `Learner`
                     ) -> StageLearner:
     "Learner of stage 1"
-    return stage_learner('codebook', dls, cfg_or_model, cbs, **kwargs)
+    return stage_learner('codebook', dls, cfg_or_model, plan, cbs, **kwargs)
 
 def flow_learner(dls, # pairs (x_low, x_high)
                  cfg_or_model, # as for `codebook_learner`; its codebook is frozen
+                 plan:TrainPlan=None, # by default the preset of the configuration's name
                  cbs=(), # further callbacks
                  **kwargs # of fastai's `Learner`
                 ) -> StageLearner:
     "Learner of stage 2"
-    return stage_learner('flow', dls, cfg_or_model, cbs, **kwargs)
+    return stage_learner('flow', dls, cfg_or_model, plan, cbs, **kwargs)
 
 # %% ../nbs/12_training.ipynb #2e18c9b1
 def nat_learner(dls, # pairs (x_low, x_high)
                 cfg_or_model, # as for `codebook_learner`; all but its latent NAT is frozen
+                plan:TrainPlan=None, # by default the preset of the configuration's name
                 cbs=(), # further callbacks
                 **kwargs # of fastai's `Learner`
                ) -> StageLearner:
     "Learner of the NAT on the latent"
-    return stage_learner('nat', dls, cfg_or_model, cbs, **kwargs)
+    return stage_learner('nat', dls, cfg_or_model, plan, cbs, **kwargs)
 
 def decoder_learner(dls, # pairs (x_low, x_high)
                     cfg_or_model, # as for `codebook_learner`; its codebook is frozen
+                    plan:TrainPlan=None, # by default the preset of the configuration's name
                     cbs=(), # further callbacks
                     use_gt_mean:bool=False, # the GT-mean form of the losses on the picture
                     nats:tuple=None, # which NATs run, on the latent and on the features; by default both, each left out by chance
                     **kwargs # of fastai's `Learner`
                    ) -> StageLearner:
     "Learner of stage 3"
-    return stage_learner('decoder', dls, cfg_or_model, cbs, partial(DecoderStage, use_gt_mean=use_gt_mean, nats=nats), **kwargs)
+    return stage_learner('decoder', dls, cfg_or_model, plan, cbs, partial(DecoderStage, use_gt_mean=use_gt_mean, nats=nats), **kwargs)
 
 # %% ../nbs/12_training.ipynb #3a762db2
 @torch.no_grad()
@@ -184,10 +189,11 @@ def set_factor(model:LowLightNAT, # its configuration is replaced
                dls, # pairs; the validation pictures are used, whole
                places:int=2000, # of each picture, drawn at random
                pictures:int=None, # batches of them, the first ones alone, for a trial; None: all
+              seed:int=42, # of the choice of places
               ) -> float: # the factor
     "Set the factor of the temperature to the one under which the true tokens of held-out pairs are likeliest; Guo et al., ICML 2017, section 4.2"
     d2s, tokens, q, device = [], [], model.vqgan.quantizer, next(model.parameters()).device
-    g = torch.Generator().manual_seed(model.cfg.seed)
+    g = torch.Generator().manual_seed(seed)
     model.eval()
     for x_low, x_high in islice(dls.valid, pictures):
         a = model.align(x_low.to(device))
@@ -222,9 +228,10 @@ def refit_exposure(model:LowLightNAT, # its exposure head is trained
                    versions:int=3, # of every dark piece: as it is, and times 0.5 to 1.5
                    limit:int=400, # pieces
                    steps:int=150, # of the head's training
+                   seed:int=42, # of the pieces' darkness, and of the training
                   ):
     "Train the exposure head alone, on what the finished encoder sees"
-    ds, chance = dls.train.dataset, torch.Generator().manual_seed(model.cfg.seed)
+    ds, chance = dls.train.dataset, torch.Generator().manual_seed(seed)
     kept, device = (ds.synthetic, ds.relight), next(model.parameters()).device
     ds.synthetic = ds.relight = 0.   # levels and darkness as the camera had them
     pieces = [ds.draw(k) for k in range(min(limit, len(ds.pairs)))]
@@ -235,9 +242,9 @@ def refit_exposure(model:LowLightNAT, # its exposure head is trained
             x = (x_low[None].to(device)*(1 if v == 0 else 0.5 + torch.rand((), generator=chance).item())).clamp(0, 1)
             e = model.eval().encoder(x, stats := picture_stats(x))
             each.append(exposure_view(stats, e.summary, e.feats[0]))
-        views.append(AttrDict({k: torch.cat([o[k] for o in each]) for k in each[0]}))
+        views.append(ExposureView.join(each))
     level = torch.stack([model.normalise(y[None])[1][0] for _, y in pieces]).to(device)
-    with torch.enable_grad(): fit_exposure(model.exposure.requires_grad_(True), views, level, steps, seed=model.cfg.seed)
+    with torch.enable_grad(): fit_exposure(model.exposure.requires_grad_(True), views, level, steps, seed=seed)
 
 # %% ../nbs/12_training.ipynb #b30aa150
 def _say(text):
@@ -274,57 +281,59 @@ def data_of(dls # DataLoaders
 
 def train_stage(name:str, # codebook, flow, nat or decoder
                 model:LowLightNAT, # trained in place
+                plan:TrainPlan, # of all stages
                 make_dls, # (size, bs, items_per_epoch) to DataLoaders
                 out:Path, # folder for checkpoints, tables and previews
                 resume:bool=False, # go on from the last checkpoint
                 minutes:float=2., # between checkpoints
                 epoch_steps:int=50, # steps an epoch
                 validations:int=3, # during the stage, with the one at its end
-                make=None, # function of the model to its `Stage`; by default that of `STAGES`
+                make=None, # function of model and plan to its `Stage`; by default that of `STAGES`
                 after:str=None, # SHA-256 of the checkpoint that it starts from; by default `stands_on`
                 scale:float=1., # of the work that follows the fit, in (0,1]
                ) -> dict: # seconds, validation figures
     "Train one stage, write its checkpoint; a batch that does not fit into memory is taken in parts"
-    i, cfg = list(STAGES).index(name), model.cfg
-    epochs = max(1, cfg.steps[i]//epoch_steps); epoch_steps = cfg.steps[i]//epochs
+    own = plan.stages()[name]
+    epochs = max(1, own.steps//epoch_steps)
+    epoch_steps = own.steps//epochs
     begin = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
     def fit(micro):
-        if micro < cfg.bs[i]:
-            _say(f'{name}: memory ran out, so the stage begins anew with {micro} of {cfg.bs[i]} pictures at a time')
+        if micro < own.bs:
+            _say(f'{name}: memory ran out, so the stage begins anew with {micro} of {own.bs} pictures at a time')
             model.load_state_dict(begin)
             model.zero_grad()
-        return _fit_stage(name, model, make_dls, out, resume and micro == cfg.bs[i], minutes, micro, epochs, epoch_steps, validations, make, after)
-    learn, seconds, stands = halve_until_it_fits(fit, cfg.bs[i])
-    return stage_end(name, model, learn.dls, out, learn, seconds, stands, scale)
+        return _fit_stage(name, model, plan, make_dls, out, resume and micro == own.bs, minutes, micro, epochs, epoch_steps, validations, make, after)
+    learn, seconds, stands = halve_until_it_fits(fit, own.bs)
+    return stage_end(name, model, plan, learn.dls, out, learn, seconds, stands, scale)
 
-def _fit_stage(name, model, make_dls, out, resume, minutes, micro, epochs, epoch_steps, validations, make, after):
+def _fit_stage(name, model, plan, make_dls, out, resume, minutes, micro, epochs, epoch_steps, validations, make, after):
     "Fit of a stage: its Learner, the seconds it took, and what it stood on"
-    i = list(STAGES).index(name)
-    cfg = model.cfg
-    torch.manual_seed(cfg.seed + i)
+    own = plan.stages()[name]
+    torch.manual_seed(plan.seed + list(STAGES).index(name))
     state = out/f'{name}.pt'
     back = Resume(state) if resume else None
-    if back and back.state: micro = cfg.bs[i]*epoch_steps//back.state['plan'][1]   # as the run that goes on had it
-    dls = make_dls(cfg.context, micro, cfg.bs[i]*epoch_steps)
+    if back and back.state: micro = own.bs*epoch_steps//back.state['plan'][1]   # as the run that goes on had it
+    dls = make_dls(plan.context, micro, own.bs*epoch_steps)
     if hasattr(dls.train.dataset, 'bright'): dls.train.dataset.bright = name == 'codebook'   # which looks at no dark picture, so none need be made
     stands = dict(after=after or stands_on(out, name), data_fingerprint=data_of(dls))
     cbs = [Checkpoint(state, minutes), ValidateEvery(max(1, -(-epochs//validations))), Preview(out/'previews'/name)]
     cbs += [back] if back else []
     cbs += [EpochLine(name)] if plain_output() else []
-    if micro < cfg.bs[i]: cbs.append(GradientAccumulation(cfg.bs[i]))
-    learn, start = stage_learner(name, dls, model, cbs, **(dict(make=make) if make else {})), time.time()
+    if micro < own.bs: cbs.append(GradientAccumulation(own.bs))
+    learn = stage_learner(name, dls, model, plan, cbs, make)
+    start = time.time()
     learn.basis = {'checkpoint to stand on': (stands['after'] or 'none')[:16], 'set of pictures': stands['data_fingerprint']}
     begin = f', from epoch {back.epoch + 1}' if back and back.epoch else ''
     _say(f"{name}: {_count(epochs, 'epoch')} of {_count(epoch_steps, 'step')}{begin}")
-    learn.fit_one_cycle(epochs, cfg.lr[i], pct_start=0.15, start_epoch=back.epoch if back else 0, cbs=Curve(out/f'{name}.csv', append=bool(back and back.epoch)))
+    learn.fit_one_cycle(epochs, own.lr, pct_start=0.15, start_epoch=back.epoch if back else 0, cbs=Curve(out/f'{name}.csv', append=bool(back and back.epoch)))
     return learn, time.time() - start, stands
 
 # %% ../nbs/12_training.ipynb #a278ed3e
-def _settle(name, model, dls, scale):
+def _settle(name, model, plan, dls, scale):
     "Factor and threshold, and what they came to"
     pictures = math.ceil(scale*len(dls.valid))
     _say(f"{name}: factor of the temperature, on {_count(pictures, 'validation picture')}")
-    set_factor(model, dls, pictures=pictures)
+    set_factor(model, dls, pictures=pictures, seed=plan.seed)
     batches = math.ceil(8*scale)
     _say(f"{name}: threshold tau, on {_count(batches*dls.train.bs, 'piece')}; the factor is {model.cfg.factor}")
     set_tau(model, dls, batches)
@@ -332,6 +341,7 @@ def _settle(name, model, dls, scale):
 
 def stage_end(name:str, # of the stage
               model:LowLightNAT, # as it was left
+              plan:TrainPlan, # it was trained by
               dls, # pairs
               out:Path, # folder of the run
               learn, # the Learner, for its last figures
@@ -340,16 +350,16 @@ def stage_end(name:str, # of the stage
               scale:float=1., # of the work, in (0,1]: share of the pictures, pieces and steps
              ) -> dict: # validation figures, seconds
     "What follows a fit: exposure head, factor and tau, the checkpoint, and the state of the unfinished run removed"
-    cfg, stands = model.cfg, stands or dict(after=stands_on(out, name), data_fingerprint=data_of(dls))
+    stands = stands or dict(after=stands_on(out, name), data_fingerprint=data_of(dls))
     if name in ('flow', 'decoder'):   # the decoder's stage moves encoder, flow and spread a little further
-        if cfg.arch != 'glare' and not cfg.frozen and hasattr(dls.train.dataset, 'draw'):
+        if model.cfg.arch != 'glare' and not model.cfg.frozen and hasattr(dls.train.dataset, 'draw'):
             limit, steps = math.ceil(400*scale), math.ceil(150*scale)
             _say(f"{name}: exposure head alone, {_count(steps, 'step')} on {_count(min(limit, len(dls.train.dataset.pairs)), 'piece')}")
-            refit_exposure(model, dls, limit=limit, steps=steps)
-        _settle(name, model, dls, scale)
+            refit_exposure(model, dls, limit=limit, steps=steps, seed=plan.seed)
+        _settle(name, model, plan, dls, scale)
     figures = {k: round(float(v), 4) for k, v in zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1]) if v is not None} if learn.recorder.values else {}
     figures['seconds'] = round(seconds)
-    save_model(model, out/f'{name}.safetensors', dict(stage=name, figures=figures, **stands), half=False)
+    save_model(model, out/f'{name}.safetensors', dict(stage=name, figures=figures, **stands), half=False, plan=plan)
     (out/f'{name}.pt').unlink(missing_ok=True)
     return figures
 
@@ -367,24 +377,27 @@ def validate_pairs(model:LowLightNAT, # in evaluation mode
 def finish(model:LowLightNAT, # whose device is kept
            out:Path, # folder of the run
            make_dls, # as given to `train_stage`
-           cfg:NATConfig, # the plan
+           cfg:ModelConfig, # what was asked for
+           plan:TrainPlan, # it was trained by
            about:dict, # more to say in the metadata
           ) -> LowLightNAT: # in evaluation mode
     "Write the final checkpoint in half precision, measure what was written, and put figures and fingerprints of the training pictures into its metadata"
     model, path = previous(model, out/'decoder.safetensors', cfg).eval(), out/'model.safetensors'
-    stages = {n: f for n in STAGES if (p := out/f'{n}.safetensors').exists() and (f := read_metadata(p)['about'].get('figures'))}
+    stages = {n: f for n in STAGES if (p := out/f'{n}.safetensors').exists() and (f := read_metadata(p).about.get('figures'))}
     save_model(model, path)
-    dls = make_dls(cfg.context, 1, 1)
+    dls = make_dls(plan.context, 1, 1)
     seen = getattr(dls.train.dataset, 'pairs', [])
     _say(f"model: scores on {_count(len(dls.valid), 'validation picture')}")
     val = validate_pairs(load_model(path), dls.valid)
     _say(f"model: fingerprints of {_count(len(seen), 'training picture')}")
-    save_model(model, path, dict(seed=cfg.seed, torch=torch.__version__, val=val, stages=stages, **about, data_fingerprint=data_fingerprint(seen), fingerprints=pack(fingerprints(seen))))
+    told = dict(seed=plan.seed, torch=torch.__version__, val=val, stages=stages, **about)
+    told |= dict(data_fingerprint=data_fingerprint(seen), fingerprints=pack(fingerprints(seen)))
+    save_model(model, path, told, plan=plan)
     return model
 
 # %% ../nbs/12_training.ipynb #b9cfd1d8
 def folder_dls(data, # folder of a data set, or two folders, of dark and of bright pictures
-               cfg:NATConfig, # its seed, and its shares of synthetic darkness and of other light
+               plan:TrainPlan, # its seed, and its shares of synthetic darkness and of other light
                size:int, # of the pieces, pixels
                bs:int, # pieces a batch
                n:int, # pieces an epoch
@@ -392,8 +405,8 @@ def folder_dls(data, # folder of a data set, or two folders, of dark and of brig
               ) -> LowLightDataLoaders:
     "Loaders of a folder as a plan wants them; what is darkened by formula loses one to eight stops of light"
     darken = partial(random_low_light, exposure=(-8., -1.))
-    return LowLightDataLoaders.from_folder(data, size=size, bs=bs, items_per_epoch=n, seed=cfg.seed,
-        synthetic=cfg.synthetic, darken=darken, relight=cfg.relight, transpose=cfg.transpose, device=device)
+    return LowLightDataLoaders.from_folder(data, size=size, bs=bs, items_per_epoch=n, seed=plan.seed,
+        synthetic=plan.synthetic, darken=darken, relight=plan.relight, transpose=plan.transpose, device=device)
 
 # %% ../nbs/12_training.ipynb #9a085741
 def stands_on(out:Path, # folder of a run
@@ -404,17 +417,9 @@ def stands_on(out:Path, # folder of a run
     path = out/f'{list(STAGES)[before]}.safetensors'
     return hashlib.sha256(path.read_bytes()).hexdigest() if before >= 0 and path.exists() else None
 
-def stage_plan(cfg:NATConfig, # of a run
-               name:str, # of a stage
-              ) -> dict: # field: value
-    "What decides how a stage is trained: the plan, with the stage's own entry where there is one for each"
-    i = list(STAGES).index(name)
-    pick = lambda k, v: v[i] if k in ('crop', 'bs', 'steps', 'lr') else v
-    return {f.name: pick(f.name, getattr(cfg, f.name)) for f in fields(TrainingPlan) if f.name != 'frozen'}
-
 def is_done(out:Path, # folder of a run
             name:str, # of a stage
-            cfg:NATConfig, # the plan now
+            plan:TrainPlan, # now
             after:str=None, # SHA-256 of the checkpoint to start from now; by default `stands_on`
             data:str=None, # checksum of the pictures now, as `data_of` gives it; None: not compared
            ) -> bool:
@@ -422,11 +427,12 @@ def is_done(out:Path, # folder of a run
     path = out/f'{name}.safetensors'
     if not path.exists() or (out/f'{name}.pt').exists(): return False
     meta = read_metadata(path)
-    about = meta['about']
+    about = meta.about
     if after and about.get('after') != after: raise ValueError(f'{path} is of a run that started from another checkpoint; start from that of then, use another folder, or train anew (overwrite=True, --overwrite)')
     if not after and about.get('after') != stands_on(out, name): return False   # what it stands on was trained anew since
-    then, now = (stage_plan(c, name) for c in (meta['config'], cfg))
-    other = ', '.join(f'{k} ({then[k]} then, {v} now)' for k, v in now.items() if then[k] != v)
+    then = meta.plan.decides(name) if meta.plan else {}
+    now = plan.decides(name)
+    other = ', '.join(f'{k} ({v} then, {now[k]} now)' for k, v in then.items() if now[k] != v)
     if other: raise ValueError(f'{path} is of a run with another {other}; use the plan of then, another folder, or train anew (overwrite=True, --overwrite)')
     seen = about.get('data_fingerprint')
     if data and seen and data != seen: raise ValueError(f'{path} was trained on another set of pictures ({seen} then, {data} now); use that of then, another folder, or train anew (overwrite=True, --overwrite)')
@@ -440,7 +446,8 @@ def _run_files(out, names=tuple(STAGES)):
     return [f for f in files if f.exists()]
 
 # %% ../nbs/12_training.ipynb #faa628ad
-def train_pipeline(cfg:NATConfig, # sizes and plan
+def train_pipeline(cfg:ModelConfig, # what the network is
+                   plan:TrainPlan, # how it is trained
                    dls, # folder of a data set, or two folders, of dark and of bright pictures, or a function (size, bs, items_per_epoch) -> DataLoaders
                    out, # folder for checkpoints, tables and previews
                    stages='all', # one of codebook, flow, nat, decoder, or all; a later stage starts from the earlier one's checkpoint
@@ -459,7 +466,7 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
     if not cfg.rounds and {'nat', 'decoder'} & set(todo): raise ValueError('train_pipeline: cfg.rounds is 0, so that the NATs would not run; use replace(cfg, rounds=4)')
     if resume and overwrite: raise ValueError('train_pipeline: resume goes on with what is there, overwrite trains it anew; give one of them')
     first = weights_path(start) if start else None
-    make_dls = dls if callable(dls) else partial(folder_dls, dls, cfg, device=device)
+    make_dls = dls if callable(dls) else partial(folder_dls, dls, plan, device=device)
     with folder_lock(out):
         clean_parts(out)   # of runs that were killed
         there = _run_files(out, todo)
@@ -467,7 +474,7 @@ def train_pipeline(cfg:NATConfig, # sizes and plan
             raise ValueError(f"'{out}' holds a run already ({', '.join(f.name for f in there)}): go on with it by resume=True (--resume), train it anew by overwrite=True (--overwrite), or give another folder")
         if resume and not _run_files(out): _say(f"'{out}' holds no run to go on with: a new one begins")
         if overwrite: _forget(out, todo)
-        return _run_stages(cfg, make_dls, out, todo, resume, minutes, about or {}, first, scale)
+        return _run_stages(cfg, plan, make_dls, out, todo, resume, minutes, about or {}, first, scale)
 
 def _forget(out, names):
     "Remove the states of unfinished runs of some stages; finished checkpoints stay until they are replaced"
@@ -477,26 +484,26 @@ def _forget(out, names):
 # Figures of the last line: key, words, digits
 _RESULT = [('psnr_gt_mean', 'PSNR GT-mean', 2), ('ssim_gt_mean', 'SSIM GT-mean', 4), ('psnr', 'PSNR', 2), ('gt_mean_psnr', 'PSNR GT-mean', 2), ('gt_mean_ssim', 'SSIM GT-mean', 4)]
 
-def _run_stages(cfg, make_dls, out, todo, resume, minutes, about, first, scale):
+def _run_stages(cfg, plan, make_dls, out, todo, resume, minutes, about, first, scale):
     "The stages of `train_pipeline`, in a folder that is ours"
-    names, data = list(STAGES), data_of(make_dls(cfg.context, 1, 1)) if resume else None
-    torch.manual_seed(cfg.seed)
+    names, data = list(STAGES), data_of(make_dls(plan.context, 1, 1)) if resume else None
+    torch.manual_seed(plan.seed)
     model = LowLightNAT(cfg)
     for k, name in enumerate(todo):
         began = first if name == todo[0] else None
         after = hashlib.sha256(began.read_bytes()).hexdigest() if began else None
-        if resume and is_done(out, name, cfg, after, data): _say(f'{name}: finished before, and kept'); continue
-        if began: model = started(model, began, cfg, name, make_dls, scale)
+        if resume and is_done(out, name, plan, after, data): _say(f'{name}: finished before, and kept'); continue
+        if began: model = started(model, began, cfg, plan, name, make_dls, scale)
         elif name != names[0]: model = previous(model, out/f'{names[names.index(name)-1]}.safetensors', cfg)
-        train_stage(name, model, make_dls, out, resume, minutes, after=after, scale=scale)
+        train_stage(name, model, plan, make_dls, out, resume, minutes, after=after, scale=scale)
         _forget(out, todo[k+1:])   # what stands on this stage is trained anew
         resume = False
     if first: about = {**about, 'start': origin(first)}
     last = todo[-1]
-    if last == 'decoder': model = finish(model, out, make_dls, cfg, about)
+    if last == 'decoder': model = finish(model, out, make_dls, cfg, plan, about)
     else: model = previous(model, out/f'{last}.safetensors', cfg).eval()
     path = out/('model.safetensors' if last == 'decoder' else f'{last}.safetensors')
-    told = read_metadata(path)['about']
+    told = read_metadata(path).about
     val = told.get('val') or told.get('figures') or {}
     scores = [f'{words} {val[k]:.{digits}f}' for k, words, digits in _RESULT if k in val]
     _say(f"done: '{path}'" + (', on the validation pictures ' + ', '.join(scores))*bool(scores))
@@ -505,11 +512,12 @@ def _run_stages(cfg, make_dls, out, todo, resume, minutes, about, first, scale):
 # %% ../nbs/12_training.ipynb #76387802
 def previous(model:LowLightNAT, # whose device is kept
              path:Path, # checkpoint of the stage before
-             cfg:NATConfig, # the plan now
+             cfg:ModelConfig, # asked for now
             ) -> LowLightNAT:
-    "The model as an earlier stage left it, with today's plan and its factor and tau"
+    "The model as an earlier stage left it, with today's rounds and thresholds, and its factor and tau"
     if not path.exists(): raise FileNotFoundError(f'{path} is missing; train the stage {path.stem} first, or all')
-    old, free = load_model(path), {'name', 'factor', 'tau', 'mask_by', 'mask_share', 'rounds', 'decay', 'beta', 'rotation', 'glare_compat', *(f.name for f in fields(TrainingPlan))}
+    old = load_model(path)
+    free = {'name', 'factor', 'tau', 'mask_by', 'mask_share', 'rounds', 'decay', 'beta', 'rotation', 'glare_compat', 'frozen'}
     other = [f.name for f in fields(cfg) if f.name not in free and getattr(cfg, f.name) != getattr(old.cfg, f.name)]
     if other: raise ValueError(f'{path} was trained with another {", ".join(other)}; use the configuration it was trained with, or train into another folder')
     old.cfg = replace(cfg, factor=old.cfg.factor, tau=old.cfg.tau, frozen=cfg.frozen or old.cfg.frozen)   # what was frozen stays so
@@ -517,12 +525,13 @@ def previous(model:LowLightNAT, # whose device is kept
 
 def started(model:LowLightNAT, # whose device is kept
             path:Path, # checkpoint of any training
-            cfg:NATConfig, # the plan now
+            cfg:ModelConfig, # asked for now
+            plan:TrainPlan, # of the training now
             name:str, # of the stage that goes on from it
             make_dls, # as given to `train_stage`
             scale:float=1., # of the work, in (0,1]
            ) -> LowLightNAT:
-    "The model of a checkpoint with today's plan; factor and tau are set before its NATs go on, since it may be older than they"
+    "The model of a checkpoint, as `previous`; factor and tau are set before its NATs go on, since it may be older than they"
     model = previous(model, path, cfg)
-    if name in ('nat', 'decoder'): _settle(name, model, make_dls(cfg.context, 1, 8), scale)
+    if name in ('nat', 'decoder'): _settle(name, model, plan, make_dls(plan.context, 1, 8), scale)
     return model

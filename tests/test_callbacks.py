@@ -17,7 +17,7 @@ from lowlight_nat.callbacks import AdversarialStep, Autocast, CodebookCare, Curv
 from lowlight_nat.checkpoints import Checkpoint, Resume, load_state, random_state, set_random_state
 from lowlight_nat.codebook import VQGAN
 from lowlight_nat.layers import has_bf16
-from lowlight_nat.model import NATConfig
+from lowlight_nat.model import ModelConfig, TrainPlan
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 EPOCHS, POSIX = 6, pytest.mark.skipif(os.name != 'posix', reason='SIGKILL and fork are of POSIX')
@@ -239,12 +239,12 @@ class Numbered(list):
     "Pairs with the seed that loaders of ours have"
     seed = 42
 
-def take_up(path, cfg=NATConfig.tiny(), lr=.01, seed=42, schedule=True, stop=None):
+def take_up(path, cfg=ModelConfig.tiny(), plan=TrainPlan.tiny(), lr=.01, seed=42, schedule=True, stop=None):
     "Run a toy with a configuration, or take it up; the epochs that were trained"
     back, model, epochs = Resume(path), made(Toy), []
     class Note(Callback):
         def before_train(self): epochs.append(self.epoch)
-    model.cfg, model.index = cfg, 1
+    model.cfg, model.plan, model.name = cfg, plan, 'flow'
     learn = learner([Checkpoint(path, 0, stop), back, Note()], model)
     learn.dls.train.dataset = Numbered(learn.dls.train.dataset); learn.dls.train.dataset.seed = seed
     with learn.no_bar(), learn.no_logging(): (learn.fit_one_cycle if schedule else learn.fit)(4, lr, start_epoch=back.epoch)
@@ -253,14 +253,14 @@ def take_up(path, cfg=NATConfig.tiny(), lr=.01, seed=42, schedule=True, stop=Non
 @pytest.mark.parametrize('schedule', [True, False])
 def test_another_run_is_not_taken_up(tmp_path, schedule):
     "Each of what decides the run is named; what does not is free; and after a refusal the file is as it was"
-    path, tiny = tmp_path/'c.pt', NATConfig.tiny()
+    path, tiny, plan = tmp_path/'c.pt', ModelConfig.tiny(), TrainPlan.tiny()
     take_up(path, schedule=schedule, stop=2); before = path.read_bytes()
     for other, words in ((dict(lr=.02), r'learning_rates \(\[0.01\] then, \[0.02\] now\)'), (dict(seed=7), r'data_seed \(42 then, 7 now\)'),
-                         (dict(cfg=replace(tiny, nat_width=32)), r'cfg.nat_width \(96 then, 32 now\)'), (dict(cfg=replace(tiny, seed=7)), r'cfg.seed \(42 then, 7 now\)'),
-                         (dict(cfg=replace(tiny, crop=(64, 32, 256, 128))), r'cfg.crop \(96 then, 32 now\)')):
+                         (dict(cfg=replace(tiny, nat_width=32)), r'cfg.nat_width \(96 then, 32 now\)'), (dict(plan=replace(plan, seed=7)), r'plan.seed \(42 then, 7 now\)'),
+                         (dict(plan=plan.each_stage(crop=32)), r'plan.crop \(96 then, 32 now\)')):
         with pytest.raises(ValueError, match=f'of a run with another {words}; use that of then, or remove the file'): take_up(path, schedule=schedule, **other)
     assert path.read_bytes() == before
-    assert take_up(path, schedule=schedule, cfg=replace(tiny, tau=.25, steps=(1, tiny.steps[1], 1, 1)), stop=3)[-1] == 2
+    assert take_up(path, schedule=schedule, cfg=replace(tiny, tau=.25), plan=replace(plan, nat=replace(plan.nat, steps=1)), stop=3)[-1] == 2
     assert take_up(path, schedule=schedule)[-1] == 3   # and a run that was taken up can be taken up again
 
 def test_a_checkpoint_of_before_says_so(tmp_path):

@@ -100,7 +100,7 @@ def test_the_weights_tell_what_they_saw(lol_data):
     d = val()
     assert {r['name'] for r in d['rows']} == there and set(seen(d)) == names & there
 
-def unpack_names(): return [f.name for f in unpack(read_metadata(weights_path('small'))['about']['fingerprints'])]
+def unpack_names(): return [f.name for f in unpack(read_metadata(weights_path('small')).about['fingerprints'])]
 
 def test_every_front_says_how_many_were_seen():
     d = val()
@@ -169,7 +169,7 @@ def test_chapters_do_not_claim_an_order_of_imports():
 
 # --- the weights ---
 
-def cfg(): return read_metadata(weights_path('small'))['config']
+def cfg(): return read_metadata(weights_path('small')).config
 
 def test_factor_and_kept_are_printed():
     "Chapter Masking prints the factor of the bundled model, chapter Decoder whether it corrects kept cells."

@@ -8,7 +8,8 @@ from lowlight_nat.cli import *
 from lowlight_nat.cli import _short
 from lowlight_nat.images import write_image
 from lowlight_nat.metrics import GT_MEAN_FORMULA
-from lowlight_nat.model import LowLightNAT, NATConfig, save_model
+from dataclasses import replace
+from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan, save_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT/'samples'
@@ -23,7 +24,7 @@ def toy(tmp_path_factory):
     "The file of a very small model of random weights."
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('weights')/'toy.safetensors'
-    save_model(LowLightNAT(NATConfig(**TOY)), path, dict(note='random weights'))
+    save_model(LowLightNAT(ModelConfig(**TOY)), path, dict(note='random weights'))
     return str(path)
 
 @pytest.fixture
@@ -208,7 +209,7 @@ def test_evaluate_says_which_scenes_were_trained_on(tmp_path, monkeypatch, capsy
     xs = [sum(torch.nn.functional.interpolate(torch.rand(1, 3, 2**k, 2**k, generator=g), (256, 320), mode='bilinear')/2**(k/2) for k in range(1, 6))[0] for _ in range(3)]
     for i, x in enumerate(x/x.amax() for x in xs): write_image(x, f'data/val/high/{i}.png'); write_image(.1*x, f'data/val/low/{i}.png')
     seen = [(.8*xs[1]/xs[1].amax())[:, 20:230, 50:290]**.8]
-    model = LowLightNAT(NATConfig.tiny())
+    model = LowLightNAT(ModelConfig.tiny())
     save_model(model, 'knows.safetensors', dict(fingerprints=pack(fingerprints(seen)))); save_model(model, 'new.safetensors', dict(fingerprints=pack([])))
     assert lowlight_evaluate.main('--data data --json a.json --weights knows.safetensors --no-latent-nat'.split()) == 0
     out, d = capsys.readouterr(), json.loads(Path('a.json').read_text())
@@ -261,9 +262,9 @@ def test_train_hands_over(pairs, monkeypatch):
     "Preset, scale, seed, stage and command reach the pipeline."
     import lowlight_nat.training as training
     got = {}
-    monkeypatch.setattr(training, 'train_pipeline', lambda cfg, *args, **kw: got.update(cfg=cfg, args=args, **kw))
+    monkeypatch.setattr(training, 'train_pipeline', lambda cfg, plan, *args, **kw: got.update(cfg=cfg, plan=plan, args=args, **kw))
     assert lowlight_train.main('--preset small --data data --out run --stage flow --resume --steps-scale .01 --seed 7'.split()) == 0
-    assert (got['cfg'].name, got['cfg'].seed, got['cfg'].steps[0]) == ('small', 7, round(NATConfig.small().steps[0]*.01))
+    assert (got['cfg'], got['plan']) == (ModelConfig.small(), replace(TrainPlan.small().scaled(.01), seed=7))
     assert got['args'] == ('data', 'run', 'flow', True)
     assert got['about']['command'] == 'lowlight_train --data data --out run --preset small --stage flow --steps-scale 0.01 --seed 7'
 
@@ -279,11 +280,11 @@ SMALL = '--preset tiny --stage codebook --steps-scale 1e-9 --bs 2 --crop 32 --lr
 def test_train_takes_its_plan_from_the_command(place, monkeypatch):
     import lowlight_nat.training as training
     got = {}
-    monkeypatch.setattr(training, 'train_pipeline', lambda cfg, *args, **kw: got.update(cfg=cfg, args=args, **kw))
+    monkeypatch.setattr(training, 'train_pipeline', lambda cfg, plan, *args, **kw: got.update(cfg=cfg, plan=plan, args=args, **kw))
     two_folders()
     assert lowlight_train.main('--low mine/low --high mine/high --out run --lr 3e-4 --bs 2 4 6 8 --crop 32 --steps-scale .01 --overwrite --device cpu'.split()) == 0
-    cfg = got['cfg']
-    assert (cfg.lr, cfg.bs, cfg.crop, cfg.context) == ((3e-4,)*4, (2, 4, 6, 8), (32,)*4, NATConfig.tiny().context)
+    own = list(got['plan'].stages().values())
+    assert [(o.lr, o.bs, o.crop) for o in own] == [(3e-4, bs, 32) for bs in (2, 4, 6, 8)] and got['plan'].context == TrainPlan.tiny().context
     assert got['args'] == (('mine/low', 'mine/high'), 'run', 'all', False) and got['overwrite'] and str(got['device']) == 'cpu' and got['scale'] == .01
     assert got['about']['command'] == 'lowlight_train --out run --low mine/low --high mine/high --steps-scale 0.01 --lr 0.0003 --bs 2 4 6 8 --crop 32'
 
@@ -333,8 +334,8 @@ def release(place, monkeypatch):
     from dataclasses import replace
     from lowlight_nat.glare_release import glare_names, glare_parts
     from lowlight_nat.model import glare_sizes
-    mini = replace(NATConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=3, nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1, bf16=False)
-    monkeypatch.setattr(NATConfig, 'base', classmethod(lambda cls: mini))
+    mini = replace(ModelConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=3, nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1)
+    monkeypatch.setattr(ModelConfig, 'base', classmethod(lambda cls: mini))
     torch.manual_seed(0)
     parts, sizes = glare_parts(glare_sizes(mini)), glare_sizes(mini)
     for f, names in glare_names(sizes).items():

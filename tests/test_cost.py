@@ -10,7 +10,7 @@ from lowlight_nat.cli import lowlight_experiment
 from lowlight_nat.decoder import FeatureNAT
 from lowlight_nat.cost import *
 from lowlight_nat.images import pad_to_multiple
-from lowlight_nat.model import LowLightNAT, NATConfig
+from lowlight_nat.model import LowLightNAT, ModelConfig
 from lowlight_nat.nat import LatentNAT
 
 system = pytest.mark.parametrize('name', SYSTEMS)
@@ -20,7 +20,7 @@ system = pytest.mark.parametrize('name', SYSTEMS)
 def model():
     "The preset tiny with deformable alignment and random weights, none of them zero."
     torch.manual_seed(0)
-    m = LowLightNAT(replace(NATConfig.tiny(), deform=(True, False))).eval()
+    m = LowLightNAT(replace(ModelConfig.tiny(), deform=(True, False))).eval()
     for p in m.parameters(): p.data.add_(torch.randn_like(p)*.02)
     return m
 
@@ -165,7 +165,7 @@ def test_masked_places_alone_are_predicted(model, x, share):
 @pytest.mark.slow
 def test_share_of_either_map(x, by):
     "The threshold for a share is found on the map that it cuts."
-    m = LowLightNAT(replace(NATConfig.tiny(), mask_by=by)).eval()
+    m = LowLightNAT(replace(ModelConfig.tiny(), mask_by=by)).eval()
     assert cost(m, (96, 150), .4, repeat=1, threads=1, memory=False, systems=('GLARE',)).masked == pytest.approx(.4, abs=.01)
 
 @pytest.mark.parametrize('kept', [False, True])

@@ -12,7 +12,7 @@ from lowlight_nat.deploy import _translations
 from lowlight_nat.enhance import Enhancer
 from lowlight_nat.images import ImageError, read_image
 from lowlight_nat.metrics import psnr
-from lowlight_nat.model import LowLightNAT, NATConfig, load_model
+from lowlight_nat.model import LowLightNAT, ModelConfig, load_model
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def micro(**kw):
     "The smallest network with every part, random weights, none of them zero."
     torch.manual_seed(0)
     cfg = dict(flow_steps=1, nat_depth=1, feat_depth=1, dilations=(1,), rounds=1)
-    m = LowLightNAT(replace(NATConfig.tiny(), **cfg, **kw)).eval()
+    m = LowLightNAT(replace(ModelConfig.tiny(), **cfg, **kw)).eval()
     for p in m.parameters(): p.data.add_(torch.randn_like(p)*.02)
     return m
 
@@ -69,7 +69,7 @@ def test_dense_of_other_networks(kw):
 
 def test_dense_refuses():
     with pytest.raises(ValueError, match='rounds=-1'): DenseModel(micro(), -1)
-    glare = AttrDict(cfg=replace(NATConfig.base(), rounds=1))
+    glare = AttrDict(cfg=replace(ModelConfig.base(), rounds=1))
     with pytest.raises(ValueError, match="arch='glare'"): DenseModel(glare)
 
 
@@ -123,7 +123,7 @@ def test_long_sums_are_exact():
 
 def test_onnx_says_what_it_is(model, files):
     meta = OnnxEnhancer(files['float32'], 1).meta
-    assert NATConfig.from_json(json.dumps(meta.config)) == model.cfg
+    assert ModelConfig.from_json(json.dumps(meta.config)) == model.cfg
     assert (meta.rounds, meta.tau, meta.dtype, meta.opset) == (ROUNDS, model.cfg.tau, 'float32', 20)
     assert meta.sha256 == weights_sha256(load_model('small')) != weights_sha256(micro())
     text = files['float32'].read_bytes()

@@ -11,7 +11,7 @@ from lowlight_nat import flow, masking
 from lowlight_nat.enhance import *
 from lowlight_nat.images import ImageError, list_images, read_image, tile_grid, to_pil
 from lowlight_nat.metrics import grey_mean
-from lowlight_nat.model import LowLightNAT, NATConfig, load_model, save_model
+from lowlight_nat.model import LowLightNAT, ModelConfig, load_model, save_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT/'samples'
@@ -24,7 +24,7 @@ TOY = dict(n_codes=64, vq_channels=(8, 16), enc_channels=(8, 12, 16), cond=8, fl
 def toy(seed=0):
     "A very small model of random weights, whose every part does something, and whose pictures are bright in the middle of the range."
     torch.manual_seed(seed)
-    model = LowLightNAT(NATConfig(**TOY))
+    model = LowLightNAT(ModelConfig(**TOY))
     for p in model.parameters(): p.data.add_(torch.randn_like(p)*.02)
     model.fusion.conv_out[1].bias.data.fill_(.4)
     with torch.no_grad(): e = model.eval()(torch.rand(1, 3, 64, 64)*.1).entropy
@@ -322,7 +322,7 @@ def reach(enhance):
 def test_outside_the_mask_no_nat_had_a_hand(kept, depth):
     "Beyond the reach of the decoder's convolutions the picture is that of rounds=0, to the last bit; inside it isn't."
     torch.manual_seed(0)
-    model = LowLightNAT(NATConfig(**TOY, feat_kept=kept))
+    model = LowLightNAT(ModelConfig(**TOY, feat_kept=kept))
     for p in model.parameters(): p.data.add_(torch.randn_like(p)*.02)
     model.fusion.conv_out[1].bias.data.fill_(.4)
     e, x = Enhancer(model, 'cpu'), smooth(48, 400)

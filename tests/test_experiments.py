@@ -9,7 +9,7 @@ from fastcore.basics import AttrDict
 from lowlight_nat.cli import EXPERIMENTS, lowlight_experiment, make_parser
 from lowlight_nat.experiments import Run, brightness, compare, differ_most, evaluate, match_results, pareto, scaled, table2
 from lowlight_nat.images import read_image, write_image
-from lowlight_nat.model import LowLightNAT, NATConfig, save_model
+from lowlight_nat.model import LowLightNAT, ModelConfig, save_model
 from lowlight_nat.pairs import find_pairs
 from lowlight_nat.record import Rows, folder_lock, write_json
 
@@ -26,7 +26,7 @@ def toy(tmp_path_factory):
                 (root/'toy'/split/part).mkdir(parents=True, exist_ok=True)
                 write_image(y, root/'toy'/split/part/f'{i}.png')
     torch.manual_seed(0)
-    save_model(LowLightNAT(replace(NATConfig.tiny(), n_codes=32)), root/'toy.safetensors')
+    save_model(LowLightNAT(replace(ModelConfig.tiny(), n_codes=32)), root/'toy.safetensors')
     return root
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from lowlight_nat.flow import (ActNorm, ConditionalAffine, ConditionalCoupling, 
                                low_light_views, nll_bits, picture_stats)
 from lowlight_nat.glare import GlareActNorm, GlareCoupling, GlareFlow, GlareSizes, GlareStep, shift_scale
 from lowlight_nat.images import list_images, read_image
-from lowlight_nat.model import LowLightNAT, NATConfig, load_model
+from lowlight_nat.model import LowLightNAT, ModelConfig, load_model
 from torch import nn
 
 LAYERS = dict(actnorm=lambda: ActNorm(4), invconv=lambda: InvConv1x1(4), affine=lambda: ConditionalAffine(4, 8), coupling=lambda: ConditionalCoupling(4, 8),
@@ -196,7 +196,7 @@ def test_odd_inputs_of_glares_flow(picture, weights, bf16, glare_flow):
 def glare_models():
     "The official network at a quarter of its width: as it starts, shaken, and after a few steps of likelihood"
     torch.manual_seed(0)
-    cfg = replace(NATConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=3, nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1)
+    cfg = replace(ModelConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=3, nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1)
     m = {k: LowLightNAT(cfg) for k in ('fresh', 'shaken', 'trained')}
     with torch.no_grad(): shaken(m['shaken'], .1)
     t = m['trained'].train(); opt = torch.optim.Adam([*t.encoder.parameters(), *t.flow.parameters()], 1e-3)

@@ -10,7 +10,7 @@ from lowlight_nat.enhance import Enhancer
 from lowlight_nat.files import ImageError
 from lowlight_nat.folders import *
 from lowlight_nat.images import read_image, to_pil, write_image
-from lowlight_nat.model import LowLightNAT, NATConfig, save_model
+from lowlight_nat.model import LowLightNAT, ModelConfig, save_model
 
 TOY = dict(n_codes=64, vq_channels=(8, 16), enc_channels=(8, 12, 16), cond=8, flow_steps=2, flow_hidden=8, nat_width=16, nat_depth=1, nat_heads=2,
            dec_channels=(8, 12), feat_width=16, feat_depth=1)
@@ -19,7 +19,7 @@ TOY = dict(n_codes=64, vq_channels=(8, 16), enc_channels=(8, 12, 16), cond=8, fl
 def toy():
     "A very small model of random weights."
     torch.manual_seed(0)
-    return LowLightNAT(NATConfig(**TOY))
+    return LowLightNAT(ModelConfig(**TOY))
 
 @pytest.fixture(scope='module')
 def enhance(): return Enhancer(toy(), 'cpu')

@@ -12,7 +12,7 @@ from lowlight_nat.codebook import squared_distances
 from lowlight_nat.flow import nll_bits
 from lowlight_nat.glare import GlareSizes
 from lowlight_nat.glare_release import UNUSED, glare_forward, glare_from_files, glare_names, load_glare, mean_ratio, read_weights
-from lowlight_nat.model import LowLightNAT, NATConfig, load_model, save_model
+from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan, load_model, save_model
 
 SMALL = GlareSizes(ch=32, n_codes=64, flow_steps=3)
 PICTURE, FEATURE, LOGDET = 1e-4, 3e-4, 1e-2   # the absolute tolerances of the reference's notes
@@ -413,7 +413,7 @@ def test_sizes_reach_every_part():
 
 # --- as a LowLightNAT ---
 
-MINI = replace(NATConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=3, nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1, bf16=False)
+MINI = replace(ModelConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=3, nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1)
 
 def test_from_glare_is_the_official_network(release, reference):
     model = LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', MINI)
@@ -423,7 +423,7 @@ def test_from_glare_is_the_official_network(release, reference):
     assert (out.z_tilde - torch.from_numpy(reference['aligned'])).abs().max() < 1e-4
 
 def test_from_glare_wants_the_right_sizes(release):
-    with pytest.raises(ValueError, match='arch'): LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', NATConfig.tiny())
+    with pytest.raises(ValueError, match='arch'): LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', ModelConfig.tiny())
     with pytest.raises(ValueError, match='codes|embedding'): LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', replace(MINI, n_codes=128))
 
 @pytest.mark.slow
@@ -441,9 +441,10 @@ def test_nats_train_on_frozen_glare(release, tmp_path):
             (tmp_path/'data'/'train'/folder).mkdir(parents=True, exist_ok=True); (tmp_path/'data'/'val'/folder).mkdir(parents=True, exist_ok=True)
             for split in 'train', 'val': Image.fromarray((picture()[0].permute(1, 2, 0).roll(i, 0).numpy()*scale*255).astype(np.uint8)).save(tmp_path/'data'/split/folder/f'{split}{i}.png')
     model = LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', MINI)
-    cfg = replace(model.cfg, rounds=2, crop=(32,)*4, bs=(2,)*4, steps=(2,)*4, context=64)
+    cfg = replace(model.cfg, rounds=2)
+    plan = replace(TrainPlan.base().each_stage(crop=32, bs=2, steps=2), context=64, bf16=False)
     save_model(model, tmp_path/'out'/'codebook.safetensors', half=False)
-    for stage in 'flow', 'nat', 'decoder': trained = train_pipeline(cfg, tmp_path/'data', tmp_path/'out', stage)
+    for stage in 'flow', 'nat', 'decoder': trained = train_pipeline(cfg, plan, tmp_path/'data', tmp_path/'out', stage)
     trained = load_model(tmp_path/'out'/'decoder.safetensors')
     moved = {n.split('.')[0] if not n.startswith('fusion.nat') else 'fusion.nat' for n, p in trained.named_parameters() if not torch.equal(p, model.state_dict()[n])}
     assert moved == {'spread', 'nat', 'fusion.nat'}

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest, torch
 from fastcore.basics import AttrDict
+from torch.utils._python_dispatch import TorchDispatchMode
 from lowlight_nat.flow import picture_stats
-from lowlight_nat.model import LowLightNAT, NATConfig, load_model, save_model
+from lowlight_nat.model import LowLightNAT, ModelConfig, StagePlan, TrainPlan, load_model, read_metadata, save_model, weights_path
 from lowlight_nat.stages import align_terms
 from lowlight_nat.training import STAGES, trainable
 
-TOY = replace(NATConfig.tiny(), n_codes=64, vq_channels=(8, 16), enc_channels=(8, 16, 16), cond=8, flow_steps=2, flow_hidden=8, dec_channels=(8, 16),
-              nat_width=32, feat_width=32, deform=(True, False), bf16=False)
+TOY = replace(ModelConfig.tiny(), n_codes=64, vq_channels=(8, 16), enc_channels=(8, 16, 16), cond=8, flow_steps=2, flow_hidden=8, dec_channels=(8, 16),
+              nat_width=32, feat_width=32, deform=(True, False))
 
 
 def pair(n=2, size=32, seed=0):
@@ -158,7 +159,7 @@ def spot():
 def test_nothing_overflows(model, x):
     for kw in dict(tau=0.), dict(heat=1.):
         out = model(x, **kw)
-        for k in 'x', 'z_tilde', 'z', 'sigma', 'entropy', 'level', 'level_std': assert out[k].isfinite().all(), k
+        for k in 'x', 'z_tilde', 'z', 'sigma', 'entropy', 'level', 'level_std': assert getattr(out, k).isfinite().all(), k
 
 def test_flow_inverts_far_outside(model):
     c = model.align(pair(1, 32)[0]).cond
@@ -192,14 +193,20 @@ def test_low_band_of_each_round_keeps_its_own_claim(model):
     nat, seen = model.fusion.nat, []
     look = nat.look
     try:
-        nat.look = lambda *args: seen.append(look(*args)) or seen[-1]
+        def noted(state, see, masked, angles, changed=None, memory=None):
+            x, memory = look(state, see, masked, angles, changed, memory)
+            at = torch.arange(state.shape[1])[None] if changed is None else changed.at
+            meant = torch.ones_like(at, dtype=torch.bool) if changed is None else changed.meant
+            seen.append((at[meant], x[meant]))
+            return x, memory
+        nat.look = noted
         with torch.no_grad(): out = nat(torch.randn(1, 16, 32, 32), torch.randn(1, 16, 32, 32), torch.ones(1, 32, 32, dtype=torch.bool), rounds=3, record=True)
     finally: del nat.look
     assert len(seen) == 3
     latent, logvar = out.latent.flatten(1, 2)[0], out.logvar.flatten(1)[0]
     for at, x in seen:
-        from_mean = torch.isclose(latent[at[0]], nat.to_latent(x)[0], atol=1e-6).all(-1)
-        from_logvar = torch.isclose(logvar[at[0]], nat.to_logvar(x)[0, :, 0].clamp(-8, 4), atol=1e-6)
+        from_mean = torch.isclose(latent[at], nat.to_latent(x), atol=1e-6).all(-1)
+        from_logvar = torch.isclose(logvar[at], nat.to_logvar(x)[:, 0].clamp(-8, 4), atol=1e-6)
         assert torch.equal(from_mean, from_logvar)
 
 def test_work_follows_the_mask(model):
@@ -262,7 +269,7 @@ def test_sigma_is_an_error_among_the_codes(quantizer):
 
 def test_presets_can_be_built():
     with torch.device('meta'):
-        for name in 'tiny', 'small', 'base': LowLightNAT(NATConfig.preset(name))
+        for name in 'tiny', 'small', 'base': LowLightNAT(ModelConfig.preset(name))
 
 @pytest.mark.parametrize('half', [False, True])
 def test_files_keep_everything(model, tmp_path, half):
@@ -309,7 +316,7 @@ def test_the_factor_scales_the_variance(model):
     x, old = pair()[0], model.cfg
     with torch.no_grad():
         a = model.align(x)
-        b = AttrDict(a, sigma=2*a.sigma)
+        b = replace(a, sigma=2*a.sigma)
         model.nat.head.weight.normal_(0, .02) if hasattr(model.nat.head, 'weight') else None
         twice = model.refine(b, tau=0.)
         try: model.cfg = replace(old, factor=4.); four = model.refine(a, tau=0.)
@@ -323,33 +330,49 @@ def test_the_factor_scales_the_variance(model):
 
 # --- what a configuration may be ---
 
-BAD = [dict(bs=(8, 8)), dict(bs=8), dict(bs=(8, 8, 8, 0)), dict(steps=(1, 1, 1, 1, 1)), dict(steps=(1.5, 1, 1, 1)), dict(lr=(0, 1, 1, 1)), dict(lr=('a',)*4), dict(crop=(64, 96, 256, 100)), dict(crop=(64,)), dict(crop=(8,)*4),
-       dict(context=100), dict(ema=2), dict(ema=1), dict(decay=3), dict(decay=-.1), dict(n_codes=0), dict(n_codes=2.5), dict(n_codes='512'), dict(n_codes=4, dim=16), dict(dim=1), dict(rounds=-1), dict(rounds='4'), dict(seed=1.5), dict(seed=-1),
-       dict(vq_channels=(32, 0)), dict(vq_channels=(32,)), dict(vq_stem=1), dict(vq_groups=5), dict(enc_channels=(8, 8)), dict(dilations=()), dict(dilations=(0,)), dict(cond=0), dict(flow_steps=0), dict(flow_hidden=0), dict(bound=0), dict(norm_level=0), dict(norm_level=4),
-       dict(nat_heads=5), dict(nat_width=90), dict(nat_depth=0), dict(nat_patch=0), dict(feat_width=40), dict(feat_depth=0), dict(dec_channels=(8, 8, 8)), dict(dec_blocks=-1), dict(deform=(True,)), dict(deform=('yes', 'no')), dict(deform=(True, True), vq_channels=(6, 6)),
-       dict(quantizer='vq'), dict(n_codes=16, quantizer='fsq'), dict(arch='unet'), dict(structure='l2'), dict(mask_by='luck'), dict(exposure_head='oracle'), dict(structure_weight=-1), dict(soft_targets=float('nan')), dict(beta=-1), dict(lights=float('inf')),
-       dict(transpose='no'), dict(bf16=None), dict(frozen=2), dict(name=3), dict(synthetic=1.1), dict(tau=True)]
+BAD = [(ModelConfig, bad) for bad in (
+           dict(decay=3), dict(decay=-.1), dict(n_codes=0), dict(n_codes=2.5), dict(n_codes='512'), dict(n_codes=4, dim=16), dict(dim=1), dict(rounds=-1), dict(rounds='4'),
+           dict(vq_channels=(32, 0)), dict(vq_channels=(32,)), dict(vq_channels=8), dict(vq_stem=1), dict(vq_groups=5), dict(enc_channels=(8, 8)), dict(dilations=()), dict(dilations=(0,)), dict(cond=0),
+           dict(flow_steps=0), dict(flow_hidden=0), dict(bound=0), dict(norm_level=0), dict(norm_level=4), dict(nat_heads=5), dict(nat_width=90), dict(nat_depth=0), dict(nat_patch=0), dict(feat_width=40),
+           dict(feat_depth=0), dict(dec_channels=(8, 8, 8)), dict(dec_blocks=-1), dict(deform=(True,)), dict(deform=('yes', 'no')), dict(deform=(True, True), vq_channels=(6, 6)), dict(quantizer='vq'),
+           dict(n_codes=16, quantizer='fsq'), dict(arch='unet'), dict(mask_by='luck'), dict(exposure_head='oracle'), dict(beta=-1), dict(lights=float('inf')), dict(frozen=2), dict(name=3), dict(tau=True))]
+BAD += [(TrainPlan, bad) for bad in (
+           dict(context=100), dict(ema=2), dict(ema=1), dict(seed=1.5), dict(seed=-1), dict(structure='l2'), dict(structure_weight=-1), dict(soft_targets=float('nan')),
+           dict(transpose='no'), dict(bf16=None), dict(synthetic=1.1), dict(flow=(96, 8, 400, 1e-3)))]
+BAD += [(StagePlan, bad) for bad in (dict(bs=0), dict(bs='8'), dict(bs=(8, 8)), dict(steps=1.5), dict(lr=0), dict(lr='a'), dict(crop=100), dict(crop=8))]
 
-@pytest.mark.parametrize('bad', BAD, ids=str)
-def test_a_configuration_that_cannot_train_is_refused_at_once(bad):
-    with pytest.raises(ValueError) as e: NATConfig(**bad)
-    assert [*bad][0] in str(e.value) and '\n' not in str(e.value) and str(e.value).startswith(('NATConfig', 'fsq_levels'))
-    with pytest.raises(ValueError): replace(NATConfig.tiny(), **bad)
+@pytest.mark.parametrize('kind,bad', BAD, ids=str)
+def test_a_configuration_that_cannot_train_is_refused_at_once(kind, bad):
+    with pytest.raises(ValueError) as e: kind(**bad)
+    assert [*bad][0] in str(e.value) and '\n' not in str(e.value) and str(e.value).startswith((kind.__name__, 'fsq_levels'))
+    with pytest.raises(ValueError): replace(kind(), **bad)
 
 def test_every_field_has_its_range():
     from dataclasses import fields
-    from lowlight_nat.model import CHOICES, COUNTS, RANGES
-    free = {f.name for f in fields(NATConfig) if isinstance(f.default, bool)} | {'name', 'deform'}
-    names = {f.name for f in fields(NATConfig)}
-    assert names == free | {*RANGES} | {*CHOICES} and not free & {*RANGES} and {*COUNTS} <= names
-    for name in 'tiny', 'small', 'base': assert NATConfig.from_json(NATConfig.preset(name).to_json()) == NATConfig.preset(name)
-    assert load_model('small').cfg.name == 'small'
+    free = {'name', 'deform', 'codebook', 'flow', 'nat', 'decoder'}
+    for kind in ModelConfig, TrainPlan, StagePlan:
+        assert all({'interval', 'words'} & {*f.metadata} or isinstance(f.default, bool) or f.name in free for f in fields(kind))
+    for name in 'tiny', 'small', 'base':
+        for kind in ModelConfig, TrainPlan: assert kind.from_json(kind.preset(name).to_json()) == kind.preset(name)
+
+def test_a_checkpoint_of_version_0_1_is_read():
+    "The bundled weights: the plan was part of the configuration, one value a stage"
+    meta = read_metadata(weights_path('small'))
+    assert meta.config == replace(ModelConfig.small(), factor=meta.config.factor, tau=meta.config.tau)
+    assert [o.steps for o in meta.plan.stages().values()] == [2000, 1600, 300, 6000] and (meta.plan.decoder.lr, meta.plan.seed, meta.plan.nat_off) == (1.2e-3, 43, .5)
+    assert load_model('small').cfg == meta.config
+
+def test_a_checkpoint_keeps_configuration_and_plan(model, tmp_path):
+    plan = replace(TrainPlan.small(), seed=7)
+    save_model(model, tmp_path/'a.safetensors', plan=plan); save_model(model, tmp_path/'b.safetensors')
+    a, b = (read_metadata(tmp_path/f'{n}.safetensors') for n in 'ab')
+    assert (a.config, a.plan) == (model.cfg, plan) and (b.config, b.plan) == (model.cfg, None)
 
 @pytest.mark.parametrize('edge', [dict(rounds=0), dict(n_codes=4), dict(dim=2), dict(vq_blocks=0), dict(enc_blocks=0), dict(dec_blocks=0), dict(flow_steps=1), dict(dilations=(1,)), dict(nat_patch=1), dict(nat_heads=1), dict(vq_groups=4), dict(deform=(True, True)),
                                   dict(vq_channels=(8, 8, 8), vq_stem=1), dict(cond=1), dict(flow_hidden=1)], ids=str)
 def test_what_is_allowed_runs(edge):
     small = dict(n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), nat_width=16, nat_depth=1, feat_width=16, feat_depth=1)
-    with torch.inference_mode(): assert LowLightNAT(NATConfig(**(small | edge))).eval()(torch.rand(1, 3, 16, 24)*.2).x.isfinite().all()
+    with torch.inference_mode(): assert LowLightNAT(ModelConfig(**(small | edge))).eval()(torch.rand(1, 3, 16, 24)*.2).x.isfinite().all()
 
 def test_a_network_refuses_settings_in_one_sentence(model):
     x = torch.rand(1, 3, 16, 16)*.2
@@ -364,3 +387,33 @@ def test_exchanged_sizes_are_noticed():
         make(512, 4)
     for bad in dict(n_codes='8'), dict(decay=3), dict(beta=-1), dict(dim=0):
         with pytest.raises(ValueError, match=[*bad][0]): VectorQuantizer(**bad)
+
+class Waits(TorchDispatchMode):
+    "Counts what a GPU would be waited for: a number read from a tensor, or an index made of a mask"
+    def __init__(self): super().__init__(); self.n = 0
+    def __torch_dispatch__(self, f, types, args=(), kwargs=None):
+        name = f.overloadpacket.__name__
+        by_mask = name.strip('_') in ('index', 'index_put', 'index_put_impl') and any(i is not None and i.dtype == torch.bool for i in args[1])
+        self.n += by_mask or name in ('_local_scalar_dense', 'item', 'nonzero', 'is_nonzero', 'masked_select')
+        return f(*args, **(kwargs or {}))
+
+def waits(model, x, **kwargs):
+    with torch.no_grad(), Waits() as w: model(x, **kwargs)
+    return w.n
+
+@pytest.mark.parametrize('rounds', [1, 4, 8])
+def test_each_nat_waits_for_a_gpu_once(model, monkeypatch, rounds):
+    "How many places are masked is asked for once; what the rounds do follows from it"
+    monkeypatch.setattr('lowlight_nat.layers.counting_is_free', lambda device: False)   # as on a GPU
+    x = pair(2, 48)[0]
+    without = waits(model, x, tau=.3, latent_nat=False, decoder_nat=False)
+    assert without <= 4 and waits(model, x, tau=.3, rounds=rounds) <= without + 2
+
+def test_counting_changes_nothing(model, monkeypatch):
+    "On a CPU as many places are computed as are masked, on a GPU as many as can be"
+    x = pair(2, 48)[0]
+    with torch.no_grad():
+        counted = model(x, tau=.3)
+        monkeypatch.setattr('lowlight_nat.layers.counting_is_free', lambda device: False)
+        bounded = model(x, tau=.3)
+    assert torch.equal(counted.tokens, bounded.tokens) and (counted.x - bounded.x).abs().max() < 1e-5

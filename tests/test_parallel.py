@@ -16,21 +16,22 @@ PartialState(cpu=True)
 from fastai.torch_core import rank_distrib
 from lowlight_nat.checkpoints import Checkpoint
 from lowlight_nat.data import LowLightDataLoaders
-from lowlight_nat.model import LowLightNAT, NATConfig
+from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan
 from lowlight_nat.stages import STAGES
 from lowlight_nat.training import stage_learner
 from lowlight_nat.training_parallel import parallel
 
 torch.set_num_threads(1)
 out, rank = Path(sys.argv[1]), rank_distrib()
-cfg = replace(NATConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8),
-              dilations=(1, 2), nat_width=16, nat_depth=1, feat_width=16, feat_depth=1, crop=(32,)*4, context=48, bf16=False)
+cfg = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8),
+              dilations=(1, 2), nat_width=16, nat_depth=1, feat_width=16, feat_depth=1)
+plan = replace(TrainPlan.tiny().each_stage(crop=32), context=48, bf16=False)
 pictures = [torch.rand(3, 48, 48, generator=torch.Generator().manual_seed(i)) for i in range(4)]
 torch.manual_seed(rank)   # each process starts elsewhere, on purpose
 model, res = LowLightNAT(cfg), {}
 for name in STAGES:
     dls = LowLightDataLoaders.from_synthetic(pictures, val_images=pictures[:2], size=48, bs=4, items_per_epoch=16, device='cpu')
-    learn = stage_learner(name, dls, model, [Checkpoint(out/f'{name}{rank}.pt', minutes=0)])
+    learn = stage_learner(name, dls, model, plan, [Checkpoint(out/f'{name}{rank}.pt', minutes=0)])
     with learn.no_bar(), learn.no_logging(), parallel(learn): learn.fit(2, 2e-3)
     keys = {k: v.double().sum().item() for k, v in learn.model.state_dict().items()}
     res[name] = dict(draws=dls.train.draws, names=list(dls.train.last_names), wrapped=type(learn.model).__name__, weights=keys)

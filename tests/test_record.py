@@ -7,7 +7,7 @@ from fastcore.foundation import L
 from lowlight_nat.baselines import BaselinePlan, read_baseline, save_baseline
 from lowlight_nat.checkpoints import load_state, save_beside
 from lowlight_nat.llflow import LLFlow, LLFlowConfig
-from lowlight_nat.model import LowLightNAT, NATConfig, load_model, save_model
+from lowlight_nat.model import LowLightNAT, ModelConfig, load_model, save_model
 from lowlight_nat.record import write_csv, write_json, write_text
 
 
@@ -26,7 +26,7 @@ def at_once(jobs):
 @pytest.fixture(scope='module')
 def model():
     torch.manual_seed(0)
-    return LowLightNAT(NATConfig.tiny())
+    return LowLightNAT(ModelConfig.tiny())
 
 @pytest.mark.parametrize('kind', ['json', 'csv', 'text', 'state', 'model', 'baseline', 'onnx'])
 def test_many_savers_of_one_file_lose_none(tmp_path, model, kind):

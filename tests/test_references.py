@@ -7,7 +7,7 @@ from torch import nn
 from lowlight_nat import glare
 from lowlight_nat.codebook import VectorQuantizer, squared_distances, usage_stats
 from lowlight_nat.decoder import DeformAlign
-from lowlight_nat.layers import TransformerBlock, apply_rope, grid_positions, rope_angles
+from lowlight_nat.layers import Places, TransformerBlock, apply_rope, grid_positions, rope_angles
 from lowlight_nat.losses import gaussian_nll, hinge_d_loss, ms_ssim_loss, ssim_loss, token_loss, token_targets
 from lowlight_nat.masking import entropy_map, expected_code, token_log_probs
 
@@ -68,7 +68,9 @@ def test_attention_is_that_of_torch(masked):
     ours, theirs = TransformerBlock(32, 4), nn.MultiheadAttention(32, 4, batch_first=True)
     theirs.load_state_dict({'in_proj_weight': ours.qkv.weight, 'in_proj_bias': ours.qkv.bias, 'out_proj.weight': ours.proj.weight, 'out_proj.bias': ours.proj.bias})
     x = torch.randn(2, 15, 32); keep = torch.rand(2, 15) < .7 if masked else None
-    got = ours.attend(x, torch.zeros(15, 4), keep)     # no turn: no position
+    ours.norm1 = nn.Identity()
+    for p in ours.mlp.parameters(): nn.init.zeros_(p)
+    got = ours(x, torch.zeros(15, 4), keep) - x     # attention alone, and no turn: no position
     close(got, theirs(x, x, x, key_padding_mask=None if keep is None else ~keep, need_weights=False)[0])
 
 @pytest.mark.parametrize('bf16', [False, True])
@@ -142,9 +144,10 @@ def test_gaussian_likelihood_is_torchs():
 @pytest.mark.parametrize('T', [0., .3])
 def test_token_loss_is_torchs_cross_entropy(T):
     d2, mask, logits = torch.rand(2, 3, 4, 8), torch.rand(2, 3, 4) < .6, torch.randn(2, 3, 4, 8)
-    q = logits[mask].log_softmax(-1)
+    places = Places(mask.flatten(1), 12)
+    q = places.take(logits.log_softmax(-1).flatten(1, 2))
     target = (-d2[mask]/T).softmax(-1) if T else d2[mask].argmin(-1)
-    close(token_loss([(mask, q), (mask, q)], token_targets(d2, T)), F.cross_entropy(logits[mask], target))
+    close(token_loss([(places, q), (places, q)], token_targets(d2, T)), F.cross_entropy(logits[mask], target))
 
 def test_distribution_entropy_and_mean_are_those_of_torch():
     d2, sigma, codes = torch.rand(2, 3, 4, 8), torch.rand(2, 3, 4) + .1, torch.randn(8, 5)

@@ -4,12 +4,12 @@ from dataclasses import replace
 from functools import partial
 
 import pytest, torch
-from lowlight_nat.model import LowLightNAT, NATConfig, load_model
+from lowlight_nat.model import LowLightNAT, ModelConfig, load_model
 from lowlight_nat.training_unpaired import (PARTS, WEIGHTS, UnpairedStage, as_it_is, codebook_prior, colour_constancy, exposure_control, spatial_consistency,
                                             unpaired_dls, unpaired_learner)
 
-TOY = replace(NATConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
-              nat_width=16, nat_depth=1, feat_width=16, feat_depth=1, bf16=False)
+TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
+              nat_width=16, nat_depth=1, feat_width=16, feat_depth=1)
 pytestmark = [pytest.mark.filterwarnings('ignore'), pytest.mark.slow]
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 pytest.importorskip('ipywidgets', reason="ipywidgets isn't installed: pip install -e '.[app]'")
 from lowlight_nat.enhance import Enhancer
 from lowlight_nat.explore import Steps, as_html, before_after, curve_svg, side_by_side, tint
-from lowlight_nat.model import LowLightNAT, NATConfig
+from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan
 from lowlight_nat.widgets import App, BeforeAfter, Brush, Explorer, Inspector, Monitor, Upload, live, write_app
 
 
@@ -18,7 +18,7 @@ from lowlight_nat.widgets import App, BeforeAfter, Brush, Explorer, Inspector, M
 def enhancer():
     "The smallest preset with weights drawn at random; all branches that begin at zero are stirred."
     torch.manual_seed(0)
-    model = LowLightNAT(NATConfig.tiny())
+    model = LowLightNAT(ModelConfig.tiny())
     with torch.no_grad():
         for p in model.parameters(): p.add_(.02*torch.randn_like(p))
     return Enhancer(model, 'cpu')
@@ -203,7 +203,7 @@ def test_monitor_of_a_stage(tmp_path):
     pairs = [(torch.rand(3, 64, 64, generator=g)*.1, torch.rand(3, 64, 64, generator=g)) for _ in range(4)]
     dls = DataLoaders(*(DataLoader(pairs, 2) for _ in range(2)))
     m = Monitor(seconds=0)
-    learn = decoder_learner(dls, replace(NATConfig.tiny(), bf16=False, crop=(64,)*4), [live(m, 1)])
+    learn = decoder_learner(dls, ModelConfig.tiny(), replace(TrainPlan.tiny().each_stage(crop=64), bf16=False), [live(m, 1)])
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     assert len(m.terms['loss']) == 2 and {'l1', 'ssim'} < set(m.terms)      # some terms are not in every batch
     assert m.preview.width % 64 == 0 and m.preview.width >= 192 and m.preview.height == 64

@@ -64,18 +64,18 @@ def table(rows): return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [rows[0],
 
 def card():
     meta, size = read_metadata(weights_path('small')), weights_path('small').stat().st_size
-    about, cfg, model = meta['about'], meta['config'], load_model('small')
+    about, plan, model = meta.about, meta.plan, load_model('small')
     v, systems = json.loads((HERE/'val.json').read_text()), {k: json.loads((HERE/f'run/system_{k}.json').read_text()) for k in ('glare', 'latent', 'decoder', 'both')}
     names = dict(glare='GLARE (both NATs off)', latent='+ NAT on the latent', decoder='+ NAT on the features', both='both')
     said = failures(Enhancer.from_pretrained('small', device='cpu'))
     worst = sorted(systems['both']['rows'], key=lambda r: r['psnr_gt_mean'])
     systems_table = table([['system', 'PSNR GT-mean', 'SSIM GT-mean', 'PSNR raw', 'SSIM raw'], *[[names[k], *(f'{s[m]:.{d}f}' for m, d in (('psnr_gt_mean', 2), ('ssim_gt_mean', 4), ('psnr', 2), ('ssim', 4)))] for k, s in systems.items()]])
-    all_, STAGES = editions(dict(about, steps=cfg.steps)), list(MODEL_STAGES)
+    all_, STAGES = editions(dict(about, steps=[o.steps for o in plan.stages().values()])), list(MODEL_STAGES)
     stages = table([['training', 'stage', 'steps', 'seconds'], *[[str(i), k, str(n), str(e['stages'][k]['seconds'])] for i, e in enumerate(all_, 1) for k, n in zip(STAGES, e['steps']) if k in e['stages']]])
     begun = [EDITION.format(i=i, command=e['command'], ssim=e['val']['ssim_gt_mean'], psnr=e['val']['psnr_gt_mean'], commit=COMMITS[then['start']['sha256'][:8]], **{k: then['start'][k] for k in ('sha256', 'file')})
              for i, (e, then) in enumerate(zip(all_, all_[1:]), 1)]
-    begun = '\n'.join(begun + [LIGHT.format(light=cfg.relight)]*(cfg.relight > 0))
-    CARD.write_text(TEXT.format(size=size/1e6, params=sum(p.numel() for p in model.parameters())/1e6, v=v, command=about['command'], seed=about['seed'], torch=about['torch'], note=about['note'], share=cfg.synthetic, begun=begun,
+    begun = '\n'.join(begun + [LIGHT.format(light=plan.relight)]*(plan.relight > 0))
+    CARD.write_text(TEXT.format(size=size/1e6, params=sum(p.numel() for p in model.parameters())/1e6, v=v, command=about['command'], seed=about['seed'], torch=about['torch'], note=about['note'], share=plan.synthetic, begun=begun,
                                 systems=systems_table, stages=stages, failures='\n'.join(f'{i}. {s}' for i, s in enumerate(said, 1)), low=worst[0]['psnr_gt_mean'], high=worst[-1]['psnr_gt_mean'], overlap=overlap(v), seen=len(v['trained_on']) or 'none', old=about['val']['n'],
                                 verdict=verdict(systems)), encoding='utf-8')
 

@@ -5,6 +5,7 @@
 DATA is a folder of pairs that `lowlight_nat.pairs.find_pairs` reads. Writes run/exposure.json and run/exposure.jpg beside this file.
 `--views FILE` keeps what the encoder sees (the longer half of the work) and reads it again."""
 import hashlib, json, time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,7 +14,7 @@ from fastcore.basics import AttrDict
 from fastcore.script import call_parse
 
 from lowlight_nat.record import versions
-from lowlight_nat.exposure import AttentionExposure, ExposureHead, coverage, exposure_view, fit_exposure, inspect_exposure, pick_views
+from lowlight_nat.exposure import AttentionExposure, ExposureHead, ExposureView, coverage, exposure_view, fit_exposure, inspect_exposure, pick_views
 from lowlight_nat.flow import picture_stats
 from lowlight_nat.images import pad_to_multiple, read_image
 from lowlight_nat.metrics import gt_mean, grey_mean, psnr
@@ -25,10 +26,15 @@ SCALES, FOLDS, VERSIONS = (0.5, 1., 1.5), 5, 3
 PENALTIES = 0.1, 1., 10., 100.   # of the linear fits
 
 
+@dataclass
+class WithEighth(ExposureView):
+    eighth: torch.Tensor = None # features at 1/8 (B,c8,h',w')
+
+
 def whole(path): return pad_to_multiple(read_image(path)[None], 8)[0]
 
 
-def stack(views): return AttrDict({k: torch.cat([v[k] for v in views]) for k in views[0]})
+def stack(views): return type(views[0]).join(views)
 
 
 @torch.no_grad()
@@ -39,7 +45,7 @@ def look(model, low):
     e = model.encoder(low, stats)
     hook.remove()
     v = exposure_view(stats, e.summary, e.feats[0])
-    return AttrDict(v, eighth=exposure_view(stats, e.summary, kept[0]).places)
+    return WithEighth(**vars(v), eighth=exposure_view(stats, e.summary, kept[0]).places)
 
 
 def training_views(model, pairs, seed):
@@ -87,7 +93,7 @@ class Linear:
 class Head:
     "An exposure head trained by `fit_exposure`; `places` names the features it attends to"
     def __init__(self, make, places='places'): self.make, self.places = make, places
-    def view(self, v): return AttrDict(v, places=v[self.places])
+    def view(self, v): return replace(v, places=getattr(v, self.places))
     def fit(self, views, level, seed):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -116,7 +122,7 @@ def crosswise(make, d, seed):
     at, out = folds(len(d['level'])), AttrDict(log_level=torch.zeros(len(d['level'])), log_std=torch.zeros(len(d['level'])))
     for k in range(FOLDS):
         fit = make().fit([pick_views(v, at != k) for v in d['train']], d['level'][at != k], seed).read(pick_views(d['train'][0], at == k))
-        for name in out: out[name][at == k] = fit[name]
+        for name in out: out[name][at == k] = getattr(fit, name)
     return out
 
 

@@ -5,10 +5,10 @@ import torch
 from lowlight_nat.cost import dark_picture
 from lowlight_nat.images import pad_to_multiple
 from lowlight_nat.metrics import psnr
-from lowlight_nat.model import LowLightNAT, NATConfig
+from lowlight_nat.model import LowLightNAT, ModelConfig
 
 torch.manual_seed(42)
-model, x = LowLightNAT(NATConfig.base()).eval(), dark_picture((420, 620), 42)
+model, x = LowLightNAT(ModelConfig.base()).eval(), dark_picture((420, 620), 42)
 x = pad_to_multiple(x, model.multiple)[0]
 out = {}
 for half in False, True:

@@ -17,7 +17,7 @@ from lowlight_nat.callbacks import AdversarialStep, CodebookCare
 from lowlight_nat.data import LowLightDataLoaders
 from lowlight_nat.losses import perceptual_loss
 from lowlight_nat.metrics import score_pair
-from lowlight_nat.model import LowLightNAT, NATConfig, exposure_normalise, load_model, weights_path
+from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan, exposure_normalise, load_model, weights_path
 
 START, EARLY, GAN_START, GAN_WEIGHT = 0.4, 0.15, 0.5, 0.1
 ROWS = [dict(name='nearest', quantizer='nearest'), dict(name='ema'), dict(name='ema, rotation', rotation=True), dict(name='cosine', quantizer='cosine'),
@@ -53,27 +53,27 @@ def measure(vqgan, pairs, quantise):
         scores.append(score_pair(bright(rec), bright(x))); tokens.append(t.flatten()); zs.append(z[0].flatten(1))
         cast = (rec - x).mean((2, 3)); casts.append((cast - cast.mean(1, keepdim=True)).abs().mean().item())
     eig, mean = torch.linalg.eigvalsh(torch.cat(zs, 1).cov()), lambda k: sum(s[k] for s in scores)/len(scores)
-    use = usage_stats(torch.cat(tokens), vqgan.quantizer.n_codes) if quantise else {}
+    use = vars(usage_stats(torch.cat(tokens), vqgan.quantizer.n_codes)) if quantise else {}
     return {**{k: round(mean(k), 3) for k in ('psnr', 'psnr_gt_mean', 'ssim')}, **{k: round(v, 4) for k, v in use.items()},
             'cast': round(sum(casts)/len(casts), 5), 'smallest_direction': round((eig[0]/eig[-1]).item(), 5)}
 
 
-def train(row, args, cfg):
+def train(row, args, cfg, plan):
     "One row of the table; with `parts`, also the curves of all loss terms"
     torch.manual_seed(args.seed)
     model, parts = LowLightNAT(cfg), row.get('parts', False)
     kind, rotation, start = row.get('quantizer', 'ema'), row.get('rotation', False), row.get('start', START)
     torch.manual_seed(args.seed)
     vqgan = model.vqgan = VQGAN(cfg.vq_channels, cfg.dim, cfg.n_codes, cfg.vq_blocks, cfg.vq_stem, cfg.vq_groups, cfg.decay, cfg.beta, kind, rotation)
-    dls = LowLightDataLoaders.from_folder(args.data, size=cfg.context, bs=args.bs, items_per_epoch=args.bs*args.steps, seed=args.seed)
+    dls = LowLightDataLoaders.from_folder(args.data, size=plan.context, bs=args.bs, items_per_epoch=args.bs*args.steps, seed=args.seed)
     training.STAGES['codebook'] = AllTerms if parts else training.CodebookStage
     gan = [AdversarialStep(GAN_WEIGHT, vqgan.decoder.conv_out[1].weight, GAN_START)] if parts else []
     terms = Terms()
     torch.manual_seed(args.seed)
-    learn = training.codebook_learner(dls, model, [terms, *gan])
+    learn = training.codebook_learner(dls, model, plan, [terms, *gan])
     next(cb for cb in learn.cbs if isinstance(cb, CodebookCare)).start = start
     learn._do_epoch_validate, began = lambda *a, **k: None, time.process_time()   # measured below, once
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, cfg.lr[0], pct_start=0.15)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, plan.codebook.lr, pct_start=0.15)
     seconds = time.process_time() - began
     pairs = [exposure_normalise(y.as_subclass(torch.Tensor), 0.4) for _, y in dls.valid]
     out = dict(name=row['name'], quantizer=kind, rotation=rotation, start=start, n_codes=vqgan.quantizer.n_codes, **measure(vqgan.eval(), pairs, start < 1), cpu_seconds=round(seconds), curve=terms.rows)
@@ -94,17 +94,17 @@ def main():
     p.add_argument('--seed', type=int, default=42); p.add_argument('--only', nargs='*'); p.add_argument('--out', default=Path(__file__).parent/'run'/'quantizers.json')
     args = p.parse_args()
     torch.set_num_threads(1)
-    cfg = replace(NATConfig.tiny(), seed=args.seed)
+    cfg, plan = ModelConfig.tiny(), replace(TrainPlan.tiny(), seed=args.seed)
     AllTerms.perceptual = perceptual_loss('auto', load_model(weights_path('small')).vqgan.encoder)
     rows, parts = [], None
     for row in ROWS:
         if args.only and row['name'] not in args.only: continue
-        out, gan = train(row, args, cfg)
+        out, gan = train(row, args, cfg, plan)
         print({k: v for k, v in out.items() if k != 'curve'}, flush=True)
         if gan: parts = parts_of(out, gan[0], cfg.beta)
         rows.append(out)
     pairs = dict(train='LOL-v1, a working set of 340 crops', val='12 whole pictures of other scenes')
-    about = dict(command=f'python nbs/figures/quantizers.py --data DATA --steps {args.steps} --bs {args.bs} --seed {args.seed}', seed=args.seed, steps=args.steps, bs=args.bs, bf16=cfg.bf16, start=START,
+    about = dict(command=f'python nbs/figures/quantizers.py --data DATA --steps {args.steps} --bs {args.bs} --seed {args.seed}', seed=args.seed, steps=args.steps, bs=args.bs, bf16=plan.bf16, start=START,
                  pairs=pairs, versions=dict(lowlight_nat=__version__, torch=torch.__version__, fastai=fastai.__version__, python=platform.python_version()), cpu_seconds=sum(r['cpu_seconds'] for r in rows))
     Path(args.out).write_text(json.dumps(dict(**about, rows=rows, parts=parts)) + '\n')
 

@@ -24,7 +24,7 @@ def table(r, prior):
     where = torch.full(r.mask.shape, -1, dtype=torch.long)
     where[r.mask] = torch.arange(len(prior))
     log_q = prior.clone()
-    for todo, q in r.log_q: log_q[where[todo]] = q.detach()
+    for places, q in r.log_q: log_q[places.take(where.flatten(1))[places.meant]] = q.detach()[places.meant]
     return log_q
 
 
