@@ -12,7 +12,7 @@ from fastai.callback.core import Callback
 from fastai.learner import CancelFitException
 from fastai.torch_core import to_device
 from fastcore.foundation import L
-from .files import _write_beside, clean_parts
+from .files import write_beside, clean_parts
 
 # %% ../nbs/11_checkpoints.ipynb #45c9e916
 def random_state() -> dict: # as `set_random_state` takes it
@@ -40,7 +40,7 @@ def set_data_state(dls, # fastai `DataLoaders`
 def save_beside(obj, # anything torch.save takes
                 path): # where it goes
     "`torch.save` to a file beside, wait for the disk, then rename: never half a file"
-    _write_beside(path, lambda f: torch.save(obj, f), durable=True)
+    write_beside(path, lambda f: torch.save(obj, f), durable=True)
 
 # %% ../nbs/11_checkpoints.ipynb #7633fb52
 class Checkpoint(Callback):

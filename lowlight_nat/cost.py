@@ -22,7 +22,7 @@ from fastcore.basics import AttrDict
 # %% ../nbs/15_cost.ipynb #08fcbc9d
 from .darkness import synthesize_low_light
 from .enhance import pick_device
-from .images import pad_to_multiple
+from .tiling import pad_to_multiple
 from .model import LowLightNAT, NATConfig, load_model, save_model
 from .record import device_name
 

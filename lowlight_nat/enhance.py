@@ -16,11 +16,12 @@ from torch import Tensor
 from fastcore.basics import AttrDict, patch
 
 # %% ../nbs/13_enhance.ipynb #3ef0eda4
-from .answer import CELL, Enhanced, paste_rounds
+from .answer import LATENT_CELL, Enhanced, paste_rounds
 from .exposure import parse_exposure
 from .files import check_number
 from .flow import picture_stats
-from .images import ImageError, apply_tiled, crop_to, pad_to_multiple, tile_grid
+from .images import ImageError
+from .tiling import apply_tiled, crop_to, pad_to_multiple, tile_grid
 from .layers import has_bf16
 from .metrics import grey_mean
 from .model import LowLightNAT, load_model, plain_defaults
@@ -181,8 +182,8 @@ def _allowed(mask, size):
     if mask is None: return None
     H,W = mask.shape
     if (H,W)!=tuple(size): raise ImageError(f"the mask has {W}x{H} pixels, and the picture {size[1]}x{size[0]}: give a mask of the picture's size.")
-    m = F.pad(mask, (0,-W%CELL,0,-H%CELL))
-    return m.unflatten(0, (-1,CELL)).unflatten(2, (-1,CELL)).any(3).any(1)[None]
+    m = F.pad(mask, (0,-W%LATENT_CELL,0,-H%LATENT_CELL))
+    return m.unflatten(0, (-1,LATENT_CELL)).unflatten(2, (-1,LATENT_CELL)).any(3).any(1)[None]
 
 # %% ../nbs/13_enhance.ipynb #89f8c12e
 def out_of_memory(
@@ -224,7 +225,7 @@ def _run(self:Enhancer, x, stats, tile, overlap, allow, o):
     "Blended fields (1,3,H,W) and (1,3,h,w) of a padded picture, and what else each tile gave."
     outs,boxes = [],tile_grid(*x.shape[-2:], tile, overlap)
     def f(t):
-        (a,b,c,d) = [n//CELL for n in boxes[len(outs)]]
+        (a,b,c,d) = [n//LATENT_CELL for n in boxes[len(outs)]]
         fields,out = self._once(t, stats, None if allow is None else allow[:,a:c,b:d], o.seed+len(outs), o)
         outs.append(out)
         return fields
@@ -268,7 +269,7 @@ def _fit(self:Enhancer, x, stats, allow, o):
     notes = []
     while True:
         m = 16 if tile else _multiple(size)
-        (p,_),a = pad_to_multiple(x, m),None if allow is None else pad_to_multiple(allow, m//CELL)[0]
+        (p,_),a = pad_to_multiple(x, m),None if allow is None else pad_to_multiple(allow, m//LATENT_CELL)[0]
         how = AttrDict(tile=tile or max(p.shape[-2:]), overlap=overlap, tiled=bool(tile), shape=p.shape[-2:], notes=notes)
         try: return *self._run(p, stats, how.tile, overlap, a, o),how
         except (RuntimeError, MemoryError, TypeError) as e: less,lap,note = self._less(e, how.tile)
@@ -292,7 +293,7 @@ def _brightness(self:Enhancer, p, x_norm, level, o):
 def _finish(self:Enhancer, p, fields, level, hists, notes, o):
     "An `Enhanced` of the fields (1,C,H,W) of a picture."
     size,(x_norm,maps,*film) = p.x.shape[-2:],fields
-    x_norm,(entropy,sigma,mask) = crop_to(x_norm, size)[0],crop_to(maps, [-(-n//CELL) for n in size])[0].clone()
+    x_norm,(entropy,sigma,mask) = crop_to(x_norm, size)[0],crop_to(maps, [-(-n//LATENT_CELL) for n in size])[0].clone()
     small = _smaller(p.x, o.film) if film else None
     gain,kept,said = self._brightness(p, x_norm, level, o)
     def done(y, x):
@@ -317,7 +318,7 @@ def _alone(self:Enhancer, p, o):
     return self._finish(p, fields, level, hists, how.notes, o)
 
 @patch
-def _grids(self:Enhancer): return ('history',CELL),('feature_history',CELL*self.model.fusion.nat.cell)
+def _grids(self:Enhancer): return ('history',LATENT_CELL),('feature_history',LATENT_CELL*self.model.fusion.nat.cell)
 
 # %% ../nbs/13_enhance.ipynb #6f8d5aa8
 def _options(mask=None, **settings):
@@ -376,7 +377,7 @@ def _together(self:Enhancer, ps, o):
     "Enhance pictures of one padded size in one go."
     xs,m = [p.x[None] for p in ps],_multiple(ps[0].x.shape[-2:])
     stats,allow = [whole_stats(x) for x in xs],[_allowed(o.mask, x.shape[-2:]) for x in xs]
-    allow = None if o.mask is None else torch.cat([pad_to_multiple(a, m//CELL)[0] for a in allow])
+    allow = None if o.mask is None else torch.cat([pad_to_multiple(a, m//LATENT_CELL)[0] for a in allow])
     fields,out = self._once(torch.cat([pad_to_multiple(x, m)[0] for x in xs]), AttrDict({k: torch.cat([s[k] for s in stats]) for k in stats[0]}), allow, o.seed, o)
     def rounds(k, i): return [AttrDict({n: v[i:i+1] if isinstance(v, Tensor) else v for n,v in d.items()}) for d in out[k] if d.masked[i].any()]
     hists = [{k: paste_rounds([rounds(k, i)], [(0,0)], p.x.shape[-2:], c) for k,c in self._grids()} if o.model['record'] else {} for i,p in enumerate(ps)]

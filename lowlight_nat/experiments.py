@@ -16,7 +16,7 @@ from fastcore.basics import AttrDict, patch
 from .cost import SYSTEMS
 from .enhance import Enhancer
 from .fingerprints import data_fingerprint, overlap_note, overlaps
-from .files import _write_beside
+from .files import write_beside
 from .images import list_images, read_image
 from .metrics import GT_MEAN_FORMULA, grey_mean, gt_mean, psnr, score_pair, ssim
 from .model import weights_path
@@ -152,7 +152,7 @@ FULL = dict(tau=dict(taus=(0.,.1,.2,.3,.4,None,.5,.6,.8,1.), rounds=(1,2,4,8)), 
 def _figure(path, fig, **how):
     import matplotlib.pyplot as plt
     kind = Path(path).suffix[1:]
-    _write_beside(path, lambda f: fig.savefig(f, format=kind, **dict(dpi=110)|how))
+    write_beside(path, lambda f: fig.savefig(f, format=kind, **dict(dpi=110)|how))
     plt.close(fig)
 
 def draw_tau(

@@ -16,10 +16,11 @@ from torch import Tensor
 from fastcore.basics import AttrDict, patch
 
 # %% ../nbs/17_explore.ipynb #a637b819
-from .answer import CELL, colour_map
+from .answer import LATENT_CELL, false_colour
 from .enhance import Enhancer, match_level, shrink, whole_stats
 from .exposure import parse_exposure
-from .images import crop_to, pad_to_multiple, to_pil
+from .images import to_pil
+from .tiling import crop_to, pad_to_multiple
 from .masking import cosine_schedule, prior_at, uncertainty_mask
 from .metrics import grey_mean
 from .model import plain_defaults
@@ -45,7 +46,7 @@ class Steps:
         x = read_picture(src).x[None]
         self.x = shrink(x, pixels)
         self.full,self.size = x.shape[-2:],self.x.shape[-2:]
-        self.grid = tuple(-(-o//CELL) for o in self.size) # rows and columns of the latent grid that show the picture
+        self.grid = tuple(-(-o//LATENT_CELL) for o in self.size) # rows and columns of the latent grid that show the picture
         self.kept,self.ran = {},Counter() # results; how often each step was computed
 
     def once(self,
@@ -196,7 +197,7 @@ def tint(
 )->Image.Image:
     "Mark the cells of a mask in a picture."
     m = Image.fromarray(mask.cpu().numpy().astype(np.uint8)*130)
-    m = m.resize((m.width*CELL, m.height*CELL), 0).crop((0,0,*im.size))
+    m = m.resize((m.width*LATENT_CELL, m.height*LATENT_CELL), 0).crop((0,0,*im.size))
     return Image.composite(Image.new('RGB', im.size, colour), im.convert('RGB'), m)
 
 def cells_picture(
@@ -204,7 +205,7 @@ def cells_picture(
     size:tuple, # height and width of the picture, pixels
 )->Image.Image:
     "A map in colours, black 0, pale yellow 1."
-    return to_pil(crop_to(colour_map(v.float().cpu()).repeat_interleave(CELL, 1).repeat_interleave(CELL, 2), size))
+    return to_pil(crop_to(false_colour(v.float().cpu()).repeat_interleave(LATENT_CELL, 1).repeat_interleave(LATENT_CELL, 2), size))
 
 # %% ../nbs/17_explore.ipynb #65dc07ae
 @patch

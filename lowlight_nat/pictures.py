@@ -17,9 +17,10 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 # %% ../nbs/00_pictures.ipynb #4a4bf475
 from .colour import ColourSpace, from_srgb
-from .files import ImageError, _read_bytes, _read_open, _said, _save_options, _write_beside, check_quality, format_of
-from .images import _array_to_tensor, _decode, _from_given, _tensor_array, _to_unit, _unit_tensor, _upright, read_image, to_pil
-from .metrics import GREY
+from .files import (ImageError, check_quality, format_of, image_errors, read_bytes, save_options,
+                                source_name, write_beside)
+from .images import (channels_last, decode_bytes, decode_pil, luma, read_image, to_be_written, to_pil,
+                                 to_unit, upright)
 
 # %% ../nbs/00_pictures.ipynb #f40d8c39
 @dataclass(eq=False)
@@ -42,13 +43,13 @@ class Picture:
 def _pil_alpha(im):
     "The alpha channel of an opened picture, upright, as a picture of mode L, or None."
     if im.mode not in ('RGBA','LA','PA','La','RGBa') and 'transparency' not in im.info: return None
-    up = _upright(im)
+    up = upright(im)
     if im.mode[0] in 'IF': return Image.fromarray(np.where(np.array(up)==im.info['transparency'], 0, 255).astype(np.uint8))
     return up.getchannel(1) if up.mode in ('LA','La') else up.convert('RGBA').getchannel('A')
 
 def _deep_alpha(a, transparency):
     "Alpha (H,W) of an upright array of 16 bits, (H,W,C), or None."
-    if a.shape[2] in (2,4): return torch.from_numpy(_to_unit(a[...,-1], 'alpha'))
+    if a.shape[2] in (2,4): return torch.from_numpy(to_unit(a[...,-1], 'alpha'))
     if transparency is None: return None
     return torch.from_numpy((a!=np.array(transparency)).any(-1)).float()
 
@@ -181,7 +182,7 @@ def _alpha(d, name):
     "The transparency (H,W) of what was decoded, or None."
     if d.array is not None: return _deep_alpha(d.array, d.im.info.get('transparency'))
     alpha = _pil_alpha(d.im)
-    return None if alpha is None else torch.from_numpy(_to_unit(np.array(alpha), name))
+    return None if alpha is None else torch.from_numpy(to_unit(np.array(alpha), name))
 
 def _from_decoded(d, data, name):
     "A `Picture` of what was decoded."
@@ -193,8 +194,8 @@ def _from_decoded(d, data, name):
 
 def _from_bytes(data, name):
     "A `Picture` of what is in a file."
-    d = _decode(data, name)
-    with _said(name): return _from_decoded(d, data, name)
+    d = decode_bytes(data, name)
+    with image_errors(name): return _from_decoded(d, data, name)
 
 # %% ../nbs/00_pictures.ipynb #3f6eee7f
 def _from_array(src, a):
@@ -207,13 +208,13 @@ def read_picture(
     src, # path, open binary file, PIL picture, array (H,W) or (H,W,C), or tensor (C,H,W), C of 1 to 4
 )->Picture:
     "A picture with all that belongs to it. Raises `ImageError` with one sentence when it can't be read."
-    if isinstance(src, Tensor): return _from_array(src, _tensor_array(src))
+    if isinstance(src, Tensor): return _from_array(src, channels_last(src))
     if isinstance(src, np.ndarray): return _from_array(src, src)
     if isinstance(src, Image.Image):
-        d = _from_given(src)
-        with _said('the given picture'): return _from_decoded(d, b'', 'the given picture')
-    if hasattr(src, 'read'): return _from_bytes(*_read_open(src))
-    if isinstance(src, (str, os.PathLike)): return _from_bytes(_read_bytes(src), f"'{os.fspath(src)}'")
+        d = decode_pil(src)
+        with image_errors('the given picture'): return _from_decoded(d, b'', 'the given picture')
+    is_file = hasattr(src, 'read') or isinstance(src, (str, os.PathLike))
+    if is_file: return _from_bytes(read_bytes(src), source_name(src))
     return read_image(src)   # which says what it would take
 
 # %% ../nbs/00_pictures.ipynb #e4956959
@@ -301,11 +302,6 @@ def _fitting(like, fmt, name):
     if 'icc_profile' in info and grey!=(info['icc_profile'][16:20]==b'GRAY'): del info['icc_profile']             # then it's written in sRGB
     return info,alpha,depth,grey,notes
 
-def _to_grey(x):
-    "The luma (1,H,W) of a picture (3,H,W)."
-    r,g,b = GREY
-    return (r*x[0]+g*x[1]+b*x[2])[None]
-
 def _to_array(x, alpha, depth, one, neutral, space):
     "Colours (3,H,W) in sRGB and alpha (H,W) as an array (H,W,C) of uint8 or uint16 in the file's space; `one`: of one channel; `neutral`: without colour."
     top,kind = (255,np.uint8) if depth==8 else (65535,np.uint16)
@@ -314,7 +310,7 @@ def _to_array(x, alpha, depth, one, neutral, space):
     rows = max(1, 2**20//x.shape[2])
     for t in range(0, x.shape[1], rows):
         s = x[:,t:t+rows].clamp(0,1)
-        if neutral: s = _to_grey(s).expand(3,-1,-1)
+        if neutral: s = luma(s).expand(3,-1,-1)
         v = s.numpy() if space is None else from_srgb(s.numpy(), space).clip(0,1)
         out[t:t+rows,:,:n] = np.rint(v[:n]*np.float32(top)).transpose(1,2,0)
     if alpha is not None: out[...,n] = (alpha.float().clamp(0,1)*top).round().numpy()
@@ -330,7 +326,7 @@ def _save(f, a, fmt, info, quality, lossless):
     "Write an array (H,W,C) to an open file by whichever writer does it."
     if fmt=='TIFF' and (a.dtype==np.uint16 or info): return _write_tiff(f, a, info)
     if a.dtype==np.uint16: return _write_png16(f, a, info)
-    info,how = dict(info),_save_options(fmt, quality)
+    info,how = dict(info),save_options(fmt, quality)
     if fmt=='WEBP' and lossless: how = dict(lossless=True, exact=True, quality=80, method=4)   # quality: how hard it tries
     if fmt=='JPEG' and 'iptc' in info: info['extra'] = _iptc_segment(info.pop('iptc'))
     if fmt=='PNG':
@@ -351,11 +347,11 @@ def write_picture(
     path,fmt = Path(path),format_of(path)
     quality = check_quality(quality)
     if x.ndim!=3 or x.shape[0]!=3 or 0 in x.shape: raise ImageError(f"a tensor of shape {tuple(x.shape)} can't become a picture: give (3,H,W).")
-    x = _unit_tensor(x)
+    x = to_be_written(x)
     info,alpha,depth,grey,notes = _fitting(like, fmt, f"'{path}'")
     def go(info):
         a = _to_array(x, alpha, depth, grey, like.grey, like.space if 'icc_profile' in info else None)
-        return _write_beside(path, lambda f: _save(f, a, fmt, info, quality, like.lossless))
+        return write_beside(path, lambda f: _save(f, a, fmt, info, quality, like.lossless))
     try:
         try: go(info)
         except OSError: raise

@@ -25,6 +25,7 @@ from fastai.optimizer import Adam
 from . import masking
 from .callbacks import Throughput, sum_terms
 from .codebook import PatchDiscriminator
+from .files import choose
 from .flow import ConditionalAffine
 from .glare import GlareAttention, GlareBlock, GlareStep
 from .glare_release import GlareWarp
@@ -217,7 +218,7 @@ def checkpoint_activations(model:nn.Module, # changed in place; its state_dict s
 # %% ../nbs/12_training_memory.ipynb #de662aae
 def _refuse(cfg, size, batch, budget_gb, stage):
     "Refuse what can't be planned, in one sentence"
-    if stage not in STAGES: raise ValueError(f'plan_memory: there is no stage {stage!r}; choose one of {", ".join(STAGES)}')
+    choose('stage', stage, STAGES, 'plan_memory')
     if any(v % LowLightNAT.multiple or v <= 0 for v in ((size,) if isinstance(size, int) else size)): raise ValueError(f'plan_memory: size={size} must be a multiple of {LowLightNAT.multiple}')
     if batch < 1 or budget_gb <= 0: raise ValueError(f'plan_memory: batch={batch} and budget_gb={budget_gb} must be positive')
 

@@ -21,7 +21,7 @@ try: import ipywidgets as W
 except ImportError as e: raise ImportError("ipywidgets isn't installed, and the widgets need it: run `pip install lowlight_nat[app]`.") from e
 
 # %% ../nbs/17_widgets.ipynb #6fad30e8
-from .answer import CELL
+from .answer import LATENT_CELL
 from .enhance import DEFAULT_WEIGHTS, Enhancer
 from .explore import Steps, as_html, before_after, cells_picture, curve_svg, side_by_side, tint
 from .images import ImageError, to_pil
@@ -133,7 +133,7 @@ def html(self:Explorer)->str:
 def _choose(size):
     "JavaScript of a picture of (H,W) pixels: the cell that is clicked goes into the field of its tool, as if it were typed."
     return ("const b = this.getBoundingClientRect(), f = this.closest('.lowlight-tool').querySelector('.lowlight-at input'); "
-            f"f.value = Math.floor((event.clientY-b.top)/b.height*{size[0]/CELL})+', '+Math.floor((event.clientX-b.left)/b.width*{size[1]/CELL}); f.dispatchEvent(new Event('change', {{bubbles: true}}))")
+            f"f.value = Math.floor((event.clientY-b.top)/b.height*{size[0]/LATENT_CELL})+', '+Math.floor((event.clientX-b.left)/b.width*{size[1]/LATENT_CELL}); f.dispatchEvent(new Event('change', {{bubbles: true}}))")
 
 # %% ../nbs/17_widgets.ipynb #52d3164e
 class Inspector(Tool):
@@ -148,9 +148,9 @@ class Inspector(Tool):
         for s,n in zip((self.row,self.col), self.steps.grid): s.max = n-1; s.value = n//2
     def marked(self)->Image.Image:
         "The picture with the place marked."
-        im,(y,x) = self.steps.picture(),(self.row.value*CELL, self.col.value*CELL)
-        clean = im.crop((x-3,y-3,x+CELL+3,y+CELL+3))
-        for d,c in ((7,'black'), (5,'white')): im.paste(c, (x-d,y-d,x+CELL+d,y+CELL+d))
+        im,(y,x) = self.steps.picture(),(self.row.value*LATENT_CELL, self.col.value*LATENT_CELL)
+        clean = im.crop((x-3,y-3,x+LATENT_CELL+3,y+LATENT_CELL+3))
+        for d,c in ((7,'black'), (5,'white')): im.paste(c, (x-d,y-d,x+LATENT_CELL+d,y+LATENT_CELL+d))
         im.paste(clean, (x-3,y-3))
         return im
 

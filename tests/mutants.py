@@ -53,7 +53,7 @@ MUTANTS = [
     ('fingerprints: every scene is another', 'fingerprints', 'if a[i] >= threshold]', 'if a[i] >= 1.]', 'test_cli.py::test_evaluate_says_which_scenes_were_trained_on'),
     ('colour: from sRGB where to sRGB is asked', 'colour', 'np.linalg.inv(dst.matrix)@src.matrix', 'np.linalg.inv(src.matrix)@dst.matrix', 'test_colour.py::test_little_cms_converts_as_we_do'),
     ('colour: the result stays sRGB under the profile of the file', 'pictures', "like.space if 'icc_profile' in info else None", 'None', 'test_colour.py::test_what_is_not_changed_comes_back'),
-    ('formats: Pillow may choose any, PostScript too', 'files', 'formats=_readable(name)', 'formats=None', 'test_images.py::test_postscript_starts_nothing'),
+    ('formats: Pillow may choose any, PostScript too', 'files', 'formats=readable_formats(name)', 'formats=None', 'test_images.py::test_postscript_starts_nothing'),
 ]
 
 def source(module): return (ROOT/'lowlight_nat'/f'{module}.py').read_text(encoding='utf-8')

@@ -12,7 +12,7 @@ from lowlight_nat.cli import lowlight_experiment
 from lowlight_nat.decoder import FeatureNAT
 from lowlight_nat.cost import *
 from lowlight_nat.cost import Meter, _count, run_once
-from lowlight_nat.images import pad_to_multiple
+from lowlight_nat.tiling import pad_to_multiple
 from lowlight_nat.model import LowLightNAT, NATConfig
 from lowlight_nat.nat import LatentNAT
 

@@ -9,7 +9,8 @@ from odd_pictures import pictures, run_one, write
 from torch.utils._python_dispatch import TorchDispatchMode
 from lowlight_nat import flow, masking
 from lowlight_nat.enhance import *
-from lowlight_nat.images import ImageError, list_images, read_image, tile_grid, to_pil
+from lowlight_nat.images import ImageError, list_images, read_image, to_pil
+from lowlight_nat.tiling import tile_grid
 from lowlight_nat.metrics import grey_mean
 from lowlight_nat.model import LowLightNAT, NATConfig, load_model, save_model
 
@@ -138,7 +139,7 @@ def test_the_checks_of_odd_pictures_can_fail(enhance, tmp_path, monkeypatch):
     from lowlight_nat import images, pictures as P
     named = {o.name: o for o in ODD}
     def wrong(name): return run_one(named[name], write(named[name], tmp_path), enhance, tmp_path/'out')['outcome'] == 'wrong'
-    for target, attr, broken, seen in [(images, '_upright', lambda im: im, 'turned_3.png'), (P, '_pil_alpha', lambda im: None, 'alpha.png'), (images, '_is_deep', lambda im: False, 'deep.png'),
+    for target, attr, broken, seen in [(images, 'upright', lambda im: im, 'turned_3.png'), (P, '_pil_alpha', lambda im: None, 'alpha.png'), (images, '_is_deep', lambda im: False, 'deep.png'),
                                        (P, '_exif', lambda *a: None, 'all.jpg'), (P, '_frames', lambda *a: [], 'moving.gif'), (P, '_dpi', lambda *a: None, 'all.png')]:
         assert not wrong(seen)
         with monkeypatch.context() as m: m.setattr(target, attr, broken); assert wrong(seen), f'{attr} was broken, and {seen} did not show it'
