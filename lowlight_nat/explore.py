@@ -17,7 +17,7 @@ from fastcore.basics import AttrDict, patch
 
 # %% ../nbs/17_explore.ipynb #a637b819
 from .answer import LATENT_CELL, false_colour
-from .enhance import Enhancer, match_level, shrink, whole_stats
+from .enhance import Enhancer, match_level, shrink, stats_to, whole_stats
 from .exposure import parse_exposure
 from .images import to_pil
 from .tiling import crop_to, pad_to_multiple
@@ -57,7 +57,7 @@ class Steps:
         "What the step gave for these, computed if it is new."
         key = (step, *on)
         if key in self.kept: self.kept[key] = self.kept.pop(key); return self.kept[key] # now the youngest
-        with plain_defaults(), torch.inference_mode(), self.enhancer._precision(): res = f()
+        with plain_defaults(), torch.inference_mode(), self.enhancer.precision(): res = f()
         self.ran[step] += 1
         self.kept[key] = res
         while len(self.kept)>self.keep: del self.kept[next(iter(self.kept))]
@@ -70,7 +70,7 @@ def align(self:Steps)->AttrDict: # of `LowLightNAT.align`
     def f():
         p,_ = pad_to_multiple(self.x, 16 if min(self.size)<16 else 8)
         d = self.enhancer.device
-        return self.model.align(p.to(d), stats=AttrDict({k:v.to(d) for k,v in whole_stats(self.x).items()}))
+        return self.model.align(p.to(d), stats=stats_to(whole_stats(self.x), d))
     return self.once('align', f)
 
 @patch

@@ -150,12 +150,12 @@ def test_the_checks_of_odd_pictures_can_fail(enhance, tmp_path, monkeypatch):
 def short_of_memory(enhance, limit, error):
     "The enhancer on a machine on which tiles of more than `limit` pixels a side fail."
     e, sides = Enhancer(enhance.model, 'cpu', tile=512, whole=100_000), []
-    run = e._run
-    def _run(x, stats, tile, *args):
+    run = e._tiles
+    def _tiles(x, stats, tile, *args):
         sides.append(tile)
         if tile > limit: raise error
         return run(x, stats, tile, *args)
-    e._run = _run
+    e._tiles = _tiles
     return e, sides
 
 @pytest.mark.parametrize('error', [torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")], ids=lambda e: type(e).__name__)
@@ -189,11 +189,11 @@ def test_devices_in_their_order(monkeypatch):
 @pytest.mark.parametrize('error', [NotImplementedError('not implemented for the MPS device'), TypeError('Cannot convert a MPS Tensor to float64 dtype')])
 def test_what_the_gpu_of_apple_cannot_do_is_done_on_the_cpu(enhance, error):
     e = Enhancer(toy(), 'cpu')
-    e.device, run = torch.device('mps'), e._run
-    def _run(*args):
+    e.device, run = torch.device('mps'), e._tiles
+    def _tiles(*args):
         if e.device.type == 'mps': raise error
         return run(*args)
-    e._run = _run
+    e._tiles = _tiles
     res = e(picture(32, 40))
     assert e.device.type == 'cpu' and 'CPU' in res.notes[0] and torch.equal(res.x, enhance(picture(32, 40)).x)
 
