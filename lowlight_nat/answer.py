@@ -139,18 +139,21 @@ def write_animation(
     "Write a film that repeats, completely or not at all. Raises `ImageError`."
     path = Path(path)
     how = ANIMATED.get(path.suffix.lower())
-    if how is None: raise ImageError(f"'{path}' can't hold a film: end it with {' or '.join(ANIMATED)}.")
+    if how is None:
+        raise ImageError(f"'{path}' can't hold a film: end it with {' or '.join(ANIMATED)}.")
     if os.path.isdir(path): raise ImageError(f"'{path}' is a folder: add the name of the film.")
     times = [round(1000*seconds)]*(len(frames)-1)+[round(2500*seconds)]
     def save(f): frames[0].save(f, save_all=True, append_images=frames[1:], duration=times, loop=0, **how)
     try: write_beside(path, save)
     except (OSError, ValueError) as e:
-        raise ImageError(f"'{path}' can't be written ({e}): check the folder, its permissions and the space left.") from e
+        raise ImageError(f"'{path}' can't be written ({e}): check the folder, "
+                         "its permissions and the space left.") from e
     return path
 
 # %% ../nbs/13_answer.ipynb #1051a7e2
 LATENT_CELL = 4 # side of a cell of the latent grid, in pixels
 
+# %% ../nbs/13_answer.ipynb #1051a7e3
 @dataclass(eq=False)
 class Enhanced:
     "An enhanced picture and what is known about it."

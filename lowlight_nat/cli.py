@@ -50,7 +50,8 @@ class Param:
 # %% ../nbs/18_cli.ipynb #787e24e6
 def _kind(anno):
     "The type that converts an option's text: `float` for `float|None`."
-    if get_origin(anno) in (Union, types.UnionType): anno = next(o for o in get_args(anno) if o is not type(None))
+    if get_origin(anno) in (Union, types.UnionType):
+        anno = next(o for o in get_args(anno) if o is not type(None))
     return anno if callable(anno) else str
 
 def _words(v): return ' '.join(map(str, v)) if isinstance(v, (list,tuple)) else str(v)
@@ -78,7 +79,8 @@ def _add_options(p, func, short=None, only=None):
         untold = needed or v.default is None or param.type is bool
         told = '' if untold else f' (default: {_words(v.default)})'
         kw = dict(dest=k, help=param.help+told, required=needed, default=None if needed else v.default)
-        if param.type is bool: kw['action'] = argparse.BooleanOptionalAction if v.default else 'store_true'
+        if param.type is bool:
+            kw['action'] = argparse.BooleanOptionalAction if v.default else 'store_true'
         else:
             metavar = param.metavar or (None if param.choices else k.upper())
             kw |= dict(type=_kind(param.type), nargs=param.nargs, choices=param.choices, metavar=metavar)
@@ -150,16 +152,22 @@ def plan_jobs(
     "Which file goes where; raises an error of one sentence where that can't be."
     inputs,out = expand(inputs),Path(out)
     missing = [o for o in inputs if not o.exists()]
-    if len(missing)==len(inputs): raise ImageError(f"'{missing[0]}' doesn't exist: check the spelling and the folder.")
+    if len(missing)==len(inputs):
+        raise ImageError(f"'{missing[0]}' doesn't exist: check the spelling and the folder.")
     to_file = out.suffix.lower() in IMAGE_EXTENSIONS and not out.is_dir()
     if to_file: return _plan_file(inputs, out, uncertainty, history)
-    if out.exists() and not out.is_dir(): raise ImageError(f"'{out}' is a file: give a folder for the results, or a name that ends like a picture.")
+    if out.exists() and not out.is_dir():
+        raise ImageError(f"'{out}' is a file: give a folder for the results, "
+                         "or a name that ends like a picture.")
     jobs = make_jobs([o for o in inputs if not o.is_dir()], out, uncertainty=uncertainty, history=history)
     return unique_jobs(jobs + [j for o in inputs if o.is_dir() for j in folder_jobs(o, out, recursive, uncertainty, history)])
 
 def _plan_file(inputs, out, uncertainty, history):
-    if len(inputs)>1 or inputs[0].is_dir(): raise ImageError(f"'{out}' is the name of one picture, and there may be several results: give a folder.")
-    if out.suffix.lower() not in WRITTEN_FORMATS: raise ImageError(f"'{out}' can't be written: end it with one of {', '.join(WRITTEN_FORMATS)}.")
+    if len(inputs)>1 or inputs[0].is_dir():
+        raise ImageError(f"'{out}' is the name of one picture, and there may be several results: "
+                         "give a folder.")
+    if out.suffix.lower() not in WRITTEN_FORMATS:
+        raise ImageError(f"'{out}' can't be written: end it with one of {', '.join(WRITTEN_FORMATS)}.")
     return [(inputs[0], out, out.with_name(f'{out.stem}_uncertainty.png') if uncertainty else None, out.with_name(f'{out.stem}_history.webp') if history else None)]
 
 # %% ../nbs/18_cli.ipynb #d2ab11ec
@@ -220,22 +228,32 @@ def command_line(
     for k,v in docments(func.__wrapped__, full=True, returns=False).items():
         if k in skip or k not in kwargs or kwargs[k]==v.default: continue
         name,val = k.replace('_','-'),kwargs[k]
-        if isinstance(v.anno, Param) and not v.anno.opt: parts += [shlex.quote(_short(o)) for o in (val if isinstance(val, (list,tuple)) else [val])]; continue
+        if isinstance(v.anno, Param) and not v.anno.opt:
+            parts += [shlex.quote(_short(o)) for o in (val if isinstance(val, (list,tuple)) else [val])]
+            continue
         if isinstance(val, bool): parts.append(f'--{name}' if val else f'--no-{name}')
-        else: parts += [f'--{name}', *(shlex.quote(_short(o)) for o in (val if isinstance(val, (list,tuple)) else [val]))]
+        else:
+            parts += [f'--{name}', *(shlex.quote(_short(o)) for o in (val if isinstance(val, (list,tuple)) else [val]))]
     return ' '.join(parts)
 
 def _source(data, low, high, who=''):
     "What was named as data: one folder, or two as a tuple."
-    if bool(low)!=bool(high): raise ValueError(f"{who}--{'high' if low else 'low'} is missing: --low and --high go together, the folders of dark and of bright pictures.")
-    if data and low: raise ValueError(f"{who}--data names a folder with everything, --low and --high name two: give the one or the others.")
-    if not data and not low: raise ValueError(f"{who}--data is missing: give the folder of a data set of pairs, or two folders by --low and --high.")
+    if bool(low)!=bool(high):
+        raise ValueError(f"{who}--{'high' if low else 'low'} is missing: "
+                         "--low and --high go together, the folders of dark and of bright pictures.")
+    if data and low:
+        raise ValueError(f"{who}--data names a folder with everything, --low and --high name two: "
+                         "give the one or the others.")
+    if not data and not low:
+        raise ValueError(f"{who}--data is missing: give the folder of a data set of pairs, "
+                         "or two folders by --low and --high.")
     return data or (low,high)
 
 def _chosen(source, split):
     "The split that is meant; what has none is taken whole, and that is said."
     if split: return split
-    if (found := default_split(source))=='all': print(f"'{_short(source)}' has no split: all its pairs are used", flush=True)
+    if (found := default_split(source))=='all':
+        print(f"'{_short(source)}' has no split: all its pairs are used", flush=True)
     return found
 
 # %% ../nbs/18_cli.ipynb #a73afcef
@@ -249,7 +267,8 @@ def _weights_of(enhancer, name):
 def _overlap(enhancer, pairs):
     "What has to be said of pictures whose scenes the weights were trained on, and their names."
     seen = enhancer.model.about.get('fingerprints')
-    if seen is None: return "The weights don't say what they were trained on, so whether these scenes were among it is unknown.",[]
+    if seen is None:
+        return "The weights don't say what they were trained on, so whether these scenes were among it is unknown.",[]
     found = overlaps(pairs, seen)
     return overlap_note(found, len(pairs)),list(dict.fromkeys(o.query for o in found))
 
@@ -315,11 +334,14 @@ def lowlight_train(
     note:str|None=None, # what else the checkpoint should say of itself, kept in its metadata
 ): # what `train_pipeline` returns
     "Train a model on pairs of pictures."
-    if not 0<steps_scale<float('inf'): raise ValueError(f'steps_scale={steps_scale} must be positive: it multiplies the number of steps.')
-    if memory_gb is not None and not memory_gb>0: raise ValueError(f'memory_gb={memory_gb} must be positive: it is the memory of the card, in GB.')
+    if not 0<steps_scale<float('inf'):
+        raise ValueError(f'steps_scale={steps_scale} must be positive: it multiplies the number of steps.')
+    if memory_gb is not None and not memory_gb>0:
+        raise ValueError(f'memory_gb={memory_gb} must be positive: it is the memory of the card, in GB.')
     cfg,source = train_config(preset, steps_scale, seed, lr, bs, crop),_source(data, low, high)
     if not out: raise ValueError('--out is missing: give the folder for what training writes.')
-    if Path(out).exists() and not Path(out).is_dir(): raise ValueError(f"'{out}' is a file: give a folder for what training writes.")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"'{out}' is a file: give a folder for what training writes.")
     place = None if device=='auto' else pick_device(device)
     from lowlight_nat.training import train_pipeline
     from lowlight_nat.training_memory import fit_card
@@ -343,10 +365,13 @@ def train_config(
     for k,v in dict(lr=lr, bs=bs, crop=crop).items():
         if v is None: continue
         v = tuple(v) if isinstance(v, (list,tuple)) else (v,)
-        if len(v) not in (1,4): raise ValueError(f'{k}={_words(v)} must be one number for all stages, or four: codebook, flow, nat, decoder.')
-        if not all(0<o<float('inf') for o in v): raise ValueError(f'{k}={_words(v)} must be positive.')
+        if len(v) not in (1,4):
+            raise ValueError(f'{k}={_words(v)} must be one number for all stages, or four: codebook, flow, nat, decoder.')
+        if not all(0<o<float('inf') for o in v):
+            raise ValueError(f'{k}={_words(v)} must be positive.')
         plan[k] = v*4 if len(v)==1 else v
-    if crop is not None: plan['context'] = max(cfg.context, *plan['crop'])   # pieces are cut from larger ones
+    if crop is not None:
+        plan['context'] = max(cfg.context, *plan['crop'])   # pieces are cut from larger ones
     return replace(cfg, steps=tuple(max(1, round(s*steps_scale)) for s in cfg.steps), seed=cfg.seed if seed is None else seed, **plan)
 
 # %% ../nbs/18_cli.ipynb #669d0d6d
@@ -356,7 +381,8 @@ def _cost(a):
     model = a.preset if a.weights in (None,'random') else load_model(a.weights)
     which = [dict(latent='+latent NAT', decoder='+decoder NAT').get(o, o) for o in a.systems]
     res = cost(model, a.size, a.share, a.rounds, a.repeat, a.threads, a.dtype, pick_device(a.device), systems=tuple(which))
-    for o in cost_table(res), *(stage_table(res, k, official=res.preset=='base' and k=='GLARE') for k in which if k in ('GLARE','both')): print(o, end='\n\n')
+    for o in cost_table(res), *(stage_table(res, k, official=res.preset=='base' and k=='GLARE') for k in which if k in ('GLARE','both')):
+        print(o, end='\n\n')
     res |= dict(weights=_short(a.weights or 'random'), versions=versions(), command=command_line(lowlight_experiment, **a), date=date.today().isoformat())
     if a.json: write_json(a.json, res)
     return res
@@ -367,7 +393,9 @@ def _lpips(path):
         try: return LPIPS()
         except (FileNotFoundError,ImportError): return None
     f = LPIPS(path=path)
-    if not f.published: raise ValueError(f"'{path}' holds other weights than the published ones, and a distance by them isn't LPIPS: leave --lpips out, or fetch {weights_url('alex')}.")
+    if not f.published:
+        raise ValueError(f"'{path}' holds other weights than the published ones, "
+                         f"and a distance by them isn't LPIPS: leave --lpips out, or fetch {weights_url('alex')}.")
     return f
 
 def _inception():
@@ -380,7 +408,8 @@ def _experiment(a):
     "Run one of the experiments on pairs, and print its table."
     source = _source(a.data, a.low, a.high, f'{a.name}: ')
     if not a.out: raise ValueError(f'{a.name}: --out is missing: give the folder for the results.')
-    if a.name=='tau' and a.split=='test': raise ValueError('tau: a default is chosen by it, and nothing may be chosen on the test pictures; leave --split out.')
+    if a.name=='tau' and a.split=='test':
+        raise ValueError('tau: a default is chosen by it, and nothing may be chosen on the test pictures; leave --split out.')
     trains = a.name in ('table1','ablation')
     split = a.split or 'val' if trains or a.name=='uncertainty' else _chosen(source, a.split)   # what looks at training pairs is not scored on them
     weights = None if trains or a.name=='compare' else a.weights or DEFAULT_WEIGHTS
@@ -451,14 +480,18 @@ def lowlight_experiment(
     choose('experiment', name, EXPERIMENTS)
     defaults = docments(lowlight_experiment.__wrapped__, full=True, returns=False)
     for k,v in args.items():
-        if k not in EXPERIMENTS[name][1] and v!=defaults[k].default: raise ValueError(f"{name} takes no {k}: it takes {', '.join(EXPERIMENTS[name][1][1:])}.")
+        if k not in EXPERIMENTS[name][1] and v!=defaults[k].default:
+            raise ValueError(f"{name} takes no {k}: it takes {', '.join(EXPERIMENTS[name][1][1:])}.")
     return (_cost if name=='cost' else _experiment)(AttrDict(args))
 
 # %% ../nbs/18_cli.ipynb #bbf3e316
 def _convert_glare(files, out, dtype):
     "GLARE's published weights as one checkpoint of ours; its NATs are untrained and off."
-    if Path(out).suffix!='.safetensors': raise ValueError(f"'{out}' must end in .safetensors, since --glare writes a checkpoint; `lowlight_export OUT.onnx --weights` makes an ONNX file of that.")
-    if dtype=='int8': raise ValueError('dtype=int8 is for ONNX files: with --glare, choose float32, as published, or float16.')
+    if Path(out).suffix!='.safetensors':
+        raise ValueError(f"'{out}' must end in .safetensors, since --glare writes a checkpoint; "
+                         "`lowlight_export OUT.onnx --weights` makes an ONNX file of that.")
+    if dtype=='int8':
+        raise ValueError('dtype=int8 is for ONNX files: with --glare, choose float32, as published, or float16.')
     model = LowLightNAT.from_glare(*files)
     sums = {Path(f).name: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files}
     save_model(model, out, dict(note="GLARE's release, converted; the NATs are untrained and switched off", release=GLARE_RELEASE, files=sums), half=dtype=='float16')
@@ -508,7 +541,8 @@ def lowlight_parser()->argparse.ArgumentParser:
     p = _Parser(prog='lowlight', description='Enhance dark pictures, train and measure models that do.')
     title = 'commands; `lowlight COMMAND --help` lists the options of one'
     found = p.add_subparsers(dest='command', required=True, metavar='COMMAND', title=title)
-    for name,f in COMMANDS.items(): f.fill(found.add_parser(name, help=f.__doc__, description=f.__doc__))
+    for name,f in COMMANDS.items():
+        f.fill(found.add_parser(name, help=f.__doc__, description=f.__doc__))
     return p
 
 def lowlight(

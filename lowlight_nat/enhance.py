@@ -98,9 +98,11 @@ def pick_device(
         raise ValueError(f"The device {device!r} isn't supported: use 'auto', 'cpu', 'cuda' or 'mps'.")
     if d.type=='cuda' and (d.index or 0)>=torch.cuda.device_count():
         n = torch.cuda.device_count()
-        raise ValueError(f"The device {device!r} isn't there ({n} CUDA GPUs found): use 'cpu' or 'auto'.")
+        raise ValueError(f"The device {device!r} isn't there ({n} CUDA GPUs found): "
+                         "use 'cpu' or 'auto'.")
     if d.type=='mps' and not torch.backends.mps.is_available():
-        raise ValueError("The device 'mps' isn't there (it's the GPU of Apple computers): use 'cpu' or 'auto'.")
+        raise ValueError("The device 'mps' isn't there (it's the GPU of Apple computers): "
+                         "use 'cpu' or 'auto'.")
     return d
 
 # %% ../nbs/13_enhance.ipynb #cbf36724
@@ -130,6 +132,7 @@ class Settings:
         return dict(tau=self.tau, rounds=self.rounds, heat=self.heat, mix=self.mix, latent_nat=self.latent_nat,
                     decoder_nat=self.decoder_nat, record=self.keeps_rounds)
 
+# %% ../nbs/13_enhance.ipynb #cbf36725
 def _switch(
     name, # of the setting
     v, # what was given
@@ -156,7 +159,8 @@ def check_settings(
     "Refuse settings that make no sense, in one sentence."
     if tau is not None: tau = check_number('tau', tau, '[0, 1]')
     if rounds is not None: rounds = check_number('rounds', rounds, '[0, inf)', True)
-    if mix is not None: mix = check_number('mix', mix, '[0, 1]', why='0 trusts the codebook, 1 the photograph')
+    if mix is not None:
+        mix = check_number('mix', mix, '[0, 1]', why='0 trusts the codebook, 1 the photograph')
     return Settings(
         tau, rounds,
         heat=check_number('heat', heat, '[0, inf)', why='0 is the likeliest picture, 1 a sample'),
@@ -472,7 +476,8 @@ class Enhancer:
         own = grey_mean(p.x)
         log_level,log_std = torch.tensor([level.mean, level.std], dtype=torch.float32).log().view(2,1)
         kept = self.model.at_least(log_level, own)
-        if s.exposure is not None: return _Brightness(match_level(x_norm, s.exposure), kept.exp().item(), [])
+        if s.exposure is not None:
+            return _Brightness(match_level(x_norm, s.exposure), kept.exp().item(), [])
         k = max(1, round((x_norm.shape[1]*x_norm.shape[2]/4e6)**.5))   # of a large picture every k-th pixel is asked for lights
         gain = self.model.gain(x_norm[None,:,::k,::k], log_level, log_std, own=own).item()
         if torch.equal(kept, log_level): return _Brightness(gain, level.mean, [])
@@ -491,7 +496,8 @@ class Enhancer:
             y = y.mul_(bright.gain).clamp_(0,1).contiguous()
             return y if s.strength==1 else y.lerp_(x, 1-s.strength)
         notes = [*p.notes, *notes, *bright.notes]
-        if s.mask is not None and not s.mask.any(): notes.append('the mask sets no place: the NATs refined nothing')
+        if s.mask is not None and not s.mask.any():
+            notes.append('the mask sets no place: the NATs refined nothing')
         film = None
         if s.film:
             small = _smaller(p.x, scale)

@@ -56,7 +56,9 @@ class Steps:
     ):
         "What the step gave for these, computed if it is new."
         key = (step, *on)
-        if key in self.kept: self.kept[key] = self.kept.pop(key); return self.kept[key] # now the youngest
+        if key in self.kept:
+            self.kept[key] = self.kept.pop(key)
+            return self.kept[key] # now the youngest
         with plain_defaults(), torch.inference_mode(), self.enhancer.precision(): res = f()
         self.ran[step] += 1
         self.kept[key] = res
@@ -229,7 +231,8 @@ def top_codes(self:Steps,
     "The likeliest codes of a place before the NAT."
     def f():
         a,q = self.align(),self.model.vqgan.quantizer
-        at = torch.zeros_like(a.sigma, dtype=torch.bool); at[0,row,col] = True
+        at = torch.zeros_like(a.sigma, dtype=torch.bool)
+        at[0,row,col] = True
         p = prior_at(q.place(a.z_tilde), q.codes, 2*self.model.cfg.factor*a.sigma**2, at)[0].exp()
         return p.topk(min(n, len(p)))
     p,codes = self.once('top', f, row, col, n)

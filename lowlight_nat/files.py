@@ -79,7 +79,8 @@ def choose(
 ): # the dict's value of that name, or the name itself
     "The entry of that name, or `ValueError` with one sentence that lists the names and suggests the closest."
     names = list(table)
-    if isinstance(name, str) and name in names: return table[name] if isinstance(table, dict) else name
+    if isinstance(name, str) and name in names:
+        return table[name] if isinstance(table, dict) else name
     start = f'{where}: there' if where else 'There'
     close = difflib.get_close_matches(str(name), names, 1)
     hint = f' (did you mean {close[0]!r}?)' if close else ''
@@ -103,7 +104,8 @@ def image_errors(
         raise ImageError(f"{name} claims to hold more pixels than is safe ({e}): make it smaller, "
                          "or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it.") from e
     except MemoryError as e:
-        raise ImageError(f"{name} doesn't fit into memory: make it smaller, or end other programs.") from e
+        raise ImageError(f"{name} doesn't fit into memory: make it smaller, "
+                         "or end other programs.") from e
     except Exception as e:
         why = ' '.join(str(e).split()) or type(e).__name__
         raise ImageError(f"{name} is damaged or cut short ({why}): copy or download it again, "
@@ -122,7 +124,8 @@ def _read_path(path):
         raise ImageError(f"'{path}' is an address, not a file: download the picture and name the file.")
     path = Path(path)
     try:
-        if not path.exists(): raise ImageError(f"'{path}' doesn't exist: check the spelling and the folder.")
+        if not path.exists():
+            raise ImageError(f"'{path}' doesn't exist: check the spelling and the folder.")
         if path.is_dir():
             raise ImageError(f"'{path}' is a folder, not a picture: "
                              "name a file in it, or list its pictures with list_images.")
@@ -130,7 +133,8 @@ def _read_path(path):
     except ImageError: raise
     except (OSError, ValueError) as e:
         why = getattr(e, 'strerror', None) or e
-        raise ImageError(f"{str(path)!r} can't be opened ({why}): check the name, and that you may read it.") from e
+        raise ImageError(f"{str(path)!r} can't be opened ({why}): check the name, "
+                         "and that you may read it.") from e
 
 def _read_rest(f):
     "What is left in an open file."
@@ -171,7 +175,8 @@ def open_bytes(
 )->Image.Image:
     "The picture, opened and not yet decoded."
     if not isinstance(data, bytes):
-        raise ImageError(f"{name} gives {type(data).__name__} instead of bytes: open it in binary mode, 'rb'.")
+        raise ImageError(f"{name} gives {type(data).__name__} instead of bytes: "
+                         "open it in binary mode, 'rb'.")
     if not data: raise ImageError(f"{name} is empty (0 bytes): copy or download it again.")
     try: return Image.open(BytesIO(data), formats=readable_formats(name))
     except Image.UnidentifiedImageError:
@@ -216,7 +221,8 @@ def is_raw(
 )->bool:
     "Is this a raw camera file? By its ending, or as a TIFF whose first directory has DNG's version (entry 50706)."
     ending = name.strip("'").lower()
-    if not isinstance(data, bytes): return False   # a file opened as text, which gets its own sentence
+    if not isinstance(data, bytes):
+        return False   # a file opened as text, which gets its own sentence
     is_heif = data[4:8]==b'ftyp' and data[8:12] in _heif_brands and not ending.endswith('.cr3')
     if data.startswith(_not_raw) or is_heif: return False
     if ending.endswith(RAW_EXTENSIONS): return True
@@ -299,7 +305,8 @@ def format_of(
     "The format that the ending of a name chooses; `ImageError` where it chooses none."
     fmt = WRITTEN_FORMATS.get(Path(path).suffix.lower())
     if fmt is None:
-        raise ImageError(f"'{path}' has no ending that names a format: use one of {', '.join(WRITTEN_FORMATS)}.")
+        raise ImageError(f"'{path}' has no ending that names a format: "
+                         f"use one of {', '.join(WRITTEN_FORMATS)}.")
     if Path(path).is_dir(): raise ImageError(f"'{path}' is a folder: add the name of the picture.")
     return fmt
 
@@ -314,7 +321,8 @@ def list_images(
 )->list: # of `Path`, sorted
     "The pictures in a folder (by their ending), sorted; a file gives a list of one."
     path = Path(path)
-    if not path.exists(): raise ImageError(f"'{path}' doesn't exist: check the spelling and the folder.")
+    if not path.exists():
+        raise ImageError(f"'{path}' doesn't exist: check the spelling and the folder.")
     if path.is_file(): return [path]
     found = path.rglob('*') if recursive else path.iterdir()
     def hidden(p): return any(o.startswith('.') for o in p.relative_to(path).parts)

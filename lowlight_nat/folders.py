@@ -69,10 +69,13 @@ def check_jobs(
     results = [(s,d) for s,*ds in jobs for d in ds if d]
     for s,d in results:
         if _identity(d) in inputs and not (in_place and _identity(s)==_identity(d)):
-            raise ValueError(f"'{d}' is an input and would be overwritten by the result: choose another folder for the results, or ask for it by in_place.")
+            raise ValueError(f"'{d}' is an input and would be overwritten by the result: "
+                             "choose another folder for the results, or ask for it by in_place.")
     seen = {}
     for s,d in results:
-        if (k := os.path.realpath(d)) in seen: raise ValueError(f"'{seen[k]}' and '{s}' would both be written to '{d}': enhance them into different folders.")
+        if (k := os.path.realpath(d)) in seen:
+            raise ValueError(f"'{seen[k]}' and '{s}' would both be written to '{d}': "
+                             "enhance them into different folders.")
         seen[k] = s
 
 # %% ../nbs/13_folders.ipynb #0c66d2cc
@@ -93,12 +96,15 @@ def _prepare(folders):
         try:
             f.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=f): pass
-        except OSError as e: raise ImageError(f"'{f}' can't be written ({e.strerror}): choose another folder for the results, or make room and allow writing.") from e
+        except OSError as e:
+            raise ImageError(f"'{f}' can't be written ({e.strerror}): choose another folder for the "
+                             "results, or make room and allow writing.") from e
 
 def _full(e):
     "Was it the disk that had no room?"
     while e is not None:
-        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC)): return True
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC)):
+            return True
         e = e.__cause__
     return False
 
@@ -117,9 +123,13 @@ def _one(res, job, quality):
     return res.notes
 
 def _check_run(jobs, existing, in_place, kwargs):
-    check_settings(**kwargs); check_jobs(jobs, in_place)
-    if existing not in ('overwrite','skip'): raise ValueError(f"existing={existing!r} must be 'overwrite' or 'skip'.")
-    if in_place and existing=='skip': raise ValueError("in_place can't go with existing='skip': a picture in its own result's place doesn't tell whether it was done.")
+    check_settings(**kwargs)
+    check_jobs(jobs, in_place)
+    if existing not in ('overwrite','skip'):
+        raise ValueError(f"existing={existing!r} must be 'overwrite' or 'skip'.")
+    if in_place and existing=='skip':
+        raise ValueError("in_place can't go with existing='skip': a picture in its own result's "
+                         "place doesn't tell whether it was done.")
 
 # %% ../nbs/13_folders.ipynb #fbd5299f
 def enhance_files(
@@ -148,9 +158,13 @@ def enhance_files(
                 if notes := _one(res, todo[i], quality): r.notes[src] = notes
                 r.done.append(dst)
             except Exception as e:
-                if _full(e): raise ImageError(f"There's no room left for '{dst}': {len(r.done)+len(r.skipped)} of {len(jobs)} pictures are finished and stay; make room and go on with existing='skip'.") from e
-                r.failed[src] = _reason(e); bar.set_postfix(failed=len(r.failed))
-            bar.update(); del res   # its memory is for the next one
+                if _full(e):
+                    raise ImageError(f"There's no room left for '{dst}': "
+                                     f"{len(r.done)+len(r.skipped)} of {len(jobs)} pictures are finished and stay; make room and go on with existing='skip'.") from e
+                r.failed[src] = _reason(e)
+                bar.set_postfix(failed=len(r.failed))
+            bar.update()
+            del res   # its memory is for the next one
     return r
 
 # %% ../nbs/13_folders.ipynb #7197cfa6
@@ -185,7 +199,8 @@ def _outside(files, src, inside):
 def _no_pictures(src, inside, recursive):
     "The sentence for a folder without pictures: they may be one level below."
     below = [] if recursive else _without_ours(_outside(list_images(src, True), src, inside))
-    if below: return f"The folder '{src}' holds no pictures itself, but the folders inside it hold {len(below)}: add --recursive (in Python recursive=True)."
+    if below:
+        return f"The folder '{src}' holds no pictures itself, but the folders inside it hold {len(below)}: add --recursive (in Python recursive=True)."
     return f"The folder '{src}' holds no pictures: endings read are {', '.join(IMAGE_EXTENSIONS)}."
 
 # %% ../nbs/13_folders.ipynb #50b3f03b

@@ -48,14 +48,18 @@ def show_images(
     "Draw pictures and maps (values in [0,1]) in a grid."
     import matplotlib.pyplot as plt
     ims = [_to_shown(o) for o in ims]
-    if not ims: raise ValueError("show_images got no picture: give it a list of at least one, or a batch (B,C,H,W).")
+    if not ims:
+        raise ValueError("show_images got no picture: give it a list of at least one, "
+                         "or a batch (B,C,H,W).")
     titles = list(titles or [])+['']*len(ims)
-    ncols = min(ncols, len(ims)); nrows = -(-len(ims)//ncols)
+    ncols = min(ncols, len(ims))
+    nrows = -(-len(ims)//ncols)
     ratio = max(o.shape[0]/o.shape[1] for o in ims)
     fig,axs = plt.subplots(nrows, ncols, figsize=(scale*ncols, (scale*ratio+.3)*nrows), squeeze=False, layout='constrained')
     for ax in axs.flat: ax.axis('off')
     for ax,im,t in zip(axs.flat, ims, titles):
-        ax.imshow(im, cmap=cmap, vmin=0, vmax=1); ax.set_title(t, fontsize=10)
+        ax.imshow(im, cmap=cmap, vmin=0, vmax=1)
+        ax.set_title(t, fontsize=10)
     plt.show()
 
 # %% ../nbs/00_images.ipynb #aaea862f
@@ -79,12 +83,17 @@ def to_unit(
 )->np.ndarray: # the same shape, float32 in [0,1]
     "Any depth to [0,1]: 8- and 16-bit integers are divided by their maximum."
     if a.dtype==bool: return a.astype(np.float32)
-    if a.dtype.kind=='u' and a.dtype.itemsize<=2: return np.divide(a, np.iinfo(a.dtype).max, dtype=np.float32)
-    if a.dtype.kind!='f': raise ImageError(f"{name} has values of type {a.dtype}: convert them to uint8, uint16, or float in [0,1].")
+    if a.dtype.kind=='u' and a.dtype.itemsize<=2:
+        return np.divide(a, np.iinfo(a.dtype).max, dtype=np.float32)
+    if a.dtype.kind!='f':
+        raise ImageError(f"{name} has values of type {a.dtype}: convert them to uint8, uint16, "
+                         "or float in [0,1].")
     a = a.astype(np.float32)
-    if not np.isfinite(a).all(): raise ImageError(f"{name} contains NaN or infinite values: repair it before enhancing.")
+    if not np.isfinite(a).all():
+        raise ImageError(f"{name} contains NaN or infinite values: repair it before enhancing.")
     if a.min()<-1e-3 or a.max()>1+1e-3:
-        raise ImageError(f"{name} has float values from {a.min():.4g} to {a.max():.4g}: scale them to [0,1] first.")
+        raise ImageError(f"{name} has float values from {a.min():.4g} to {a.max():.4g}: "
+                         "scale them to [0,1] first.")
     return a.clip(0,1)
 
 # %% ../nbs/00_images.ipynb #e07127b4
@@ -95,8 +104,11 @@ def _array_to_tensor(
     "An array as a picture tensor: grey is repeated, alpha dropped."
     if a.ndim==2: a = a[...,None]
     if a.ndim!=3 or a.shape[2] not in (1,2,3,4):
-        raise ImageError(f"{name} has the shape {tuple(a.shape)}: a picture is (H,W), (H,W,1), (H,W,3) or (H,W,4).")
-    if 0 in a.shape: raise ImageError(f"{name} has no pixels (shape {tuple(a.shape)}): give a picture of at least 1x1.")
+        raise ImageError(f"{name} has the shape {tuple(a.shape)}: a picture is (H,W), (H,W,1), "
+                         "(H,W,3) or (H,W,4).")
+    if 0 in a.shape:
+        raise ImageError(f"{name} has no pixels (shape {tuple(a.shape)}): give a picture of at least "
+                         "1x1.")
     a = a[...,:1].repeat(3, axis=2) if a.shape[2]<3 else a[...,:3]
     return torch.from_numpy(np.ascontiguousarray(to_unit(a, name).transpose(2,0,1)))
 
@@ -113,8 +125,10 @@ def _to_rgb(im):
     "Pillow's conversion to RGB; ink goes by its ICC profile, where it has one, and Lab by what Lab means."
     icc = im.info.get('icc_profile')
     try:
-        if im.mode=='LAB': return ImageCms.profileToProfile(im, ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), outputMode='RGB')
-        if im.mode=='CMYK' and icc: return ImageCms.profileToProfile(im, BytesIO(icc), ImageCms.createProfile('sRGB'), outputMode='RGB')
+        if im.mode=='LAB':
+            return ImageCms.profileToProfile(im, ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), outputMode='RGB')
+        if im.mode=='CMYK' and icc:
+            return ImageCms.profileToProfile(im, BytesIO(icc), ImageCms.createProfile('sRGB'), outputMode='RGB')
     except ImageCms.PyCMSError: pass   # a profile that is none
     if im.mode=='La': im = im.convert('LA')
     if im.mode in ('P','PA','RGBa'): im = im.convert('RGBA')
@@ -123,11 +137,15 @@ def _to_rgb(im):
 # %% ../nbs/00_images.ipynb #97a19525
 def _loaded(im, name):
     "Decode the pixels of a Pillow picture now; one sentence if it was closed before."
-    if 0 in im.size: raise ImageError(f"{name} has no pixels (size {im.width}x{im.height}): give a picture of at least 1x1.")
-    if im.format in ('EPS','WMF'): raise ImageError(f"{name} is a drawing ({im.format}), not a picture of pixels: save it as PNG.")
+    if 0 in im.size:
+        raise ImageError(f"{name} has no pixels (size {im.width}x{im.height}): "
+                         "give a picture of at least 1x1.")
+    if im.format in ('EPS','WMF'):
+        raise ImageError(f"{name} is a drawing ({im.format}), not a picture of pixels: save it as PNG.")
     try: im.load()
     except (ValueError, AttributeError, AssertionError) as e:
-        raise ImageError(f"{name} was closed before it was read, or is damaged: open it again, or call its load() before you close it.") from e
+        raise ImageError(f"{name} was closed before it was read, or is damaged: open it again, "
+                         "or call its load() before you close it.") from e
 
 def _pil_array(im, name):
     "The numbers of a Pillow picture, upright: (H,W), or (H,W,3) after conversion to RGB."
@@ -136,7 +154,9 @@ def _pil_array(im, name):
     if im.mode[0] not in 'IF': return np.array(_to_rgb(up))
     a = np.array(up)
     if im.mode=='I':
-        if a.min()<0 or a.max()>65535: raise ImageError(f"{name} has whole numbers from {a.min()} to {a.max()}: save it with 16 bits.")
+        if a.min()<0 or a.max()>65535:
+            raise ImageError(f"{name} has whole numbers from {a.min()} to {a.max()}: "
+                             "save it with 16 bits.")
         a = a.astype(np.uint16)
     if im.mode!='F' and tags.get(258)==(12,): a = np.round(a*(65535/4095)).astype(np.uint16)
     if tags.get(262)==0: a = (1 if im.mode=='F' else 65535)-a   # 0 is white
@@ -173,7 +193,8 @@ def _deep_array(hi, lo):
         return a[...,::2]*256+a[...,1::2]
     lo.tile = [_with_rawmode(t, _rawmode(t)[:-1]+_other_byte[_rawmode(t)[-1]]) for t in lo.tile]
     a = np.array(upright(hi)).astype(np.uint16)   # of one shape with the lower bytes
-    a *= 256; a += np.array(upright(lo))
+    a *= 256
+    a += np.array(upright(lo))
     return a
 
 # %% ../nbs/00_images.ipynb #3a234491
@@ -185,8 +206,10 @@ def _odd_tiff(im):
     tags = getattr(im, 'tag_v2', None)
     if im.format!='TIFF' or tags is None: return None
     bits,channels = max(tags.get(258, (1,))),tags.get(277, 1)
-    if im.mode in ('F','I') and tags.prefix==b'MM' and tags.get(259, 1)!=1: return f'of {bits} bits, compressed, the high byte first'
-    if bits<=8 or channels==1 or tags.get(262)==5: return None   # 5: ink, which Little CMS has with 8 bits
+    if im.mode in ('F','I') and tags.prefix==b'MM' and tags.get(259, 1)!=1:
+        return f'of {bits} bits, compressed, the high byte first'
+    if bits<=8 or channels==1 or tags.get(262)==5:
+        return None   # 5: ink, which Little CMS has with 8 bits
     if tags.get(284)==2: return f'of {bits} bits stored plane by plane'
     if 1 in tags.get(338, ()): return f'of {bits} bits with colours multiplied by alpha'
     return None
@@ -199,18 +222,24 @@ def _tiff_array(
     "The first page of a TIFF as `tifffile` reads it."
     remedy = "run `pip install lowlight_nat[tiff]`, or save it with 16 bits, its channels interleaved"
     try: import tifffile
-    except ImportError as e: raise ImageError(f"{name} is a TIFF {what}, and tifffile, which reads it, isn't installed: {remedy}.") from e
+    except ImportError as e:
+        raise ImageError(f"{name} is a TIFF {what}, and tifffile, which reads it, isn't installed: "
+                         f"{remedy}.") from e
     try:
         with tifffile.TiffFile(BytesIO(data)) as f:
             page = f.pages[0]
             n = page.imagewidth*page.imagelength
-            if Image.MAX_IMAGE_PIXELS and n>2*Image.MAX_IMAGE_PIXELS: raise Image.DecompressionBombError(f'{n} pixels')
-            if page.photometric not in (0,1,2): raise ImageError(f"{name} is a TIFF {what} whose colours are neither grey nor RGB: save it as RGB.")
+            if Image.MAX_IMAGE_PIXELS and n>2*Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError(f'{n} pixels')
+            if page.photometric not in (0,1,2):
+                raise ImageError(f"{name} is a TIFF {what} whose colours are neither grey nor RGB: "
+                                 "save it as RGB.")
             a = page.asarray()
             icc,turn = (page.tags.get(o) for o in (34675,274))
     except (ValueError, NotImplementedError) as e:
         if 'imagecodecs' not in str(e): raise
-        raise ImageError(f"{name} is a TIFF {what} whose compression needs imagecodecs: {remedy}.") from e
+        raise ImageError(f"{name} is a TIFF {what} whose compression needs imagecodecs: "
+                         f"{remedy}.") from e
     if page.planarconfig==2 and page.samplesperpixel>1: a = np.moveaxis(a, 0, -1)
     if page.photometric==0: a = (np.iinfo(a.dtype).max if a.dtype.kind=='u' else 1)-a
     if tuple(page.extrasamples)[:1]==(1,) and a.ndim==3:
@@ -285,16 +314,19 @@ class _Meaning:
 
 def _meaning(im, data, grey, name):
     "What the numbers of an opened picture mean."
-    if im.mode in ('CMYK','LAB'): return _Meaning(notes=[f"{name} is in {'ink (CMYK)' if im.mode=='CMYK' else 'Lab'}: the result is in sRGB"])
+    if im.mode in ('CMYK','LAB'):
+        return _Meaning(notes=[f"{name} is in {'ink (CMYK)' if im.mode=='CMYK' else 'Lab'}: the result is in sRGB"])
     icc = im.info.get('icc_profile')
     if data[:4]==b'\x89PNG' and _codes(data): icc = None   # the codes win
     who = f'the ICC profile of {name}' if icc else name
     try: space = parse_profile(icc) if icc else _named_space(im, data)
     except ValueError as e:
-        if 'tables' in str(e) and not grey: return _Meaning(tables=icc, notes=[f'{who} {e}: converted to sRGB with 8 bits'])
+        if 'tables' in str(e) and not grey:
+            return _Meaning(tables=icc, notes=[f'{who} {e}: converted to sRGB with 8 bits'])
         return _Meaning(notes=[f"{who} {e}{' and was left out' if icc else ''}: the numbers were read as sRGB"])
     if space is None: return _Meaning()
-    if space.grey and not grey: return _Meaning(notes=[f"{who} is for grey, not RGB, and was left out: the numbers were read as sRGB"])
+    if space.grey and not grey:
+        return _Meaning(notes=[f"{who} is for grey, not RGB, and was left out: the numbers were read as sRGB"])
     fits = space.grey==grey
     if is_srgb(space): return _Meaning(icc=icc if fits else None)
     return _Meaning(space, (icc or make_profile(space)) if fits else None)
@@ -311,7 +343,8 @@ def _converted(x, space, name):
 
 def _by_littlecms(x, icc):
     "A picture (3,H,W) to sRGB by a profile of tables, with 8 bits; None if Little CMS can't."
-    try: im = ImageCms.profileToProfile(to_pil(x), BytesIO(icc), ImageCms.createProfile('sRGB'), outputMode='RGB')
+    try:
+        im = ImageCms.profileToProfile(to_pil(x), BytesIO(icc), ImageCms.createProfile('sRGB'), outputMode='RGB')
     except (ImageCms.PyCMSError, OSError, ValueError): return None
     return _array_to_tensor(np.array(im))
 
@@ -334,7 +367,8 @@ def _understood(im, a, data, name):
     x = _pil_to_tensor(im, name) if a is None else _array_to_tensor(a, name)
     if m.tables:
         y = _by_littlecms(x, m.tables)
-        if y is None: m.notes = [f"the ICC profile of {name} can't be used and was left out: the numbers were read as sRGB"]
+        if y is None:
+            m.notes = [f"the ICC profile of {name} can't be used and was left out: the numbers were read as sRGB"]
         else: x,depth = y,8
     if m.space: m.notes += _converted(x, m.space, name)
     return Decoded(x, im, a, depth, grey, m)
@@ -345,7 +379,8 @@ def decode_bytes(
 )->Decoded:
     "Bytes of a picture file, decoded."
     with image_errors(name):
-        if is_raw(name, data): return Decoded(_array_to_tensor(develop_raw(data, name), name), depth=16)
+        if is_raw(name, data):
+            return Decoded(_array_to_tensor(develop_raw(data, name), name), depth=16)
         data,notes = _without_large(data, name) if isinstance(data, bytes) else (data,[])
         try: im = open_bytes(data, name)
         except Image.UnidentifiedImageError:
@@ -354,7 +389,8 @@ def decode_bytes(
             im = Image.new('L' if a.shape[2]<3 else 'RGB', (1,1))
             if icc: im.info['icc_profile'] = icc
             return _understood(im, a, data, name)
-        if what := _odd_tiff(im): return _understood(im, _tiff_array(data, name, what)[0], data, name)
+        if what := _odd_tiff(im):
+            return _understood(im, _tiff_array(data, name, what)[0], data, name)
         a = _deep_array(im, open_bytes(data, name)) if _is_deep(im) else None
         im.load()
         d = _understood(im, a, data, name)
@@ -368,22 +404,27 @@ def channels_last(
     "A tensor with its channels last, or one sentence on what a picture is."
     if x.ndim!=3 or x.shape[0] not in (1,2,3,4):
         hint = ': its channels come first, as x.permute(2,0,1) puts them' if x.ndim==3 and x.shape[2] in (1,3,4) else ''
-        raise ImageError(f"the given tensor has the shape {tuple(x.shape)}; one picture is (3,H,W) or (1,H,W){hint}.")
+        raise ImageError(f"the given tensor has the shape {tuple(x.shape)}; "
+                         f"one picture is (3,H,W) or (1,H,W){hint}.")
     try:
         x = x.detach().cpu().resolve_neg().permute(1,2,0)
         return (x.float() if x.is_floating_point() else x).numpy()
     except (TypeError, RuntimeError, NotImplementedError) as e:
-        raise ImageError(f"the given tensor ({x.dtype}, {x.layout}) has no plain values: convert it to float in [0,1].") from e
+        raise ImageError(f"the given tensor ({x.dtype}, {x.layout}) has no plain values: "
+                         "convert it to float in [0,1].") from e
 
 def decode_pil(
     im:Image.Image, # as somebody gives it
 )->Decoded:
     "A Pillow picture, decoded."
     with image_errors('the given picture'):
-        if what := _odd_tiff(im): raise ImageError(f"the given picture is a TIFF {what}, which Pillow reads wrongly: give its path instead.")
+        if what := _odd_tiff(im):
+            raise ImageError(f"the given picture is a TIFF {what}, which Pillow reads wrongly: "
+                             "give its path instead.")
         deep = _is_deep(im)
         d = _understood(im, None, b'', 'the given picture')
-        if deep: d.meaning.notes.append('the given picture has 16 bits, of which Pillow keeps 8: give its path to use all of them')
+        if deep:
+            d.meaning.notes.append('the given picture has 16 bits, of which Pillow keeps 8: give its path to use all of them')
         return d
 
 def read_image(
@@ -412,12 +453,18 @@ def to_be_written(
     x = x.detach().cpu()
     if not x.is_floating_point():
         top = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}.get(x.dtype)
-        if top is None: raise ImageError(f"a tensor of {x.dtype} can't become a picture: convert it to uint8, uint16, or float in [0,1].")
+        if top is None:
+            raise ImageError(f"a tensor of {x.dtype} can't become a picture: convert it to uint8, "
+                             "uint16, or float in [0,1].")
         return x.float()/top
     x = x.float()
-    if not torch.isfinite(x).all(): raise ImageError("the picture to write contains NaN or infinite values: look for the step that made them.")
+    if not torch.isfinite(x).all():
+        raise ImageError("the picture to write contains NaN or infinite values: "
+                         "look for the step that made them.")
     low,high = x.min().item(),x.max().item()
-    if low<-_FAR or high>_FAR: raise ImageError(f"the picture to write has values from {low:.4g} to {high:.4g}: scale them to [0,1] first.")
+    if low<-_FAR or high>_FAR:
+        raise ImageError(f"the picture to write has values from {low:.4g} to {high:.4g}: "
+                         "scale them to [0,1] first.")
     return x
 
 def to_pil(
@@ -426,7 +473,8 @@ def to_pil(
     "A tensor as a Pillow picture of 8 bits."
     if x.ndim==4 and x.shape[0]==1: x = x[0]
     if x.ndim!=3 or x.shape[0] not in (1,3) or 0 in x.shape:
-        raise ImageError(f"a tensor of shape {tuple(x.shape)} can't become a picture: give (3,H,W) or (1,H,W), one picture at a time.")
+        raise ImageError(f"a tensor of shape {tuple(x.shape)} can't become a picture: "
+                         "give (3,H,W) or (1,H,W), one picture at a time.")
     a = to_be_written(x).clamp(0,1).mul(255).round().byte().numpy()
     return Image.fromarray(a[0]) if len(a)==1 else Image.fromarray(np.ascontiguousarray(a.transpose(1,2,0)))
 
@@ -450,5 +498,7 @@ def write_image(
     im = x if isinstance(x, Image.Image) else to_pil(x)
     if fmt in ('JPEG','BMP') and im.mode not in ('L','RGB','CMYK'): im = im.convert('RGB')
     try: write_beside(path, lambda f: im.save(f, fmt, **save_options(fmt, quality)))
-    except (OSError, ValueError) as e: raise ImageError(f"'{path}' can't be written ({e}): check the folder, its permissions and the space left.") from e
+    except (OSError, ValueError) as e:
+        raise ImageError(f"'{path}' can't be written ({e}): check the folder, "
+                         "its permissions and the space left.") from e
     return path

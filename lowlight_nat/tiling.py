@@ -50,7 +50,8 @@ def tile_grid(
 )->list: # of `(top,left,bottom,right)`
     "The tiles that cover a picture; those at the end are moved back inside."
     if tile<1 or not 0<=overlap<tile:
-        raise ValueError(f"tile={tile} with overlap={overlap} can't cover a picture: overlap must be at least 0 and smaller than tile.")
+        raise ValueError(f"tile={tile} with overlap={overlap} can't cover a picture: "
+                         "overlap must be at least 0 and smaller than tile.")
     return [(t,l,min(t+tile,H),min(l+tile,W)) for t in _starts(H,tile,overlap) for l in _starts(W,tile,overlap)]
 
 # %% ../nbs/13_tiling.ipynb #cb697316

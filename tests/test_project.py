@@ -155,8 +155,9 @@ def test_notebook_outputs(path):
 
 @by_name
 def test_notebook_cells_are_short(path):
-    "At most 60 lines: a longer cell is better than a folded one, but a cell is one thought."
-    assert [s[:60] for c in code(path) if (s := source(c)).count('\n') >= 60] == []
+    "At most 60 lines: a longer cell is better than a folded one, but a cell is one thought. A class alone may be longer, as its methods stand in it."
+    def one_class(s): return [type(o) for o in parsed(s) or ()] == [ast.ClassDef]
+    assert [s[:60] for c in code(path) if (s := source(c)).count('\n') >= 60 and not one_class(s)] == []
 
 @by_name
 def test_notebook_imports_stand_alone(path):
