@@ -9,7 +9,7 @@ import json, random, re, time
 import numpy as np, torch
 from pathlib import Path
 from fastcore.foundation import L
-from .files import _write_beside, clean_parts, needs_extra
+from .files import clean_parts, needs_extra, write_beside
 
 with needs_extra('train', 'Training'):
     from fastai.callback.core import Callback
@@ -42,7 +42,7 @@ def set_data_state(dls, # fastai `DataLoaders`
 def save_beside(obj, # anything torch.save takes
                 path): # where it goes
     "`torch.save` to a file beside, wait for the disk, then rename: never half a file"
-    _write_beside(path, lambda f: torch.save(obj, f), durable=True)
+    write_beside(path, lambda f: torch.save(obj, f), durable=True)
 
 # %% ../nbs/11_checkpoints.ipynb #7633fb52
 class Checkpoint(Callback):

@@ -100,7 +100,8 @@ def _convert(x, src, dst, out):
         s = x[:,t:t+rows]
         l = np.stack([_mapped(c, 'light', o) for c,o in zip(src.curves*(3//len(src.curves)), s)])
         l = l if grey else np.tensordot(M, l, 1)
-        for o,c,i in zip(out, dst.curves*(3//len(dst.curves)), l): o[t:t+rows] = _mapped(c, 'number', i)
+        for o,c,i in zip(out, dst.curves*(3//len(dst.curves)), l):
+            o[t:t+rows] = _mapped(c, 'number', i)
     return out
 
 def to_srgb(
@@ -171,7 +172,8 @@ def parse_profile(
         if n>200: raise ValueError('is damaged')
         tags = {k: (at,size) for k,at,size in (struct.unpack_from('>4sII', icc, 132+12*i) for i in range(n))}
         name = _read_name(icc, *tags[b'desc']) if b'desc' in tags else 'no name'
-        if kind==b'GRAY' and b'kTRC' in tags: return ColourSpace(name, (_read_curve(icc, tags[b'kTRC'][0]),))
+        if kind==b'GRAY' and b'kTRC' in tags:
+            return ColourSpace(name, (_read_curve(icc, tags[b'kTRC'][0]),))
         if kind!=b'RGB ': raise ValueError(f"is for {kind.decode('latin-1').strip()}, not RGB")
         if pcs!=b'XYZ ' or not {b'rXYZ',b'gXYZ',b'bXYZ',b'rTRC',b'gTRC',b'bTRC'}<=set(tags):
             raise ValueError('holds tables instead of a matrix and curves')
@@ -236,8 +238,10 @@ def space_of_codes(
     transfer:int, # code of the curve
 )->ColourSpace:
     "The colour space of a pair of code points; a `ValueError` says what is in the way."
-    if transfer in (16,18): raise ValueError(f"is coded for HDR screens ({'PQ' if transfer==16 else 'HLG'})")
-    if primaries not in _code_primaries or transfer not in _code_curves: raise ValueError(f'has an unknown colour code ({primaries}, {transfer})')
+    if transfer in (16,18):
+        raise ValueError(f"is coded for HDR screens ({'PQ' if transfer==16 else 'HLG'})")
+    if primaries not in _code_primaries or transfer not in _code_curves:
+        raise ValueError(f'has an unknown colour code ({primaries}, {transfer})')
     name = _code_names.get((primaries,transfer), f'colour code {primaries}, {transfer}')
     return ColourSpace(name, (_code_curves[transfer],)*3, primaries_to_xyz(*_code_primaries[primaries]))
 

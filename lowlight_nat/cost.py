@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .darkness import synthesize_low_light
 from .enhance import pick_device
 from .files import needs_extra
-from .images import pad_to_multiple
+from .tiling import pad_to_multiple
 from .model import LowLightNAT, ModelConfig
 from .record import device_name
 

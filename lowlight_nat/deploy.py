@@ -13,9 +13,10 @@ from pathlib import Path
 # %% ../nbs/16_deploy.ipynb #464d4b83
 from fastcore.basics import AttrDict, patch
 from .dense import OUTPUT_NAMES, DenseModel
-from .answer import CELL, Enhanced
-from .files import _write_beside, needs_extra
-from .images import ImageError, crop_to, pad_to_multiple
+from .answer import LATENT_CELL, Enhanced
+from .files import needs_extra, write_beside
+from .images import ImageError
+from .tiling import crop_to, pad_to_multiple
 from .model import LowLightNAT
 from .pictures import Picture, read_picture
 
@@ -95,7 +96,7 @@ def write_onnx(m, # onnx.ModelProto
               ) -> Path:
     "Write an ONNX model, completely or not at all"
     import onnx
-    _write_beside(path, lambda f: onnx.save(m, f))
+    write_beside(path, lambda f: onnx.save(m, f))
     return Path(path)
 
 # %% ../nbs/16_deploy.ipynb #1edd573e
@@ -255,7 +256,7 @@ def __call__(self:OnnxEnhancer, src, # path, open file, PIL picture, array (H,W,
     size = p.x.shape[-2:]
     if size[0]*size[1] > self.pixels: raise ImageError(f'The picture has {size[0]*size[1]:,} pixels, and this file is run on at most {self.pixels:,}: make it smaller, raise pixels=, or use Enhancer, which works in tiles.')
     o = self.run(pad_to_multiple(p.x[None], 16 if min(size) < 16 else 8)[0])
-    maps = [crop_to(o[k], [-(-n//CELL) for n in size])[0].clone() for k in ('entropy', 'sigma', 'mask')]
+    maps = [crop_to(o[k], [-(-n//LATENT_CELL) for n in size])[0].clone() for k in ('entropy', 'sigma', 'mask')]
     return Enhanced(crop_to(o.x, size)[0].contiguous(), *maps, o.level.item(), o.level_std.item(), o.gain.item(), source=replace(p, x=None))
 
 # %% ../nbs/16_deploy.ipynb #ca1ba582

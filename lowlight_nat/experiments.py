@@ -16,7 +16,7 @@ from fastcore.basics import AttrDict, patch
 from .cost import SYSTEMS
 from .enhance import Enhancer
 from .fingerprints import data_fingerprint, overlap_note, overlaps
-from .files import _write_beside, needs_extra
+from .files import write_beside, needs_extra
 from .images import list_images, read_image
 from .metrics import GT_MEAN_FORMULA, grey_mean, gt_mean, psnr, score_pair, ssim
 from .model import weights_path
@@ -153,7 +153,7 @@ def _figure(path, fig, **how):
     with needs_extra('train', 'Drawing a figure'):
         import matplotlib.pyplot as plt
     kind = Path(path).suffix[1:]
-    _write_beside(path, lambda f: fig.savefig(f, format=kind, **dict(dpi=110)|how))
+    write_beside(path, lambda f: fig.savefig(f, format=kind, **dict(dpi=110)|how))
     plt.close(fig)
 
 def draw_tau(

@@ -16,13 +16,14 @@ from torch import Tensor
 from fastcore.basics import AttrDict, patch
 
 # %% ../nbs/17_explore.ipynb #a637b819
-from .answer import CELL, colour_map
+from .answer import LATENT_CELL, false_colour
 from .enhance import Enhancer, match_level, shrink, whole_stats
 from .exposure import parse_exposure
-from .images import crop_to, pad_to_multiple, to_pil
+from .images import to_pil
+from .tiling import crop_to, pad_to_multiple
 from .masking import cosine_schedule, prior_at, uncertainty_mask
 from .metrics import grey_mean
-from .model import plain_defaults
+from .model import Aligned, Doubt, plain_defaults
 from .nat import parallel_decode
 from .pictures import read_picture
 
@@ -45,7 +46,7 @@ class Steps:
         x = read_picture(src).x[None]
         self.x = shrink(x, pixels)
         self.full,self.size = x.shape[-2:],self.x.shape[-2:]
-        self.grid = tuple(-(-o//CELL) for o in self.size) # rows and columns of the latent grid that show the picture
+        self.grid = tuple(-(-o//LATENT_CELL) for o in self.size) # rows and columns of the latent grid that show the picture
         self.kept,self.ran = {},Counter() # results; how often each step was computed
 
     def once(self,
@@ -55,8 +56,10 @@ class Steps:
     ):
         "What the step gave for these, computed if it is new."
         key = (step, *on)
-        if key in self.kept: self.kept[key] = self.kept.pop(key); return self.kept[key] # now the youngest
-        with plain_defaults(), torch.inference_mode(), self.enhancer._precision(): res = f()
+        if key in self.kept:
+            self.kept[key] = self.kept.pop(key)
+            return self.kept[key] # now the youngest
+        with plain_defaults(), torch.inference_mode(), self.enhancer.precision(): res = f()
         self.ran[step] += 1
         self.kept[key] = res
         while len(self.kept)>self.keep: del self.kept[next(iter(self.kept))]
@@ -64,7 +67,7 @@ class Steps:
 
 # %% ../nbs/17_explore.ipynb #8fe21bcb
 @patch
-def align(self:Steps)->AttrDict: # of `LowLightNAT.align`
+def align(self:Steps)->Aligned: # of `LowLightNAT.align`
     "Encoder and flow."
     def f():
         p,_ = pad_to_multiple(self.x, 16 if min(self.size)<16 else 8)
@@ -73,7 +76,7 @@ def align(self:Steps)->AttrDict: # of `LowLightNAT.align`
     return self.once('align', f)
 
 @patch
-def doubt(self:Steps)->AttrDict: # of `LowLightNAT.doubt`
+def doubt(self:Steps)->Doubt: # of `LowLightNAT.doubt`
     "How sure the aligned latent is of its tokens."
     return self.once('doubt', lambda: self.model.doubt(self.align()))
 
@@ -196,7 +199,7 @@ def tint(
 )->Image.Image:
     "Mark the cells of a mask in a picture."
     m = Image.fromarray(mask.cpu().numpy().astype(np.uint8)*130)
-    m = m.resize((m.width*CELL, m.height*CELL), 0).crop((0,0,*im.size))
+    m = m.resize((m.width*LATENT_CELL, m.height*LATENT_CELL), 0).crop((0,0,*im.size))
     return Image.composite(Image.new('RGB', im.size, colour), im.convert('RGB'), m)
 
 def cells_picture(
@@ -204,7 +207,7 @@ def cells_picture(
     size:tuple, # height and width of the picture, pixels
 )->Image.Image:
     "A map in colours, black 0, pale yellow 1."
-    return to_pil(crop_to(colour_map(v.float().cpu()).repeat_interleave(CELL, 1).repeat_interleave(CELL, 2), size))
+    return to_pil(crop_to(false_colour(v.float().cpu()).repeat_interleave(LATENT_CELL, 1).repeat_interleave(LATENT_CELL, 2), size))
 
 # %% ../nbs/17_explore.ipynb #65dc07ae
 @patch
@@ -228,7 +231,8 @@ def top_codes(self:Steps,
     "The likeliest codes of a place before the NAT."
     def f():
         a,q = self.align(),self.model.vqgan.quantizer
-        at = torch.zeros_like(a.sigma, dtype=torch.bool); at[0,row,col] = True
+        at = torch.zeros_like(a.sigma, dtype=torch.bool)
+        at[0,row,col] = True
         p = prior_at(q.place(a.z_tilde), q.codes, 2*self.model.cfg.factor*a.sigma**2, at)[0].exp()
         return p.topk(min(n, len(p)))
     p,codes = self.once('top', f, row, col, n)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from fastcore.basics import AttrDict
+from .files import choose
 from .metrics import grey_mean, ssim_map, ssim_parts
 from .perception import LPIPS
 
@@ -102,7 +103,7 @@ def perceptual_loss(kind:str='auto', # auto, lpips, encoder or none
                     net:str='alex', # backbone of LPIPS
                    ) -> PerceptualLoss:
     "LPIPS where its backbone is at hand, features of our own encoder where not; its `name` says which"
-    if kind not in ('auto', 'lpips', 'encoder', 'none'): raise ValueError(f'perceptual_loss: there is no kind {kind!r}; choose one of auto, lpips, encoder, none')
+    choose('kind', kind, ('auto', 'lpips', 'encoder', 'none'), 'perceptual_loss')
     if kind == 'none': return PerceptualLoss('none', lambda x, y: x.new_zeros((), dtype=torch.float32))
     if kind in ('auto', 'lpips'):
         try: return PerceptualLoss(f'LPIPS ({net})', lpips_loss(net))

@@ -12,6 +12,7 @@ import math, torch
 import torch.nn.functional as F
 from torch import Tensor
 from dataclasses import dataclass
+from .files import choose
 
 # %% ../nbs/05_masking.ipynb #ccf1c63b
 def token_log_probs(d2:Tensor, # squared distances to the codes (B,h,w,K)
@@ -261,8 +262,7 @@ SCHEDULES = dict(cosine=cosine_schedule, linear=linear_schedule, square=square_s
 def schedule(name:str, # cosine, linear or square
             ): # function (r, rounds) -> share still masked
     "A schedule by its name"
-    if name not in SCHEDULES: raise ValueError(f'There is no schedule {name!r}; choose one of {", ".join(SCHEDULES)}')
-    return SCHEDULES[name]
+    return choose('schedule', name, SCHEDULES)
 
 # %% ../nbs/05_masking.ipynb #6e4cca88
 def _share_of(n, share):

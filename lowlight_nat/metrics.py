@@ -8,6 +8,7 @@ __all__ = ['GREY', 'GT_MEAN_FORMULAS', 'GT_MEAN_FORMULA', 'psnr', 'gaussian_wind
 import math, torch
 import torch.nn.functional as F
 from torch import Tensor
+from .files import choose
 
 # %% ../nbs/09_metrics.ipynb #2ce5f03b
 _far = 4. # values beyond it, or below its negative, belong to no picture in [0,1], however wrong a prediction may be
@@ -136,7 +137,7 @@ def gt_mean(
     form:str='grey', # which means are compared: a key of `GT_MEAN_FORMULAS`
 )->Tensor: # prediction with the target's mean, same shape, clipped to [0,1]
     "Scale each prediction to its target's mean grey: `GT_MEAN_FORMULA`, or another of `GT_MEAN_FORMULAS`."
-    if form not in GT_MEAN_FORMULAS: raise ValueError(f"gt_mean: there is no form {form!r}; choose one of {', '.join(GT_MEAN_FORMULAS)}.")
+    choose('form', form, GT_MEAN_FORMULAS, 'gt_mean')
     p,t = _pair(pred, target)
     if form!='unclipped': p = p.clamp(0,1)
     of_t,of_p = _WEIGHTS[form]
@@ -168,7 +169,7 @@ def batch_mean(
     form:str=None, # scale the prediction by this form of `gt_mean` first; None: raw
 ): # function of (pred, targ) to a scalar, with a name: what fastai takes as a metric
     "The mean of a metric over the batch; named after it, with `_gt_mean` (and the form, if it is not the default)."
-    if form is not None and form not in GT_MEAN_FORMULAS: raise ValueError(f"batch_mean: there is no form {form!r}; choose one of {', '.join(GT_MEAN_FORMULAS)}.")
+    if form is not None: choose('form', form, GT_MEAN_FORMULAS, 'batch_mean')
     def metric(pred, targ): return f(pred if form is None else gt_mean(pred,targ,form), targ).mean()
     metric.__name__ = (getattr(f,'name',None) or f.__name__) + {None:'', 'grey':'_gt_mean'}.get(form, f'_gt_mean({form})')
     return metric

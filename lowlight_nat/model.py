@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['PRESETS', 'NATConfig', 'within', 'one_of', 'field_value', 'Checked', 'ModelConfig', 'StagePlan', 'TrainPlan',
            'config_0_1', 'glare_sizes', 'Aligned', 'Doubt', 'Refined', 'ModelOutput', 'LowLightNAT', 'save_model',
-           'weights_path', 'Metadata', 'read_metadata', 'origin', 'plain_defaults', 'load_model']
+           'weights_path', 'Metadata', 'read_metadata', 'origin', 'plain_defaults', 'load_model', 'list_presets',
+           'BundledWeights', 'list_weights']
 
 # %% ../nbs/08_model.ipynb #bfbec7b6
 import hashlib, json, os, torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from .codebook import VQGAN
 from .decoder import Decoded, FeatureNAT, FusionDecoder
 from .exposure import EXPOSURE_HEADS, AsDecoded, exposure_head, exposure_normalise, keep_bright, overview, spare_lights
-from .files import _write_beside, check_number
+from .files import check_number, choose, write_beside
 from .flow import ConditionalEncoder, ConditionalFlow, PictureStats, SpreadHead, picture_stats
 from .glare import GlareSizes
 from .glare_release import glare_from_files, glare_parts
@@ -577,7 +578,7 @@ class LowLightNAT(nn.Module):
         "Refuse what is not a batch of pictures, in one sentence"
         if x.ndim != 4 or x.shape[1] != 3: raise ValueError(f'x_low must have shape (B,3,H,W), not {tuple(x.shape)}; add a batch axis with x[None], or drop alpha')
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple or not x.numel():
-            raise ValueError(f'x_low: height {x.shape[2]} and width {x.shape[3]} must be multiples of {self.multiple}; pad with images.pad_to_multiple, or use Enhancer')
+            raise ValueError(f'x_low: height {x.shape[2]} and width {x.shape[3]} must be multiples of {self.multiple}; pad with tiling.pad_to_multiple, or use Enhancer')
         if not x.is_floating_point(): raise ValueError(f'x_low must hold numbers in [0,1], not {x.dtype}; divide 8-bit values by 255')
         if not x.isfinite().all(): raise ValueError('x_low has NaN or infinite values; clean it before enhancing')
 
@@ -610,7 +611,7 @@ def save_model(model:LowLightNAT, # to be kept
     told = dict(format='lowlight_nat', version='0.2', config=model.cfg.to_json(), about=json.dumps(metadata or {}))
     if plan is not None: told['plan'] = plan.to_json()
     data = save(state, metadata=told)
-    _write_beside(path, lambda f: f.write(data), durable=True)
+    write_beside(path, lambda f: f.write(data), durable=True)
 
 # %% ../nbs/08_model.ipynb #03c88828
 def weights_path(name_or_path='small', # preset name of a bundled checkpoint, or a path
@@ -679,3 +680,23 @@ def load_model(name_or_path='small', # preset name of a bundled checkpoint, or t
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()})
     model.about = meta.about
     return model.to(device).eval()
+
+# %% ../nbs/08_model.ipynb #10ae57e1
+def list_presets()->list: # of names, smallest first
+    "The names that `NATConfig.preset` takes."
+    return ['tiny', 'small', 'base']
+
+@dataclass(frozen=True)
+class BundledWeights:
+    "A checkpoint that comes with the package."
+    name: str # that `load_model` takes
+    preset: str # its size
+    note: str # what it says of itself
+    megabytes: float # of the file
+
+def list_weights()->list: # of `BundledWeights`
+    "The checkpoints that come with the package: names, and what they are."
+    found = sorted(weights_path().parent.glob('*.safetensors'))
+    metas = [read_metadata(p) for p in found]
+    return [BundledWeights(p.stem, m['config'].name, m['about'].get('note', ''), round(p.stat().st_size/1e6, 1))
+            for p,m in zip(found, metas)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Sequence
 from PIL import Image
 from torch import Tensor
-from .files import _readable
+from .files import readable_formats
 from .images import ImageError, IMAGE_EXTENSIONS, list_images
 
 # %% ../nbs/00_pairs.ipynb #2ac9f273
@@ -62,7 +62,7 @@ def _turned(im):
 def _size(path):
     "Height and width of a picture as it will be read, from the head of its file."
     try:
-        with Image.open(path, formats=_readable(path)) as im: return im.size if _turned(im) else im.size[::-1]
+        with Image.open(path, formats=readable_formats(path)) as im: return im.size if _turned(im) else im.size[::-1]
     except Exception as e: raise ImageError(f"'{path}' can't be read as a picture ({type(e).__name__}): replace it or take the pair out.") from e
 
 # %% ../nbs/00_pairs.ipynb #b18d8c67

@@ -7,7 +7,7 @@ __all__ = ['WEIGHTS', 'SMALLEST', 'weights_url', 'is_published', 'find_weights',
 import hashlib, torch, warnings
 from pathlib import Path
 from torch import Tensor, nn
-from .files import needs_extra
+from .files import choose, needs_extra
 
 # %% ../nbs/09_perception.ipynb #01a5ba50
 WEIGHTS = dict( # the published files of each network, newest first; the name ends with the first digits of the SHA-256
@@ -19,7 +19,7 @@ def weights_url(
     net:str, # alex, vgg, squeeze or inception
 )->str: # where its newest file is published
     "The address of a network's pretrained weights."
-    if net not in WEIGHTS: raise ValueError(f"there are no pretrained weights called {net!r}; choose one of {', '.join(WEIGHTS)}.")
+    choose('network with pretrained weights called', net, WEIGHTS)
     return (_FIDELITY if net=='inception' else _TORCHVISION)+WEIGHTS[net][0]
 
 # %% ../nbs/09_perception.ipynb #569c8036
@@ -80,7 +80,7 @@ class LPIPS:
         net:str='alex', # backbone: alex, vgg or squeeze
         path=None, # the backbone's file, or its folder; None: torch's hub. Another file than the published one gives the distance another `name`
     ):
-        if net not in SMALLEST: raise ValueError(f"LPIPS has no backbone {net!r}; choose one of {', '.join(SMALLEST)}.")
+        choose('backbone', net, SMALLEST, 'LPIPS')
         with needs_extra('metrics', 'LPIPS'):
             import lpips
         file,self.published = find_weights(net, path)

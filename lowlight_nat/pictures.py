@@ -17,9 +17,10 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 # %% ../nbs/00_pictures.ipynb #4a4bf475
 from .colour import ColourSpace, from_srgb
-from .files import ImageError, _read_bytes, _read_open, _said, _save_options, _write_beside, check_quality, format_of
-from .images import _array_to_tensor, _decode, _from_given, _tensor_array, _to_unit, _unit_tensor, _upright, read_image, to_pil
-from .metrics import GREY
+from .files import (ImageError, check_quality, format_of, image_errors, read_bytes, save_options,
+                                source_name, write_beside)
+from .images import (channels_last, decode_bytes, decode_pil, luma, read_image, to_be_written, to_pil,
+                                 to_unit, upright)
 
 # %% ../nbs/00_pictures.ipynb #f40d8c39
 @dataclass(eq=False)
@@ -42,13 +43,14 @@ class Picture:
 def _pil_alpha(im):
     "The alpha channel of an opened picture, upright, as a picture of mode L, or None."
     if im.mode not in ('RGBA','LA','PA','La','RGBa') and 'transparency' not in im.info: return None
-    up = _upright(im)
-    if im.mode[0] in 'IF': return Image.fromarray(np.where(np.array(up)==im.info['transparency'], 0, 255).astype(np.uint8))
+    up = upright(im)
+    if im.mode[0] in 'IF':
+        return Image.fromarray(np.where(np.array(up)==im.info['transparency'], 0, 255).astype(np.uint8))
     return up.getchannel(1) if up.mode in ('LA','La') else up.convert('RGBA').getchannel('A')
 
 def _deep_alpha(a, transparency):
     "Alpha (H,W) of an upright array of 16 bits, (H,W,C), or None."
-    if a.shape[2] in (2,4): return torch.from_numpy(_to_unit(a[...,-1], 'alpha'))
+    if a.shape[2] in (2,4): return torch.from_numpy(to_unit(a[...,-1], 'alpha'))
     if transparency is None: return None
     return torch.from_numpy((a!=np.array(transparency)).any(-1)).float()
 
@@ -128,9 +130,11 @@ def _clean_xmp(xmp, name):
             text = re.sub(rf'<{p}:[\w.-]+(\s[^<>]*)?/>', '', text)
             text = re.sub(rf'<({p}:[\w.-]+)(\s[^<>]*)?>.*?</\1>', '', text, flags=re.S)
             text = re.sub(rf'''\s(xmlns:{p}|{p}:[\w.-]+)\s*=\s*("[^"]*"|'[^']*')''', '', text)
-        if _well_formed(text) and not any(re.search(v, text, re.I) for v in _promises.values()): return text.encode(),[f'{said} that part was taken out']
+        if _well_formed(text) and not any(re.search(v, text, re.I) for v in _promises.values()):
+            return text.encode(),[f'{said} that part was taken out']
     return None,[f'{said} it was left out']
 
+# %% ../nbs/00_pictures.ipynb #a521da8c
 def _iptc(im):
     "The IPTC block of a JPEG or TIFF as bytes, or None."
     block = im.info.get('photoshop')
@@ -155,7 +159,8 @@ def _info(im, icc, name):
     xmp = im.info.get('xmp')
     if isinstance(xmp, bytes): xmp,notes = _clean_xmp(xmp, name)
     else: xmp = None
-    if _exif_is_damaged(im): notes.append(f'the EXIF block of {name} is damaged: only what could be read of it was kept')
+    if _exif_is_damaged(im):
+        notes.append(f'the EXIF block of {name} is damaged: only what could be read of it was kept')
     comment,text = _texts(im)
     exif = _exif(im, im.size[::-1] if turned else im.size)
     info = dict(exif=exif, icc_profile=icc, xmp=xmp, dpi=_dpi(im, turned), iptc=_iptc(im), comment=comment, text=text)
@@ -181,7 +186,7 @@ def _alpha(d, name):
     "The transparency (H,W) of what was decoded, or None."
     if d.array is not None: return _deep_alpha(d.array, d.im.info.get('transparency'))
     alpha = _pil_alpha(d.im)
-    return None if alpha is None else torch.from_numpy(_to_unit(np.array(alpha), name))
+    return None if alpha is None else torch.from_numpy(to_unit(np.array(alpha), name))
 
 def _from_decoded(d, data, name):
     "A `Picture` of what was decoded."
@@ -193,8 +198,8 @@ def _from_decoded(d, data, name):
 
 def _from_bytes(data, name):
     "A `Picture` of what is in a file."
-    d = _decode(data, name)
-    with _said(name): return _from_decoded(d, data, name)
+    d = decode_bytes(data, name)
+    with image_errors(name): return _from_decoded(d, data, name)
 
 # %% ../nbs/00_pictures.ipynb #3f6eee7f
 def _from_array(src, a):
@@ -207,13 +212,13 @@ def read_picture(
     src, # path, open binary file, PIL picture, array (H,W) or (H,W,C), or tensor (C,H,W), C of 1 to 4
 )->Picture:
     "A picture with all that belongs to it. Raises `ImageError` with one sentence when it can't be read."
-    if isinstance(src, Tensor): return _from_array(src, _tensor_array(src))
+    if isinstance(src, Tensor): return _from_array(src, channels_last(src))
     if isinstance(src, np.ndarray): return _from_array(src, src)
     if isinstance(src, Image.Image):
-        d = _from_given(src)
-        with _said('the given picture'): return _from_decoded(d, b'', 'the given picture')
-    if hasattr(src, 'read'): return _from_bytes(*_read_open(src))
-    if isinstance(src, (str, os.PathLike)): return _from_bytes(_read_bytes(src), f"'{os.fspath(src)}'")
+        d = decode_pil(src)
+        with image_errors('the given picture'): return _from_decoded(d, b'', 'the given picture')
+    is_file = hasattr(src, 'read') or isinstance(src, (str, os.PathLike))
+    if is_file: return _from_bytes(read_bytes(src), source_name(src))
     return read_image(src)   # which says what it would take
 
 # %% ../nbs/00_pictures.ipynb #e4956959
@@ -239,11 +244,14 @@ def _write_png16(f, a, info):
     "Write an array (H,W,C) of uint16 as PNG (ISO/IEC 15948)."
     H,W,C = a.shape
     f.write(b'\x89PNG\r\n\x1a\n'+_chunk(b'IHDR', struct.pack('>IIBBBBB', W, H, 16, {1:0, 2:4, 3:2, 4:6}[C], 0, 0, 0)))
-    if icc := info.get('icc_profile'): f.write(_chunk(b'iCCP', b'ICC profile\0\0'+zlib.compress(icc)))
-    if dpi := info.get('dpi'): f.write(_chunk(b'pHYs', struct.pack('>IIB', *(round(o/.0254) for o in dpi), 1)))
+    if icc := info.get('icc_profile'):
+        f.write(_chunk(b'iCCP', b'ICC profile\0\0'+zlib.compress(icc)))
+    if dpi := info.get('dpi'):
+        f.write(_chunk(b'pHYs', struct.pack('>IIB', *(round(o/.0254) for o in dpi), 1)))
     if exif := info.get('exif'): f.write(_chunk(b'eXIf', exif.removeprefix(b'Exif\0\0')))
     if xmp := info.get('xmp'): f.write(_chunk(b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0'+xmp))
-    for k,v in _named_texts(info).items(): f.write(_chunk(b'iTXt', k.encode('latin-1', 'replace')[:79]+b'\0\0\0\0\0'+v.encode()))
+    for k,v in _named_texts(info).items():
+        f.write(_chunk(b'iTXt', k.encode('latin-1', 'replace')[:79]+b'\0\0\0\0\0'+v.encode()))
     z,above = zlib.compressobj(6),np.zeros((1, W*C*2), np.uint8)
     for s in _strips(a, max(1, 2**22//(W*C*2))):
         rows = s.astype('>u2').view(np.uint8).reshape(len(s), -1)
@@ -257,16 +265,23 @@ def _directory(a, rows, info):
     "The entries of a TIFF, without the lengths of its strips (TIFF 6.0, section 8)."
     (H,W,C),d = a.shape,TiffImagePlugin.ImageFileDirectory_v2()
     if exif := info.get('exif'):
-        e = Image.Exif(); e.load(exif)
+        e = Image.Exif()
+        e.load(exif)
         for t,v in e.items(): d[t] = v if t not in (0x8769,0x8825) else e.get_ifd(t)
         if inner := e.get_ifd(0x8769): d[0x8769] = inner
     d[256],d[257],d[258],d[259],d[262] = W,H,(8*a.itemsize,)*C,8,1 if C<3 else 2
     d[277],d[278],d[284],d[317],d[339] = C,rows,1,2,(1,)*C
     if C in (2,4): d[338] = 2                                          # alpha not multiplied in
     if dpi := info.get('dpi'): d[282],d[283],d[296] = *dpi,2
-    if icc := info.get('icc_profile'): d.tagtype[34675] = 7; d[34675] = icc
-    if xmp := info.get('xmp'): d.tagtype[700] = 1; d[700] = xmp
-    if iptc := info.get('iptc'): d.tagtype[33723] = 7; d[33723] = iptc
+    if icc := info.get('icc_profile'):
+        d.tagtype[34675] = 7
+        d[34675] = icc
+    if xmp := info.get('xmp'):
+        d.tagtype[700] = 1
+        d[700] = xmp
+    if iptc := info.get('iptc'):
+        d.tagtype[33723] = 7
+        d[33723] = iptc
     d.tagtype[273] = d.tagtype[279] = 4
     d[273] = d[279] = (0,)*-(-H//rows)
     return d
@@ -278,10 +293,12 @@ def _write_tiff(f, a, info):
     space = len(d.tobytes(8))
     f.write(struct.pack('<2sHI', b'II', 42, 8)+bytes(space))
     for s in _strips(a.astype(a.dtype.newbyteorder('<'), copy=False), rows):
-        left = s.copy(); left[:,1:] -= s[:,:-1]
+        left = s.copy()
+        left[:,1:] -= s[:,:-1]
         counts.append(f.write(zlib.compress(left.tobytes())))
     d[279],d[273] = tuple(counts),tuple(int(o) for o in np.cumsum([0, *counts[:-1]]))
-    f.seek(8); f.write(d.tobytes(8))
+    f.seek(8)
+    f.write(d.tobytes(8))
 
 # %% ../nbs/00_pictures.ipynb #74a64c91
 _takes = dict(JPEG='exif icc_profile xmp dpi iptc comment', PNG='exif icc_profile xmp dpi comment text', TIFF='exif icc_profile xmp dpi iptc',
@@ -295,16 +312,14 @@ def _fitting(like, fmt, name):
     lost = [_called.get(k, k) for k in like.info if k not in info and k!='dpi']
     notes = [f"{name} can't hold {' and '.join(lost)}: left out"] if lost else []
     alpha,depth = (None if fmt in ('JPEG','BMP') else like.alpha),(like.depth if fmt in ('PNG','TIFF') else 8)
-    if alpha is None and like.alpha is not None: notes.append(f"{name} can't hold transparency: write PNG, WebP or TIFF to keep it")
-    if depth<like.depth: notes.append(f"{name} has 8 bits of the input's {like.depth}: write PNG or TIFF to keep them")
+    if alpha is None and like.alpha is not None:
+        notes.append(f"{name} can't hold transparency: write PNG, WebP or TIFF to keep it")
+    if depth<like.depth:
+        notes.append(f"{name} has 8 bits of the input's {like.depth}: write PNG or TIFF to keep them")
     grey = like.grey and fmt not in ('WEBP','AVIF') and not (fmt=='TIFF' and depth==16 and alpha is not None)   # a TIFF that Pillow could not read
-    if 'icc_profile' in info and grey!=(info['icc_profile'][16:20]==b'GRAY'): del info['icc_profile']             # then it's written in sRGB
+    if 'icc_profile' in info and grey!=(info['icc_profile'][16:20]==b'GRAY'):
+        del info['icc_profile']             # then it's written in sRGB
     return info,alpha,depth,grey,notes
-
-def _to_grey(x):
-    "The luma (1,H,W) of a picture (3,H,W)."
-    r,g,b = GREY
-    return (r*x[0]+g*x[1]+b*x[2])[None]
 
 def _to_array(x, alpha, depth, one, neutral, space):
     "Colours (3,H,W) in sRGB and alpha (H,W) as an array (H,W,C) of uint8 or uint16 in the file's space; `one`: of one channel; `neutral`: without colour."
@@ -314,7 +329,7 @@ def _to_array(x, alpha, depth, one, neutral, space):
     rows = max(1, 2**20//x.shape[2])
     for t in range(0, x.shape[1], rows):
         s = x[:,t:t+rows].clamp(0,1)
-        if neutral: s = _to_grey(s).expand(3,-1,-1)
+        if neutral: s = luma(s).expand(3,-1,-1)
         v = s.numpy() if space is None else from_srgb(s.numpy(), space).clip(0,1)
         out[t:t+rows,:,:n] = np.rint(v[:n]*np.float32(top)).transpose(1,2,0)
     if alpha is not None: out[...,n] = (alpha.float().clamp(0,1)*top).round().numpy()
@@ -330,8 +345,9 @@ def _save(f, a, fmt, info, quality, lossless):
     "Write an array (H,W,C) to an open file by whichever writer does it."
     if fmt=='TIFF' and (a.dtype==np.uint16 or info): return _write_tiff(f, a, info)
     if a.dtype==np.uint16: return _write_png16(f, a, info)
-    info,how = dict(info),_save_options(fmt, quality)
-    if fmt=='WEBP' and lossless: how = dict(lossless=True, exact=True, quality=80, method=4)   # quality: how hard it tries
+    info,how = dict(info),save_options(fmt, quality)
+    if fmt=='WEBP' and lossless:
+        how = dict(lossless=True, exact=True, quality=80, method=4)   # quality: how hard it tries
     if fmt=='JPEG' and 'iptc' in info: info['extra'] = _iptc_segment(info.pop('iptc'))
     if fmt=='PNG':
         texts,xmp = PngImagePlugin.PngInfo(),info.pop('xmp', None)
@@ -350,18 +366,22 @@ def write_picture(
     "Write a picture with all that belongs to it, completely or not at all. Raises `ImageError`."
     path,fmt = Path(path),format_of(path)
     quality = check_quality(quality)
-    if x.ndim!=3 or x.shape[0]!=3 or 0 in x.shape: raise ImageError(f"a tensor of shape {tuple(x.shape)} can't become a picture: give (3,H,W).")
-    x = _unit_tensor(x)
+    if x.ndim!=3 or x.shape[0]!=3 or 0 in x.shape:
+        raise ImageError(f"a tensor of shape {tuple(x.shape)} can't become a picture: give (3,H,W).")
+    x = to_be_written(x)
     info,alpha,depth,grey,notes = _fitting(like, fmt, f"'{path}'")
     def go(info):
         a = _to_array(x, alpha, depth, grey, like.grey, like.space if 'icc_profile' in info else None)
-        return _write_beside(path, lambda f: _save(f, a, fmt, info, quality, like.lossless))
+        return write_beside(path, lambda f: _save(f, a, fmt, info, quality, like.lossless))
     try:
         try: go(info)
         except OSError: raise
         except Exception as e:
             if not info: raise
-            go({}); notes.append(f"'{path}' was written without metadata, which are damaged ({' '.join(str(e).split()) or type(e).__name__})")
-    except (OSError, ValueError) as e: raise ImageError(f"'{path}' can't be written ({e}): check the folder, its permissions and the space left.") from e
+            go({})
+            notes.append(f"'{path}' was written without metadata, which are damaged ({' '.join(str(e).split()) or type(e).__name__})")
+    except (OSError, ValueError) as e:
+        raise ImageError(f"'{path}' can't be written ({e}): check the folder, "
+                         "its permissions and the space left.") from e
     like.notes += [o for o in notes if o not in like.notes]
     return path

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastcore.basics import patch
 
 # %% ../nbs/02_quantizers.ipynb #47d6bc56
-from .files import check_number
+from .files import check_number, choose
 from .layers import Outputs
 
 # %% ../nbs/02_quantizers.ipynb #be68f541
@@ -316,6 +316,6 @@ def make_quantizer(kind:str='ema', # nearest, ema, cosine or fsq
                    rotation:bool=False, # gradient by the rotation trick
                   ) -> Quantizer:
     "A quantizer by its name"
-    if kind not in KINDS: raise ValueError(f'make_quantizer: there is no quantizer {kind!r}; choose one of {", ".join(KINDS)}')
+    choose('quantizer', kind, KINDS, 'make_quantizer')
     if kind == 'fsq': return FSQuantizer(n_codes, dim, rotation=rotation)
     return KINDS[kind](n_codes, dim, decay=decay, beta=beta, rotation=rotation)

@@ -12,7 +12,7 @@ from pathlib import Path
 # %% ../nbs/09_record.ipynb #a05885d1
 import torch
 from fastcore.basics import AttrDict, patch
-from .files import _write_beside
+from .files import write_beside
 try: import fcntl
 except ImportError: fcntl = None   # Windows
 try: import msvcrt
@@ -52,7 +52,7 @@ def write_text(
     text:str, # what it shall hold
 )->Path: # as given
     "Write a text as UTF-8, completely or not at all."
-    _write_beside(path, lambda f: f.write(text.encode('utf-8')))
+    write_beside(path, lambda f: f.write(text.encode('utf-8')))
     return Path(path)
 
 def write_json(

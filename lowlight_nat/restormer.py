@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastcore.basics import AttrDict, patch
 
 # %% ../nbs/13_restormer.ipynb #5e32b361
-from .images import crop_to, pad_to_multiple
+from .tiling import crop_to, pad_to_multiple
 from .losses import l1_loss
 
 # %% ../nbs/13_restormer.ipynb #2aae1f68

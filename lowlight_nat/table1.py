@@ -15,7 +15,7 @@ from fastcore.basics import AttrDict
 from .baselines import load_baseline, train_baseline
 from .enhance import Enhancer
 from .experiments import NAMES, Run
-from .files import _write_beside
+from .files import choose, write_beside
 from .fingerprints import fingerprints, overlap_note, overlaps
 from .model import LowLightNAT, ModelConfig, TrainPlan, read_metadata
 from .pairs import find_pairs
@@ -54,7 +54,7 @@ def train_system(
     folder,plan = Path(folder),replace(plan, seed=seed)
     with folder_lock(folder):
         before = (Path(shared)/f"{'nat' if nats[0] else 'flow'}.safetensors").read_bytes()
-        _write_beside(folder/'nat.safetensors', lambda f: f.write(before))   # what the decoder's stage stands on
+        write_beside(folder/'nat.safetensors', lambda f: f.write(before))   # what the decoder's stage stands on
         if is_done(folder, 'decoder', plan): return folder/'decoder.safetensors'
         torch.manual_seed(seed)
         model = previous(LowLightNAT(cfg), folder/'nat.safetensors', cfg)
@@ -130,7 +130,7 @@ def _held_out(run):
     return run.data
 
 def _budget(name):
-    if name not in BUDGETS: raise ValueError(f"There is no budget {name!r}: choose {' or '.join(BUDGETS)}.")
+    choose('budget', name, BUDGETS)
     return BUDGETS[name]
 
 # %% ../nbs/15_table1.ipynb #6c0ab732

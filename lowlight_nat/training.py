@@ -24,9 +24,10 @@ from .checkpoints import Checkpoint, Resume, data_state, random_state, set_data_
 from .data import LowLightDataLoaders, random_low_light
 from .exposure import ExposureView, exposure_view, fit_exposure
 from .fingerprints import data_fingerprint, fingerprints, pack
-from .files import clean_parts, needs_extra
+from .files import choose, clean_parts, needs_extra
 from .flow import picture_stats
-from .images import crop_to, pad_to_multiple, read_image
+from .images import read_image
+from .tiling import crop_to, pad_to_multiple
 from .masking import calibrate_temperature
 from .metrics import gt_mean, psnr, score_pair, ssim
 from .model import LowLightNAT, ModelConfig, ModelOutput, TrainPlan, load_model, origin, read_metadata, save_model, weights_path
@@ -461,7 +462,7 @@ def train_pipeline(cfg:ModelConfig, # what the network is
                   ) -> LowLightNAT:
     "All stages, one after the other; the result is `out/model.safetensors`"
     names, out = list(STAGES), Path(out)
-    if stages != 'all' and stages not in names: raise ValueError(f'There is no stage {stages!r}; choose one of {", ".join(names)} or all')
+    choose('stage', stages, [*names, 'all'])
     todo = names if stages == 'all' else [stages]
     if not cfg.rounds and {'nat', 'decoder'} & set(todo): raise ValueError('train_pipeline: cfg.rounds is 0, so that the NATs would not run; use replace(cfg, rounds=4)')
     if resume and overwrite: raise ValueError('train_pipeline: resume goes on with what is there, overwrite trains it anew; give one of them')

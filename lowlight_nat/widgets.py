@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 # %% ../nbs/17_widgets.ipynb #1d0131cc
 from PIL import Image
 from torch import Tensor
-from fastcore.basics import AttrDict, patch
+from fastcore.basics import AttrDict
 
 # %% ../nbs/17_widgets.ipynb #f6ef09ef
 from .files import needs_extra
@@ -23,7 +23,7 @@ with needs_extra('app', 'The app'):
     import ipywidgets as W
 
 # %% ../nbs/17_widgets.ipynb #6fad30e8
-from .answer import CELL
+from .answer import LATENT_CELL
 from .enhance import DEFAULT_WEIGHTS, Enhancer
 from .explore import Steps, as_html, before_after, cells_picture, curve_svg, side_by_side, tint
 from .images import ImageError, to_pil
@@ -56,30 +56,27 @@ class Tool:
         s.observe(lambda _: self.draw(), 'value')
         return s
 
-# %% ../nbs/17_widgets.ipynb #4a2bbc04
-@patch
-def say(self:Tool, text:str): # a sentence
-    "Put a sentence below the controls; screen readers speak it."
-    self.said.value = f'<p role="status" style="margin:2px">{escape(text)}</p>'
+    def say(self, text:str): # a sentence
+        "Put a sentence below the controls; screen readers speak it."
+        self.said.value = f'<p role="status" style="margin:2px">{escape(text)}</p>'
 
-@patch
-def draw(self:Tool):
-    "Draw anew, and say how long it took; errors of settings and pictures become the sentence."
-    if self.busy: return
-    if not self.steps: return self.say('Choose a picture first.')
-    start = time.perf_counter()
-    try: self.view.value = self.html()
-    except (ValueError, OSError, MemoryError, RuntimeError) as e: return self.say(' '.join(str(e).split()) or type(e).__name__)
-    self.took = time.perf_counter()-start
-    self.say(f'{self.took:.2f} s')
+    def draw(self):
+        "Draw anew, and say how long it took; errors of settings and pictures become the sentence."
+        if self.busy: return
+        if not self.steps: return self.say('Choose a picture first.')
+        start = time.perf_counter()
+        try: self.view.value = self.html()
+        except (ValueError, OSError, MemoryError, RuntimeError) as e:
+            return self.say(' '.join(str(e).split()) or type(e).__name__)
+        self.took = time.perf_counter()-start
+        self.say(f'{self.took:.2f} s')
 
-@patch
-def show(self:Tool, steps:Steps): # of a picture
-    "Take up another picture."
-    self.steps,self.busy = steps,True
-    try: self.fit()
-    finally: self.busy = False
-    self.draw()
+    def show(self, steps:Steps): # of a picture
+        "Take up another picture."
+        self.steps,self.busy = steps,True
+        try: self.fit()
+        finally: self.busy = False
+        self.draw()
 
 # %% ../nbs/17_widgets.ipynb #96174982
 class BeforeAfter(Tool):
@@ -110,7 +107,9 @@ class Explorer(Tool):
         self.shown = self.slider(W.IntSlider, 'Show round', value=4, min=0, max=4)
         W.dlink((self.rounds,'value'), (self.shown,'max'))
         return [self.tau, self.rounds, self.shown]
-    def fit(self): self.tau.value,self.rounds.value = self.steps.model.cfg.tau,self.steps.model.cfg.rounds; self.shown.value = self.rounds.value
+    def fit(self):
+        self.tau.value,self.rounds.value = self.steps.model.cfg.tau,self.steps.model.cfg.rounds
+        self.shown.value = self.rounds.value
 
     def maps(self)->AttrDict: # entropy, mask, doubt (h,w); picture
         "What is shown, before it becomes pictures."
@@ -120,22 +119,20 @@ class Explorer(Tool):
         asked = res.history[r-1].masked[0] if 0<r<=len(res.history) else torch.zeros_like(m[0]) if r else m[0]
         return AttrDict(entropy=s.doubt().entropy[0], mask=asked, doubt=(1-res.confidence[0])*m[0], picture=s.picture(m, rounds=self.rounds.value, upto=r))
 
-# %% ../nbs/17_widgets.ipynb #0bafc7ee
-@patch
-def html(self:Explorer)->str:
-    "Picture, mask, entropy and doubt of the round shown."
-    o,r = self.maps(),self.shown.value
-    n,size = o.mask[:self.steps.grid[0], :self.steps.grid[1]].float().mean().item(),self.steps.size
-    asked = f'asked in round {r}: {n:.0%}' if r else f'to be asked: {n:.0%}'
-    ims = ((o.picture, f'after round {r} of {self.rounds.value}'), (tint(o.picture, o.mask), asked),
-           (cells_picture(o.entropy, size), f'entropy at the outset, mean {o.entropy.mean():.2f}'), (cells_picture(o.doubt, size), f'doubt after round {r}: 1 - confidence'))
-    return side_by_side(as_html(im, c, c, '400px;max-width:98%') for im,c in ims)
+    def html(self)->str:
+        "Picture, mask, entropy and doubt of the round shown."
+        o,r = self.maps(),self.shown.value
+        n,size = o.mask[:self.steps.grid[0], :self.steps.grid[1]].float().mean().item(),self.steps.size
+        asked = f'asked in round {r}: {n:.0%}' if r else f'to be asked: {n:.0%}'
+        ims = ((o.picture, f'after round {r} of {self.rounds.value}'), (tint(o.picture, o.mask), asked),
+               (cells_picture(o.entropy, size), f'entropy at the outset, mean {o.entropy.mean():.2f}'), (cells_picture(o.doubt, size), f'doubt after round {r}: 1 - confidence'))
+        return side_by_side(as_html(im, c, c, '400px;max-width:98%') for im,c in ims)
 
 # %% ../nbs/17_widgets.ipynb #ad97d2be
 def _choose(size):
     "JavaScript of a picture of (H,W) pixels: the cell that is clicked goes into the field of its tool, as if it were typed."
     return ("const b = this.getBoundingClientRect(), f = this.closest('.lowlight-tool').querySelector('.lowlight-at input'); "
-            f"f.value = Math.floor((event.clientY-b.top)/b.height*{size[0]/CELL})+', '+Math.floor((event.clientX-b.left)/b.width*{size[1]/CELL}); f.dispatchEvent(new Event('change', {{bubbles: true}}))")
+            f"f.value = Math.floor((event.clientY-b.top)/b.height*{size[0]/LATENT_CELL})+', '+Math.floor((event.clientX-b.left)/b.width*{size[1]/LATENT_CELL}); f.dispatchEvent(new Event('change', {{bubbles: true}}))")
 
 # %% ../nbs/17_widgets.ipynb #52d3164e
 class Inspector(Tool):
@@ -144,44 +141,47 @@ class Inspector(Tool):
     def controls(self):
         self.row,self.col = (self.slider(W.IntSlider, o, value=0, min=0, max=0) for o in ('Row','Column'))
         self.at = W.Text(description='Row, column', continuous_update=False, style=dict(description_width='9em'), layout=dict(width='18em'))
-        self.at.add_class('lowlight-at'); self.at.observe(lambda _: self.go(), 'value')
+        self.at.add_class('lowlight-at')
+        self.at.observe(lambda _: self.go(), 'value')
         return [self.row, self.col, self.at]
     def fit(self):
-        for s,n in zip((self.row,self.col), self.steps.grid): s.max = n-1; s.value = n//2
+        for s,n in zip((self.row,self.col), self.steps.grid):
+            s.max = n-1
+            s.value = n//2
     def marked(self)->Image.Image:
         "The picture with the place marked."
-        im,(y,x) = self.steps.picture(),(self.row.value*CELL, self.col.value*CELL)
-        clean = im.crop((x-3,y-3,x+CELL+3,y+CELL+3))
-        for d,c in ((7,'black'), (5,'white')): im.paste(c, (x-d,y-d,x+CELL+d,y+CELL+d))
+        im,(y,x) = self.steps.picture(),(self.row.value*LATENT_CELL, self.col.value*LATENT_CELL)
+        clean = im.crop((x-3,y-3,x+LATENT_CELL+3,y+LATENT_CELL+3))
+        for d,c in ((7,'black'), (5,'white')):
+            im.paste(c, (x-d,y-d,x+LATENT_CELL+d,y+LATENT_CELL+d))
         im.paste(clean, (x-3,y-3))
         return im
 
-# %% ../nbs/17_widgets.ipynb #802ce65b
-@patch
-def go(self:Inspector):
-    "To the place that was clicked or typed; one outside of the picture is brought to its border."
-    try: place = [int(o) for o in self.at.value.split(',')]
-    except ValueError: place = []
-    if len(place)!=2: return self.say(f"'{self.at.value}' names no place: give its row and column, such as 12, 30.")
-    if place==[self.row.value, self.col.value]: return
-    self.busy = True
-    try: self.row.value,self.col.value = (max(0, min(o, s.max)) for o,s in zip(place, (self.row,self.col)))
-    finally: self.busy = False
-    self.draw()
+    def go(self):
+        "To the place that was clicked or typed; one outside of the picture is brought to its border."
+        try: place = [int(o) for o in self.at.value.split(',')]
+        except ValueError: place = []
+        if len(place)!=2:
+            return self.say(f"'{self.at.value}' names no place: give its row and column, such as 12, 30.")
+        if place==[self.row.value, self.col.value]: return
+        self.busy = True
+        try:
+            self.row.value,self.col.value = (max(0, min(o, s.max)) for o,s in zip(place, (self.row,self.col)))
+        finally: self.busy = False
+        self.draw()
 
-@patch
-def html(self:Inspector)->str:
-    "The picture with the place marked, and the patches of its codes."
-    s,(r,c) = self.steps,(self.row.value,self.col.value)
-    self.at.value = f'{r}, {c}'
-    codes,p = s.top_codes(r, c)
-    after = s.refine(s.mask())
-    k,conf = after.tokens[0,r,c].view(1),after.confidence[0,r,c].item()
-    asked = bool(s.mask()[0,r,c])
-    figs = [as_html(im, f'patch of code {i}', f'code {i}: {q:.1%}', '90px') for im,i,q in zip(s.patches(codes), codes.tolist(), p.tolist())]
-    told = f'code {k.item()}: ' + (f'{conf:.1%} sure after the NAT' if asked else 'not uncertain, so the NAT was not asked')
-    return side_by_side([as_html(self.marked(), f'The picture, row {r}, column {c} marked', f'entropy {s.doubt().entropy[0,r,c]:.2f}; click on another place', '600px;max-width:98%', _choose(s.size)),
-                         side_by_side(figs), as_html(s.patches(k)[0], f'patch of {told}', told, '180px')])
+    def html(self)->str:
+        "The picture with the place marked, and the patches of its codes."
+        s,(r,c) = self.steps,(self.row.value,self.col.value)
+        self.at.value = f'{r}, {c}'
+        codes,p = s.top_codes(r, c)
+        after = s.refine(s.mask())
+        k,conf = after.tokens[0,r,c].view(1),after.confidence[0,r,c].item()
+        asked = bool(s.mask()[0,r,c])
+        figs = [as_html(im, f'patch of code {i}', f'code {i}: {q:.1%}', '90px') for im,i,q in zip(s.patches(codes), codes.tolist(), p.tolist())]
+        told = f'code {k.item()}: ' + (f'{conf:.1%} sure after the NAT' if asked else 'not uncertain, so the NAT was not asked')
+        return side_by_side([as_html(self.marked(), f'The picture, row {r}, column {c} marked', f'entropy {s.doubt().entropy[0,r,c]:.2f}; click on another place', '600px;max-width:98%', _choose(s.size)),
+                             side_by_side(figs), as_html(s.patches(k)[0], f'patch of {told}', told, '180px')])
 
 # %% ../nbs/17_widgets.ipynb #7ec5a95d
 class Brush(Tool):
@@ -192,18 +192,25 @@ class Brush(Tool):
         self.own = W.Checkbox(True, description='Only what is marked, not what is uncertain', indent=False, layout=dict(width='max-content'))
         self.add,self.clear = W.Button(description='Keep this rectangle'),W.Button(description='Start over')
         self.own.observe(lambda _: self.draw(), 'value')
-        self.add.on_click(lambda _: self.keep()); self.clear.on_click(lambda _: self.fresh())
+        self.add.on_click(lambda _: self.keep())
+        self.clear.on_click(lambda _: self.fresh())
         self.boxes = []
         return [self.rows, self.cols, self.own, W.HBox([self.add, self.clear])]
     def fit(self):
         self.boxes = []
-        for s,n in zip((self.rows,self.cols), self.steps.grid): s.max = n; s.value = (n//4, n//2)
+        for s,n in zip((self.rows,self.cols), self.steps.grid):
+            s.max = n
+            s.value = (n//4, n//2)
 
     def box_now(self): return (self.rows.value[0], self.cols.value[0], self.rows.value[1], self.cols.value[1])
     def keep(self):
         "The rectangle stays; the sliders draw the next."
-        if self.steps: self.boxes.append(self.box_now()); self.draw()
-    def fresh(self): self.boxes = []; self.draw()
+        if self.steps:
+            self.boxes.append(self.box_now())
+            self.draw()
+    def fresh(self):
+        self.boxes = []
+        self.draw()
     def mask(self)->Tensor: # (1,h,w) bool
         "All that is marked."
         m = self.steps.brush([*self.boxes, self.box_now()])
@@ -228,7 +235,8 @@ class Upload(Tool):
     def controls(self):
         self.file = W.FileUpload(accept='image/*', multiple=False, description='Choose a picture', layout=dict(width='14em'))
         self.save = W.Button(description='Enhance and save', disabled=True, layout=dict(width='14em'))
-        self.file.observe(lambda _: self.take(), 'value'); self.save.on_click(lambda _: self.finish())
+        self.file.observe(lambda _: self.take(), 'value')
+        self.save.on_click(lambda _: self.finish())
         return [W.HBox([self.file, self.save])]
 
     def take(self):
@@ -237,37 +245,38 @@ class Upload(Tool):
         f = self.file.value[-1]
         self.open(bytes(f['content']), f['name'])
     def stream(self):
-        f = BytesIO(self.src); f.name = self.name
+        f = BytesIO(self.src)
+        f.name = self.name
         return f
 
-# %% ../nbs/17_widgets.ipynb #21722b4d
-@patch
-def open(self:Upload,
-    data:bytes, # of a picture file
-    name:str, # of the file
-):
-    "Take up a picture from its bytes; what is wrong with it is said in the page."
-    self.src,self.name,self.view.value = data,Path(name).name,''
-    try: self.steps = Steps(self.enhancer, self.stream())
-    except (ImageError, MemoryError) as e: self.save.disabled = True; return self.say(str(e) or 'The picture does not fit into memory: make it smaller.')
-    self.save.disabled = False
-    (H,W_),(h,w) = self.steps.full,self.steps.size
-    self.say(f'{self.name}, {W_}x{H}' + (f'; shown at {w}x{h}, saved whole.' if (H,W_)!=(h,w) else '.'))
-    if self.found: self.found(self.steps)
+    def open(self,
+        data:bytes, # of a picture file
+        name:str, # of the file
+    ):
+        "Take up a picture from its bytes; what is wrong with it is said in the page."
+        self.src,self.name,self.view.value = data,Path(name).name,''
+        try: self.steps = Steps(self.enhancer, self.stream())
+        except (ImageError, MemoryError) as e:
+            self.save.disabled = True
+            return self.say(str(e) or 'The picture does not fit into memory: make it smaller.')
+        self.save.disabled = False
+        (H,W_),(h,w) = self.steps.full,self.steps.size
+        self.say(f'{self.name}, {W_}x{H}' + (f'; shown at {w}x{h}, saved whole.' if (H,W_)!=(h,w) else '.'))
+        if self.found: self.found(self.steps)
 
-@patch
-def finish(self:Upload):
-    "Enhance the whole picture, and offer it as a link."
-    if not self.steps: return
-    self.say('Enhancing the whole picture ...')
-    try:
-        with TemporaryDirectory() as d:
-            res = self.enhancer(self.stream(), **self.settings())
-            path = res.save(Path(d)/f'{Path(self.name).stem}_enhanced.png')
-            data = base64.b64encode(path.read_bytes()).decode()
-    except (ValueError, OSError, MemoryError) as e: return self.say(str(e) or 'There is not enough memory.')
-    self.view.value = f'<a download="{escape(path.name)}" href="data:image/png;base64,{data}">Save {escape(path.name)}</a>'
-    self.say(' '.join([f'{path.name} is ready.', *res.notes]))
+    def finish(self):
+        "Enhance the whole picture, and offer it as a link."
+        if not self.steps: return
+        self.say('Enhancing the whole picture ...')
+        try:
+            with TemporaryDirectory() as d:
+                res = self.enhancer(self.stream(), **self.settings())
+                path = res.save(Path(d)/f'{Path(self.name).stem}_enhanced.png')
+                data = base64.b64encode(path.read_bytes()).decode()
+        except (ValueError, OSError, MemoryError) as e:
+            return self.say(str(e) or 'There is not enough memory.')
+        self.view.value = f'<a download="{escape(path.name)}" href="data:image/png;base64,{data}">Save {escape(path.name)}</a>'
+        self.say(' '.join([f'{path.name} is ready.', *res.notes]))
 
 # %% ../nbs/17_widgets.ipynb #9f3c0949
 class Monitor:
@@ -304,7 +313,8 @@ def live(
                 terms = getattr(self.learn.pred, 'terms', None) or {}
                 monitor.add(self.learn.train_iter, dict(loss=self.learn.loss.item()) | {k:v.item() for k,v in terms.items()})
             elif self.begun and not self.training and not self.iter and getattr(self.learn.pred, 'x', None) is not None:
-                monitor.preview = to_pil(preview_row(self.xb[0], self.learn.pred, self.yb[0])); monitor.draw()
+                monitor.preview = to_pil(preview_row(self.xb[0], self.learn.pred, self.yb[0]))
+                monitor.draw()
         def after_fit(self): monitor.draw()
     return Live()
 
@@ -370,7 +380,9 @@ def _check_port(port):
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try: s.bind(('127.0.0.1', port))
-        except (OSError, OverflowError) as e: raise ValueError(f"port={port} can't be used ({e}): another program may have it, so give another, for example --port {8867 if port!=8867 else 8868}.") from None
+        except (OSError, OverflowError) as e:
+            raise ValueError(f"port={port} can't be used ({e}): another program may have it, "
+                             f"so give another, for example --port {8867 if port!=8867 else 8868}.") from None
 
 def serve(
     weights=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
@@ -383,7 +395,8 @@ def serve(
         from traitlets.config import Config
         from voila.app import Voila
     weights = weights_path(weights).absolute()
-    read_metadata(weights); _check_port(port)
+    read_metadata(weights)
+    _check_port(port)
     big = dict(iopub_data_rate_limit=1e10, iopub_msg_rate_limit=1e6)
     cfg = Config(ZMQChannelsWebsocketConnection=big, VoilaConfiguration=dict(template='lowlight'))
     with TemporaryDirectory(prefix='lowlight_app') as d:

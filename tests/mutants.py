@@ -25,12 +25,12 @@ MUTANTS = [
     ('latent NAT: read out without subtracting the prior', '_read', 'z + q.mean - before', 'z + q.mean', 'test_model.py'),
     ('latent NAT: exponentials cut off too early', 'read_out', 'clamp(min=-80).exp()', 'clamp(min=-1).exp()', 'test_references.py test_model.py test_masking.py'),
     ('NAT on features: kept cells are not corrected', 'forward', 'self.to_change(x)) if self.kept', 'self.to_change(x) * 0) if self.kept', 'test_model.py::test_four_systems'),
-    ("user's mask: the NAT on features goes beyond it", 'forward', 'new if allow is None else new * allow[:, None]', 'new', 'test_enhance.py::test_outside_the_mask_no_nat_had_a_hand'),
+    ("user's mask: the NAT on features goes beyond it", 'forward', 'h = h + (new if allow is None else new * allow[:, None])', 'h = h + new', 'test_enhance.py::test_outside_the_mask_no_nat_had_a_hand'),
     ("user's mask: the NAT on the latent does not heed it", 'refine', 'mask & allow', 'mask & True', 'test_enhance.py::test_outside_the_mask_no_nat_had_a_hand'),
-    ("user's mask: every tile gets its upper left part", 'f', 'allow[:, a:c, b:d]', 'allow[:, :c - a, :d - b]', 'test_enhance.py::test_the_mask_is_cut_with_the_tiles'),
-    ('strength: input and result exchanged', 'done', 'y.lerp_(x, 1 - o.strength)', 'y.lerp_(x, o.strength)', 'test_enhance.py::test_strength'),
-    ('film: every frame is the last', 'at', 's = states[min(r, len(states) - 1)]', 's = states[-1]', 'test_enhance.py::test_the_film_begins_without_a_nat_and_ends_with_the_result'),
-    ('batches: all pictures get the level of the first', '_together', 'out.levels[i]', 'out.levels[0]', 'test_enhance.py::test_batches_keep_their_history'),
+    ("user's mask: every tile gets its upper left part", 'one', 'allow[:, top:bottom, left:right]', 'allow[:, :bottom - top, :right - left]', 'test_enhance.py::test_the_mask_is_cut_with_the_tiles'),
+    ('strength: input and result exchanged', 'lit', 'y.lerp_(x, 1 - s.strength)', 'y.lerp_(x, s.strength)', 'test_enhance.py::test_strength'),
+    ('film: every frame is the last', '_film', 'now = states[min(r, len(states) - 1)]', 'now = states[-1]', 'test_enhance.py::test_the_film_begins_without_a_nat_and_ends_with_the_result'),
+    ('batches: all pictures get the level of the first', '_together', 'record.levels[i]', 'record.levels[0]', 'test_enhance.py::test_batches_keep_their_history'),
     ('mix-up: the two sides exchanged', 'forward', 'return m * self.match(f_low) + (1 - m) * h', 'return (1 - m) * self.match(f_low) + m * h', 'test_model.py'),
     ('model: level without the norm', 'gain', '.exp() / c.norm_level', '.exp()', 'test_exposure.py::test_lights_lower_the_level_within_its_doubt'),
     ('lights: all levels give way, those of a head that is sure too', 'spare_lights', '(l - log_level) * precision + ', '', 'test_exposure.py::test_the_spared_level_is_the_likeliest'),
@@ -57,7 +57,7 @@ MUTANTS = [
     ('fingerprints: every scene is another', 'overlaps', 'a[i] >= threshold', 'a[i] >= 1.0', 'test_cli.py::test_evaluate_says_which_scenes_were_trained_on'),
     ('colour: from sRGB where to sRGB is asked', '_convert', 'np.linalg.inv(dst.matrix) @ src.matrix', 'np.linalg.inv(src.matrix) @ dst.matrix', 'test_colour.py::test_little_cms_converts_as_we_do'),
     ('colour: the result stays sRGB under the profile of the file', 'go', "like.space if 'icc_profile' in info else None", 'None', 'test_colour.py::test_what_is_not_changed_comes_back'),
-    ('formats: Pillow may choose any, PostScript too', '_open', 'formats=_readable(name)', 'formats=None', 'test_images.py::test_postscript_starts_nothing'),
+    ('formats: Pillow may choose any, PostScript too', 'open_bytes', 'formats=readable_formats(name)', 'formats=None', 'test_images.py::test_postscript_starts_nothing'),
 ]
 
 @lru_cache

@@ -153,6 +153,21 @@ def test_installed_command(place, toy):
 
 # --- the parser ---
 
+def test_one_command_for_all(place, toy, capsys):
+    "`lowlight enhance` is `lowlight_enhance`: flags, results, sentences and exit codes."
+    assert lowlight(['enhance', 'in', '-o', 'out', '--weights', toy]) == 0 and names('out') == ['a.png', 'b.jpg']
+    capsys.readouterr()
+    assert lowlight(['enhance', 'nothing.jpg', '-o', 'out']) == 2 and "doesn't exist" in complaint(capsys)
+    for line in ['enhance', 'in', '-o', 'out', '--nope'], ['experiment', 'tau', '--share', '.4'], ['nope'], []:
+        with pytest.raises(SystemExit) as e: lowlight(line)
+        assert e.value.code == 2 and complaint(capsys).startswith('lowlight')
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_both_names_have_the_same_options(name):
+    alone = make_parser(COMMANDS[name].__wrapped__, dict(out='o') if name == 'enhance' else None, EXPERIMENTS if name == 'experiment' else None)
+    inside = next(a for a in lowlight_parser()._actions if a.dest == 'command').choices[name]
+    assert [(a.option_strings, a.dest, a.help) for a in alone._actions] == [(a.option_strings, a.dest, a.help) for a in inside._actions]
+
 def test_pairs_of_switches():
     p = make_parser(lowlight_evaluate.__wrapped__)
     for line, want in ('', True), ('--no-latent-nat', False), ('--latent-nat', True), ('--no-latent-nat --latent-nat', True): assert p.parse_args(['--data', 'd', *line.split()]).latent_nat is want

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms, features
 from lowlight_nat.colour import *
 from lowlight_nat.enhance import Enhancer
 from lowlight_nat.images import ImageError, read_image, to_pil, write_image
-from lowlight_nat.pictures import Picture, _to_grey, read_picture, write_picture
+from lowlight_nat.pictures import Picture, luma, read_picture, write_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 LINEAR = ColourSpace('linear', (Curve(),)*3, SPACES['sRGB'].matrix)
@@ -255,7 +255,7 @@ def test_grey_arrays_and_tensors(enhance):
 def test_the_luma_keeps_the_level():
     from lowlight_nat.metrics import grey_mean
     x = torch.rand(3, 20, 30)
-    assert grey_mean(_to_grey(x).expand(3, -1, -1)).item() == pytest.approx(grey_mean(x).item(), abs=1e-6)
+    assert grey_mean(luma(x).expand(3, -1, -1)).item() == pytest.approx(grey_mean(x).item(), abs=1e-6)
 
 def test_grey_profiles(tmp_path):
     "A profile for grey is used and kept; one for RGB on a grey picture is used, and the result is sRGB's grey."

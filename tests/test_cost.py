@@ -9,7 +9,7 @@ from torchvision.ops import deform_conv2d
 from lowlight_nat.cli import lowlight_experiment
 from lowlight_nat.decoder import FeatureNAT
 from lowlight_nat.cost import *
-from lowlight_nat.images import pad_to_multiple
+from lowlight_nat.tiling import pad_to_multiple
 from lowlight_nat.model import LowLightNAT, ModelConfig
 from lowlight_nat.nat import LatentNAT
 

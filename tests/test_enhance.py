@@ -9,7 +9,8 @@ from odd_pictures import pictures, run_one, write
 from torch.utils._python_dispatch import TorchDispatchMode
 from lowlight_nat import flow, masking
 from lowlight_nat.enhance import *
-from lowlight_nat.images import ImageError, list_images, read_image, tile_grid, to_pil
+from lowlight_nat.images import ImageError, list_images, read_image, to_pil
+from lowlight_nat.tiling import tile_grid
 from lowlight_nat.metrics import grey_mean
 from lowlight_nat.model import LowLightNAT, ModelConfig, load_model, save_model
 
@@ -138,7 +139,7 @@ def test_the_checks_of_odd_pictures_can_fail(enhance, tmp_path, monkeypatch):
     from lowlight_nat import images, pictures as P
     named = {o.name: o for o in ODD}
     def wrong(name): return run_one(named[name], write(named[name], tmp_path), enhance, tmp_path/'out')['outcome'] == 'wrong'
-    for target, attr, broken, seen in [(images, '_upright', lambda im: im, 'turned_3.png'), (P, '_pil_alpha', lambda im: None, 'alpha.png'), (images, '_is_deep', lambda im: False, 'deep.png'),
+    for target, attr, broken, seen in [(images, 'upright', lambda im: im, 'turned_3.png'), (P, '_pil_alpha', lambda im: None, 'alpha.png'), (images, '_is_deep', lambda im: False, 'deep.png'),
                                        (P, '_exif', lambda *a: None, 'all.jpg'), (P, '_frames', lambda *a: [], 'moving.gif'), (P, '_dpi', lambda *a: None, 'all.png')]:
         assert not wrong(seen)
         with monkeypatch.context() as m: m.setattr(target, attr, broken); assert wrong(seen), f'{attr} was broken, and {seen} did not show it'
@@ -149,12 +150,12 @@ def test_the_checks_of_odd_pictures_can_fail(enhance, tmp_path, monkeypatch):
 def short_of_memory(enhance, limit, error):
     "The enhancer on a machine on which tiles of more than `limit` pixels a side fail."
     e, sides = Enhancer(enhance.model, 'cpu', tile=512, whole=100_000), []
-    run = e._run
-    def _run(x, stats, tile, *args):
+    run = e._tiles
+    def _tiles(x, stats, tile, *args):
         sides.append(tile)
         if tile > limit: raise error
         return run(x, stats, tile, *args)
-    e._run = _run
+    e._tiles = _tiles
     return e, sides
 
 @pytest.mark.parametrize('error', [torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")], ids=lambda e: type(e).__name__)
@@ -188,11 +189,11 @@ def test_devices_in_their_order(monkeypatch):
 @pytest.mark.parametrize('error', [NotImplementedError('not implemented for the MPS device'), TypeError('Cannot convert a MPS Tensor to float64 dtype')])
 def test_what_the_gpu_of_apple_cannot_do_is_done_on_the_cpu(enhance, error):
     e = Enhancer(toy(), 'cpu')
-    e.device, run = torch.device('mps'), e._run
-    def _run(*args):
+    e.device, run = torch.device('mps'), e._tiles
+    def _tiles(*args):
         if e.device.type == 'mps': raise error
         return run(*args)
-    e._run = _run
+    e._tiles = _tiles
     res = e(picture(32, 40))
     assert e.device.type == 'cpu' and 'CPU' in res.notes[0] and torch.equal(res.x, enhance(picture(32, 40)).x)
 

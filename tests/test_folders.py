@@ -178,13 +178,13 @@ def test_progress_tells_rate_and_remaining_time(enhance, folder, tmp_path, monke
 
 def test_a_full_disk_ends_the_run_and_keeps_what_is_done(enhance, folder, tmp_path, monkeypatch, capsys):
     from lowlight_nat import files, pictures
-    real = files._write_beside
+    real = files.write_beside
     def write(path, save):
         if path.name == 'c.webp':
             def full(f): f.write(b'half'); raise OSError(errno.ENOSPC, 'No space left on device')
             save = full
         return real(path, save)
-    monkeypatch.setattr(pictures, '_write_beside', write)
+    monkeypatch.setattr(pictures, 'write_beside', write)
     with pytest.raises(ImageError, match="no room left for .*c.webp.*2 of 4 pictures are finished.*existing='skip'"): enhance_folder(enhance, folder, tmp_path/'out')
     assert tree(tmp_path/'out') == ['a.png', 'b.jpg']
     save_model(enhance.model, tmp_path/'toy.safetensors', dict(seed=0))
@@ -237,12 +237,12 @@ KILLED = """
 import os, signal, sys
 from lowlight_nat import pictures
 from lowlight_nat.cli import lowlight_enhance
-real, n = pictures._write_beside, 0
+real, n = pictures.write_beside, 0
 def write(path, save):
     global n; n += 1
     def half(f): f.write(b'half a picture'); f.flush(); os.kill(os.getpid(), signal.SIGKILL)
     real(path, half if n == 101 else save)
-pictures._write_beside = write
+pictures.write_beside = write
 sys.exit(lowlight_enhance())
 """
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from lowlight_nat.images import *
-from lowlight_nat.images import _formats, _write_beside
+from lowlight_nat.tiling import apply_tiled, crop_to, pad_to_multiple, tile_grid
+from lowlight_nat.files import WRITTEN_FORMATS, write_beside
 
 FORMATS = ['jpg', 'png', 'webp', 'tif', 'bmp', 'gif']
 
@@ -93,7 +94,7 @@ def test_failed_write_leaves_the_old_file_alone(tmp_path):
     assert path.read_bytes()==old and list(tmp_path.iterdir())==[path]
 
 
-@pytest.mark.parametrize('ext', list(_formats))
+@pytest.mark.parametrize('ext', list(WRITTEN_FORMATS))
 def test_every_ending_we_write_can_be_read(tmp_path, ext):
     for x in (picture(1, 1), picture(1, 50), picture(50, 1)[:1]):
         assert read_image(write_image(x, tmp_path/f'a{ext}')).shape[1:]==x.shape[1:]

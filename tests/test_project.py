@@ -11,10 +11,10 @@ CHAPTERS = sorted(NBS.glob('[0-9][0-9]_*.ipynb'))
 PAGES = sorted(p for p in NBS.rglob('*.ipynb') if not any(o[0] in '._' for o in p.relative_to(NBS).parts))
 MODULES = sorted(p for p in (ROOT/'lowlight_nat').rglob('*.py') if p.name not in ('_modidx.py', '__init__.py'))
 # Lowest first. A module imports from levels below its own, or from a name before it in the same one; the first level imports none of ours.
-LEVELS = ['files', 'colour layers masking metrics perception', 'record images pairs pictures fingerprints darkness data quantizers codebook flow nat', 'decoder glare glare_release exposure', 'model', 'losses stages callbacks checkpoints training_memory training training_parallel training_unpaired', 'answer enhance folders dense deploy',
+LEVELS = ["files", "colour layers tiling masking metrics perception", "record images pairs pictures fingerprints darkness data quantizers codebook flow nat", "decoder glare glare_release exposure", "model", "losses stages callbacks checkpoints training_memory training training_parallel training_unpaired", "answer enhance folders dense deploy",
           'cost llflow restormer baselines experiments table1 uncertainty explore widgets', 'cli', 'all']
-LEVELS = [o.split() for o in LEVELS]
-NO_FASTAI = 'colour files images pictures layers masking metrics perception pairs fingerprints darkness quantizers codebook flow nat decoder glare glare_release exposure model answer enhance folders dense deploy llflow restormer'.split()
+LEVELS = ["files", "colour layers tiling masking metrics perception", "record images pairs pictures fingerprints darkness data quantizers codebook flow nat", "decoder glare glare_release exposure", "model", "losses stages callbacks checkpoints training_memory training training_parallel training_unpaired", "answer enhance folders dense deploy",
+NO_FASTAI = 'colour files images tiling pictures layers masking metrics perception pairs fingerprints darkness quantizers codebook flow nat decoder glare glare_release exposure model answer enhance folders dense deploy llflow restormer'.split()
 by_name = pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
 by_module = pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
 
@@ -72,7 +72,7 @@ def test_sidebar_lists_every_page():
     listed = re.findall(r'^ {10}- (\S+)$', text.split('  navbar:')[0], re.M)
     assert sorted(listed) == site_pages()
     chapters = [o for o in listed if re.match(r'\d\d_', o)]
-    assert listed[0] == 'index.ipynb' and chapters == sorted(chapters)
+    assert listed[0] == 'index.ipynb' and [o[:2] for o in chapters] == sorted(o[:2] for o in chapters)
     with pytest.raises(AssertionError, match='99_nowhere.ipynb'): script['sidebar']([*script['pages'](), '99_nowhere.ipynb'])
 
 def test_navbar_leads_somewhere():
@@ -157,8 +157,9 @@ def test_notebook_outputs(path):
 
 @by_name
 def test_notebook_cells_are_short(path):
-    "At most 60 lines: a longer cell is better than a folded one, but a cell is one thought."
-    assert [s[:60] for c in code(path) if (s := source(c)).count('\n') >= 60] == []
+    "At most 60 lines: a longer cell is better than a folded one, but a cell is one thought. A class alone may be longer, as its methods stand in it."
+    def one_class(s): return [type(o) for o in parsed(s) or ()] == [ast.ClassDef]
+    assert [s[:60] for c in code(path) if (s := source(c)).count('\n') >= 60 and not one_class(s)] == []
 
 @by_name
 def test_notebook_imports_stand_alone(path):

@@ -54,7 +54,7 @@ def mask():
     return m
 
 def test_one_writer_in_the_whole_package(root):
-    "Nothing but `_write_beside` renames a half-written file."
+    "Nothing but `write_beside` renames a half-written file."
     for p in sorted((root/'lowlight_nat').glob('*.py')):
         if p.name == 'files.py': continue
         assert not re.search(r"\.part['\"]|os\.replace\(|\.savefig\(path|torch\.save\((?!obj, f\))|save_file\(", p.read_text(encoding='utf-8')), p.name

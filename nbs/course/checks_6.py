@@ -3,7 +3,7 @@ import tempfile, torch
 import torch.nn.functional as F
 from pathlib import Path
 from torch import nn
-from lowlight_nat.images import tile_grid
+from lowlight_nat.tiling import tile_grid
 from lowlight_nat.masking import auroc
 from checks import close, exercise, need
 

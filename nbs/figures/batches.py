@@ -3,7 +3,7 @@ import os, time
 from pathlib import Path
 
 import torch
-from lowlight_nat.enhance import Enhancer, _options
+from lowlight_nat.enhance import Enhancer, check_settings
 from lowlight_nat.images import read_image
 from lowlight_nat.pictures import read_picture
 from lowlight_nat.record import device_name, versions, write_json
@@ -15,7 +15,7 @@ def main():
     enhance, x, rows = Enhancer.from_pretrained(device='cpu'), read_image(HERE.parents[1]/'samples/rocket.webp'), []
     for size in SIZES:
         small = torch.nn.functional.interpolate(x[None], size, mode='area')[0]
-        ps, o = [read_picture(small*(1 - i/20)) for i in range(B)], _options()
+        ps, o = [read_picture(small*(1 - i/20)) for i in range(B)], check_settings()
         def alone(): return [enhance._alone(p, o) for p in ps]
         def together(): return enhance._together(ps, o)
         seconds, results = {alone: [], together: []}, {}

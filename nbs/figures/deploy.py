@@ -14,7 +14,8 @@ from lowlight_nat.deploy import OnnxEnhancer, _stamp, compiled, exported_program
 from lowlight_nat.dense import DenseModel
 from lowlight_nat.enhance import shrink
 from lowlight_nat.experiments import evaluate
-from lowlight_nat.images import pad_to_multiple, read_image, write_image
+from lowlight_nat.images import read_image, write_image
+from lowlight_nat.tiling import pad_to_multiple
 from lowlight_nat.metrics import psnr
 from lowlight_nat.model import load_model, weights_path
 from lowlight_nat.pairs import find_pairs

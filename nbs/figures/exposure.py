@@ -16,7 +16,8 @@ from fastcore.script import call_parse
 from lowlight_nat.record import versions
 from lowlight_nat.exposure import AttentionExposure, ExposureHead, ExposureView, coverage, exposure_view, fit_exposure, inspect_exposure, pick_views
 from lowlight_nat.flow import picture_stats
-from lowlight_nat.images import pad_to_multiple, read_image
+from lowlight_nat.images import read_image
+from lowlight_nat.tiling import pad_to_multiple
 from lowlight_nat.metrics import gt_mean, grey_mean, psnr
 from lowlight_nat.model import load_model, weights_path
 from lowlight_nat.pairs import find_pairs

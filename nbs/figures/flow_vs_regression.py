@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from lowlight_nat.flow import ConditionalFlow, nll_bits, picture_stats
-from lowlight_nat.images import pad_to_multiple, read_image, to_pil
+from lowlight_nat.images import read_image, to_pil
+from lowlight_nat.tiling import pad_to_multiple
 from lowlight_nat.layers import ResBlock, conv3
 from lowlight_nat.metrics import score_pair
 from lowlight_nat.model import exposure_normalise, load_model

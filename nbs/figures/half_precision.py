@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 import torch
 from lowlight_nat.cost import dark_picture
-from lowlight_nat.images import pad_to_multiple
+from lowlight_nat.tiling import pad_to_multiple
 from lowlight_nat.metrics import psnr
 from lowlight_nat.model import LowLightNAT, ModelConfig
 

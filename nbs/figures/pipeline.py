@@ -39,8 +39,8 @@ PARTS = {
     'cli':        (842, 418,  96, 34, 'cli', []),
 }
 CHAPTERS = ('colour files images pairs pictures darkness data fingerprints layers quantizers codebook flow masking nat decoder glare glare_release exposure model metrics perception record losses stages '
-            'callbacks checkpoints training training_memory training_parallel training_unpaired answer enhance folders llflow restormer baselines cost experiments table1 uncertainty dense deploy explore widgets cli').split()
-ALSO = {'colour': ['images.in', 'images.out'], 'files': ['images.in', 'images.out'], 'pictures': ['images.in', 'images.out'], 'folders': ['enhance'], 'answer': ['nat', 'enhance', 'images.out'], 'glare': ['codebook', 'flow.cond', 'flow.flow'], 'glare_release': ['decoder'],   # the parts they have in the official size
+            'callbacks checkpoints training training_memory training_parallel training_unpaired answer tiling enhance folders llflow restormer baselines cost experiments table1 uncertainty dense deploy explore widgets cli').split()
+ALSO = {'colour': ['images.in', 'images.out'], 'files': ['images.in', 'images.out'], 'pictures': ['images.in', 'images.out'], 'folders': ['enhance'], 'tiling': ['enhance'], 'answer': ['nat', 'enhance', 'images.out'], 'glare': ['codebook', 'flow.cond', 'flow.flow'], 'glare_release': ['decoder'],   # the parts they have in the official size
         'pairs': ['data'], 'darkness': ['data'], 'fingerprints': ['data', 'metrics'], 'perception': ['metrics'], 'record': ['metrics'], 'stages': ['losses', 'training'], 'checkpoints': ['callbacks', 'training'],
         'training_memory': ['training'], 'training_parallel': ['training'], 'training_unpaired': ['data', 'training'], 'llflow': ['baselines'], 'restormer': ['baselines'],
         'cost': ['experiments'], 'table1': ['experiments', 'baselines'], 'uncertainty': ['experiments', 'masking'], 'dense': ['nat', 'deploy'], 'explore': ['widgets']}
