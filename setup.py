@@ -20,7 +20,8 @@ def words(key):
     return cfg.get(key, '').split()
 
 def readme():
-    "README.md as PyPI shows it: there, links that are relative to the repository would lead nowhere."
+    """README.md as PyPI shows it: there, links that are relative to the repository would lead
+    nowhere."""
     text = (root/'README.md').read_text(encoding='utf-8') if (root/'README.md').exists() else ''
     files, pictures = (f'{cfg["git_url"]}/{o}/{cfg["branch"]}/' for o in ('blob', 'raw'))
     text = re.sub(r'(!\[[^\]]*\]\()(?![a-z]+:|#)', rf'\g<1>{pictures}', text)

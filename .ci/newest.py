@@ -10,15 +10,19 @@ from pathlib import Path
 import matplotlib, torch
 
 ROOT = Path(__file__).resolve().parents[1]
-TOY = dict(n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
-           nat_width=16, nat_depth=1, feat_width=16, feat_depth=1)
+TOY = dict(n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1,
+           flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2), nat_width=16, nat_depth=1,
+           feat_width=16, feat_depth=1)
 
-EXTRAS = dict(training_parallel='parallel', widgets='app') # module: the extra it needs beyond `train`
+# module: the extra it needs beyond `train`
+EXTRAS = dict(training_parallel='parallel', widgets='app')
 
 
 def modules():
     "Import every module of the package."
-    names = sorted(p.stem for p in (ROOT/'lowlight_nat').glob('*.py') if p.stem not in ('__init__', '_modidx'))
+    names = sorted(p.stem
+                   for p in (ROOT/'lowlight_nat').glob('*.py')
+                   if p.stem not in ('__init__', '_modidx'))
     for o in names:
         try: importlib.import_module(f'lowlight_nat.{o}')
         except ImportError as e:   # an extra's, which is not installed here: it has to say so
@@ -30,7 +34,9 @@ def toy(out):
     from lowlight_nat.data import LowLightDataLoaders
     from lowlight_nat.model import ModelConfig, TrainPlan, load_model
     from lowlight_nat.training import train_pipeline
-    def dls(crop, bs, n): return LowLightDataLoaders.from_synthetic(ROOT/'samples/reference', [torch.rand(3, 32, 40)], size=crop, bs=bs, items_per_epoch=n, device='cpu')
+    def dls(crop, bs, n):
+        return LowLightDataLoaders.from_synthetic(ROOT/'samples/reference', [torch.rand(3, 32, 40)],
+                                                  size=crop, bs=bs, items_per_epoch=n, device='cpu')
     plan = replace(TrainPlan.tiny().each_stage(steps=6, bs=2, crop=32), bf16=False)
     train_pipeline(replace(ModelConfig.tiny(), **TOY), plan, dls, out)
     return load_model(out/'model.safetensors')
@@ -41,7 +47,8 @@ def learner(out):
     from lowlight_nat.data import LowLightBlock, Pair
     from lowlight_nat.images import list_images
     files = list_images(ROOT/'samples/reference')
-    dls = LowLightBlock(32).dataloaders([Pair(f, f, f.stem) for f in files], bs=2, num_workers=0, device=torch.device('cpu'))
+    dls = LowLightBlock(32).dataloaders([Pair(f, f, f.stem) for f in files], bs=2, num_workers=0,
+                                        device=torch.device('cpu'))
     learn = Learner(dls, torch.nn.Conv2d(3, 3, 1), loss_func=torch.nn.L1Loss(), path=out)
     learn.fit(1, 1e-2)
     learn.export(out/'learner.pkl')
@@ -49,13 +56,16 @@ def learner(out):
     assert torch.equal(load_learner(out/'learner.pkl').model(x), learn.model(x))
 
 def stage_learner(out):
-    "A Learner of a stage, as a fastai user has it: fitted, exported, read again, asked for a picture."
+    """A Learner of a stage, as a fastai user has it: fitted, exported, read again, asked for a
+    picture."""
     from fastai.learner import load_learner
     from lowlight_nat.data import LowLightDataLoaders
     from lowlight_nat.model import ModelConfig, TrainPlan
     from lowlight_nat.training import flow_learner
-    dls = LowLightDataLoaders.from_synthetic(ROOT/'samples/reference', [torch.rand(3, 32, 40)], size=32, bs=2, items_per_epoch=4, device='cpu')
-    learn = flow_learner(dls, replace(ModelConfig.tiny(), **TOY), replace(TrainPlan.tiny().each_stage(crop=32), bf16=False), path=out)
+    dls = LowLightDataLoaders.from_synthetic(ROOT/'samples/reference', [torch.rand(3, 32, 40)],
+                                             size=32, bs=2, items_per_epoch=4, device='cpu')
+    learn = flow_learner(dls, replace(ModelConfig.tiny(), **TOY),
+                         replace(TrainPlan.tiny().each_stage(crop=32), bf16=False), path=out)
     learn.fit_one_cycle(1, 1e-3)
     learn.export(out/'stage.pkl')
     x = dls.valid.one_batch()[0]
@@ -65,17 +75,31 @@ def stage_learner(out):
 def main():
     matplotlib.use('Agg')
     warnings.simplefilter('ignore')
-    start, said = time.time(), io.StringIO()
-    print(', '.join(f'{o} {version(o)}' for o in 'fastai fastcore fasttransform plum-dispatch fastprogress torch'.split()), flush=True)
-    assert int(version('fastcore').split('.')[0]) >= 2, "this is no newest set; run it where only `pip install -e '.[train]'` was done"
+    start = time.time()
+    said = io.StringIO()
+    print(
+        ', '.join(
+            f'{o} {version(o)}'
+            for o in 'fastai fastcore fasttransform plum-dispatch fastprogress torch'.split()),
+        flush=True)
+    assert int(
+        version('fastcore').split('.')
+        [0]) >= 2, "this is no newest set; run it where only `pip install -e '.[train]'` was done"
     names = modules()
     from lowlight_nat.enhance import Enhancer
     with tempfile.TemporaryDirectory() as tmp:
         try:
-            with contextlib.redirect_stdout(said): model = toy(Path(tmp)); learner(Path(tmp)); stage_learner(Path(tmp))
-        except BaseException: print(said.getvalue()[-2000:], file=sys.stderr); raise
+            with contextlib.redirect_stdout(said):
+                model = toy(Path(tmp))
+                learner(Path(tmp))
+                stage_learner(Path(tmp))
+        except BaseException:
+            print(said.getvalue()[-2000:], file=sys.stderr)
+            raise
     assert Enhancer(model, device='cpu')(torch.rand(3, 24, 40)*0.1).image.size == (40, 24)
-    print(f'{len(names)} modules imported; a toy trained, written, read and used, in {time.time()-start:.0f} s')
+    print(
+        f'{len(names)} modules imported; a toy trained, written, read and used, in {time.time()-start:.0f} s'
+    )
 
 
 if __name__ == '__main__': main()

@@ -9,7 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
 
-# The sections of the sidebar, in reading order, with the pages of each. A pattern takes what no pattern before it took; a page that none takes is an error.
+# The sections of the sidebar, in reading order, with the pages of each. A pattern takes what no
+# pattern before it took; a page that none takes is an error.
 SECTIONS = [
     ('Start', 'index.ipynb learning_path.qmd tutorial.ipynb'),
     ('Pictures and data', '00_*.ipynb 01_*.ipynb'),
@@ -21,30 +22,45 @@ SECTIONS = [
     ('Experiments', '13_*.ipynb 14_*.ipynb 15_*.ipynb'),
     ('Deploying and widgets', '16_*.ipynb 17_*.ipynb 18_*.ipynb'),
     ('Research', 'lab_*.ipynb'),
-    ('Course', 'course/index.qmd course/slides_*.qmd course/exercises_*.ipynb course/solutions/*.ipynb course/projects.qmd course/teaching.qmd course/claims.ipynb course/*.*'),
+    ('Course',
+     'course/index.qmd course/slides_*.qmd course/exercises_*.ipynb course/solutions/*.ipynb course/projects.qmd course/teaching.qmd course/claims.ipynb course/*.*'
+     ),
     ('Reference', 'api.qmd glossary.ipynb symbols.ipynb results.qmd limits.qmd architecture.qmd'),
 ]
-# The top bar: words, and the menu under them: pages, or (words, page), or (words, section), which gives the first page of it. Menus only: Quarto
-# marks the first plain link that the sidebar has too as the current page, on every page of the site.
+# The top bar: words, and the menu under them: pages, or (words, page), or (words, section), which
+# gives the first page of it. Menus only: Quarto
+# marks the first plain link that the sidebar has too as the current page, on every page of the
+# site.
 NAVBAR = [
     ('Start', ['index.ipynb', 'learning_path.qmd', 'tutorial.ipynb']),
     ('Book', [(o, o) for o, _ in SECTIONS[1:10]]),
-    ('Course', [('The course', 'course/index.qmd'), ('Slides', 'course/slides_1.qmd'), ('Exercises', 'course/exercises_1.ipynb'),
-                ('Solutions', 'course/solutions/solutions_1.ipynb'), 'course/projects.qmd', 'course/teaching.qmd', 'course/claims.ipynb']),
-    ('Reference', ['api.qmd', 'glossary.ipynb', 'symbols.ipynb', 'results.qmd', 'limits.qmd', 'architecture.qmd']),
+    ('Course', [('The course', 'course/index.qmd'), ('Slides', 'course/slides_1.qmd'),
+                ('Exercises', 'course/exercises_1.ipynb'),
+                ('Solutions', 'course/solutions/solutions_1.ipynb'), 'course/projects.qmd',
+                'course/teaching.qmd', 'course/claims.ipynb']),
+    ('Reference', [
+        'api.qmd', 'glossary.ipynb', 'symbols.ipynb', 'results.qmd', 'limits.qmd',
+        'architecture.qmd'
+    ]),
 ]
 
 
 def pages():
     "Every page of the site, relative to nbs/."
     found = (p for o in ('*.ipynb', '*.qmd') for p in NBS.rglob(o))
-    return sorted(p.relative_to(NBS).as_posix() for p in found if not any(o[0] in '._' for o in p.relative_to(NBS).parts))
+    return sorted(
+        p.relative_to(NBS).as_posix() for p in found if not any(o[0] in '._'
+                                                                for o in p.relative_to(NBS).parts))
 
 def sections(names):
     "The pages `names` by section; fails if one belongs nowhere."
-    left, out = list(names), {}
+    left = list(names)
+    out = {}
     for title, patterns in SECTIONS:
-        out[title] = [o for pat in patterns.split() for o in left if Path(o).match(pat) and o.count('/') == pat.count('/')]
+        out[title] = [
+            o for pat in patterns.split() for o in left
+            if Path(o).match(pat) and o.count('/') == pat.count('/')
+        ]
         out[title] = list(dict.fromkeys(out[title]))
         left = [o for o in left if o not in out[title]]
     assert not left, f'in no section of the sidebar: {left}; add them to SECTIONS in .ci/pages.py'
@@ -52,9 +68,15 @@ def sections(names):
 
 def sidebar(names):
     "nbs/sidebar.yml: the sidebar by sections, and the top bar."
-    by, names = sections(names), set(names)
-    lines = ['# Made by .ci/pages.py; edit the lists there.', 'website:', '  sidebar:', '    contents:']
-    for title, its in by.items(): lines += [f'      - section: "{title}"', '        contents:', *[f'          - {o}' for o in its]]
+    by = sections(names)
+    names = set(names)
+    lines = [
+        '# Made by .ci/pages.py; edit the lists there.', 'website:', '  sidebar:', '    contents:'
+    ]
+    for title, its in by.items():
+        lines += [
+            f'      - section: "{title}"', '        contents:', *[f'          - {o}' for o in its]
+        ]
     lines += ['  navbar:', '    left:']
     for text, menu in NAVBAR:
         lines += [f'      - text: {text}', '        menu:']
@@ -62,7 +84,8 @@ def sidebar(names):
             label, to = it if isinstance(it, tuple) else (None, it)
             page = by[to][0] if to in by else to
             assert page in names, f'the menu {text} names {page}, which is no page; change NAVBAR in .ci/pages.py'
-            lines += [f'          - text: "{label}"', f'            href: {page}'] if label else [f'          - {page}']
+            lines += [f'          - text: "{label}"', f'            href: {page}'
+                      ] if label else [f'          - {page}']
     return '\n'.join(lines) + '\n'
 
 def main(process=True, force=True):

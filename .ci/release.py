@@ -37,19 +37,27 @@ def numbers(version): return [int(o) for o in version.split('.')]
 def changes(root, version):
     "The heading of a version in CHANGELOG.md, and the text below it."
     text = (root/'CHANGELOG.md').read_text(encoding='utf-8')
-    found = re.search(rf'^(## {re.escape(version)}(?: \(unreleased\))?)$(.*?)(?=^## |\Z)', text, re.M | re.S)
+    found = re.search(rf'^(## {re.escape(version)}(?: \(unreleased\))?)$(.*?)(?=^## |\Z)', text,
+                      re.M | re.S)
     if not found or '\n- ' not in found[2]:
-        raise SystemExit(f'CHANGELOG.md has no section "## {version}" with a line "- ...": say there what changed')
+        raise SystemExit(
+            f'CHANGELOG.md has no section "## {version}" with a line "- ...": say there what changed'
+        )
     return found
 
 def check(root, version):
     "Everything that must hold before a file is touched."
-    if not re.fullmatch(VERSION, version): raise SystemExit(f'{version!r} is no version: write it as 1.2.3')
+    if not re.fullmatch(VERSION, version):
+        raise SystemExit(f'{version!r} is no version: write it as 1.2.3')
     now = said(root, 'settings.ini')[1]
-    if numbers(version) < numbers(now): raise SystemExit(f'{version} is older than {now}, which settings.ini says')
+    if numbers(version) < numbers(now):
+        raise SystemExit(f'{version} is older than {now}, which settings.ini says')
     changed = git(root, 'status', '--porcelain')
-    if changed: raise SystemExit(f'The tree has changes that are not committed: commit or stash them.\n{changed}')
-    if git(root, 'tag', '--list', f'v{version}'): raise SystemExit(f'The tag v{version} is there already')
+    if changed:
+        raise SystemExit(
+            f'The tree has changes that are not committed: commit or stash them.\n{changed}')
+    if git(root, 'tag', '--list', f'v{version}'):
+        raise SystemExit(f'The tag v{version} is there already')
     for file in PLACES: said(root, file)
     changes(root, version)
 
@@ -64,7 +72,8 @@ def release(root, version):
     check(root, version)
     for file in PLACES: replace(root/file, said(root, file), 1, version)
     replace(root/'CHANGELOG.md', changes(root, version), 1, f'## {version}')
-    if git(root, 'status', '--porcelain'): git(root, 'commit', '--all', '--message', f'Release {version}')
+    if git(root, 'status', '--porcelain'):
+        git(root, 'commit', '--all', '--message', f'Release {version}')
     git(root, 'tag', '--annotate', f'v{version}', '--message', f'Release {version}')
     print(f'v{version} is committed and tagged here; `git push --follow-tags` publishes it')
 

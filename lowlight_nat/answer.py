@@ -20,7 +20,8 @@ from .pictures import Picture, write_picture
 from .tiling import crop_to
 
 # %% ../nbs/13_answer.ipynb #aae8b3db
-_colours = torch.tensor([[0,0,4],[62,15,114],[148,44,128],[222,73,104],[254,159,109],[252,253,191]])/255
+_colours = torch.tensor([[0, 0, 4], [62, 15, 114], [148, 44, 128], [222, 73, 104], [254, 159, 109],
+                         [252, 253, 191]])/255
 
 def false_colour(
     v:Tensor, # values (h,w), in [0,1]
@@ -56,7 +57,8 @@ def paste_rounds(
     cell:int, # side of a cell of the recorded grids, pixels
 )->list: # of `Round`
     "Rounds recorded tile by tile as rounds of the whole picture."
-    h,w = -(-size[0]//cell),-(-size[1]//cell)
+    h = -(-size[0]//cell)
+    w = -(-size[1]//cell)
     res = [Round(i+1) for i in range(max(map(len, histories)))]
     for rounds,(top,left,*_) in zip(histories, boxes):
         if not rounds: continue
@@ -65,7 +67,8 @@ def paste_rounds(
                 v = _last_state(rounds, i, name)
                 if v is None: continue
                 if getattr(whole, name) is None: setattr(whole, name, v.new_zeros(h, w))
-                to = getattr(whole, name)[top//cell:top//cell+v.shape[0], left//cell:left//cell+v.shape[1]]
+                to = getattr(whole, name)[top//cell:top//cell + v.shape[0],
+                                          left//cell:left//cell + v.shape[1]]
                 to.copy_(v[:to.shape[0], :to.shape[1]])
     return res
 
@@ -101,7 +104,9 @@ def draw_round(
     history:list, # rounds of the NAT on the latent, of grids (gh,gw): `masked` and `confidence`
     entropy:Tensor, # at the outset (gh,gw), in [0,1]
     mask:Tensor, # True: uncertain (gh,gw)
-    grid:tuple, # rows and columns of the grid that the picture fills, with fractions: its height and width in cells
+    # rows and columns of the grid that the picture fills, with fractions: its height and width in
+    # cells
+    grid:tuple,
 )->Image.Image:
     "Picture, places asked, entropy at the outset and doubt left, after a round."
     im = to_pil(pictures[r])
@@ -118,10 +123,13 @@ def draw_round(
     share = f"{f'asked in round {r}' if r else 'to be asked'}: {asked.float().mean():.0%}"
     after = f'after round {r} of {len(pictures)-1}' if r else 'before the first round'
     left = f'doubt after round {r}' if r else 'not asked yet'
-    panels = [_panel(im, size, after),
-              _panel(_mark(im.resize(size), asked, box), size, share),
-              _panel(to_pil(false_colour(entropy)), size, f'entropy at the outset, mean {entropy.mean():.2f}', box),
-              _panel(to_pil(false_colour(doubt)), size, left, box)]
+    panels = [
+        _panel(im, size, after),
+        _panel(_mark(im.resize(size), asked, box), size, share),
+        _panel(to_pil(false_colour(entropy)), size,
+               f'entropy at the outset, mean {entropy.mean():.2f}', box),
+        _panel(to_pil(false_colour(doubt)), size, left, box)
+    ]
     w,h = panels[0].size
     res = Image.new('RGB', (2*w, 2*h), 'white')
     for i,p in enumerate(panels): res.paste(p, (i%2*w, i//2*h))
@@ -129,7 +137,9 @@ def draw_round(
 
 # %% ../nbs/13_answer.ipynb #fa4326aa
 # Endings of films, and what Pillow is told
-ANIMATED = {'.gif': dict(format='GIF', optimize=True), '.webp': dict(format='WEBP', quality=85, method=4)}
+ANIMATED = {
+    '.gif': dict(format='GIF', optimize=True), '.webp': dict(format='WEBP', quality=85, method=4)
+}
 
 def write_animation(
     frames:list, # pictures of one size
@@ -143,7 +153,8 @@ def write_animation(
         raise ImageError(f"'{path}' can't hold a film: end it with {' or '.join(ANIMATED)}.")
     if os.path.isdir(path): raise ImageError(f"'{path}' is a folder: add the name of the film.")
     times = [round(1000*seconds)]*(len(frames)-1)+[round(2500*seconds)]
-    def save(f): frames[0].save(f, save_all=True, append_images=frames[1:], duration=times, loop=0, **how)
+    def save(f):
+        frames[0].save(f, save_all=True, append_images=frames[1:], duration=times, loop=0, **how)
     try: write_beside(path, save)
     except (OSError, ValueError) as e:
         raise ImageError(f"'{path}' can't be written ({e}): check the folder, "
@@ -167,7 +178,8 @@ class Enhanced:
     history:list|None=None # rounds of the NAT on the latent, each a `Round`, on request
     feature_history:list|None=None # rounds of the NAT on the features, on request
     film:list|None=None # small pictures (3,h,w) in [0,1] after 0, 1, ... rounds, on request
-    source:Picture=field(default_factory=lambda: Picture(None)) # what came with the input: alpha, depth, colour space, metadata, notes; its colours are let go
+    # what came with the input: alpha, depth, colour space, metadata, notes; its colours are let go
+    source:Picture=field(default_factory=lambda: Picture(None))
 
     def __post_init__(self):
         if not self.source.grey: return   # grey in, grey out: three equal channels
@@ -185,7 +197,10 @@ class Enhanced:
         return self.source.notes
 
     @property
-    def image(self)->Image.Image: # mode RGB, or L if the input was grey; RGBA or LA if it had an alpha channel
+
+    def image(
+        self
+    ) -> Image.Image: # mode RGB, or L if the input was grey; RGBA or LA if it had an alpha channel
         "The picture as Pillow has it: 8 bits, always sRGB, whatever the file's own space is."
         im = to_pil(self.x[:1] if self.source.grey else self.x)
         if self.alpha is not None: im.putalpha(self.alpha)
@@ -200,19 +215,24 @@ class Enhanced:
         path, # where to; the ending chooses the format
         quality:int=95, # of JPEG, WebP and AVIF; a WebP that was lossless stays so
     )->Path:
-        "Write the picture, completely or not at all, with what came with the input: in its colour space, with its profile, and in 16 bits where it had 16 and the format has them."
+        """Write the picture, completely or not at all, with what came with the input: in its colour
+        space, with its profile, and in 16 bits where it had 16 and the format has them."""
         return write_picture(self.x, path, self.source, quality)
 
     def save_history(self,
         path, # where to, .gif or .webp
         seconds:float=1., # a round stands
     )->Path:
-        "Write the rounds as a film: picture, places asked, entropy, doubt. Needs a result made with `film=True`."
+        """Write the rounds as a film: picture, places asked, entropy, doubt. Needs a result made
+        with `film=True`."""
         if self.film is None:
-            raise ValueError('history: no pictures of the rounds were kept; call the enhancer with film=True.')
+            raise ValueError(
+                'history: no pictures of the rounds were kept; call the enhancer with film=True.')
         grid = [n/LATENT_CELL for n in self.x.shape[-2:]]
         rounds = range(len(self.film))
-        frames = [draw_round(r, self.film, self.history, self.entropy, self.mask, grid) for r in rounds]
+        frames = [
+            draw_round(r, self.film, self.history, self.entropy, self.mask, grid) for r in rounds
+        ]
         return write_animation(frames, path, seconds)
 
     def _repr_png_(self):
@@ -223,5 +243,6 @@ class Enhanced:
 
     def __repr__(self):
         h,w = self.x.shape[1:]
-        return (f'Enhanced({w}x{h}, level {self.level:.3f} (deviation {self.level_std:.0%}), gain {self.gain:.3f}, '
-                f'entropy {self.entropy.mean():.3f}, masked {self.mask.float().mean():.1%})')
+        return (
+            f'Enhanced({w}x{h}, level {self.level:.3f} (deviation {self.level_std:.0%}), gain {self.gain:.3f}, '
+            f'entropy {self.entropy.mean():.3f}, masked {self.mask.float().mean():.1%})')

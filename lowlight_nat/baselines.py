@@ -39,20 +39,33 @@ from .training import StageLearner, folder_dls, gt_mean_psnr, gt_mean_ssim, spli
 def check_picture(x:Tensor, # dark picture, of any shape
                  ) -> Tensor: # the same (3,H,W), float32, within [0,1]
     "One picture (3,H,W) in [0,1], or a ValueError that says what it is instead"
-    if not isinstance(x, Tensor): raise ValueError(f'x_low must be a tensor (3,H,W), not {type(x).__name__}; use images.read_image')
-    if x.ndim != 3 or x.shape[0] != 3 or not x.numel(): raise ValueError(f'x_low must have shape (3,H,W), not {tuple(x.shape)}; give the pictures of a batch one by one')
-    if not x.is_floating_point(): raise ValueError(f'x_low must hold numbers in [0,1], not {x.dtype}; divide 8-bit values by 255')
-    if not x.isfinite().all(): raise ValueError('x_low has NaN or infinite values; clean it before enhancing')
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f'x_low must be a tensor (3,H,W), not {type(x).__name__}; use images.read_image')
+    if x.ndim != 3 or x.shape[0] != 3 or not x.numel():
+        raise ValueError(
+            f'x_low must have shape (3,H,W), not {tuple(x.shape)}; give the pictures of a batch one by one'
+        )
+    if not x.is_floating_point():
+        raise ValueError(
+            f'x_low must hold numbers in [0,1], not {x.dtype}; divide 8-bit values by 255')
+    if not x.isfinite().all():
+        raise ValueError('x_low has NaN or infinite values; clean it before enhancing')
     return x.float().clamp(0, 1)
 
 # %% ../nbs/14_baselines.ipynb #f622b7b0
 def gamma(x_low:Tensor, # dark picture (3,H,W) in [0,1]
           level:float=0.4, # grey mean of the result, in (0,1)
          ) -> Tensor: # (3,H,W) in [0,1]
-    "The power of the picture whose grey mean is `level`, by bisection; Gonzalez and Woods. A black picture stays black"
+    """The power of the picture whose grey mean is `level`, by bisection; Gonzalez and Woods. A
+    black picture stays black"""
     x = check_picture(x_low)
-    if not 0 < level < 1: raise ValueError(f'gamma: level={level} must lie between 0 and 1: it is the mean grey of the result')
-    a, b = -6., 6.   # of log g
+    if not 0 < level < 1:
+        raise ValueError(
+            f'gamma: level={level} must lie between 0 and 1: it is the mean grey of the result')
+    # of log g
+    a = -6.
+    b = 6.
     for _ in range(40):
         g = (a + b)/2
         if grey_mean(x**2.718281828459045**g) > level: a = g
@@ -63,11 +76,13 @@ def gamma(x_low:Tensor, # dark picture (3,H,W) in [0,1]
 def clahe(x_low:Tensor, # dark picture (3,H,W) in [0,1]
           clip:float=0.01, # limit of the histograms' bars, in [0,1]; more is more contrast
          ) -> Tensor: # (3,H,W) in [0,1]
-    "Contrast-limited adaptive histogram equalisation of the brightness (HSV), by scikit-image; Zuiderveld, 1994"
+    """Contrast-limited adaptive histogram equalisation of the brightness (HSV), by scikit-image;
+    Zuiderveld, 1994"""
     x = check_picture(x_low)
     with needs_extra('classical', 'clahe'):
         from skimage.exposure import equalize_adapthist
-    return torch.from_numpy(equalize_adapthist(x.permute(1, 2, 0).cpu().numpy(), clip_limit=clip)).permute(2, 0, 1).contiguous().to(x)
+    return torch.from_numpy(equalize_adapthist(x.permute(1, 2, 0).cpu().numpy(),
+                                               clip_limit=clip)).permute(2, 0, 1).contiguous().to(x)
 
 # %% ../nbs/14_baselines.ipynb #26d947d7
 NETWORKS = dict(restormer=Restormer, llflow=LLFlow) # name: class
@@ -76,11 +91,14 @@ CLASSICS = dict(clahe=clahe, gamma=gamma) # name: function of a picture
 
 # %% ../nbs/14_baselines.ipynb #bac428a3
 class BaselineStage(nn.Module):
-    "A baseline in training: `forward(x_low, x_high)` gives a picture `x` and the loss `terms` by name"
+    """A baseline in training: `forward(x_low, x_high)` gives a picture `x` and the loss `terms` by
+    name"""
     def __init__(self, model:nn.Module, # with `forward`, `pair`, `groups`, `terms`, `multiple`
                  plan): # a `BaselinePlan`
         super().__init__()
-        self.model, self.cfg, self.terms = model, plan, model.terms
+        self.model = model
+        self.cfg = plan
+        self.terms = model.terms
 
     def forward(self, x_low:Tensor, # dark pictures (B,3,H,W) in [0,1], any size
                 x_high:Tensor=None, # their bright partners (B,3,H,W), in training and validation
@@ -106,17 +124,21 @@ class BaselinePlan:
     crop: int = 128          # side of the training crops, pixels
     lr: float = 1e-3         # peak learning rate
     ema: float = 0.99        # decay of the moving average of the weights, which is what is kept
-    synthetic: float = 0.    # share of the training crops whose dark picture is made from the bright one
-    relight: float = 0.      # share of the training crops whose two pictures are put under another light
+    # share of the training crops whose dark picture is made from the bright one
+    synthetic: float = 0.
+    # share of the training crops whose two pictures are put under another light
+    relight: float = 0.
     transpose: bool = False  # rows and columns swapped in half of the training crops
-    bf16: bool = True        # bfloat16 autocast in training; flow and attention tables stay in float32
+    # bfloat16 autocast in training; flow and attention tables stay in float32
+    bf16: bool = True
     seed: int = 42           # of everything random in training
 
     def __post_init__(self):
         choose('baseline', self.name, NETWORKS)
         choose('preset', self.preset, ('small', 'full'))
         for k in ('steps', 'bs', 'crop', 'lr'):
-            if not getattr(self, k) > 0: raise ValueError(f'BaselinePlan: {k}={getattr(self, k)} must be more than 0')
+            if not getattr(self, k) > 0:
+                raise ValueError(f'BaselinePlan: {k}={getattr(self, k)} must be more than 0')
     def to_json(self) -> str: return json.dumps(asdict(self))
 
 # %% ../nbs/14_baselines.ipynb #c3eada46
@@ -127,8 +149,12 @@ def baseline_plan(name:str, # restormer or llflow
     "The plan of a preset, with changes"
     given = {k: v for k, v in kwargs.items() if v is not None}
     unknown = set(given) - {f.name for f in fields(BaselinePlan)}
-    if unknown: raise ValueError(f'baseline_plan: unknown field {", ".join(sorted(unknown))}; a plan has {", ".join(f.name for f in fields(BaselinePlan))}')
-    full = dict(steps=60150, bs=8, ema=0.999, **dict(restormer=dict(lr=3e-4), llflow=dict(lr=5e-4, crop=160)).get(name, {}))
+    if unknown:
+        raise ValueError(
+            f'baseline_plan: unknown field {", ".join(sorted(unknown))}; a plan has {", ".join(f.name for f in fields(BaselinePlan))}'
+        )
+    full = dict(steps=60150, bs=8, ema=0.999,
+                **dict(restormer=dict(lr=3e-4), llflow=dict(lr=5e-4, crop=160)).get(name, {}))
     return BaselinePlan(name=name, preset=preset, **{**(full if preset == 'full' else {}), **given})
 
 def build_baseline(name:str, # restormer or llflow
@@ -150,12 +176,23 @@ def baseline_learner(name:str, # restormer or llflow
                     ) -> StageLearner:
     "A fastai Learner of a baseline, as `stage_learner` makes one of our own stages"
     plan = plan or baseline_plan(name, preset)
-    if plan.name != name: raise ValueError(f'baseline_learner: the plan is of {plan.name}, not of {name}; make one with baseline_plan')
+    if plan.name != name:
+        raise ValueError(
+            f'baseline_learner: the plan is of {plan.name}, not of {name}; make one with baseline_plan'
+        )
     stage = BaselineStage(model or build_baseline(name, plan.preset), plan)
     own = dict(loss_func=sum_terms, opt_func=partial(Adam, wd=1e-4, sqr_mom=0.99), lr=plan.lr,
-               metrics=[*map(Term, stage.terms), gt_mean_psnr, gt_mean_ssim], splitter=split_stage, train_bn=False)
+               metrics=[*map(Term, stage.terms), gt_mean_psnr,
+                        gt_mean_ssim], splitter=split_stage, train_bn=False)
     care = [Autocast()] if plan.bf16 else []
-    return StageLearner(dls, stage, cbs=[GiveTarget(), FrozenEval(), EMAWeights(plan.ema), NaNGuard(), GradientClip(1.), *care, *L(cbs)], **{**own, **kwargs})
+    return StageLearner(
+        dls, stage, cbs=[
+            GiveTarget(),
+            FrozenEval(),
+            EMAWeights(plan.ema),
+            NaNGuard(),
+            GradientClip(1.), *care, *L(cbs)
+        ], **{**own, **kwargs})
 
 # %% ../nbs/14_baselines.ipynb #6c4b57bb
 def save_baseline(model:nn.Module, # to be kept
@@ -163,21 +200,31 @@ def save_baseline(model:nn.Module, # to be kept
                   path, # of the .safetensors file
                   about:dict=None): # more to say: data, figures...
     "Write weights, sizes, plan and metadata to one safetensors file"
-    meta = dict(format='lowlight_nat_baseline', plan=plan.to_json(), sizes=json.dumps(asdict(model.cfg)), about=json.dumps(about or {}))
-    data = save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, metadata=meta)
+    meta = dict(format='lowlight_nat_baseline', plan=plan.to_json(),
+                sizes=json.dumps(asdict(model.cfg)), about=json.dumps(about or {}))
+    data = save({k: v.detach().cpu().contiguous()
+                 for k, v in model.state_dict().items()}, metadata=meta)
     write_beside(path, lambda f: f.write(data), durable=True)
 
 def read_baseline(path # of the .safetensors file
                  ) -> AttrDict: # plan, cfg: sizes of the network, about
     "What a baseline's file says of itself, without its weights"
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'There is no file {path}; give the .safetensors file that train_baseline wrote, or one of {", ".join(CLASSICS)}')
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'There is no file {path}; give the .safetensors file that train_baseline wrote, or one of {", ".join(CLASSICS)}'
+        )
     try:
         with safe_open(path, 'pt') as f: meta = f.metadata() or {}
-    except SafetensorError as e: raise ValueError(f'{path} is no safetensors file or is damaged ({e}); train it again') from None
-    if meta.get('format') != 'lowlight_nat_baseline': raise ValueError(f'{path} is a safetensors file, but not a baseline; use one that save_baseline wrote')
+    except SafetensorError as e:
+        raise ValueError(
+            f'{path} is no safetensors file or is damaged ({e}); train it again') from None
+    if meta.get('format') != 'lowlight_nat_baseline':
+        raise ValueError(
+            f'{path} is a safetensors file, but not a baseline; use one that save_baseline wrote')
     plan = BaselinePlan(**json.loads(meta['plan']))
-    return AttrDict(plan=plan, cfg=CONFIGS[plan.name](**json.loads(meta['sizes'])), about=json.loads(meta['about']))
+    return AttrDict(plan=plan, cfg=CONFIGS[plan.name](**json.loads(meta['sizes'])),
+                    about=json.loads(meta['about']))
 
 # %% ../nbs/14_baselines.ipynb #f94a46c9
 class Baseline:
@@ -187,8 +234,14 @@ class Baseline:
                  plan:BaselinePlan=None, # it was trained by
                  about:dict=None): # what is known of its training
         choose('baseline', name, [*CLASSICS, *NETWORKS])
-        if name in NETWORKS and model is None: raise ValueError(f'{name} has to be trained; use train_baseline, or load_baseline with the path of its file')
-        self.name, self.model, self.plan, self.about = name, model.eval() if model else None, plan, about or {}
+        if name in NETWORKS and model is None:
+            raise ValueError(
+                f'{name} has to be trained; use train_baseline, or load_baseline with the path of its file'
+            )
+        self.name = name
+        self.model = model.eval() if model else None
+        self.plan = plan
+        self.about = about or {}
 
     @torch.no_grad()
     def enhance(self, x_low:Tensor, # dark picture (3,H,W) in [0,1], any size
@@ -196,10 +249,13 @@ class Baseline:
         "The bright picture; sides are padded to what the network needs, and cropped back"
         if self.name in CLASSICS: return CLASSICS[self.name](x_low)
         x, size = pad_to_multiple(check_picture(x_low)[None], self.model.multiple)
-        return crop_to(self.model(x.to(next(self.model.parameters()).device))[0], size).float().clamp(0, 1).to(x_low.device)
+        return crop_to(self.model(x.to(next(self.model.parameters()).device))[0],
+                       size).float().clamp(0, 1).to(x_low.device)
 
     def __call__(self, x_low): return self.enhance(x_low)
-    def __repr__(self): return f'Baseline({self.name!r}' + (f', {self.plan.preset}, {self.plan.steps} steps)' if self.plan else ')')
+    def __repr__(self):
+        return f'Baseline({self.name!r}' + (f', {self.plan.preset}, {self.plan.steps} steps)'
+                                            if self.plan else ')')
 
 # %% ../nbs/14_baselines.ipynb #f8fa1e1c
 def load_baseline(name_or_path, # clahe, gamma, or the path of a file that `train_baseline` wrote
@@ -207,12 +263,19 @@ def load_baseline(name_or_path, # clahe, gamma, or the path of a file that `trai
                  ) -> Baseline:
     "A method, ready to be called"
     if name_or_path in CLASSICS: return Baseline(name_or_path)
-    if name_or_path in NETWORKS and not Path(name_or_path).is_file(): return Baseline(name_or_path)   # which says what to do
+    if name_or_path in NETWORKS and not Path(name_or_path).is_file():
+        # which says what to do
+        return Baseline(name_or_path)
     meta = read_baseline(name_or_path)
     model = NETWORKS[meta.plan.name](meta.cfg)
-    own, state = model.state_dict(), load_file(name_or_path)
-    wrong = [k for k in own.keys() ^ state.keys()] + [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
-    if wrong: raise ValueError(f'{name_or_path}: {len(wrong)} entries do not fit its sizes (first: {sorted(wrong)[0]}); it comes from another version, train it again')
+    own = model.state_dict()
+    state = load_file(name_or_path)
+    wrong = [k for k in own.keys() ^ state.keys()
+             ] + [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    if wrong:
+        raise ValueError(
+            f'{name_or_path}: {len(wrong)} entries do not fit its sizes (first: {sorted(wrong)[0]}); it comes from another version, train it again'
+        )
     model.load_state_dict(state)
     return Baseline(meta.plan.name, model.to(device), meta.plan, meta.about)
 
@@ -223,8 +286,12 @@ def is_finished(path:Path, # of the baseline
     "Is there a finished baseline of this plan? ValueError if it is of another"
     if not path.exists() or path.with_suffix('.pt').exists(): return False
     then = asdict(read_baseline(path).plan)
-    other = ', '.join(f'{k} ({then[k]} then, {v} now)' for k, v in asdict(plan).items() if then[k] != v)
-    if other: raise ValueError(f'{path} is of a run with another {other}; use the plan of then, another folder, or resume=False to train anew')
+    other = ', '.join(f'{k} ({then[k]} then, {v} now)' for k, v in asdict(plan).items()
+                      if then[k] != v)
+    if other:
+        raise ValueError(
+            f'{path} is of a run with another {other}; use the plan of then, another folder, or resume=False to train anew'
+        )
     return True
 
 def end_run(learn, # after its fit
@@ -232,17 +299,26 @@ def end_run(learn, # after its fit
             data, # as given to `train_baseline`
             seconds:float, # the fit took
            ) -> Baseline:
-    "What follows a fit: the file, with the figures of the last validation, and the state of the unfinished run removed"
-    plan, rows, names = learn.model.cfg, learn.recorder.values, getattr(learn.recorder, 'metric_names', [])
-    figures = {k: round(float(v), 4) for k, v in zip(names[1:-1], rows[-1]) if v is not None} if rows else {}
+    """What follows a fit: the file, with the figures of the last validation, and the state of the
+    unfinished run removed"""
+    plan = learn.model.cfg
+    rows = learn.recorder.values
+    names = getattr(learn.recorder, 'metric_names', [])
+    figures = {k: round(float(v), 4)
+               for k, v in zip(names[1:-1], rows[-1])
+               if v is not None} if rows else {}
     name = 'function' if callable(data) else data_name(data)
-    save_baseline(learn.model.model, plan, path, dict(data=name, seed=plan.seed, torch=torch.__version__, seconds=round(seconds), figures=figures))
+    save_baseline(
+        learn.model.model, plan, path,
+        dict(data=name, seed=plan.seed, torch=torch.__version__, seconds=round(seconds),
+             figures=figures))
     path.with_suffix('.pt').unlink(missing_ok=True)
     return load_baseline(path, next(learn.model.parameters()).device)
 
 # %% ../nbs/14_baselines.ipynb #e207054f
 def train_baseline(name:str, # restormer or llflow
-                   data, # folder of a data set, or a function (size, bs, items_per_epoch) -> DataLoaders
+                   # folder of a data set, or a function (size, bs, items_per_epoch) -> DataLoaders
+                   data,
                    out, # folder for the baseline, its checkpoint, table and previews
                    steps:int=None, # optimizer steps; this and the next three: None is the preset's
                    bs:int=None, # crops a step
@@ -256,7 +332,8 @@ def train_baseline(name:str, # restormer or llflow
                    validations:int=3, # during the run, with the one at its end
                    overwrite:bool=False, # train anew where a run of this baseline is
                   ) -> Baseline:
-    "Train a baseline and write it to `out/name.safetensors`; `ValueError` where a run of it would be lost."
+    """Train a baseline and write it to `out/name.safetensors`; `ValueError` where a run of it would
+    be lost."""
     plan = baseline_plan(name, preset, steps=steps, bs=bs, crop=crop, lr=lr, seed=seed)
     path = Path(out)/f'{name}.safetensors'
     state = path.with_suffix('.pt')
@@ -264,9 +341,12 @@ def train_baseline(name:str, # restormer or llflow
         print(f'{name}: finished before, and kept')
         return load_baseline(path)
     if not resume and not overwrite and (path.exists() or state.exists()):
-        raise ValueError(f"'{out}' holds a run of {name}: give resume=True to go on with it, another folder, or overwrite=True to train anew.")
+        raise ValueError(
+            f"'{out}' holds a run of {name}: give resume=True to go on with it, another folder, or overwrite=True to train anew."
+        )
     with folder_lock(out, f'.{name}.lock'):
-        return _train_baseline(name, data, path, state, plan, resume, minutes, epoch_steps, validations)
+        return _train_baseline(name, data, path, state, plan, resume, minutes, epoch_steps,
+                               validations)
 
 def _train_baseline(name, data, path, state, plan, resume, minutes, epoch_steps, validations):
     "The run itself, in a folder that is its own."
@@ -277,9 +357,14 @@ def _train_baseline(name, data, path, state, plan, resume, minutes, epoch_steps,
     make_dls = data if callable(data) else partial(folder_dls, data, plan)
     dls = make_dls(plan.crop, plan.bs, plan.bs*each)
     back = Resume(state) if resume else None
-    cbs = [Checkpoint(state, minutes), ValidateEvery(max(1, -(-epochs//validations))), Preview(path.parent/'previews'/name), *L(back)]
+    cbs = [
+        Checkpoint(state, minutes),
+        ValidateEvery(max(1, -(-epochs//validations))),
+        Preview(path.parent/'previews'/name), *L(back)
+    ]
     learn = baseline_learner(name, dls, plan=plan, cbs=cbs)
     start = time.time()
     curve = Curve(path.with_suffix('.csv'), append=bool(back and back.epoch))
-    learn.fit_one_cycle(epochs, plan.lr, pct_start=0.15, start_epoch=back.epoch if back else 0, cbs=curve)
+    learn.fit_one_cycle(epochs, plan.lr, pct_start=0.15, start_epoch=back.epoch if back else 0,
+                        cbs=curve)
     return end_run(learn, path, data, time.time() - start)

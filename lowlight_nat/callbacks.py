@@ -41,9 +41,13 @@ class Term(Metric):
     "One loss term as a metric, by its name"
     def __init__(self, term:str): # its name in the stage's `terms`
         self.term = term
-    def reset(self): self.total, self.n = 0., 0
+    def reset(self):
+        self.total = 0.
+        self.n = 0
     def accumulate(self, learn):
-        if self.term in learn.pred.terms: self.total, self.n = self.total + learn.pred.terms[self.term].item(), self.n + 1
+        if self.term in learn.pred.terms:
+            self.total = self.total + learn.pred.terms[self.term].item()
+            self.n = self.n + 1
     @property
     def value(self): return self.total/self.n if self.n else None
     @property
@@ -60,19 +64,25 @@ class FrozenEval(Callback):
 
 # %% ../nbs/11_callbacks.ipynb #c49532c0
 class Autocast(Callback):
-    "Run the forward pass and the loss in half precision; in bfloat16 where the device has arithmetic for it, else in float32, which is faster there"
+    """Run the forward pass and the loss in half precision; in bfloat16 where the device has
+    arithmetic for it, else in float32, which is faster there"""
     order = -4
     def __init__(self, dtype=torch.bfloat16, # what is computed in
                  anyway:bool=False): # in bfloat16 even where the device can only imitate it
-        self.dtype, self.anyway, self.ctx = dtype, anyway, None
+        self.dtype = dtype
+        self.anyway = anyway
+        self.ctx = None
     def before_fit(self): self._leave()   # after an interrupted run
     def before_batch(self):
         if self.dtype == torch.bfloat16 and not (self.anyway or has_bf16(self.xb[0].device)): return
-        self.ctx = torch.autocast(self.xb[0].device.type, dtype=self.dtype); self.ctx.__enter__()
+        self.ctx = torch.autocast(self.xb[0].device.type, dtype=self.dtype)
+        self.ctx.__enter__()
     def after_loss(self): self._leave()
     def after_cancel_batch(self): self._leave()
     def _leave(self):
-        if self.ctx: self.ctx.__exit__(None, None, None); self.ctx = None
+        if self.ctx:
+            self.ctx.__exit__(None, None, None)
+            self.ctx = None
 
 # %% ../nbs/11_callbacks.ipynb #a2b41f90
 def _last_good(learn):
@@ -84,37 +94,61 @@ def bad_batch(learn, # fastai Learner
               what:str, # is not finite
               terms:bool=True, # name the loss terms, too
              ) -> FloatingPointError: # to be raised
-    "The error of a step that must not be made: names the batch's files and the last good checkpoint; clears the gradients"
+    """The error of a step that must not be made: names the batch's files and the last good
+    checkpoint; clears the gradients"""
     learn.opt.zero_grad()   # or they would spoil the next step of whoever goes on
-    names = getattr(learn.dls.train, 'last_names', None) or getattr(learn.dls, 'last_names', None) or ['unknown']
-    terms = {k: v.item() for k, v in getattr(getattr(learn, 'pred', None), 'terms', {}).items()} if terms else {}
-    return FloatingPointError(f'The {what} at step {learn.train_iter} (terms: {terms}); the batch held {", ".join(map(str, names))}. {_last_good(learn)} Look at these files, or lower the learning rate and resume.')
+    names = getattr(learn.dls.train, 'last_names', None) or getattr(learn.dls, 'last_names',
+                                                                    None) or ['unknown']
+    terms = {k: v.item()
+             for k, v in getattr(getattr(learn, 'pred', None), 'terms', {}).items()
+             } if terms else {}
+    return FloatingPointError(
+        f'The {what} at step {learn.train_iter} (terms: {terms}); the batch held {", ".join(map(str, names))}. {_last_good(learn)} Look at these files, or lower the learning rate and resume.'
+    )
 
 # %% ../nbs/11_callbacks.ipynb #647c68e4
 class MixedPrecision(Autocast):
-    "Forward pass and loss in bf16 or fp16; in fp16 the loss is scaled, and steps that overflow are left out"
+    """Forward pass and loss in bf16 or fp16; in fp16 the loss is scaled, and steps that overflow
+    are left out"""
     order = 10   # between `GradientAccumulation` and `GradientClip`
     def __init__(self, dtype:str='bf16', # bf16 or fp16
                  scale:float=2.**16, # of the loss at first; fp16 alone
                  every:int=2000): # good steps after which the scale is doubled
         kinds = dict(bf16=torch.bfloat16, fp16=torch.float16)
-        if dtype not in kinds: raise ValueError(f'MixedPrecision: dtype={dtype!r} must be bf16 or fp16')
-        super().__init__(kinds[dtype], anyway=True); self.scale, self.every, self.skipped = scale, every, 0
+        if dtype not in kinds:
+            raise ValueError(f'MixedPrecision: dtype={dtype!r} must be bf16 or fp16')
+        super().__init__(kinds[dtype], anyway=True)
+        self.scale = scale
+        self.every = every
+        self.skipped = 0
     def before_fit(self):
         super().before_fit()
-        device, fp16 = torch.device(self.dls.device or 'cpu').type, self.dtype == torch.float16
-        if not knows(device, self.dtype): raise ValueError(f'MixedPrecision: autocast to {self.dtype} does not work on {device} with torch {torch.__version__}; use the other dtype, or leave it out')
-        self.learn.scaler = torch.amp.GradScaler(device, init_scale=self.scale, growth_interval=self.every, enabled=fp16)
-    def before_backward(self): self.plain = self.loss_grad; self.learn.loss_grad = self.scaler.scale(self.plain)
+        device = torch.device(self.dls.device or 'cpu').type
+        fp16 = self.dtype == torch.float16
+        if not knows(device, self.dtype):
+            raise ValueError(
+                f'MixedPrecision: autocast to {self.dtype} does not work on {device} with torch {torch.__version__}; use the other dtype, or leave it out'
+            )
+        self.learn.scaler = torch.amp.GradScaler(device, init_scale=self.scale,
+                                                 growth_interval=self.every, enabled=fp16)
+    def before_backward(self):
+        self.plain = self.loss_grad
+        self.learn.loss_grad = self.scaler.scale(self.plain)
     def after_backward(self): self.learn.loss_grad = self.plain
     def before_step(self):
         if not self.scaler.is_enabled(): return
-        self.stepped = False; self.scaler.step(self); self.scaler.update()   # divides the gradients; calls `step` below if they are finite
+        # divides the gradients; calls `step` below if they are finite
+        self.stepped = False
+        self.scaler.step(self)
+        self.scaler.update()
         if self.stepped: return
         self.skipped += 1
-        if self.scaler.get_scale() < 1: raise bad_batch(self.learn, 'gradient overflows fp16 at any scale')
-        self.opt.zero_grad(); raise CancelBatchException()
-    param_groups = property(lambda self: self.opt.param_groups)   # these two make it an optimiser in the eyes of the scaler
+        if self.scaler.get_scale() < 1:
+            raise bad_batch(self.learn, 'gradient overflows fp16 at any scale')
+        self.opt.zero_grad()
+        raise CancelBatchException()
+    # these two make it an optimiser in the eyes of the scaler
+    param_groups = property(lambda self: self.opt.param_groups)
     def step(self, *args, **kwargs): self.stepped = True
     def state_dict(self): return self.learn.scaler.state_dict()
     def load_state_dict(self, s): self.learn.scaler.load_state_dict(s) if s else None
@@ -123,30 +157,46 @@ class MixedPrecision(Autocast):
 class EMAWeights(Callback):
     "Exponential moving average of the trainable weights: validated, and kept at the end"
     order = 40
-    def __init__(self, decay:float=0.99): # gamma, in [0,1): how much of the average each step leaves
-        self.decay, self.avg, self.t, self.swapped = decay, None, 0, False
+
+    def __init__(self,
+                 decay:float=0.99): # gamma, in [0,1): how much of the average each step leaves
+        self.decay = decay
+        self.avg = None
+        self.t = 0
+        self.swapped = False
     def _params(self): return [p for p in self.model.parameters() if p.requires_grad]
     def before_fit(self):
         if self.swapped: self.swap()   # interrupted while it was validated
-        self.avg, self.t = [p.detach().clone() for p in self._params()], 0
+        self.avg = [p.detach().clone() for p in self._params()]
+        self.t = 0
     @torch.no_grad()
     def after_step(self):
-        self.t += 1; g = min(self.decay, (1 + self.t)/(10 + self.t))
+        self.t += 1
+        g = min(self.decay, (1 + self.t)/(10 + self.t))
         torch._foreach_lerp_(self.avg, [p.detach() for p in self._params()], 1 - g)
     @torch.no_grad()
     def swap(self):
         "Exchange weights and their average"
         self.swapped = not self.swapped
-        for p, a in zip(self._params(), self.avg): b = a.clone(); a.copy_(p); p.copy_(b)
+        for p, a in zip(self._params(), self.avg):
+            b = a.clone()
+            a.copy_(p)
+            p.copy_(b)
     def before_validate(self):
-        if self.avg is not None and not self.swapped: self.swap()   # outside of `fit` the model is its own average
+        if self.avg is not None and not self.swapped:
+            # outside of `fit` the model is its own average
+            self.swap()
     def after_validate(self):
         if self.swapped: self.swap()
     def after_fit(self):
         if not self.swapped: self.swap()
-        self.avg, self.t, self.swapped = None, 0, False
+        self.avg = None
+        self.t = 0
+        self.swapped = False
     def state_dict(self): return dict(avg=self.avg, t=self.t)
-    def load_state_dict(self, s): self.avg, self.t = [a.to(p.device, copy=True) for a, p in zip(s['avg'], self._params())], s['t']
+    def load_state_dict(self, s):
+        self.avg = [a.to(p.device, copy=True) for a, p in zip(s['avg'], self._params())]
+        self.t = s['t']
 
 # %% ../nbs/11_callbacks.ipynb #4f9872e6
 @patch
@@ -161,18 +211,28 @@ def catch_up(self:EMAWeights, params): # parameters that were set by hand
 class CodebookCare(Callback):
     "Start quantisation after a share of the training, revive dead codes, record usage"
     order = 20
-    def __init__(self, vqgan:nn.Module, # the codebook in training
-                 start:float=0.4, # share of the training without quantisation
-                 every:int=50, # steps between revivals
-                 latest:int=2000): # step at which quantisation starts even if the share is not reached
-        store_attr(); self.log, self.made = [], 0
-    def before_fit(self): self.made = 0   # steps, not batches: gradients may be gathered over several
+
+    def __init__(
+        self,
+        vqgan:nn.Module, # the codebook in training
+        start:float=0.4, # share of the training without quantisation
+        every:int=50, # steps between revivals
+        latest:int=2000): # step at which quantisation starts even if the share is not reached
+        store_attr()
+        self.log = []
+        self.made = 0
+    def before_fit(self):
+        # steps, not batches: gradients may be gathered over several
+        self.made = 0
     def after_step(self):
-        step, q = self.made, self.vqgan.quantizer
+        step = self.made
+        q = self.vqgan.quantizer
         self.made += 1
         g = torch.Generator().manual_seed(step)
         if not q.started:
-            if self.learn.pct_train >= self.start or step >= self.latest: self.vqgan.start(self.pred.x_norm, g); self._moved()
+            if self.learn.pct_train >= self.start or step >= self.latest:
+                self.vqgan.start(self.pred.x_norm, g)
+                self._moved()
         elif step % self.every == 0:
             revived = q.revive(self.pred.z.detach(), generator=g)
             if revived: self._moved()
@@ -182,19 +242,30 @@ class CodebookCare(Callback):
         for cb in self.learn.cbs:
             if isinstance(cb, EMAWeights): cb.catch_up(self.vqgan.quantizer.parameters())
     def state_dict(self): return dict(log=self.log, made=self.made)
-    def load_state_dict(self, s): self.log, self.made = s['log'], s.get('made', 0)
+    def load_state_dict(self, s):
+        self.log = s['log']
+        self.made = s.get('made', 0)
 
 # %% ../nbs/11_callbacks.ipynb #af044353
 class AdversarialStep(Callback):
-    "Hinge PatchGAN beside the stage's own loss; the stage's output needs `x_norm` (target) and `x_rec` (decoded)"
+    """Hinge PatchGAN beside the stage's own loss; the stage's output needs `x_norm` (target) and
+    `x_rec` (decoded)"""
     order = 15
-    def __init__(self, weight:float=0.75, # of the adversarial term
-                 last:nn.Parameter=None, # weight of the decoder's last layer
-                 start:float=0.5, # share of the training before the critic joins: after the codebook has started
-                 lr:float=2e-4, # of the critic
-                 ch:int=32, # its width
-                 ramp:float=0.1): # share of the training over which the decoder's term grows to its weight, 0: at once
-        store_attr(); self.critic, self.log, self.terms = PatchDiscriminator(ch), [], []
+
+    def __init__(
+        self,
+        weight:float=0.75, # of the adversarial term
+        last:nn.Parameter=None, # weight of the decoder's last layer
+        # share of the training before the critic joins: after the codebook has started
+        start:float=0.5,
+        lr:float=2e-4, # of the critic
+        ch:int=32, # its width
+        ramp:float=0.1
+    ): # share of the training over which the decoder's term grows to its weight, 0: at once
+        store_attr()
+        self.critic = PatchDiscriminator(ch)
+        self.log = []
+        self.terms = []
         self.opt = torch.optim.Adam(self.critic.parameters(), lr, betas=(0.5, 0.9))
     def before_fit(self): self.critic.to(self.dls.device)
     def _on(self): return self.training and self.learn.pct_train >= self.start
@@ -216,40 +287,56 @@ class AdversarialStep(Callback):
 def after_step(self:AdversarialStep):
     "The critic's step, on the same pictures"
     if not self._on(): return
-    d = hinge_d_loss(self.critic(self.pred.x_norm.float()), self.critic(self.pred.x_rec.detach().float()))
-    self.opt.zero_grad(); d.backward(); self.opt.step(); self.log.append(d.item())
+    d = hinge_d_loss(self.critic(self.pred.x_norm.float()),
+                     self.critic(self.pred.x_rec.detach().float()))
+    self.opt.zero_grad()
+    d.backward()
+    self.opt.step()
+    self.log.append(d.item())
 
 @patch
 def state_dict(self:AdversarialStep) -> dict: # as `load_state_dict` takes it
     "The critic, its optimiser and what was logged, for a `Checkpoint`"
-    return dict(critic=self.critic.state_dict(), opt=self.opt.state_dict(), log=self.log, terms=self.terms)
+    return dict(critic=self.critic.state_dict(), opt=self.opt.state_dict(), log=self.log,
+                terms=self.terms)
 
 @patch
 def load_state_dict(self:AdversarialStep, s:dict): # as `state_dict` gives it
     "Put the critic, its optimiser and the log back"
-    self.critic.load_state_dict(s['critic']); self.opt.load_state_dict(s['opt']); self.log, self.terms = s['log'], s.get('terms', [])
+    self.critic.load_state_dict(s['critic'])
+    self.opt.load_state_dict(s['opt'])
+    self.log = s['log']
+    self.terms = s.get('terms', [])
 
 # %% ../nbs/11_callbacks.ipynb #3d04bf42
 class NaNGuard(Callback):
-    "Stop before a step with an input, a loss or a gradient that is not finite, and where the validation loss is not; name the batch's files and the last good checkpoint"
+    """Stop before a step with an input, a loss or a gradient that is not finite, and where the
+    validation loss is not; name the batch's files and the last good checkpoint"""
     order = 30
     def before_batch(self):
-        if self.training and not all(torch.stack(x.aminmax()).isfinite().all() for x in self.xb): raise bad_batch(self.learn, 'input is not finite', terms=False)
+        if self.training and not all(torch.stack(x.aminmax()).isfinite().all() for x in self.xb):
+            raise bad_batch(self.learn, 'input is not finite', terms=False)
     def after_loss(self):
         if torch.isfinite(self.learn.loss_grad): return
         if self.training: raise bad_batch(self.learn, f'loss is {self.loss_grad.item()}')
-        raise FloatingPointError(f'The validation loss is {self.loss_grad.item()} after {self.learn.train_iter} steps: the last ones have spoilt the weights. {_last_good(self.learn)} Lower the learning rate and resume.')
+        raise FloatingPointError(
+            f'The validation loss is {self.loss_grad.item()} after {self.learn.train_iter} steps: the last ones have spoilt the weights. {_last_good(self.learn)} Lower the learning rate and resume.'
+        )
     def after_backward(self):
         scaler = getattr(self.learn, 'scaler', None)
         if scaler and scaler.is_enabled(): return
         norms = torch._foreach_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        if not torch.stack(norms).sum().isfinite(): raise bad_batch(self.learn, 'gradient is not finite')
+        if not torch.stack(norms).sum().isfinite():
+            raise bad_batch(self.learn, 'gradient is not finite')
 
 # %% ../nbs/11_callbacks.ipynb #3931b388
 class WhileTraining(Callback):
-    "Base of callbacks for `fit` alone: asleep in `lr_find`, and before training has begun, as in `validate` outside of `fit`"
+    """Base of callbacks for `fit` alone: asleep in `lr_find`, and before training has begun, as in
+    `validate` outside of `fit`"""
     begun = False
-    def before_fit(self): self.run, self.begun = not hasattr(self.learn, 'lr_finder'), False
+    def before_fit(self):
+        self.run = not hasattr(self.learn, 'lr_finder')
+        self.begun = False
     def before_train(self):
         if not self.begun: self.begin()
         self.begun = True
@@ -261,7 +348,8 @@ class ValidateEvery(WhileTraining):
     def __init__(self, n:int=10): # epochs from one validation to the next
         self.n = n
     def before_validate(self):
-        if self.begun and (self.epoch + 1) % self.n and self.epoch + 1 < self.n_epoch: raise CancelValidException()
+        if self.begun and (self.epoch + 1) % self.n and self.epoch + 1 < self.n_epoch:
+            raise CancelValidException()
 
 # %% ../nbs/11_callbacks.ipynb #da976c1d
 class Curve(WhileTraining):
@@ -270,38 +358,52 @@ class Curve(WhileTraining):
     def __init__(self, path, # of the CSV file
                  every:int=10, # batches between two rows
                  append:bool=False): # go on with the file of an interrupted run
-        store_attr(); self.path, self.ran = Path(path), False
+        store_attr()
+        self.path = Path(path)
+        self.ran = False
     def begin(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.cols = ['step', 'split', 'loss', *self.recorder.metric_names[3:-1]]
         if self.append: self.drop()
         else: self.path.write_text(','.join(self.cols) + '\n')
     def _row(self, split, values, step):
-        cells = [str(step), split, *(f'{values[c]:.6g}' if c in values else '' for c in self.cols[2:])]
+        cells = [
+            str(step), split, *(f'{values[c]:.6g}' if c in values else '' for c in self.cols[2:])
+        ]
         with self.path.open('a') as f: f.write(','.join(cells) + '\n')
     def after_batch(self):
         self.ran = self.begun and not self.training
         step = self.learn.train_iter - 1   # fastai has counted this batch already
         if self.training and step % self.every == 0:
-            self._row('train', dict(loss=self.loss_grad.item(), **{k: v.item() for k, v in self.pred.terms.items()}), step)
+            self._row(
+                'train',
+                dict(loss=self.loss_grad.item(),
+                     **{k: v.item()
+                        for k, v in self.pred.terms.items()}), step)
     def after_validate(self):
         if not self.ran: return   # skipped
         values = {m.name: m.value for m in self.recorder._valid_mets}
         values['loss'] = values.pop('valid_loss', values.get('loss'))
-        self._row('val', {k: float(v) for k, v in values.items() if v is not None}, self.learn.train_iter)
+        self._row('val', {k: float(v)
+                          for k, v in values.items()
+                          if v is not None}, self.learn.train_iter)
         self.ran = False
 
 # %% ../nbs/11_callbacks.ipynb #3c449841
 @patch
 def drop(self:Curve):
     "Drop the rows that a resumed run will write again"
-    self.append, done = False, lambda r: r.endswith('\n') and int(r.split(',')[0]) < self.learn.train_iter + r.split(',')[1].startswith('val')
+    self.append = False
+    done = lambda r: r.endswith('\n') and int(r.split(',')[0]) < self.learn.train_iter + r.split(
+        ',')[1].startswith('val')
     head, *rows = self.path.read_text().splitlines(True)
     write_text(self.path, head + ''.join(filter(done, rows)))   # a run killed here loses no row
 
 # %% ../nbs/11_callbacks.ipynb #015203fc
 def preview_row(x_low:Tensor, # dark pictures (B,3,H,W), of which the first is shown
-                out, # of a stage: `x` (B,3,H,W), and if it gives them `entropy` and `mask` (B,h,w) in [0,1]
+                # of a stage: `x` (B,3,H,W), and if it gives them `entropy` and `mask` (B,h,w) in
+                # [0,1]
+                out,
                 x_high:Tensor, # the truth (B,3,H,W)
                ) -> Tensor: # (3,H,n*W), on the CPU
     "Input, result, truth, and the maps of entropy and mask, side by side"
@@ -309,27 +411,40 @@ def preview_row(x_low:Tensor, # dark pictures (B,3,H,W), of which the first is s
     for m in (getattr(out, k, None) for k in ('entropy', 'mask')):
         if m is None: continue
         m = m[:1].detach().float().cpu().reshape(1, -1, *m.shape[-2:])[:, :1]
-        tiles.append(nn.functional.interpolate(m.clamp(0, 1), size=tiles[0].shape[-2:]).expand(-1, 3, -1, -1))
+        tiles.append(
+            nn.functional.interpolate(m.clamp(0, 1),
+                                      size=tiles[0].shape[-2:]).expand(-1, 3, -1, -1))
     return torch.cat(tiles, -1)[0]
 
 # %% ../nbs/11_callbacks.ipynb #75bc6f0a
 class Preview(WhileTraining):
-    "Write `preview_row` of the first validation picture whenever validation runs, as EPOCH.jpg, and every so many batches, as sSTEP.jpg"
-    def __init__(self, folder, # for the pictures
-                 every:int=None): # training batches between two previews; None: with validations alone
-        self.folder, self.every, self.batch = Path(folder), every, None
+    """Write `preview_row` of the first validation picture whenever validation runs, as EPOCH.jpg,
+    and every so many batches, as sSTEP.jpg"""
+
+    def __init__(
+        self,
+        folder, # for the pictures
+        every:int=None): # training batches between two previews; None: with validations alone
+        self.folder = Path(folder)
+        self.every = every
+        self.batch = None
     def begin(self):
         if not self.every: return
         with no_random(reproducible=False): self.batch = [t[:1] for t in self.dls.valid.one_batch()]
     def after_batch(self):
         if self.training:
-            if self.every and self.learn.train_iter % self.every == 0: self.write(self.batch[0], self.look(), self.batch[1], f's{self.learn.train_iter:06d}')
-        elif self.begun and not self.iter: self.write(self.xb[0], self.pred, self.yb[0], f'{self.epoch:04d}')
-    def write(self, x_low, out, x_high, name): write_image(preview_row(x_low, out, x_high), self.folder/f'{name}.jpg')
+            if self.every and self.learn.train_iter % self.every == 0:
+                self.write(self.batch[0], self.look(), self.batch[1],
+                           f's{self.learn.train_iter:06d}')
+        elif self.begun and not self.iter:
+            self.write(self.xb[0], self.pred, self.yb[0], f'{self.epoch:04d}')
+    def write(self, x_low, out, x_high, name):
+        write_image(preview_row(x_low, out, x_high), self.folder/f'{name}.jpg')
     @torch.no_grad()
     def look(self):
         "The stage's output in the middle of training, and nothing changed by it"
-        model, ema = self.learn.model, getattr(self.learn, 'ema_weights', None)
+        model = self.learn.model
+        ema = getattr(self.learn, 'ema_weights', None)
         modes = [(m, m.training) for m in model.modules()]
         if ema: ema.swap()
         try:
@@ -344,20 +459,24 @@ def peak_memory(device='cpu', # or cuda
     "Peak of the memory: of torch's tensors on CUDA, of the process on a CPU"
     if torch.device(device).type == 'cuda': return torch.cuda.max_memory_allocated(device)/2**30
     if resource is None: return float('nan')
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)/2**30
+    return resource.getrusage(
+        resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)/2**30
 
 # %% ../nbs/11_callbacks.ipynb #a6f2a20d
 class _Arrival(Callback):
     "When a batch came: before any other callback looks at it"
-    order, run_valid = -100, False
+    order = -100
+    run_valid = False
     def __init__(self, clock): # seconds, as `time.perf_counter`
         self.clock = clock
     def before_batch(self): self.at = self.clock()
 
 # %% ../nbs/11_callbacks.ipynb #4ab17bc3
 class Throughput(WhileTraining):
-    "Steps and pictures per second of training, share of the time spent waiting for data, peak memory"
-    order, run_valid = 100, False
+    """Steps and pictures per second of training, share of the time spent waiting for data, peak
+    memory"""
+    order = 100
+    run_valid = False
     def __init__(self,
         skip:int=0, # batches at the beginning that are not counted
         clock=time.perf_counter, # gives seconds; a test moves its own
@@ -366,7 +485,8 @@ class Throughput(WhileTraining):
         self.clock = clock
     def begin(self):
         self.device = self.dls.device or 'cpu'
-        self.seen = self.steps = self.pictures = 0; self.seconds = self.waited = 0.
+        self.seen = self.steps = self.pictures = 0
+        self.seconds = self.waited = 0.
         if torch.device(self.device).type == 'cuda': torch.cuda.reset_peak_memory_stats(self.device)
     def before_fit(self):
         super().before_fit()
@@ -388,8 +508,12 @@ class Throughput(WhileTraining):
             self.pictures += len(self.xb[0])
         self.mark = now
         self.stepped = 0
-    def summary(self) -> dict: # steps, pictures, seconds, steps_per_s, pictures_per_s, waiting in [0,1], peak_gb
+
+    def summary(
+        self
+    ) -> dict: # steps, pictures, seconds, steps_per_s, pictures_per_s, waiting in [0,1], peak_gb
         "What was measured, of the last or the running fit"
         s = self.seconds or float('nan')
-        return dict(steps=self.steps, pictures=self.pictures, seconds=self.seconds, steps_per_s=self.steps/s, pictures_per_s=self.pictures/s,
-                    waiting=self.waited/s, peak_gb=peak_memory(self.device))
+        return dict(steps=self.steps, pictures=self.pictures, seconds=self.seconds,
+                    steps_per_s=self.steps/s, pictures_per_s=self.pictures/s, waiting=self.waited/s,
+                    peak_gb=peak_memory(self.device))

@@ -19,12 +19,16 @@ with needs_extra('train', 'Training'):
 # %% ../nbs/11_checkpoints.ipynb #45c9e916
 def random_state() -> dict: # as `set_random_state` takes it
     "State of the random number generators of Python, NumPy and torch"
-    return dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+    return dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state(),
+                cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
 
 def set_random_state(s:dict): # as `random_state` gives it
     "Put the random number generators back"
-    random.setstate(s['python']); np.random.set_state(s['numpy']); torch.set_rng_state(s['torch'])
-    if s['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'][:torch.cuda.device_count()])
+    random.setstate(s['python'])
+    np.random.set_state(s['numpy'])
+    torch.set_rng_state(s['torch'])
+    if s['cuda'] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(s['cuda'][:torch.cuda.device_count()])
 
 def data_state(dls): # fastai `DataLoaders`, to a dict or a list
     "Position in the data: the loaders' own `state_dict`, or the generators that shuffle them"
@@ -46,34 +50,51 @@ def save_beside(obj, # anything torch.save takes
 
 # %% ../nbs/11_checkpoints.ipynb #7633fb52
 class Checkpoint(Callback):
-    "Write the full state of a run every few minutes, at the end of an epoch; `Resume` takes it up again"
+    """Write the full state of a run every few minutes, at the end of an epoch; `Resume` takes it up
+    again"""
     order = 60
     def __init__(self, path, # of the checkpoint file
                  minutes:float=2, # least time between two
                  stop_after:int=None): # epochs after which to stop, as if interrupted; for tests
-        self.path, self.minutes, self.stop_after, self.last = Path(path), minutes, stop_after, None
+        self.path = Path(path)
+        self.minutes = minutes
+        self.stop_after = stop_after
+        self.last = None
     def before_fit(self):
         self.run = not hasattr(self.learn, 'lr_finder')   # which puts everything back afterwards
-        self.last, self.trained, self.settings = time.time(), False, settings(self.learn)
+        self.last = time.time()
+        self.trained = False
+        self.settings = settings(self.learn)
     def before_train(self):
         if not self.trained: clean_parts(self.path.parent)   # of a run that was killed
         self.trained = True
     def state(self) -> dict: # as `Resume` reads it
         "All that is needed to go on"
-        parts = [cb for cb in self.learn.cbs if hasattr(type(cb), 'load_state_dict')]  # the type: a callback's own attributes fall back to the model's
+        # the type: a callback's own attributes fall back to the model's
+        parts = [cb for cb in self.learn.cbs if hasattr(type(cb), 'load_state_dict')]
         acc = getattr(self.learn, 'gradient_accumulation', None)
-        return dict(epoch=self.epoch + 1, train_iter=self.learn.train_iter, plan=run_length(self.learn), settings=self.settings, model=self.model.state_dict(), opt=self.opt.state_dict(),
-                    random=random_state(), dls=data_state(self.dls), cbs={cb.name: cb.state_dict() for cb in parts},
-                    open=dict(count=acc.count, grads=[p.grad for p in self.model.parameters()]) if acc and acc.count else None)
+        return dict(
+            epoch=self.epoch + 1, train_iter=self.learn.train_iter, plan=run_length(self.learn),
+            settings=self.settings, model=self.model.state_dict(), opt=self.opt.state_dict(),
+            random=random_state(), dls=data_state(self.dls), cbs={
+                cb.name: cb.state_dict()
+                for cb in parts
+            }, open=dict(count=acc.count, grads=[p.grad for p in self.model.parameters()])
+            if acc and acc.count else None)
     def after_epoch(self):
         if not self.trained: return   # skipped by `start_epoch`
-        if self.epoch + 1 < self.n_epoch and time.time() - self.last >= 60*self.minutes: self.write()
+        if self.epoch + 1 < self.n_epoch and time.time() - self.last >= 60*self.minutes:
+            self.write()
         if self.stop_after and self.epoch + 1 >= self.stop_after: raise CancelFitException()
     def write(self):
         "Write the state now"
         if not all(p.isfinite().all() for p in self.model.parameters()):
-            raise FloatingPointError(f'Checkpoint: weights are not finite after {self.epoch + 1} epochs, and {self.path} is left as it was; add `NaNGuard`, which stops before such a step')
-        save_beside(self.state(), self.path); self.last = time.time(); self.learn.last_good = f'{self.path}, of {self.epoch + 1} epochs'
+            raise FloatingPointError(
+                f'Checkpoint: weights are not finite after {self.epoch + 1} epochs, and {self.path} is left as it was; add `NaNGuard`, which stops before such a step'
+            )
+        save_beside(self.state(), self.path)
+        self.last = time.time()
+        self.learn.last_good = f'{self.path}, of {self.epoch + 1} epochs'
 
 # %% ../nbs/11_checkpoints.ipynb #79a89ba1
 def run_length(learn, # fastai Learner that fits, or has fitted
@@ -90,15 +111,19 @@ def rates(learn, # fastai Learner with an optimiser
 
 def _decided(stage):
     "Fields of the configuration, and of the plan as far as it concerns the stage"
-    cfg, plan = getattr(stage, 'cfg', None), getattr(stage, 'plan', None)
-    decided = {f'cfg.{k}': v for k, v in json.loads(cfg.to_json()).items()} if hasattr(cfg, 'to_json') else {}
+    cfg = getattr(stage, 'cfg', None)
+    plan = getattr(stage, 'plan', None)
+    decided = {f'cfg.{k}': v
+               for k, v in json.loads(cfg.to_json()).items()} if hasattr(cfg, 'to_json') else {}
     decided.pop('cfg.tau', None)   # the stages set it
-    if hasattr(plan, 'decides'): decided |= {f'plan.{k}': v for k, v in plan.decides(stage.name).items()}
+    if hasattr(plan, 'decides'):
+        decided |= {f'plan.{k}': v for k, v in plan.decides(stage.name).items()}
     return decided
 
 def settings(learn, # fastai Learner with an optimiser
             ) -> dict: # name: value
-    "What decides a run besides its length: configuration, plan, learning rates, seed of the data, and what the learner says it stands on, as `learn.basis`"
+    """What decides a run besides its length: configuration, plan, learning rates, seed of the data,
+    and what the learner says it stands on, as `learn.basis`"""
     stage = getattr(learn.model, 'module', learn.model)   # in a parallel wrapper
     seed = getattr(getattr(learn.dls.train, 'dataset', None), 'seed', None)
     basis = getattr(learn, 'basis', None) or {}
@@ -107,13 +132,17 @@ def settings(learn, # fastai Learner with an optimiser
 
 # %% ../nbs/11_checkpoints.ipynb #265c88de
 def safe_types() -> list: # of classes and functions
-    "What a state holds besides tensors and plain Python: arrays and numbers of NumPy, and fastcore's `L`"
-    array, number = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]   # the functions that make them again
+    """What a state holds besides tensors and plain Python: arrays and numbers of NumPy, and
+    fastcore's `L`"""
+    # the functions that make them again
+    array = np.zeros(1).__reduce__()[0]
+    number = np.float64(0).__reduce__()[0]
     kinds = (np.bool_, np.int32, np.int64, np.uint32, np.float32, np.float64)
     return [array, number, np.ndarray, np.dtype, *(type(np.dtype(k)) for k in kinds), L]
 
 def load_state(path): # of a checkpoint file, to a dict; None where there is no file
-    "Read the state that `Checkpoint` wrote, on the CPU; a file that holds anything but numbers and plain Python is refused"
+    """Read the state that `Checkpoint` wrote, on the CPU; a file that holds anything but numbers
+    and plain Python is refused"""
     if not Path(path).exists(): return None
     torch.serialization.add_safe_globals(safe_types())
     try: return torch.load(path, map_location='cpu', weights_only=True)
@@ -121,27 +150,43 @@ def load_state(path): # of a checkpoint file, to a dict; None where there is no 
         why = ' '.join(str(e).split())
         foreign = re.search(r'GLOBAL (\S+)', why)
         why = f'it holds {foreign[1]}, which is no part of a state' if foreign else f'{type(e).__name__}: it is damaged or cut short'
-        raise ValueError(f'{path} cannot be read as a checkpoint of a run ({why}); remove it to begin anew') from e
+        raise ValueError(
+            f'{path} cannot be read as a checkpoint of a run ({why}); remove it to begin anew'
+        ) from e
 
 def check_state(s:dict, # as `load_state` gives it
                 path, # of the file it came from
                 learn): # that is to go on with it
     "Refuse the state of another run, in one sentence"
     if s.get('plan', run_length(learn)) != run_length(learn):
-        raise ValueError('Resume: {} is of a run of {} epochs of {} batches, this one has {} of {}; train with the plan of then'.format(path, *s['plan'], *run_length(learn)))
-    if 'settings' not in s: raise ValueError(f'Resume: {path} is of an older version, which did not write down configuration, learning rate and seed; go on with that version, or remove the file to begin anew')
-    then, now = s['settings'], settings(learn)
+        raise ValueError(
+            'Resume: {} is of a run of {} epochs of {} batches, this one has {} of {}; train with the plan of then'
+            .format(path, *s['plan'], *run_length(learn)))
+    if 'settings' not in s:
+        raise ValueError(
+            f'Resume: {path} is of an older version, which did not write down configuration, learning rate and seed; go on with that version, or remove the file to begin anew'
+        )
+    then = s['settings']
+    now = settings(learn)
     if unsaid := [k for k in now if k not in then]:
-        raise ValueError(f'Resume: {path} is of an older version, which did not write down {", ".join(unsaid)}; go on with that version, or remove the file to begin anew')
-    other = ', '.join(f'{k} ({then.get(k)} then, {now.get(k)} now)' for k in {**then, **now} if then.get(k) != now.get(k))
-    if other: raise ValueError(f'Resume: {path} is of a run with another {other}; use that of then, or remove the file to begin anew')
+        raise ValueError(
+            f'Resume: {path} is of an older version, which did not write down {", ".join(unsaid)}; go on with that version, or remove the file to begin anew'
+        )
+    other = ', '.join(f'{k} ({then.get(k)} then, {now.get(k)} now)' for k in {**then, **now}
+                      if then.get(k) != now.get(k))
+    if other:
+        raise ValueError(
+            f'Resume: {path} is of a run with another {other}; use that of then, or remove the file to begin anew'
+        )
 
 # %% ../nbs/11_checkpoints.ipynb #cb60229d
 class Resume(Callback):
-    "Put the state of a `Checkpoint` back when fitting begins; give its epoch to `fit` as `start_epoch`"
+    """Put the state of a `Checkpoint` back when fitting begins; give its epoch to `fit` as
+    `start_epoch`"""
     order = 55
     def __init__(self, path): # of the checkpoint file; without one, the run simply begins
-        self.path, self.state = path, load_state(path)
+        self.path = path
+        self.state = load_state(path)
     @property
     def epoch(self) -> int:
         "The epoch to go on with"
@@ -150,9 +195,12 @@ class Resume(Callback):
         s = self.state
         if not s: return
         check_state(s, self.path, self.learn)
-        self.learn.model.load_state_dict(s['model']); self.opt.load_state_dict(to_device(s['opt'], next(self.learn.model.parameters()).device))
+        self.learn.model.load_state_dict(s['model'])
+        self.opt.load_state_dict(to_device(s['opt'], next(self.learn.model.parameters()).device))
         for p, *_ in self.opt.all_params():
-            if 'step' in self.opt.state[p]: p.grad = torch.zeros_like(p)   # as fastai leaves it: zero, not None, also where a NAT is switched off
+            if 'step' in self.opt.state[p]:
+                # as fastai leaves it: zero, not None, also where a NAT is switched off
+                p.grad = torch.zeros_like(p)
         for cb in self.learn.cbs:
             if cb.name in s['cbs']: cb.load_state_dict(s['cbs'][cb.name])
         self.learn.last_good = f'{self.path}, of {self.epoch} epochs'
@@ -161,6 +209,7 @@ class Resume(Callback):
         s, self.state, self.learn.train_iter = self.state, None, self.state['train_iter']
         if s.get('open'):
             self.learn.gradient_accumulation.count = s['open']['count']
-            for p, g in zip(self.learn.model.parameters(), s['open']['grads']): p.grad = None if g is None else g.to(p.device)
+            for p, g in zip(self.learn.model.parameters(), s['open']['grads']):
+                p.grad = None if g is None else g.to(p.device)
         if s['dls']: set_data_state(self.dls, s['dls'])
         set_random_state(s['random'])

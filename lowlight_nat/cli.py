@@ -34,7 +34,8 @@ from .record import folder_lock, versions, write_json
 
 # %% ../nbs/18_cli.ipynb #cb99b6a0
 class Param:
-    "What argparse has to know of a parameter beyond its type and its comment; it stands where the type does."
+    """What argparse has to know of a parameter beyond its type and its comment; it stands where the
+    type does."""
     def __init__(self,
         help='', # its comment
         type=str, # its type
@@ -43,8 +44,12 @@ class Param:
         opt=True, # an option; False: an argument that goes by its place
         metavar=None, # what the help calls its values; by default the option's name
     ):
-        self.help,self.type,self.nargs,self.choices = help,type,nargs,choices
-        self.opt,self.metavar = opt,metavar
+        self.help = help
+        self.type = type
+        self.nargs = nargs
+        self.choices = choices
+        self.opt = opt
+        self.metavar = metavar
     def __repr__(self): return f'{self.type.__name__}: {self.help}'
 
 # %% ../nbs/18_cli.ipynb #787e24e6
@@ -57,7 +62,8 @@ def _kind(anno):
 def _words(v): return ' '.join(map(str, v)) if isinstance(v, (list,tuple)) else str(v)
 
 class _Parser(argparse.ArgumentParser):
-    "An argument parser whose complaints are one sentence; a subcommand's complains itself of options that it doesn't have."
+    """An argument parser whose complaints are one sentence; a subcommand's complains itself of
+    options that it doesn't have."""
     def error(self, message):
         self.exit(2, f'{self.prog}: {message}; `{self.prog} --help` lists the options\n')
     def parse_known_args(self, args=None, namespace=None):
@@ -73,17 +79,20 @@ def _add_options(p, func, short=None, only=None):
         param = v.anno if isinstance(v.anno, Param) else Param(v.docment, v.anno)
         needed = v.default is inspect.Parameter.empty
         if not param.opt:
-            p.add_argument(k, help=param.help, nargs=param.nargs, type=_kind(param.type), choices=param.choices)
+            p.add_argument(k, help=param.help, nargs=param.nargs, type=_kind(param.type),
+                           choices=param.choices)
             continue
         names = [f"-{short[k]}"] if short and k in short else []
         untold = needed or v.default is None or param.type is bool
         told = '' if untold else f' (default: {_words(v.default)})'
-        kw = dict(dest=k, help=param.help+told, required=needed, default=None if needed else v.default)
+        kw = dict(dest=k, help=param.help + told, required=needed,
+                  default=None if needed else v.default)
         if param.type is bool:
             kw['action'] = argparse.BooleanOptionalAction if v.default else 'store_true'
         else:
             metavar = param.metavar or (None if param.choices else k.upper())
-            kw |= dict(type=_kind(param.type), nargs=param.nargs, choices=param.choices, metavar=metavar)
+            kw |= dict(type=_kind(param.type), nargs=param.nargs, choices=param.choices,
+                       metavar=metavar)
         p.add_argument(*names, '--'+k.replace('_','-'), **kw)
     p.add_argument('--debug', action='store_true', help='show where in the code an error arose')
     return p
@@ -102,9 +111,12 @@ def _fill(p, func, short=None, subs=None):
 def make_parser(
     func, # its parameters have docments; `Param` says more where that is needed
     short:dict=None, # one-letter names, e.g. dict(out='o')
-    subs:dict=None, # subcommands: name to what it does and the names of the parameters it takes; the first parameter of `func` is given the name
+    # subcommands: name to what it does and the names of the parameters it takes; the first
+    # parameter of `func` is given the name
+    subs:dict=None,
 )->argparse.ArgumentParser:
-    "The command line of a function: dashes for underscores, `--x/--no-x` for what is on by default."
+    """The command line of a function: dashes for underscores, `--x/--no-x` for what is on by
+    default."""
     return _fill(_Parser(prog=func.__name__, description=func.__doc__), func, short, subs)
 
 # %% ../nbs/18_cli.ipynb #14807856
@@ -137,7 +149,8 @@ def command(
     return deco
 
 def _complain(func, message, code):
-    message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', message)   # fastai's, before what a callback says
+    # fastai's, before what a callback says
+    message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', message)
     print(f'{func.__name__}: {message}', file=sys.stderr)
     return code
 
@@ -150,7 +163,8 @@ def plan_jobs(
     history:bool=False, # films of the rounds too?
 )->list: # jobs for `enhance_files`
     "Which file goes where; raises an error of one sentence where that can't be."
-    inputs,out = expand(inputs),Path(out)
+    inputs = expand(inputs)
+    out = Path(out)
     missing = [o for o in inputs if not o.exists()]
     if len(missing)==len(inputs):
         raise ImageError(f"'{missing[0]}' doesn't exist: check the spelling and the folder.")
@@ -159,20 +173,27 @@ def plan_jobs(
     if out.exists() and not out.is_dir():
         raise ImageError(f"'{out}' is a file: give a folder for the results, "
                          "or a name that ends like a picture.")
-    jobs = make_jobs([o for o in inputs if not o.is_dir()], out, uncertainty=uncertainty, history=history)
-    return unique_jobs(jobs + [j for o in inputs if o.is_dir() for j in folder_jobs(o, out, recursive, uncertainty, history)])
+    jobs = make_jobs([o for o in inputs if not o.is_dir()], out, uncertainty=uncertainty,
+                     history=history)
+    return unique_jobs(jobs + [
+        j for o in inputs if o.is_dir()
+        for j in folder_jobs(o, out, recursive, uncertainty, history)
+    ])
 
 def _plan_file(inputs, out, uncertainty, history):
     if len(inputs)>1 or inputs[0].is_dir():
         raise ImageError(f"'{out}' is the name of one picture, and there may be several results: "
                          "give a folder.")
     if out.suffix.lower() not in WRITTEN_FORMATS:
-        raise ImageError(f"'{out}' can't be written: end it with one of {', '.join(WRITTEN_FORMATS)}.")
-    return [(inputs[0], out, out.with_name(f'{out.stem}_uncertainty.png') if uncertainty else None, out.with_name(f'{out.stem}_history.webp') if history else None)]
+        raise ImageError(
+            f"'{out}' can't be written: end it with one of {', '.join(WRITTEN_FORMATS)}.")
+    return [(inputs[0], out, out.with_name(f'{out.stem}_uncertainty.png') if uncertainty else None,
+             out.with_name(f'{out.stem}_history.webp') if history else None)]
 
 # %% ../nbs/18_cli.ipynb #d2ab11ec
 def _told(res, out):
-    "Say what became of a run: its notes and failures on the error stream, and how many there were of each."
+    """Say what became of a run: its notes and failures on the error stream, and how many there were
+    of each."""
     *lines,total = summary(res, out)
     for line in lines: print(f'lowlight_enhance: {line}', file=sys.stderr)
     print(total)
@@ -183,33 +204,45 @@ def _told(res, out):
 def lowlight_enhance(
     inputs:Param('pictures, and folders of pictures', str, nargs='+', opt=False),
     out:str, # folder for the results; for a single picture also the file
-    tau:float|None=None, # entropy in [0,1] above which a place is uncertain; the model's by default
-    rounds:int|None=None, # rounds of both NATs; the model's by default
+    tau:float
+    | None=None, # entropy in [0,1] above which a place is uncertain; the model's by default
+    rounds:int | None=None, # rounds of both NATs; the model's by default
     heat:float=0., # 0 the likeliest picture, 1 a sample
-    mix:float|None=None, # whom to trust, from 0, the codebook, to 1, the photograph; as learned by default
+    # whom to trust, from 0, the codebook, to 1, the photograph; as learned by default
+    mix:float | None=None,
     exposure:str='auto', # mean grey of the result, between 0 and 1; auto: as predicted
     seed:int=0, # of the sample, where heat > 0
-    mask:str|None=None, # picture of the same size, white where the NATs may refine; everywhere by default
+    # picture of the same size, white where the NATs may refine; everywhere by default
+    mask:str | None=None,
     strength:float=1., # of the result over the picture as it was, from 0 to 1
     quality:int=95, # of JPEG, WebP and AVIF, from 1 to 100; a WebP that was lossless stays so
     save_uncertainty:bool=False, # write NAME_uncertainty.png beside each result
-    save_history:bool=False, # write NAME_history.webp beside each result, a film of the rounds; takes longer
+    # write NAME_history.webp beside each result, a film of the rounds; takes longer
+    save_history:bool=False,
     recursive:bool=False, # take the pictures of folders inside folders too
-    batch_size:int=1, # small pictures of one size that are computed in one go; 8 is faster for thumbnails, and results differ by rounding
-    existing:Param('what to do where a result is already: overwrite it, or skip it if it is no older than its picture, as after an interruption', str, choices=('overwrite','skip'))='overwrite',
+    # small pictures of one size that are computed in one go; 8 is faster for thumbnails, and
+    # results differ by rounding
+    batch_size:int=1,
+    existing:Param(
+        'what to do where a result is already: overwrite it, or skip it if it is no older than its picture, as after an interruption',
+        str, choices=('overwrite', 'skip'))='overwrite',
     in_place:bool=False, # let results replace their own pictures
     device:str='auto', # auto, cpu, cuda or mps
     weights:str=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
 ): # done, skipped: results; failed: dict of file to reason; notes
     "Enhance dark pictures."
     if isinstance(inputs, (str,os.PathLike)): inputs = [inputs]
-    settings = dict(tau=tau, rounds=rounds, heat=heat, mix=mix, exposure=exposure, seed=seed, strength=strength, mask=None if mask is None else read_mask(mask))
+    settings = dict(tau=tau, rounds=rounds, heat=heat, mix=mix, exposure=exposure, seed=seed,
+                    strength=strength, mask=None if mask is None else read_mask(mask))
     check_settings(**settings)
-    how = dict(quality=check_quality(quality), existing=existing, in_place=in_place, batch_size=batch_size)
+    how = dict(quality=check_quality(quality), existing=existing, in_place=in_place,
+               batch_size=batch_size)
     jobs = plan_jobs(inputs, out, recursive, save_uncertainty, save_history)
     check_jobs(jobs, in_place)   # before the weights are loaded
     res = enhance_files(Enhancer.from_pretrained(weights, device), jobs, **how, **settings)
-    res.left = dict(sum((Counter(other_files(o, out, recursive)) for o in expand(inputs) if o.is_dir()), Counter()))
+    res.left = dict(
+        sum((Counter(other_files(o, out, recursive)) for o in expand(inputs) if o.is_dir()),
+            Counter()))
     return _told(res, out)
 
 # %% ../nbs/18_cli.ipynb #510423eb
@@ -227,20 +260,27 @@ def command_line(
     parts = [func.__name__]
     for k,v in docments(func.__wrapped__, full=True, returns=False).items():
         if k in skip or k not in kwargs or kwargs[k]==v.default: continue
-        name,val = k.replace('_','-'),kwargs[k]
+        name = k.replace('_','-')
+        val = kwargs[k]
         if isinstance(v.anno, Param) and not v.anno.opt:
-            parts += [shlex.quote(_short(o)) for o in (val if isinstance(val, (list,tuple)) else [val])]
+            parts += [
+                shlex.quote(_short(o)) for o in (val if isinstance(val, (list, tuple)) else [val])
+            ]
             continue
         if isinstance(val, bool): parts.append(f'--{name}' if val else f'--no-{name}')
         else:
-            parts += [f'--{name}', *(shlex.quote(_short(o)) for o in (val if isinstance(val, (list,tuple)) else [val]))]
+            parts += [
+                f'--{name}', *(shlex.quote(_short(o))
+                               for o in (val if isinstance(val, (list, tuple)) else [val]))
+            ]
     return ' '.join(parts)
 
 def _source(data, low, high, who=''):
     "What was named as data: one folder, or two as a tuple."
     if bool(low)!=bool(high):
-        raise ValueError(f"{who}--{'high' if low else 'low'} is missing: "
-                         "--low and --high go together, the folders of dark and of bright pictures.")
+        raise ValueError(
+            f"{who}--{'high' if low else 'low'} is missing: "
+            "--low and --high go together, the folders of dark and of bright pictures.")
     if data and low:
         raise ValueError(f"{who}--data names a folder with everything, --low and --high name two: "
                          "give the one or the others.")
@@ -257,12 +297,17 @@ def _chosen(source, split):
     return found
 
 # %% ../nbs/18_cli.ipynb #a73afcef
-def _line(name, r, width=24): return f'{name:{width}.{width}} ' + ' '.join(f'{r[k]:12.{2 if k[0]=="p" else 4}f}' for k in SCORES)
+def _line(name, r, width=24):
+    return f'{name:{width}.{width}} ' + ' '.join(f'{r[k]:12.{2 if k[0]=="p" else 4}f}'
+                                                 for k in SCORES)
 
 def _weights_of(enhancer, name):
     "Which weights: name, checksum, and what they say of themselves."
     digest = hashlib.sha256(weights_path(name).read_bytes()).hexdigest()
-    return dict(name=_short(name), sha256=digest, preset=enhancer.model.cfg.name, about={k:v for k,v in enhancer.model.about.items() if k!='fingerprints'})
+    return dict(name=_short(name), sha256=digest, preset=enhancer.model.cfg.name,
+                about={k: v
+                       for k, v in enhancer.model.about.items()
+                       if k != 'fingerprints'})
 
 def _overlap(enhancer, pairs):
     "What has to be said of pictures whose scenes the weights were trained on, and their names."
@@ -275,76 +320,103 @@ def _overlap(enhancer, pairs):
 # %% ../nbs/18_cli.ipynb #7e291e9e
 @command()
 def lowlight_evaluate(
-    data:str|None=None, # folder of a data set of pairs
-    low:str|None=None, # folder of dark pictures; with high in place of data
-    high:str|None=None, # folder of bright pictures of the same names
-    split:Param('which pairs; test is read only when asked for; by default val, and all where the data have no split', str, choices=('train','val','test','all'))=None,
-    json:str|None=None, # file for all figures and circumstances
-    latent_nat:bool=True, # use the NAT on the latent
-    decoder_nat:bool=True, # use the NAT on the decoder's features
-    rounds:int|None=None, # rounds of both NATs; the model's by default
-    tau:float|None=None, # entropy in [0,1] above which a place is uncertain; the model's by default
-    device:str='auto', # auto, cpu or cuda
-    weights:str=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
+        data:str | None=None, # folder of a data set of pairs
+        low:str | None=None, # folder of dark pictures; with high in place of data
+        high:str | None=None, # folder of bright pictures of the same names
+        split:Param(
+        'which pairs; test is read only when asked for; by default val, and all where the data have no split',
+        str, choices=('train', 'val', 'test', 'all'))=None,
+        json:str | None=None, # file for all figures and circumstances
+        latent_nat:bool=True, # use the NAT on the latent
+        decoder_nat:bool=True, # use the NAT on the decoder's features
+        rounds:int | None=None, # rounds of both NATs; the model's by default
+        tau:float
+    | None=None, # entropy in [0,1] above which a place is uncertain; the model's by default
+        device:str='auto', # auto, cpu or cuda
+        weights:str=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
 ): # the figures, as in the file
     "Measure PSNR and SSIM on pairs of pictures, raw and with GT-mean."
-    args = dict(data=data, low=low, high=high, split=split, latent_nat=latent_nat, decoder_nat=decoder_nat, rounds=rounds, tau=tau, device=device, weights=weights)
+    args = dict(data=data, low=low, high=high, split=split, latent_nat=latent_nat,
+                decoder_nat=decoder_nat, rounds=rounds, tau=tau, device=device, weights=weights)
     check_settings(tau=tau, rounds=rounds)
     source = _source(data, low, high)
     chosen = _chosen(source, split)
-    pairs,start = check_pairs(find_pairs(source, chosen)),time.perf_counter()
+    pairs = check_pairs(find_pairs(source, chosen))
+    start = time.perf_counter()
     enhancer = Enhancer.from_pretrained(weights, device)
     print(f"{'picture':24} " + ' '.join(f'{o:>12}' for o in SCORES))
-    res = evaluate(enhancer, pairs, lambda r: print(_line(r['name'], r), flush=True), **{k:args[k] for k in ('latent_nat','decoder_nat','rounds','tau')})
+    res = evaluate(enhancer, pairs, lambda r: print(_line(r['name'], r), flush=True),
+                   **{k: args[k]
+                      for k in ('latent_nat', 'decoder_nat', 'rounds', 'tau')})
     res.update(settings=dict(split=chosen, data=_short(source)))
     return _report(res, enhancer, args, json, time.perf_counter()-start, *_overlap(enhancer, pairs))
 
 # %% ../nbs/18_cli.ipynb #1765f6cd
 def _report(res, enhancer, args, file, seconds, note, trained_on):
-    "Print the means, add the circumstances, write the file; warn of pictures whose scenes were trained on."
-    print(_line('mean', res), _line('(input itself)', res.input), f'GT-mean: {GT_MEAN_FORMULA}', sep='\n')
+    """Print the means, add the circumstances, write the file; warn of pictures whose scenes were
+    trained on."""
+    print(_line('mean', res), _line('(input itself)', res.input), f'GT-mean: {GT_MEAN_FORMULA}',
+          sep='\n')
     if note: print('Note:', note)
     if trained_on: print(f'lowlight_evaluate: {note}', file=sys.stderr)
     cfg = enhancer.model.cfg
     used = {k: getattr(cfg, k) if args[k] is None else args[k] for k in ('tau','rounds')}
-    settings = {k:v for k,v in args.items() if k not in ('low','high')} | used | res.settings | dict(bf16=enhancer.bf16, weights=_weights_of(enhancer, args['weights']))
-    res |= dict(settings=settings, versions=versions(), formula=GT_MEAN_FORMULA, command=command_line(lowlight_evaluate, **args), note=note, trained_on=trained_on, seconds=round(seconds,2), device=str(enhancer.device))
+    settings = {k: v
+                for k, v in args.items()
+                if k not in ('low', 'high')} | used | res.settings | dict(
+                    bf16=enhancer.bf16, weights=_weights_of(enhancer, args['weights']))
+    res |= dict(settings=settings, versions=versions(), formula=GT_MEAN_FORMULA,
+                command=command_line(lowlight_evaluate, **args), note=note, trained_on=trained_on,
+                seconds=round(seconds, 2), device=str(enhancer.device))
     if file: write_json(file, res)
     return res
 
 # %% ../nbs/18_cli.ipynb #bbf9a7ed
 @command()
 def lowlight_train(
-    data:str|None=None, # folder of a data set of pairs
-    out:str|None=None, # folder for checkpoints, curves and previews
-    low:str|None=None, # folder of dark pictures; with high in place of data
-    high:str|None=None, # folder of bright pictures of the same names
-    preset:Param('size of the model, and its training plan', str, choices=('tiny','small','base'))='tiny',
-    stage:Param('one stage, or all of them in turn', str, choices=('codebook','flow','nat','decoder','all'))='all',
+    data:str | None=None, # folder of a data set of pairs
+    out:str | None=None, # folder for checkpoints, curves and previews
+    low:str | None=None, # folder of dark pictures; with high in place of data
+    high:str | None=None, # folder of bright pictures of the same names
+    preset:Param('size of the model, and its training plan', str,
+                  choices=('tiny', 'small', 'base'))='tiny',
+    stage:Param('one stage, or all of them in turn', str,
+                 choices=('codebook', 'flow', 'nat', 'decoder', 'all'))='all',
     resume:bool=False, # go on with the run in the folder, from its last checkpoint
     overwrite:bool=False, # train anew over the run in the folder
-    steps_scale:float=1., # multiplies the steps of every stage, and what follows them: 0.01 for a trial
-    lr:Param("peak learning rate, one for all stages or four; the preset's by default", float, nargs='+')=None,
-    bs:Param("pictures a step, one for all stages or four; the preset's by default", int, nargs='+')=None,
-    crop:Param("side of the pieces, pixels, one for all stages or four; the preset's by default", int, nargs='+')=None,
-    seed:int|None=None, # of everything random; the preset's by default
+    # multiplies the steps of every stage, and what follows them: 0.01 for a trial
+    steps_scale:float=1.,
+    lr:Param("peak learning rate, one for all stages or four; the preset's by default", float,
+              nargs='+')=None,
+    bs:Param("pictures a step, one for all stages or four; the preset's by default", int,
+              nargs='+')=None,
+    crop:Param("side of the pieces, pixels, one for all stages or four; the preset's by default",
+                int, nargs='+')=None,
+    seed:int | None=None, # of everything random; the preset's by default
     device:str='auto', # auto, cpu, cuda or mps
-    start:str|None=None, # checkpoint that the first stage goes on from: a path, or the name of a bundled one; by default that of the stage before
-    note:str|None=None, # what else the checkpoint should say of itself, kept in its metadata
+    # checkpoint that the first stage goes on from: a path, or the name of a bundled one; by default
+    # that of the stage before
+    start:str | None=None,
+    note:str | None=None, # what else the checkpoint should say of itself, kept in its metadata
 ): # what `train_pipeline` returns
     "Train a model on pairs of pictures."
     if not 0<steps_scale<float('inf'):
-        raise ValueError(f'steps_scale={steps_scale} must be positive: it multiplies the number of steps.')
-    plan,source = train_plan(preset, steps_scale, seed, lr, bs, crop),_source(data, low, high)
+        raise ValueError(
+            f'steps_scale={steps_scale} must be positive: it multiplies the number of steps.')
+    plan = train_plan(preset, steps_scale, seed, lr, bs, crop)
+    source = _source(data, low, high)
     if not out: raise ValueError('--out is missing: give the folder for what training writes.')
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"'{out}' is a file: give a folder for what training writes.")
     place = None if device=='auto' else pick_device(device)
     from lowlight_nat.training import train_pipeline
     print(f"'{_short(source)}': {split_note(source)}", flush=True)
-    line = command_line(lowlight_train, data=data, out=out, low=low, high=high, preset=preset, stage=stage, steps_scale=steps_scale, lr=lr, bs=bs, crop=crop, seed=seed, start=start)
-    return train_pipeline(ModelConfig.preset(preset), plan, source, out, stage, resume, about=dict(command=line, data=_short(source), note=note or ''), start=start,
-                          overwrite=overwrite, scale=min(1., steps_scale), device=place)
+    line = command_line(lowlight_train, data=data, out=out, low=low, high=high, preset=preset,
+                        stage=stage, steps_scale=steps_scale, lr=lr, bs=bs, crop=crop, seed=seed,
+                        start=start)
+    return train_pipeline(ModelConfig.preset(preset), plan, source, out, stage, resume, about=dict(
+        command=line, data=_short(source), note=note or ''), start=start, overwrite=overwrite,
+                          scale=min(1., steps_scale), device=place)
 
 # %% ../nbs/18_cli.ipynb #05e31732
 def train_plan(
@@ -362,13 +434,20 @@ def train_plan(
         if v is None: continue
         v = tuple(v) if isinstance(v, (list,tuple)) else (v,)
         if len(v) not in (1,4):
-            raise ValueError(f'{k}={_words(v)} must be one number for all stages, or four: codebook, flow, nat, decoder.')
+            raise ValueError(
+                f'{k}={_words(v)} must be one number for all stages, or four: codebook, flow, nat, decoder.'
+            )
         if not all(0<o<float('inf') for o in v):
             raise ValueError(f'{k}={_words(v)} must be positive.')
         each = v*4 if len(v)==1 else v
-        plan = replace(plan, **{name: replace(own, **{k: o}) for (name,own),o in zip(plan.stages().items(), each)})
+        plan = replace(
+            plan,
+            **{name: replace(own, **{k: o})
+               for (name, own), o in zip(plan.stages().items(), each)})
     largest = max(own.crop for own in plan.stages().values())
-    if crop is not None: plan = replace(plan, context=max(plan.context, largest))   # pieces are cut from larger ones
+    if crop is not None:
+        # pieces are cut from larger ones
+        plan = replace(plan, context=max(plan.context, largest))
     return plan
 
 # %% ../nbs/18_cli.ipynb #669d0d6d
@@ -378,9 +457,11 @@ def _cost(a):
     from lowlight_nat.cost import cost, cost_table
     model = a.preset if a.weights in (None,'random') else load_model(a.weights)
     which = [dict(latent='+latent NAT', decoder='+decoder NAT').get(o, o) for o in a.systems]
-    res = cost(model, a.size, a.share, a.rounds, a.repeat, a.threads, a.dtype, pick_device(a.device), systems=tuple(which))
+    res = cost(model, a.size, a.share, a.rounds, a.repeat, a.threads, a.dtype,
+               pick_device(a.device), systems=tuple(which))
     print(cost_table(res))
-    res = AttrDict(asdict(res), weights=_short(a.weights or 'random'), versions=versions(), command=command_line(lowlight_experiment, **a), date=date.today().isoformat())
+    res = AttrDict(asdict(res), weights=_short(a.weights or 'random'), versions=versions(),
+                   command=command_line(lowlight_experiment, **a), date=date.today().isoformat())
     if a.json: write_json(a.json, res)
     return res
 
@@ -391,8 +472,10 @@ def _lpips(path):
         except (FileNotFoundError,ImportError): return None
     f = LPIPS(path=path)
     if not f.published:
-        raise ValueError(f"'{path}' holds other weights than the published ones, "
-                         f"and a distance by them isn't LPIPS: leave --lpips out, or fetch {weights_url('alex')}.")
+        raise ValueError(
+            f"'{path}' holds other weights than the published ones, "
+            f"and a distance by them isn't LPIPS: leave --lpips out, or fetch {weights_url('alex')}."
+        )
     return f
 
 def _inception():
@@ -406,13 +489,19 @@ def _experiment(a):
     source = _source(a.data, a.low, a.high, f'{a.name}: ')
     if not a.out: raise ValueError(f'{a.name}: --out is missing: give the folder for the results.')
     if a.name=='tau' and a.split=='test':
-        raise ValueError('tau: a default is chosen by it, and nothing may be chosen on the test pictures; leave --split out.')
+        raise ValueError(
+            'tau: a default is chosen by it, and nothing may be chosen on the test pictures; leave --split out.'
+        )
     trains = a.name in ('table1','ablation')
-    split = a.split or 'val' if trains or a.name=='uncertainty' else _chosen(source, a.split)   # what looks at training pairs is not scored on them
+    # what looks at training pairs is not scored on them
+    split = a.split or 'val' if trains or a.name=='uncertainty' else _chosen(source, a.split)
     weights = None if trains or a.name=='compare' else a.weights or DEFAULT_WEIGHTS
-    run = Run(a.name, source, a.out, weights, split, a.device, a.seed, command_line(lowlight_experiment, **a), _lpips(a.lpips), budget=a.budget)
+    run = Run(a.name, source, a.out, weights, split, a.device, a.seed,
+              command_line(lowlight_experiment, **a), _lpips(a.lpips), budget=a.budget)
     with folder_lock(run.folder): res = _by_name(a)(run)
-    print(f"{a.name}: {res.data['n']} pictures, {res.seconds:.0f} s in all, results in '{run.folder}'", res.table, sep='\n\n')
+    print(
+        f"{a.name}: {res.data['n']} pictures, {res.seconds:.0f} s in all, results in '{run.folder}'",
+        res.table, sep='\n\n')
     return res
 
 # %% ../nbs/18_cli.ipynb #89b69e63
@@ -421,7 +510,8 @@ def _by_name(a):
     from lowlight_nat import experiments as e
     if a.name in ('table1','ablation'):
         from lowlight_nat import table1 as t   # trains, so it needs fastai
-        return lambda run: t.table1(run, a.budget) if a.name=='table1' else t.ablation(run, a.budget, a.seeds)
+        return lambda run: t.table1(run, a.budget) if a.name == 'table1' else t.ablation(
+            run, a.budget, a.seeds)
     if a.name=='uncertainty':
         from lowlight_nat.uncertainty import uncertainty
         return uncertainty
@@ -435,50 +525,67 @@ _pairs = 'name','data','low','high','out','split','lpips','device'   # what all 
 
 # What `lowlight_experiment` knows: name, what it does, the parameters it takes
 EXPERIMENTS = dict(
-    table1=('Train and score all systems of the talk\'s table 1.', (*_pairs,'budget','seed')),
-    ablation=('Train the four systems with several seeds, and score them.', (*_pairs,'budget','seed','seeds')),
-    table2=('Quality and time by the number of rounds.', (*_pairs,'weights')),
-    tau=('Quality and time over tau and rounds, and which to choose.', (*_pairs,'weights','budget')),
-    brightness=('Quality where the input is darker still.', (*_pairs,'weights','budget')),
-    figure3=('Pictures and maps of the error, without and with the NATs.', (*_pairs,'weights')),
-    uncertainty=('How well the maps of uncertainty find the error.', (*_pairs,'weights','seed')),
-    compare=("Score folders of other methods' results.", (*_pairs,'folders')),
-    cost=('What the NATs cost in time and memory; needs no pairs.', ('name','weights','preset','size','share','rounds','repeat','threads','dtype','systems','device','json')),
+    table1=('Train and score all systems of the talk\'s table 1.', (*_pairs, 'budget', 'seed')),
+    ablation=('Train the four systems with several seeds, and score them.', (*_pairs, 'budget',
+                                                                             'seed', 'seeds')),
+    table2=('Quality and time by the number of rounds.', (*_pairs, 'weights')),
+    tau=('Quality and time over tau and rounds, and which to choose.', (*_pairs, 'weights',
+                                                                        'budget')),
+    brightness=('Quality where the input is darker still.', (*_pairs, 'weights', 'budget')),
+    figure3=('Pictures and maps of the error, without and with the NATs.', (*_pairs, 'weights')),
+    uncertainty=('How well the maps of uncertainty find the error.', (*_pairs, 'weights', 'seed')),
+    compare=("Score folders of other methods' results.", (*_pairs, 'folders')),
+    cost=('What the NATs cost in time and memory; needs no pairs.',
+          ('name', 'weights', 'preset', 'size', 'share', 'rounds', 'repeat', 'threads', 'dtype',
+           'systems', 'device', 'json')),
 )
 
 @command(subs=EXPERIMENTS)
 def lowlight_experiment(
-    name:Param('which one: '+', '.join(EXPERIMENTS), str, choices=tuple(EXPERIMENTS), opt=False),
-    folders:Param('of results, one a method, with pictures named as the dark ones are; of LOL-v2 with a folder for each half', str, nargs='+', opt=False)=(),
-    data:str|None=None, # folder of a data set of pairs
-    low:str|None=None, # folder of dark pictures; with high in place of data
-    high:str|None=None, # folder of bright pictures of the same names
-    out:str|None=None, # folder for the results, needed
-    budget:Param('small: two cores, an hour; full: a GPU, days', str, choices=('small','full'))='small',
-    split:Param('which pairs; test is read only when asked for, and never to train or to choose; by default val, and all where the data have no split and nothing is trained', str, choices=('val','test','all'))=None,
-    seed:int=42, # of everything random
-    seeds:Param('of the last stage', int, nargs='+')=(42,43,44),
-    weights:str|None=None, # bundled checkpoint, or a .safetensors file; small by default, random for cost
-    lpips:str|None=None, # folder with LPIPS' network; by default it is looked for where PyTorch keeps what it fetched
-    device:str='auto', # auto, cpu or cuda
-    preset:Param('size of the model', str, choices=('tiny','small','base'))='small',
-    size:Param('height and width of the picture, pixels', int, nargs=2)=(400,600),
-    share:float=.4, # of the places that are masked, in [0,1]
-    rounds:int=4, # rounds of both NATs
-    repeat:int=5, # rounds of timing
-    threads:int|None=None, # of PyTorch; all cores by default
-    dtype:Param('what is computed in', str, choices=('float32','bfloat16'))='float32',
-    systems:Param('which; the others are compared with the first', str, nargs='+', choices=('GLARE','latent','decoder','both'))=('GLARE','latent','decoder','both'),
-    json:str|None=None, # file for all figures and circumstances
+        name:Param('which one: ' + ', '.join(EXPERIMENTS), str, choices=tuple(EXPERIMENTS),
+                    opt=False),
+        folders:Param(
+        'of results, one a method, with pictures named as the dark ones are; of LOL-v2 with a folder for each half',
+        str, nargs='+', opt=False)=(),
+        data:str | None=None, # folder of a data set of pairs
+        low:str | None=None, # folder of dark pictures; with high in place of data
+        high:str | None=None, # folder of bright pictures of the same names
+        out:str | None=None, # folder for the results, needed
+        budget:Param('small: two cores, an hour; full: a GPU, days', str,
+                      choices=('small', 'full'))='small',
+        split:Param(
+        'which pairs; test is read only when asked for, and never to train or to choose; by default val, and all where the data have no split and nothing is trained',
+        str, choices=('val', 'test', 'all'))=None,
+        seed:int=42, # of everything random
+        seeds:Param('of the last stage', int, nargs='+')=(42, 43, 44),
+        # bundled checkpoint, or a .safetensors file; small by default, random for cost
+        weights:str | None=None,
+        # folder with LPIPS' network; by default it is looked for where PyTorch keeps what it
+        # fetched
+        lpips:str | None=None,
+        device:str='auto', # auto, cpu or cuda
+        preset:Param('size of the model', str, choices=('tiny', 'small', 'base'))='small',
+        size:Param('height and width of the picture, pixels', int, nargs=2)=(400, 600),
+        share:float=.4, # of the places that are masked, in [0,1]
+        rounds:int=4, # rounds of both NATs
+        repeat:int=5, # rounds of timing
+        threads:int | None=None, # of PyTorch; all cores by default
+        dtype:Param('what is computed in', str, choices=('float32', 'bfloat16'))='float32',
+        systems:Param('which; the others are compared with the first', str, nargs='+',
+                       choices=('GLARE', 'latent', 'decoder', 'both'))=('GLARE', 'latent',
+                                                                          'decoder', 'both'),
+        json:str | None=None, # file for all figures and circumstances
 ): # figures and circumstances, as in the JSON file
     "The talk's tables and figures, and what the NATs cost."
     args = dict(locals())
-    args |= dict(folders=tuple(folders), seeds=tuple(seeds), size=tuple(size), systems=tuple(systems))
+    args |= dict(folders=tuple(folders), seeds=tuple(seeds), size=tuple(size),
+                 systems=tuple(systems))
     choose('experiment', name, EXPERIMENTS)
     defaults = docments(lowlight_experiment.__wrapped__, full=True, returns=False)
     for k,v in args.items():
         if k not in EXPERIMENTS[name][1] and v!=defaults[k].default:
-            raise ValueError(f"{name} takes no {k}: it takes {', '.join(EXPERIMENTS[name][1][1:])}.")
+            raise ValueError(
+                f"{name} takes no {k}: it takes {', '.join(EXPERIMENTS[name][1][1:])}.")
     return (_cost if name=='cost' else _experiment)(AttrDict(args))
 
 # %% ../nbs/18_cli.ipynb #bbf3e316
@@ -488,23 +595,30 @@ def _convert_glare(files, out, dtype):
         raise ValueError(f"'{out}' must end in .safetensors, since --glare writes a checkpoint; "
                          "`lowlight_export OUT.onnx --weights` makes an ONNX file of that.")
     if dtype=='int8':
-        raise ValueError('dtype=int8 is for ONNX files: with --glare, choose float32, as published, or float16.')
+        raise ValueError(
+            'dtype=int8 is for ONNX files: with --glare, choose float32, as published, or float16.')
     model = LowLightNAT.from_glare(*files)
     sums = {Path(f).name: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files}
-    save_model(model, out, dict(note="GLARE's release, converted; the NATs are untrained and switched off", release=GLARE_RELEASE, files=sums), half=dtype=='float16')
+    save_model(
+        model, out,
+        dict(note="GLARE's release, converted; the NATs are untrained and switched off",
+             release=GLARE_RELEASE, files=sums), half=dtype == 'float16')
     print(f'{out}: {Path(out).stat().st_size/1e6:.1f} MB, {dtype}; use it as --weights {out}')
     return Path(out)
 
 @command()
 def lowlight_export(
-    out:Param('the file to write, .onnx; with --glare .safetensors', str, opt=False),
-    weights:str=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
-    glare:Param(f'convert these two files of the release of GLARE instead, net_G.pth and vqgan.pkl; {GLARE_RELEASE} leads to them under "Download pre-trained models"', str, nargs=2, metavar=('NET_G','VQGAN'))=None,
-    rounds:int|None=None, # rounds of both NATs, a fixed part of the file; the model's by default
-    dtype:Param('of weights', str, choices=('float32','float16','int8'))='float32',
-    opset:int=20, # version of ONNX's operators, 18 to 23
-    latent_nat:bool=True, # use the NAT on the latent
-    decoder_nat:bool=True, # use the NAT on the decoder's features
+        out:Param('the file to write, .onnx; with --glare .safetensors', str, opt=False),
+        weights:str=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
+        glare:Param(
+        f'convert these two files of the release of GLARE instead, net_G.pth and vqgan.pkl; {GLARE_RELEASE} leads to them under "Download pre-trained models"',
+        str, nargs=2, metavar=('NET_G', 'VQGAN'))=None,
+        rounds:int
+    | None=None, # rounds of both NATs, a fixed part of the file; the model's by default
+        dtype:Param('of weights', str, choices=('float32', 'float16', 'int8'))='float32',
+        opset:int=20, # version of ONNX's operators, 18 to 23
+        latent_nat:bool=True, # use the NAT on the latent
+        decoder_nat:bool=True, # use the NAT on the decoder's features
 ): # path of the file
     "Write a model as one ONNX file, or GLARE's published weights as a checkpoint."
     check_settings(rounds=rounds)
@@ -535,7 +649,8 @@ COMMANDS = dict(enhance=lowlight_enhance, train=lowlight_train, evaluate=lowligh
 
 def lowlight_parser()->argparse.ArgumentParser:
     "One parser for all commands."
-    p = _Parser(prog='lowlight', description='Enhance dark pictures, train and measure models that do.')
+    p = _Parser(prog='lowlight',
+                description='Enhance dark pictures, train and measure models that do.')
     title = 'commands; `lowlight COMMAND --help` lists the options of one'
     found = p.add_subparsers(dest='command', required=True, metavar='COMMAND', title=title)
     for name,f in COMMANDS.items():

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from dataclasses import dataclass
 from .layers import Down, Outputs, ResBlock, Up, conv3
-from .quantizers import VectorQuantizer, kmeans, make_quantizer, squared_distances, usage_stats   # later chapters take them from here
+# later chapters take them from here
+from .quantizers import VectorQuantizer, kmeans, make_quantizer, squared_distances, usage_stats
 
 # %% ../nbs/03_codebook.ipynb #f6a4c02d
 class Encoder(nn.Module):
@@ -42,16 +43,24 @@ class Decoder(nn.Module):
                  groups:int=0): # of the group normalisation, 0: none
         super().__init__()
         widths = channels[::-1]
-        self.conv_in, self.ups = conv3(dim, widths[0]), nn.ModuleList(Up(a, b) for a, b in zip(widths, widths[1:]))
-        self.levels = nn.ModuleList(nn.Sequential(*[ResBlock(c, groups=groups) for _ in range(blocks)]) for c in widths)
-        self.conv_out = nn.Sequential(nn.SiLU(), conv3(channels[0], 3*stem**2), nn.PixelShuffle(stem))
+        self.conv_in = conv3(dim, widths[0])
+        self.ups = nn.ModuleList(Up(a, b) for a, b in zip(widths, widths[1:]))
+        self.levels = nn.ModuleList(
+            nn.Sequential(*[ResBlock(c, groups=groups) for _ in range(blocks)]) for c in widths)
+        self.conv_out = nn.Sequential(nn.SiLU(), conv3(channels[0], 3*stem**2),
+                                      nn.PixelShuffle(stem))
 
-    def features(self, z:Tensor) -> list: # latent (B,d,h,w) to features, coarsest first: (B,C,h,w), (B,C',2h,2w), ...
+
+    def features(
+        self, z:Tensor
+    ) -> list: # latent (B,d,h,w) to features, coarsest first: (B,C,h,w), (B,C',2h,2w), ...
         "Features after each level, without the picture"
-        h, feats = self.conv_in(z), []
+        h = self.conv_in(z)
+        feats = []
         for i, level in enumerate(self.levels):
             if i: h = self.ups[i-1](h)
-            h = level(h); feats.append(h)
+            h = level(h)
+            feats.append(h)
         return feats
 
     def forward(self, z:Tensor) -> Tensor: # latent (B,d,h,w) to picture (B,3,H,W)
@@ -67,7 +76,8 @@ class Reconstruction(Outputs):
     commit: Tensor # loss of the quantizer, scalar
 
 class VQGAN(nn.Module):
-    "Encoder, quantizer and decoder; Esser et al., CVPR 2021. The latent is standardised when quantisation starts"
+    """Encoder, quantizer and decoder; Esser et al., CVPR 2021. The latent is standardised when
+    quantisation starts"""
     def __init__(self,
                  channels:tuple=(32, 64), # width of each level, finest first
                  dim:int=4, # d, channels of the latent
@@ -77,7 +87,9 @@ class VQGAN(nn.Module):
                  groups:int=0, # of the group normalisation, 0: none
                  decay:float=0.98, # of the codes' moving averages
                  beta:float=0.25, # weight of the commitment term
-                 quantizer:str='ema', # kind: nearest, ema, cosine or fsq; with fsq, `quantizer.n_codes` may be below n_codes
+                 # kind: nearest, ema, cosine or fsq; with fsq, `quantizer.n_codes` may be below
+                 # n_codes
+                 quantizer:str='ema',
                  rotation:bool=False): # gradient through the quantizer by the rotation trick
         super().__init__()
         self.encoder = Encoder(channels, dim, blocks, stem, groups)
@@ -87,7 +99,9 @@ class VQGAN(nn.Module):
         self.register_buffer('mean', torch.zeros(1, dim, 1, 1))
         self.register_buffer('std', torch.ones(1, dim, 1, 1))
 
-    def encode(self, x:Tensor) -> Tensor: # picture (B,3,H,W) to latent (B,d,h,w), before quantisation
+
+    def encode(self,
+               x:Tensor) -> Tensor: # picture (B,3,H,W) to latent (B,d,h,w), before quantisation
         "Picture to standardised latent"
         return (self.encoder(x) - self.mean) / self.std
 
@@ -124,8 +138,14 @@ class PatchDiscriminator(nn.Module):
                  layers:int=3): # layers of stride 2
         super().__init__()
         widths = [3] + [ch * min(2**i, 8) for i in range(layers)]
-        down = [m for a, b in zip(widths, widths[1:]) for m in (nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.2))]
+        down = [
+            m for a, b in zip(widths, widths[1:])
+            for m in (nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.2))
+        ]
         self.body = nn.Sequential(*down, nn.Conv2d(widths[-1], 1, 4, 1, 1))
 
-    def forward(self, x:Tensor) -> Tensor: # picture (B,3,H,W) to scores (B,1,h',w'), positive: looks real
+
+    def forward(
+            self,
+            x:Tensor) -> Tensor: # picture (B,3,H,W) to scores (B,1,h',w'), positive: looks real
         return self.body(x)

@@ -20,7 +20,8 @@ class Curve:
     d:float=0. # number at which the upper part begins
     e:float=0. # offset of the upper part
     f:float=0. # offset of the lower part
-    table:np.ndarray=None # light at equally spaced numbers, (n,), rising; if there is one, the formula isn't used
+    # light at equally spaced numbers, (n,), rising; if there is one, the formula isn't used
+    table:np.ndarray=None
 
     def light(self, v):
         "The light `l` of the numbers `v`, an array of any shape."
@@ -70,7 +71,8 @@ class ColourSpace:
         return self.matrix is None
 
 # %% ../nbs/00_colour.ipynb #1c5d74cf
-_d65,_d50 = (.3127,.3290),(.3457,.3585)
+_d65 = (.3127,.3290)
+_d50 = (.3457,.3585)
 _srgb_curve = Curve(2.4, 1/1.055, .055/1.055, 1/12.92, .04045)
 _primaries = {'sRGB': ((.64,.33), (.30,.60), (.15,.06), _d65),
               'Display P3': ((.68,.32), (.265,.69), (.15,.06), _d65),
@@ -80,7 +82,10 @@ _primaries = {'sRGB': ((.64,.33), (.30,.60), (.15,.06), _d65),
 _curves = {'Adobe RGB': Curve(563/256), 'ProPhoto': Curve(1.8)}
 
 # The spaces that have a name, each a `ColourSpace`
-SPACES = {k: ColourSpace(k, (_curves.get(k, _srgb_curve),)*3, primaries_to_xyz(*p)) for k,p in _primaries.items()}
+SPACES = {
+    k: ColourSpace(k, (_curves.get(k, _srgb_curve), )*3, primaries_to_xyz(*p))
+    for k, p in _primaries.items()
+}
 
 # %% ../nbs/00_colour.ipynb #97f74d1c
 def _mapped(curve, way, x):
@@ -107,15 +112,18 @@ def _convert(x, src, dst, out):
 def to_srgb(
     x:np.ndarray, # numbers of the file, (3,H,W), in [0,1]
     space:ColourSpace, # what they mean
-    out:np.ndarray=None, # where to put the result, (3,H,W) float32; may be `x` itself; None: a new array
-)->np.ndarray: # (3,H,W) float32, sRGB, not clipped: colours that sRGB doesn't have lie outside [0,1]
+    # where to put the result, (3,H,W) float32; may be `x` itself; None: a new array
+    out:np.ndarray=None,
+# (3,H,W) float32, sRGB, not clipped: colours that sRGB doesn't have lie outside [0,1]
+) -> np.ndarray:
     "From a file's own space to sRGB."
     return _convert(x, space, SPACES['sRGB'], out)
 
 def from_srgb(
     x:np.ndarray, # sRGB, (3,H,W), in [0,1]
     space:ColourSpace, # the space of the file
-    out:np.ndarray=None, # where to put the result, (3,H,W) float32; may be `x` itself; None: a new array
+    # where to put the result, (3,H,W) float32; may be `x` itself; None: a new array
+    out:np.ndarray=None,
 )->np.ndarray: # (3,H,W) float32, numbers for the file, not clipped
     "From sRGB to a file's own space: undoes `to_srgb`."
     return _convert(x, SPACES['sRGB'], space, out)
@@ -127,7 +135,8 @@ def _fixed(data, at, n):
 
 def _read_curve(data, at):
     "A `Curve` of the bytes of a profile."
-    kind,n = data[at:at+4],struct.unpack_from('>I', data, at+8)[0]
+    kind = data[at:at+4]
+    n = struct.unpack_from('>I', data, at+8)[0]
     if kind==b'curv' and n==0: return Curve()
     if kind==b'curv' and n==1: return _checked(Curve(struct.unpack_from('>H', data, at+12)[0]/256))
     if kind==b'curv' and n<=65536:
@@ -164,13 +173,19 @@ def _read_name(data, at, n):
 def parse_profile(
     icc:bytes, # an ICC profile, of version 2 or 4
 )->ColourSpace:
-    "The colour space of a profile of a matrix and curves, or of grey; a `ValueError` says what is in the way."
+    """The colour space of a profile of a matrix and curves, or of grey; a `ValueError` says what is
+    in the way."""
     try:
-        kind,pcs,signature = icc[16:20],icc[20:24],icc[36:40]
+        kind = icc[16:20]
+        pcs = icc[20:24]
+        signature = icc[36:40]
         if signature!=b'acsp': raise ValueError('is damaged')
         n, = struct.unpack_from('>I', icc, 128)
         if n>200: raise ValueError('is damaged')
-        tags = {k: (at,size) for k,at,size in (struct.unpack_from('>4sII', icc, 132+12*i) for i in range(n))}
+        tags = {
+            k: (at, size)
+            for k, at, size in (struct.unpack_from('>4sII', icc, 132 + 12*i) for i in range(n))
+        }
         name = _read_name(icc, *tags[b'desc']) if b'desc' in tags else 'no name'
         if kind==b'GRAY' and b'kTRC' in tags:
             return ColourSpace(name, (_read_curve(icc, tags[b'kTRC'][0]),))
@@ -180,14 +195,17 @@ def parse_profile(
         M = np.stack([_fixed(icc, tags[o+b'XYZ'][0]+8, 3) for o in (b'r',b'g',b'b')], 1)
         tint = np.abs(M.sum(1)-_D50).max()   # white is about D50
         if not 1e-3<abs(np.linalg.det(M))<10 or tint>.5: raise ValueError('is damaged')
-        return ColourSpace(name, tuple(_read_curve(icc, tags[o+b'TRC'][0]) for o in (b'r',b'g',b'b')), M)
+        return ColourSpace(name,
+                           tuple(_read_curve(icc, tags[o + b'TRC'][0]) for o in (b'r', b'g', b'b')),
+                           M)
     except (struct.error, IndexError, UnicodeError): raise ValueError('is damaged') from None
 
 # %% ../nbs/00_colour.ipynb #77058bc9
 def _curve_bytes(c):
     "A `Curve` as a profile holds it."
     if c.table is not None:
-        return struct.pack('>4sII', b'curv', 0, len(c.table))+(c.table*65535).round().astype('>u2').tobytes()
+        return struct.pack('>4sII', b'curv', 0, len(
+            c.table)) + (c.table*65535).round().astype('>u2').tobytes()
     p = np.round(np.array([c.g, c.a, c.b, c.c, c.d, c.e, c.f])*65536).astype('>i4')
     return struct.pack('>4sIHH', b'para', 0, 4, 0)+p.tobytes()
 
@@ -202,17 +220,22 @@ def make_profile(
     space:ColourSpace, # what the profile shall describe
 )->bytes: # an ICC profile of version 4
     "The profile of a colour space, to be embedded in a file."
-    tags = {b'desc': _text(space.name), b'cprt': _text('No copyright, use freely'), b'wtpt': _xyz(_D50)}
+    tags = {
+        b'desc': _text(space.name), b'cprt': _text('No copyright, use freely'), b'wtpt': _xyz(_D50)
+    }
     if space.grey: tags[b'kTRC'] = _curve_bytes(space.curves[0])
     else:
         for o,column,curve in zip((b'r',b'g',b'b'), space.matrix.T, space.curves):
             tags[o+b'XYZ'] = _xyz(column)
             tags[o+b'TRC'] = _curve_bytes(curve)
-    at,index,body = 132+12*len(tags),b'',b''
+    at = 132+12*len(tags)
+    index = b''
+    body = b''
     for k,v in tags.items():
         index += struct.pack('>4sII', k, at+len(body), len(v))
         body += v+bytes(-len(v)%4)
-    head = struct.pack('>I4sI4s4s4s6H4s', at+len(body), bytes(4), 0x04300000, b'mntr', b'GRAY' if space.grey else b'RGB ', b'XYZ ', 2000, 1, 1, 0, 0, 0, b'acsp')
+    head = struct.pack('>I4sI4s4s4s6H4s', at + len(body), bytes(4), 0x04300000, b'mntr',
+                       b'GRAY' if space.grey else b'RGB ', b'XYZ ', 2000, 1, 1, 0, 0, 0, b'acsp')
     head += bytes(68-len(head))+struct.pack('>3i', *(round(o*65536) for o in _D50))
     return head+bytes(128-len(head))+struct.pack('>I', len(tags))+index+body
 
@@ -227,10 +250,15 @@ def is_srgb(
     return bool(np.abs(to_srgb(cube, space)-cube).max()<1/255)
 
 # %% ../nbs/00_colour.ipynb #1a54021a
-_code_primaries = {1: _primaries['sRGB'], 2: _primaries['sRGB'], 9: _primaries['BT.2020'], 12: _primaries['Display P3'],
-                   5: ((.64,.33), (.29,.60), (.15,.06), _d65), 6: ((.630,.340), (.310,.595), (.155,.070), _d65),
-                   11: ((.68,.32), (.265,.69), (.15,.06), (.314,.351))}
-_code_curves = {**dict.fromkeys((1,2,6,13,14,15), _srgb_curve), 4: Curve(2.2), 5: Curve(2.8), 8: Curve()}
+_code_primaries = {
+    1: _primaries['sRGB'], 2: _primaries['sRGB'], 9: _primaries['BT.2020'],
+    12: _primaries['Display P3'], 5: ((.64, .33), (.29, .60), (.15, .06), _d65),
+    6: ((.630, .340), (.310, .595), (.155, .070), _d65), 11: ((.68, .32), (.265, .69), (.15, .06),
+                                                              (.314, .351))
+}
+_code_curves = {
+    **dict.fromkeys((1, 2, 6, 13, 14, 15), _srgb_curve), 4: Curve(2.2), 5: Curve(2.8), 8: Curve()
+}
 _code_names = {(9,13): 'BT.2020', (12,13): 'Display P3'}
 
 def space_of_codes(
@@ -243,13 +271,16 @@ def space_of_codes(
     if primaries not in _code_primaries or transfer not in _code_curves:
         raise ValueError(f'has an unknown colour code ({primaries}, {transfer})')
     name = _code_names.get((primaries,transfer), f'colour code {primaries}, {transfer}')
-    return ColourSpace(name, (_code_curves[transfer],)*3, primaries_to_xyz(*_code_primaries[primaries]))
+    return ColourSpace(name, (_code_curves[transfer], )*3,
+                       primaries_to_xyz(*_code_primaries[primaries]))
 
 def space_of_png(
     gamma:float=None, # of the chunk gAMA: 1 over the exponent; None: there is none
-    chromaticity:tuple=None, # of the chunk cHRM: x and y of white, red, green, blue; None: there is none
+    # of the chunk cHRM: x and y of white, red, green, blue; None: there is none
+    chromaticity:tuple=None,
 )->ColourSpace:
-    "The colour space of a PNG that gives an exponent or chromaticities; a `ValueError` says what is in the way."
+    """The colour space of a PNG that gives an exponent or chromaticities; a `ValueError` says what
+    is in the way."""
     curve = _srgb_curve if gamma is None or abs(gamma-1/2.2)<2e-3 else Curve(1/max(gamma, 1e-3))
     if curve.g>10 or curve.g<.1: raise ValueError('has an exponent that makes no sense')
     w,r,g,b = np.array(chromaticity or (*_d65, *sum(_primaries['sRGB'][:3], ()))).reshape(4, 2)

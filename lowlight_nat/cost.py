@@ -23,8 +23,11 @@ from .record import device_name
 
 # %% ../nbs/15_cost.ipynb #dce52ec7
 # name: what the model is called with
-SYSTEMS = {'GLARE': dict(latent_nat=False, decoder_nat=False), '+latent NAT': dict(latent_nat=True, decoder_nat=False),
-           '+decoder NAT': dict(latent_nat=False, decoder_nat=True), 'both': dict(latent_nat=True, decoder_nat=True)}
+SYSTEMS = {
+    'GLARE': dict(latent_nat=False, decoder_nat=False),
+    '+latent NAT': dict(latent_nat=True, decoder_nat=False), '+decoder NAT': dict(
+        latent_nat=False, decoder_nat=True), 'both': dict(latent_nat=True, decoder_nat=True)
+}
 
 # %% ../nbs/15_cost.ipynb #07e7b328
 def dark_picture(
@@ -33,7 +36,10 @@ def dark_picture(
 )->Tensor: # (1,3,H,W), sRGB in [0,1]
     "A synthetic scene with detail at all scales, four stops too dark."
     g = torch.Generator().manual_seed(seed)
-    layers = [F.interpolate(torch.rand(1,3,2**k,2**k, generator=g), tuple(size), mode='bilinear')/2**(k/2) for k in range(1,7)]
+    layers = [
+        F.interpolate(torch.rand(1, 3, 2**k, 2**k, generator=g), tuple(size), mode='bilinear')
+        /2**(k/2) for k in range(1, 7)
+    ]
     x = sum(layers)
     return synthesize_low_light(x/x.amax(), generator=g)
 
@@ -43,23 +49,30 @@ def tau_for_share(
     share:float, # of the places to be masked, in [0,1]
 )->float: # tau
     "The threshold above which that share of the entropies lies."
-    if not 0<=share<=1: raise ValueError(f'share={share} must lie in [0, 1]: it is the part of the places that are masked.')
+    if not 0<=share<=1:
+        raise ValueError(
+            f'share={share} must lie in [0, 1]: it is the part of the places that are masked.')
     H = entropy.float().flatten().sort(descending=True).values
     n = round(share*len(H))
     return H[n].item() if n<len(H) else 0.
 
 # %% ../nbs/15_cost.ipynb #2e6c0690
-def _deform_flops(x, weight, *args, out_shape=None, **kwargs): return 2*prod(out_shape)*prod(weight[1:])
+def _deform_flops(x, weight, *args, out_shape=None, **kwargs):
+    return 2*prod(out_shape)*prod(weight[1:])
 
-def _attention_flops(q, k, v, *args, out_shape=None, **kwargs): return 2*prod(q[:-1])*k[-2]*(q[-1]+v[-1])
+def _attention_flops(q, k, v, *args, out_shape=None, **kwargs):
+    return 2*prod(q[:-1])*k[-2]*(q[-1]+v[-1])
 
 def flop_counter()->FlopCounterMode: # a context manager
     "PyTorch's counter, with formulas for deformable convolution and for attention on a CPU."
     with needs_extra('train', 'Counting multiply-adds'):
         import torchvision.ops   # registers its operators
     ops = torch.ops
-    return FlopCounterMode(display=False, custom_mapping={ops.torchvision.deform_conv2d: _deform_flops,
-        ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops})
+    return FlopCounterMode(
+        display=False, custom_mapping={
+            ops.torchvision.deform_conv2d: _deform_flops,
+            ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops
+        })
 
 def multiply_adds(
     f, # called without arguments
@@ -71,11 +84,18 @@ def multiply_adds(
 # %% ../nbs/15_cost.ipynb #8c0b7b1f
 class _Watch(TorchFunctionMode):
     "Notes the tensors that are given to functions of PyTorch."
-    def __init__(self): super().__init__(); self.seen = set()
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         getter = getattr(func, '__name__', '')=='__get__'   # x.shape, x.device: no computing
-        for o in [] if getter else [*args, *kwargs.values()]: self.seen |= {id(t) for t in (o if isinstance(o, (list,tuple)) else [o]) if isinstance(t, Tensor)}
+        for o in [] if getter else [*args, *kwargs.values()]:
+            self.seen |= {
+                id(t)
+                for t in (o if isinstance(o, (list, tuple)) else [o])
+                if isinstance(t, Tensor)
+            }
         return func(*args, **kwargs)
 
 def used_tensors(
@@ -92,11 +112,13 @@ def interleaved_seconds(
     repeat:int=5, # rounds
     threads:int=1, # of PyTorch
 )->dict[str,list[float]]: # name: seconds of each round
-    "Time a b c, a b c, ..., each warmed up by PyTorch's `Timer`: what slows the machine slows them all."
+    """Time a b c, a b c, ..., each warmed up by PyTorch's `Timer`: what slows the machine slows
+    them all."""
     timers = {k: Timer('f()', globals=dict(f=f), num_threads=threads) for k,f in runs.items()}
     res = {k: [] for k in runs}
     for _ in range(repeat):
-        for k,timer in timers.items(): res[k].append(timer.blocked_autorange(min_run_time=1e-3).median)
+        for k,timer in timers.items():
+            res[k].append(timer.blocked_autorange(min_run_time=1e-3).median)
     return res
 
 def extra(
@@ -119,9 +141,12 @@ def working_memory(
         f()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)-before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as p: f()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU],
+                                profile_memory=True) as p:
+        f()
     events = [e for e in p.profiler.kineto_results.events() if e.name()=='[memory]']
-    now,peak = 0,0
+    now = 0
+    peak = 0
     for e in sorted(events, key=lambda e: e.start_ns()):
         now += e.nbytes()
         peak = max(peak, now)
@@ -140,7 +165,8 @@ class SystemCost:
     seconds:float # median
     working:Optional[int] # working memory, bytes; None: not measured
     extra_time:float=0. # seconds more than the first system, as a share
-    extra_memory:Optional[float]=None # weights and working memory more than the first system, as a share
+    # weights and working memory more than the first system, as a share
+    extra_memory:Optional[float]=None
 
 @dataclass
 class Cost:
@@ -169,12 +195,19 @@ def _ready(model, device, seed):
 
 def _check(size, share, rounds, repeat, threads, dtype, systems):
     "Refuse what can't be measured, in one sentence."
-    if len(size)!=2 or not all(isinstance(o, int) and o>0 for o in size): raise ValueError(f'size={size} must be two whole numbers, height and width in pixels, e.g. 400 600.')
-    if not 0<=share<=1: raise ValueError(f'share={share} must lie in [0, 1]: it is the part of the places that are masked.')
+    if len(size)!=2 or not all(isinstance(o, int) and o>0 for o in size):
+        raise ValueError(
+            f'size={size} must be two whole numbers, height and width in pixels, e.g. 400 600.')
+    if not 0<=share<=1:
+        raise ValueError(
+            f'share={share} must lie in [0, 1]: it is the part of the places that are masked.')
     for name,v,least in ('rounds',rounds,0),('repeat',repeat,1),('threads',threads,1):
-        if v is not None and (v<least or v!=int(v)): raise ValueError(f'{name}={v} must be a whole number, {least} or more.')
-    if dtype not in ('float32','bfloat16'): raise ValueError(f"dtype={dtype!r} must be 'float32' or 'bfloat16'.")
-    if not systems or set(systems)-set(SYSTEMS): raise ValueError(f'systems={systems} must be some of {", ".join(SYSTEMS)}.')
+        if v is not None and (v<least or v!=int(v)):
+            raise ValueError(f'{name}={v} must be a whole number, {least} or more.')
+    if dtype not in ('float32','bfloat16'):
+        raise ValueError(f"dtype={dtype!r} must be 'float32' or 'bfloat16'.")
+    if not systems or set(systems)-set(SYSTEMS):
+        raise ValueError(f'systems={systems} must be some of {", ".join(SYSTEMS)}.')
 
 # %% ../nbs/15_cost.ipynb #21bf718d
 def stage_multiply_adds(
@@ -191,7 +224,8 @@ def stage_multiply_adds(
     def align(): out['a'] = model.align(x)
     def refine(): out['r'] = model.refine(out['a'], tau=tau, rounds=rounds if latent_nat else 0)
     def decode(): model.decode(out['a'], out['r'], rounds=rounds if decoder_nat else 0)
-    with torch.inference_mode(): return {f.__name__: multiply_adds(f) for f in (align, refine, decode)}
+    with torch.inference_mode():
+        return {f.__name__: multiply_adds(f) for f in (align, refine, decode)}
 
 # %% ../nbs/15_cost.ipynb #66e09feb
 def cost(
@@ -214,7 +248,8 @@ def cost(
     model = _ready(model, device, seed)
     x = pad_to_multiple(dark_picture(size, seed), model.multiple)[0].to(device)
     params = {id(p) for p in model.parameters()}
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=dtype=='bfloat16'):
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16,
+                                                enabled=dtype == 'bfloat16'):
         tau,masked = _find_tau(model, x, share)
         kwargs = {k: dict(tau=tau, rounds=rounds, **SYSTEMS[k]) for k in systems}
         runs = {k: lambda kw=kw: model(x, **kw) for k,kw in kwargs.items()}
@@ -223,12 +258,17 @@ def cost(
         for k,run in runs.items():
             used = used_tensors(model, run).values()
             stages = stage_multiply_adds(model, x, **kwargs[k])
-            rows.append(SystemCost(k, sum(p.numel() for p in model.parameters()), sum(t.numel() for t in used if id(t) in params),
-                sum(t.nbytes for t in used), sum(stages.values()), stages, statistics.median(seconds[k]),
-                working_memory(run, device) if memory else None, extra(seconds[k], seconds[systems[0]])))
+            rows.append(
+                SystemCost(k, sum(p.numel() for p in model.parameters()),
+                           sum(t.numel() for t in used if id(t) in params),
+                           sum(t.nbytes for t in used), sum(stages.values()), stages,
+                           statistics.median(seconds[k]),
+                           working_memory(run, device) if memory else None,
+                           extra(seconds[k], seconds[systems[0]])))
     for r in rows:
         if memory: r.extra_memory = (r.weights+r.working)/(rows[0].weights+rows[0].working)-1
-    return Cost(rows, model.cfg.name, [*size], share, tau, masked, rounds, repeat, threads, dtype, device_name(device))
+    return Cost(rows, model.cfg.name, [*size], share, tau, masked, rounds, repeat, threads, dtype,
+                device_name(device))
 
 def _find_tau(model, x, share):
     "The threshold for this picture, and the share that it masks."
@@ -241,15 +281,25 @@ def cost_table(
     res:Cost, # of `cost`
 )->str: # several lines
     "The systems as a table."
-    head = ['system','params M','used M','G mult-adds','seconds','weights MiB','working MiB','NAT time','NAT memory']
+    head = [
+        'system', 'params M', 'used M', 'G mult-adds', 'seconds', 'weights MiB', 'working MiB',
+        'NAT time', 'NAT memory'
+    ]
     rows = [head]
     for r in res.rows:
-        more = ['',''] if r is res.rows[0] else [f'{r.extra_time:+.1%}', '-' if r.extra_memory is None else f'{r.extra_memory:+.1%}']
+        more = ['', ''] if r is res.rows[0] else [
+            f'{r.extra_time:+.1%}', '-' if r.extra_memory is None else f'{r.extra_memory:+.1%}'
+        ]
         working = '-' if r.working is None else f'{r.working/2**20:,.0f}'
-        rows.append([r.system, f'{r.params/1e6:.2f}', f'{r.params_used/1e6:.2f}', f'{r.multiply_adds/1e9:,.2f}', f'{r.seconds:,.3f}', f'{r.weights/2**20:,.0f}', working, *more])
+        rows.append([
+            r.system, f'{r.params/1e6:.2f}', f'{r.params_used/1e6:.2f}',
+            f'{r.multiply_adds/1e9:,.2f}', f'{r.seconds:,.3f}', f'{r.weights/2**20:,.0f}', working,
+            *more
+        ])
     width = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    about = (f"{res.preset}, {res.size[0]}x{res.size[1]}, {res.dtype}, {res.rounds} rounds, {res.masked:.1%} masked, {res.threads} thread{'s'*(res.threads>1)}, "
-             f"median of {res.repeat}, {res.device}")
+    about = (
+        f"{res.preset}, {res.size[0]}x{res.size[1]}, {res.dtype}, {res.rounds} rounds, {res.masked:.1%} masked, {res.threads} thread{'s'*(res.threads>1)}, "
+        f"median of {res.repeat}, {res.device}")
     lines = [about]
     for row in rows:
         numbers = [c.rjust(w) for c,w in zip(row[1:], width[1:])]

@@ -31,7 +31,10 @@ from .images import ImageError, list_images, read_image, show_images, to_pil
 from .pairs import LAYOUTS, Pair, check_pairs, find_pairs, hold_out, pair_folders
 
 # %% ../nbs/01_data.ipynb #bcc1f223
-_all_ = ['synthesize_low_light', 'random_low_light', 'Pair', 'pair_folders', 'check_pairs', 'LAYOUTS', 'hold_out', 'find_pairs']
+_all_ = [
+    'synthesize_low_light', 'random_low_light', 'Pair', 'pair_folders', 'check_pairs', 'LAYOUTS',
+    'hold_out', 'find_pairs'
+]
 
 # %% ../nbs/01_data.ipynb #df8ab8fa
 def _pack(x):
@@ -44,12 +47,13 @@ def _unpack(x): return x.float().div_(255) if x.dtype==torch.uint8 else x.clone(
 def _grow(x, size):
     "Mirror the borders of a picture that is smaller than `size`."
     ph,pw = (max(size-o, 0) for o in x.shape[-2:])
-    return torch.from_numpy(np.pad(x.numpy(), ((0,0),(0,ph),(0,pw)), mode='reflect')) if ph or pw else x
+    return torch.from_numpy(np.pad(x.numpy(),
+                                   ((0, 0), (0, ph), (0, pw)), mode='reflect')) if ph or pw else x
 
 def aligned_crop(
-    xs: Sequence[Tensor],    # pictures of one scene, each (3,H,W)
-    size: int,               # side of the crop, px; smaller pictures are mirrored at the border
-    rng: random.Random|None = None, # where the crop comes from; None: the centre
+    xs:Sequence[Tensor],    # pictures of one scene, each (3,H,W)
+    size:int,               # side of the crop, px; smaller pictures are mirrored at the border
+    rng:random.Random|None=None, # where the crop comes from; None: the centre
 ) -> tuple:                  # crops (3,size,size), from the same place of every picture
     "The same crop of every picture."
     xs = [_grow(x, size) for x in xs]
@@ -59,30 +63,52 @@ def aligned_crop(
 
 # %% ../nbs/01_data.ipynb #5adbac31
 class PairDataset:
-    "Aligned crops for training, whole pictures for evaluation, as `(x_low, x_high)`, each (3,H,W) in [0,1]."
+    """Aligned crops for training, whole pictures for evaluation, as `(x_low, x_high)`, each (3,H,W)
+    in [0,1]."""
     def __init__(self,
-        pairs: Sequence[Pair],  # the pairs
-        size: int|None = None,  # side of the square crops, px; None: whole pictures
-        train: bool = True,     # random crops and flips in shuffled passes; False: centre crops, in order
-        items_per_epoch: int|None = None, # draws an epoch, in training; None: one for each pair
-        seed: int = 42,         # of the order, the crops and the flips
-        hflip: bool = True,     # mirror half of the draws left to right, in training
-        vflip: bool = True,     # mirror half of the draws top to bottom, in training
-        transpose: bool = False,# swap rows and columns of half of the crops, in training
-        synthetic: float = 0.,  # share of the draws whose dark picture is made from the bright one, in training
-        darken: Callable = random_low_light, # darken(x, generator=g) makes it
-        relight: float = 0.,    # share of the draws whose two pictures are put under another light, in training
-        bright: bool = False,   # give the bright picture twice, for what looks at no dark one, in training
-        multiple: int = 8,      # whole pictures are cut to multiples of this, px
-        cache_gb: float = 4.,   # decoded pictures kept in memory, at most, GB; the rest is decoded at every draw
+        pairs:Sequence[Pair],  # the pairs
+        size:int|None=None,  # side of the square crops, px; None: whole pictures
+        # random crops and flips in shuffled passes; False: centre crops, in order
+        train:bool=True,
+        items_per_epoch:int|None=None, # draws an epoch, in training; None: one for each pair
+        seed:int=42,         # of the order, the crops and the flips
+        hflip:bool=True,     # mirror half of the draws left to right, in training
+        vflip:bool=True,     # mirror half of the draws top to bottom, in training
+        transpose:bool=False,# swap rows and columns of half of the crops, in training
+        # share of the draws whose dark picture is made from the bright one, in training
+        synthetic:float=0.,
+        darken:Callable=random_low_light, # darken(x, generator=g) makes it
+        # share of the draws whose two pictures are put under another light, in training
+        relight:float=0.,
+        # give the bright picture twice, for what looks at no dark one, in training
+        bright:bool=False,
+        multiple:int=8,      # whole pictures are cut to multiples of this, px
+        # decoded pictures kept in memory, at most, GB; the rest is decoded at every draw
+        cache_gb:float=4.,
     ):
-        self.pairs,self.size,self.train,self.seed,self.multiple,self.room = list(pairs),size,train,seed,multiple,cache_gb*1e9
-        self.hflip,self.vflip,self.transpose,self.synthetic,self.darken,self.relight,self.bright = hflip,vflip,transpose,synthetic,darken,relight,bright and train
+        self.pairs = list(pairs)
+        self.size = size
+        self.train = train
+        self.seed = seed
+        self.multiple = multiple
+        self.room = cache_gb*1e9
+        self.hflip = hflip
+        self.vflip = vflip
+        self.transpose = transpose
+        self.synthetic = synthetic
+        self.darken = darken
+        self.relight = relight
+        self.bright = bright and train
         for k in 'synthetic','relight':
-            if not 0 <= getattr(self,k) <= 1: raise ValueError(f"{k}={getattr(self,k)} must lie in [0, 1]: it is a share of the draws.")
+            if not 0 <= getattr(self,k) <= 1:
+                raise ValueError(
+                    f"{k}={getattr(self,k)} must lie in [0, 1]: it is a share of the draws.")
         if not self.pairs: raise ValueError("There are no pairs: a PairDataset needs at least one.")
         self.n = items_per_epoch if train and items_per_epoch else len(self.pairs)
-        self.start,self.bad,self._cache,self._pass = 0,set(),{},(None,None)
+        self.start = 0
+        self.bad = set()
+        self._cache = {}
+        self._pass = (None,None)
     def __len__(self): return self.n
     def __getitem__(self, i):
         if not 0 <= i < len(self): raise IndexError(i)
@@ -91,7 +117,7 @@ class PairDataset:
 # %% ../nbs/01_data.ipynb #4905155e
 @patch
 def index(self:PairDataset,
-    k: int, # number of the draw
+    k:int, # number of the draw
 ) -> int:   # number of the pair
     "The pair that draw `k` shows."
     n = len(self.pairs)
@@ -107,17 +133,20 @@ def index(self:PairDataset,
 # %% ../nbs/01_data.ipynb #7ab47de8
 @patch
 def read(self:PairDataset,
-    p: Pair, # the pair
+    p:Pair, # the pair
 ) -> tuple: # its two pictures as stored, each (3,H,W), bytes where that loses nothing
     "Decode the pictures of a pair."
     res = tuple(_pack(read_image(f)) for f in (p.low,p.high))
-    if res[0].shape != res[1].shape: raise ValueError(f"The pictures of {p.name} differ in size: {tuple(res[0].shape[1:])}, {tuple(res[1].shape[1:])}.")
+    if res[0].shape != res[1].shape:
+        raise ValueError(
+            f"The pictures of {p.name} differ in size: {tuple(res[0].shape[1:])}, {tuple(res[1].shape[1:])}."
+        )
     return res
 
 # %% ../nbs/01_data.ipynb #04185383
 @patch
 def load(self:PairDataset,
-    i: int,   # number of the pair
+    i:int,   # number of the pair
 ) -> tuple|None: # its pictures as stored, (3,H,W); None where a file is broken, in training
     "The decoded pictures of a pair, from memory where they are there."
     if i in self._cache: return self._cache[i]
@@ -125,10 +154,13 @@ def load(self:PairDataset,
     except (ImageError,OSError) as e:
         if not self.train: raise
         self.bad.add(i)
-        if len(self.bad) == len(self.pairs): raise ImageError("No pair is left: not one of the files can be read.") from e
+        if len(self.bad) == len(self.pairs):
+            raise ImageError("No pair is left: not one of the files can be read.") from e
         return warnings.warn(f"Pair {self.pairs[i].name} left out: {e}", stacklevel=2)
     mem = sum(o.numel()*o.element_size() for o in res)
-    if mem <= self.room: self.room,self._cache[i] = self.room-mem,res
+    if mem <= self.room:
+        self.room = self.room-mem
+        self._cache[i] = res
     return res
 
 @patch
@@ -141,8 +173,8 @@ def preload(self:PairDataset):
 # %% ../nbs/01_data.ipynb #eeda4c7d
 @patch
 def cut(self:PairDataset,
-    xs: tuple, # pictures of one scene, each (3,H,W)
-    rng: random.Random, # where crop and flips come from
+    xs:tuple, # pictures of one scene, each (3,H,W)
+    rng:random.Random, # where crop and flips come from
 ) -> tuple: # the same of each, (3,size,size)
     "The same crop and the same flips for every picture of `xs`."
     if self.size: xs = aligned_crop(xs, self.size, rng if self.train else None)
@@ -151,36 +183,41 @@ def cut(self:PairDataset,
         H,W = (max(o//m*m, m) for o in xs[0].shape[-2:])
         xs = tuple(_grow(x, m)[:,:H,:W] for x in xs)
     if not self.train: return xs
-    h,v,t = (rng.random() < .5 and on for on in (self.hflip, self.vflip, self.transpose and self.size))
+    h, v, t = (rng.random() < .5 and on
+               for on in (self.hflip, self.vflip, self.transpose and self.size))
     if h or v: xs = tuple(x.flip([d for d,on in ((-1,h),(-2,v)) if on]) for x in xs)
     return tuple(x.transpose(-1,-2) for x in xs) if t else xs
 
 # %% ../nbs/01_data.ipynb #89c6c9bd
 @patch
 def finish(self:PairDataset,
-    xs: tuple, # crops x_low, x_high, each (3,H,W) in [0,1]
-    rng: random.Random, # what is drawn here
+    xs:tuple, # crops x_low, x_high, each (3,H,W) in [0,1]
+    rng:random.Random, # what is drawn here
 ) -> tuple: # both again
-    "What is done to the crops at last: some dark pictures are replaced by darkened bright ones, some pairs are put under another light."
+    """What is done to the crops at last: some dark pictures are replaced by darkened bright ones,
+    some pairs are put under another light."""
     def chance(share): return self.train and share and rng.random() < share
     def g(): return torch.Generator().manual_seed(rng.getrandbits(62))
-    if len(xs) == 1: return (relight(xs[0], xs[0], generator=g())[1] if chance(self.relight) else xs[0],)*2   # `bright`
+    if len(xs) == 1:
+        # `bright`
+        return (relight(xs[0], xs[0], generator=g())[1] if chance(self.relight) else xs[0],)*2
     if chance(self.synthetic): xs = self.darken(xs[-1], generator=g()), xs[-1]
     return relight(*xs, generator=g()) if chance(self.relight) else xs
 
 @patch
 def draw(self:PairDataset,
-    k: int, # number of the draw; any, as draws go on for ever
+    k:int, # number of the draw; any, as draws go on for ever
 ) -> tuple: # x_low, x_high: each (3,H,W), sRGB in [0,1]
     "Draw number `k`, which depends on nothing but the seed and `k`."
     while (xs := self.load(self.index(k))) is None: pass
     rng = random.Random(f'{self.seed} draw {k}')
-    return self.finish(tuple(_unpack(x).contiguous() for x in self.cut(xs[-1:] if self.bright else xs, rng)), rng)
+    return self.finish(
+        tuple(_unpack(x).contiguous() for x in self.cut(xs[-1:] if self.bright else xs, rng)), rng)
 
 # %% ../nbs/01_data.ipynb #10f41e2f
 @patch
 def set_epoch(self:PairDataset,
-    epoch: int, # number of the epoch, from 0
+    epoch:int, # number of the epoch, from 0
 ):
     "Let `ds[0]` be the first draw of an epoch."
     self.start = epoch*len(self)
@@ -196,31 +233,43 @@ def new_empty(self:PairDataset):
 class SyntheticDataset(PairDataset):
     "Bright pictures, darkened afresh at every draw; for evaluation always in the same way."
     def __init__(self,
-        images: Sequence|str|Path, # files or tensors (3,H,W) of normal-light pictures, or their folder
-        darken: Callable = random_low_light, # darken(x, generator=g) gives the low-light picture
+        # files or tensors (3,H,W) of normal-light pictures, or their folder
+        images:Sequence|str|Path,
+        darken:Callable=random_low_light, # darken(x, generator=g) gives the low-light picture
         **kwargs,                  # see `PairDataset`
     ):
-        if kwargs.get('synthetic', 0) not in (0, 1): raise ValueError(f"synthetic={kwargs['synthetic']} says nothing here: every dark picture is made from a bright one; leave it out.")
+        if kwargs.get('synthetic', 0) not in (0, 1):
+            raise ValueError(
+                f"synthetic={kwargs['synthetic']} says nothing here: every dark picture is made from a bright one; leave it out."
+            )
         if isinstance(images, (str,Path)): images = list_images(images)
-        super().__init__([Pair(None, o, str(i) if isinstance(o,Tensor) else Path(o).stem) for i,o in enumerate(images)], darken=darken, **kwargs)
+        super().__init__([
+            Pair(None, o,
+                 str(i) if isinstance(o, Tensor) else Path(o).stem) for i, o in enumerate(images)
+        ], darken=darken, **kwargs)
     def read(self, p): return (_pack(p.high if isinstance(p.high,Tensor) else read_image(p.high)),)
     def finish(self, xs, rng):
         if self.bright: return super().finish(xs, rng)
         dark = self.darken(xs[0], generator=torch.Generator().manual_seed(rng.getrandbits(62)))
         lit = self.train and self.relight and rng.random() < self.relight
-        return relight(dark, xs[0], generator=torch.Generator().manual_seed(rng.getrandbits(62))) if lit else (dark, xs[0])
+        return relight(dark, xs[0], generator=torch.Generator().manual_seed(
+            rng.getrandbits(62))) if lit else (dark, xs[0])
 
 # %% ../nbs/01_data.ipynb #a46b2e03
 class PairDL(DataLoader):
     "A fastai `DataLoader` of draws; `last_names` are the pairs in the batch that it gave last."
     def __init__(self,
-        dataset: PairDataset, # where draws come from
-        bs: int = 16,         # draws a batch
-        draws: int = 0,       # draws handed out so far (training)
-        get_idxs: Callable|None = None, # gives the numbers of the draws; None: the ones that come next
+        dataset:PairDataset, # where draws come from
+        bs:int=16,         # draws a batch
+        draws:int=0,       # draws handed out so far (training)
+        # gives the numbers of the draws; None: the ones that come next
+        get_idxs:Callable|None=None,
         **kwargs,             # see fastai's `DataLoader`
     ):
-        self.draws,self.last_names,self._ask,self._order = draws,[],get_idxs,[]
+        self.draws = draws
+        self.last_names = []
+        self._ask = get_idxs
+        self._order = []
         super().__init__(dataset, bs=bs, **kwargs)
     def get_idxs(self):
         start = self.draws if self.dataset.train else 0
@@ -229,10 +278,16 @@ class PairDL(DataLoader):
     def create_item(self, s): return self.dataset.draw(s)
     def create_batch(self, b):
         sizes = sorted({f'{o[0].shape[-2]}x{o[0].shape[-1]}' for o in b})
-        if len(sizes) > 1: raise ValueError(f"Pictures of one batch must be of one size, got {', '.join(sizes)}: use crops (`size`, `val_size`) or batches of 1.")
-        if all(o[0] is o[1] for o in b): return (super().create_batch([o[1:] for o in b])[0],)*2   # the same twice, sent once
+        if len(sizes) > 1:
+            raise ValueError(
+                f"Pictures of one batch must be of one size, got {', '.join(sizes)}: use crops (`size`, `val_size`) or batches of 1."
+            )
+        if all(o[0] is o[1] for o in b):
+            # the same twice, sent once
+            return (super().create_batch([o[1:] for o in b])[0],)*2
         return super().create_batch(b)
-    def new(self, dataset=None, cls=None, **kwargs): return super().new(dataset, cls, **{'draws':self.draws, 'get_idxs':self._ask, **kwargs})
+    def new(self, dataset=None, cls=None, **kwargs):
+        return super().new(dataset, cls, **{'draws':self.draws, 'get_idxs':self._ask, **kwargs})
 
 # %% ../nbs/01_data.ipynb #9f3e14f3
 @patch
@@ -248,7 +303,8 @@ def __iter__(self:PairDL):
 
 @patch
 def one_batch(self:PairDL):
-    "The batch that comes next. Looking at it moves nothing on: a run that was looked at is the same run."
+    """The batch that comes next. Looking at it moves nothing on: a run that was looked at is the
+    same run."""
     draws = self.draws
     try: return super(PairDL, self).one_batch()
     finally: self.draws = draws
@@ -256,115 +312,140 @@ def one_batch(self:PairDL):
 # %% ../nbs/01_data.ipynb #82fb0024
 @patch
 def show_batch(self:PairDL,
-    b: tuple|None = None, # a batch; None: the one that comes next
-    max_n: int = 4,       # pairs to show, at most
+    b:tuple|None=None, # a batch; None: the one that comes next
+    max_n:int=4,       # pairs to show, at most
     **kwargs,             # see `show_images`
 ):
     "Draw dark pictures, the same made brighter for the eye, and their bright partners."
     names = [] if b else None
-    if b is None: b = self.one_batch(); names = self.last_names
+    if b is None:
+        b = self.one_batch()
+        names = self.last_names
     low,high = (list(o[:max_n].detach().float().cpu()) for o in b[:2])
     seen = [(x*.4/x.mean().clamp_min(1e-3)).clamp(0,1) for x in low]
     names = [f'x_low: {n}' for n in names[:len(low)]] or ['x_low']*len(low)
-    show_images(low+seen+high, names + ['made brighter']*len(low) + ['x_high']*len(low), ncols=len(low), **kwargs)
+    show_images(low + seen + high, names + ['made brighter']*len(low) + ['x_high']*len(low),
+                ncols=len(low), **kwargs)
 
 # %% ../nbs/01_data.ipynb #078b66d8
 @patch
 def show_results(self:PairDL,
-    b: tuple,       # a batch
+    b:tuple,       # a batch
     outs,           # what the model made of it, (B,3,H,W)
-    max_n: int = 4, # pictures to show, at most
+    max_n:int=4, # pictures to show, at most
     **kwargs,       # see `show_images`
 ):
     "Draw dark pictures, predictions and bright partners; `learn.show_results` comes here."
     rows = [list(o[:max_n].detach().float().cpu().clamp(0,1)) for o in (b[0],outs,b[1])]
-    show_images(sum(rows,[]), [t for t in ('x_low','prediction','x_high') for _ in rows[0]], ncols=len(rows[0]), **kwargs)
+    show_images(sum(rows, []), [t for t in ('x_low', 'prediction', 'x_high') for _ in rows[0]],
+                ncols=len(rows[0]), **kwargs)
 
 # %% ../nbs/01_data.ipynb #5e9b0db7
 class LowLightDataLoaders(DataLoaders):
     "Training crops and validation pictures for a fastai `Learner`, as batches `(x_low, x_high)`."
     @classmethod
     def from_datasets(cls,
-        train: PairDataset,   # training data
-        valid: PairDataset,   # validation data
-        bs: int = 16,         # crops a training batch
-        val_bs: int = 1,      # pictures a validation batch; more than 1 only where all are of one size
-        num_workers: int = 0, # processes that draw; 0: this one
-        device = None,        # where batches go; None: the accelerator where there is one
+        train:PairDataset,   # training data
+        valid:PairDataset,   # validation data
+        bs:int=16,         # crops a training batch
+        # pictures a validation batch; more than 1 only where all are of one size
+        val_bs:int=1,
+        num_workers:int=0, # processes that draw; 0: this one
+        device=None,        # where batches go; None: the accelerator where there is one
     ):
-        "Loaders of two data sets. Every training batch is full: draws simply go on into the next pass."
+        """Loaders of two data sets. Every training batch is full: draws simply go on into the next
+        pass."""
         train.n = math.ceil(train.n/bs)*bs
         if num_workers: train.preload()
         valid.preload()
-        return cls(PairDL(train, bs=bs, num_workers=num_workers), PairDL(valid, bs=val_bs), device=device or default_device())
+        return cls(PairDL(train, bs=bs, num_workers=num_workers), PairDL(valid, bs=val_bs),
+                   device=device or default_device())
 
     @property
     def last_names(self): return self.train.last_names
     def state_dict(self): return dict(seed=self.train.dataset.seed, draws=self.train.draws)
-    def load_state_dict(self, state): self.train.dataset.seed,self.train.draws = state['seed'],state['draws']
+    def load_state_dict(self, state):
+        self.train.dataset.seed = state['seed']
+        self.train.draws = state['draws']
 
 # %% ../nbs/01_data.ipynb #89ebe48e
-def _dls(cls, make, train, val, size, val_size, bs=16, val_bs=1, num_workers=0, device=None, **kwargs):
-    "Make both data sets and their loaders; arguments that only concern training stay with the training data."
+def _dls(cls, make, train, val, size, val_size, bs=16, val_bs=1, num_workers=0, device=None,
+         **kwargs):
+    """Make both data sets and their loaders; arguments that only concern training stay with the
+    training data."""
     same = {k: kwargs[k] for k in ('seed','multiple','cache_gb','darken') if k in kwargs}
     train,val = make(train, size=size, **kwargs), make(val, size=val_size, train=False, **same)
-    return cls.from_datasets(train, val, bs=bs, val_bs=val_bs, num_workers=num_workers, device=device)
+    return cls.from_datasets(train, val, bs=bs, val_bs=val_bs, num_workers=num_workers,
+                             device=device)
 
 @patch(cls_method=True)
 def from_pairs(cls:LowLightDataLoaders,
-    train: Sequence[Pair],     # training pairs; those with unreadable files are left out with a warning
-    val: Sequence[Pair],       # validation pairs; unreadable files are refused
-    size: int|None = 128,      # side of the training crops, px
-    val_size: int|None = None, # side of the validation crops, px; None: whole pictures
+    # training pairs; those with unreadable files are left out with a warning
+    train:Sequence[Pair],
+    val:Sequence[Pair],       # validation pairs; unreadable files are refused
+    size:int|None=128,      # side of the training crops, px
+    val_size:int|None=None, # side of the validation crops, px; None: whole pictures
     **kwargs,                  # bs, val_bs, num_workers, device, and what `PairDataset` takes
 ):
     "Loaders of two lists of pairs."
-    return _dls(cls, PairDataset, check_pairs(train, strict=False), check_pairs(val), size, val_size, **kwargs)
+    return _dls(cls, PairDataset, check_pairs(train, strict=False), check_pairs(val), size,
+                val_size, **kwargs)
 
 # %% ../nbs/01_data.ipynb #a672ad40
 @patch(cls_method=True)
 def from_folder(cls:LowLightDataLoaders,
-    root: str|Path|tuple,       # folder of a data set in one of `LAYOUTS`, or two folders, of dark and of bright pictures
-    bs: int = 16,               # crops a training batch
-    size: int|None = 128,       # side of the training crops, px
-    val_size: int|None = None,  # side of the validation crops, px; None: whole pictures
-    items_per_epoch: int|None = None, # draws an epoch, rounded up to whole batches; None: one for each pair
-    seed: int = 42,             # of all that is random
-    num_workers: int = 0,       # processes that draw; 0: this one
-    val_fraction: float = 0.05, # share held out where the data set has no validation pairs
+    # folder of a data set in one of `LAYOUTS`, or two folders, of dark and of bright pictures
+    root:str|Path|tuple,
+    bs:int=16,               # crops a training batch
+    size:int|None=128,       # side of the training crops, px
+    val_size:int|None=None,  # side of the validation crops, px; None: whole pictures
+    # draws an epoch, rounded up to whole batches; None: one for each pair
+    items_per_epoch:int|None=None,
+    seed:int=42,             # of all that is random
+    num_workers:int=0,       # processes that draw; 0: this one
+    val_fraction:float=0.05, # share held out where the data set has no validation pairs
     **kwargs,                   # val_bs, device, and what `PairDataset` takes
 ):
     "Loaders of a data set's training and validation pairs; its test pairs are not touched."
     train,val = (find_pairs(root, s, val_fraction) for s in ('train','val'))
-    return cls.from_pairs(train, val, size, val_size, bs=bs, items_per_epoch=items_per_epoch, seed=seed, num_workers=num_workers, **kwargs)
+    return cls.from_pairs(train, val, size, val_size, bs=bs, items_per_epoch=items_per_epoch,
+                          seed=seed, num_workers=num_workers, **kwargs)
 
 # %% ../nbs/01_data.ipynb #25cbcff3
 @patch(cls_method=True)
 def from_folders(cls:LowLightDataLoaders,
-    low_dir: str|Path,  # folder of dark pictures
-    high_dir: str|Path, # folder of bright pictures of the same names
-    val_low: str|Path|None = None,  # folder of dark validation pictures; None: some pairs are held out
-    val_high: str|Path|None = None, # folder of their partners
-    val_fraction: float = 0.05,     # share held out where no validation folders are given
+    low_dir:str|Path,  # folder of dark pictures
+    high_dir:str|Path, # folder of bright pictures of the same names
+    # folder of dark validation pictures; None: some pairs are held out
+    val_low:str|Path|None=None,
+    val_high:str|Path|None=None, # folder of their partners
+    val_fraction:float=0.05,     # share held out where no validation folders are given
     **kwargs,                       # what `from_pairs` takes
 ):
     "Loaders of any two folders with equal names."
-    if (val_low is None) != (val_high is None): raise ValueError("Give both `val_low` and `val_high`, or neither.")
+    if (val_low is None) != (val_high is None):
+        raise ValueError("Give both `val_low` and `val_high`, or neither.")
     pairs = pair_folders(low_dir, high_dir)
-    return cls.from_pairs(*((pairs, pair_folders(val_low, val_high)) if val_low else hold_out(pairs, val_fraction)), **kwargs)
+    return cls.from_pairs(
+        *((pairs, pair_folders(val_low, val_high)) if val_low else hold_out(pairs, val_fraction)),
+        **kwargs)
 
 # %% ../nbs/01_data.ipynb #72cdad65
 @patch(cls_method=True)
 def from_synthetic(cls:LowLightDataLoaders,
-    images: Sequence|str|Path,                 # files or tensors (3,H,W) of normal-light pictures, or their folder
-    val_images: Sequence|str|Path|None = None, # the same for validation; None: `images` again
-    darken: Callable = random_low_light,       # darken(x, generator=g) gives the low-light picture
-    size: int|None = 128,                      # side of the training crops, px
-    val_size: int|None = None,                 # side of the validation crops, px; None: whole pictures
-    **kwargs,                                  # bs, val_bs, num_workers, device, and what `PairDataset` takes
+    # files or tensors (3,H,W) of normal-light pictures, or their folder
+    images:Sequence|str|Path,
+    val_images:Sequence|str|Path|None=None, # the same for validation; None: `images` again
+    darken:Callable=random_low_light,       # darken(x, generator=g) gives the low-light picture
+    size:int|None=128,                      # side of the training crops, px
+    # side of the validation crops, px; None: whole pictures
+    val_size:int|None=None,
+    # bs, val_bs, num_workers, device, and what `PairDataset` takes
+    **kwargs,
 ):
     "Loaders of bright pictures that are darkened on the fly."
-    return _dls(cls, SyntheticDataset, images, images if val_images is None else val_images, size, val_size, darken=darken, **kwargs)
+    return _dls(cls, SyntheticDataset, images, images if val_images is None else val_images, size,
+                val_size, darken=darken, **kwargs)
 
 # %% ../nbs/01_data.ipynb #9950ac38
 class LowLightImage(PILImage):
@@ -373,7 +454,8 @@ class LowLightImage(PILImage):
     def create(cls, fn, **kwargs): return cls(to_pil(read_image(fn)))
 
 class NormalLightTensor(TensorImage):
-    "A target picture: cropped, flipped and warped as its input is, but never normalised or lit differently."
+    """A target picture: cropped, flipped and warped as its input is, but never normalised or lit
+    differently."""
 
 class NormalLightImage(LowLightImage):
     "A bright picture; its tensors are of type `NormalLightTensor`."
@@ -390,17 +472,21 @@ for o in (Brightness, Contrast, Saturation, Hue, RandomErasing, Normalize): _lea
 
 # %% ../nbs/01_data.ipynb #11b1be94
 def LowLightBlock(
-    size: int|None = 128,       # side of the training crops, px; None: none
-    item_tfms: Sequence = (),   # further transforms of single pictures
-    batch_tfms: Sequence = (),  # transforms of batches
-    val_fraction: float = 0.05, # share of the pairs held out for validation
+    size:int|None=128,       # side of the training crops, px; None: none
+    item_tfms:Sequence=(),   # further transforms of single pictures
+    batch_tfms:Sequence=(),  # transforms of batches
+    val_fraction:float=0.05, # share of the pairs held out for validation
     **kwargs,                   # what fastai's `DataBlock` takes, for instance another `splitter`
 ) -> DataBlock:                 # its source is a list of `Pair`s
     "A fastai `DataBlock` of aligned pairs."
     def split(pairs):
         held = set(hold_out(pairs, val_fraction)[1])
         return [[i for i,p in enumerate(pairs) if (p in held)==v] for v in (False,True)]
-    blocks = [TransformBlock(type_tfms=t.create, batch_tfms=IntToFloatTensor) for t in (LowLightImage,NormalLightImage)]
+    blocks = [
+        TransformBlock(type_tfms=t.create, batch_tfms=IntToFloatTensor)
+        for t in (LowLightImage, NormalLightImage)
+    ]
     crop = [RandomCrop(size)] if size else []
-    return DataBlock(blocks=blocks, get_x=AttrGetter('low'), get_y=AttrGetter('high'), item_tfms=[*crop,*item_tfms], batch_tfms=list(batch_tfms),
-                     **{'splitter':split, **kwargs})
+    return DataBlock(blocks=blocks, get_x=AttrGetter('low'), get_y=AttrGetter('high'),
+                     item_tfms=[*crop, *item_tfms], batch_tfms=list(batch_tfms),
+                     **{'splitter': split, **kwargs})

@@ -16,43 +16,53 @@ from .masking import cosine_schedule, least_confident
 
 # %% ../nbs/07_decoder.ipynb #6513fee9
 class MixUp(nn.Module):
-    "`m*f_low + (1-m)*h` with m = sigmoid(w) learned, or given by the user; GLARE's Adaptive Mix-up Block"
+    """`m*f_low + (1-m)*h` with m = sigmoid(w) learned, or given by the user; GLARE's Adaptive
+    Mix-up Block"""
     def __init__(self,
                  ci:int, # channels of the low-light features
                  co:int, # channels of h
                  w:float=-1.): # start value; sigmoid(-1) is about 0.27
         super().__init__()
-        self.w, self.match = nn.Parameter(torch.tensor(w)), nn.Conv2d(ci, co, 1) if ci != co else nn.Identity()
+        self.w = nn.Parameter(torch.tensor(w))
+        self.match = nn.Conv2d(ci, co, 1) if ci != co else nn.Identity()
 
     def forward(self, h:Tensor, # features of the decoder (B,co,h,w)
                 f_low:Tensor, # features of the low-light picture (B,ci,h,w)
                 mix:float=None, # m in [0,1], by default the learned one
                ) -> Tensor: # (B,co,h,w)
-        m = self.w.sigmoid() if mix is None else check_number('mix', mix, '[0, 1]', why='0 trusts the codebook, 1 the photograph')
+        m = self.w.sigmoid() if mix is None else check_number(
+            'mix', mix, '[0, 1]', why='0 trusts the codebook, 1 the photograph')
         return m*self.match(f_low) + (1 - m)*h
 
 # %% ../nbs/07_decoder.ipynb #9688e8aa
 class DeformAlign(nn.Module):
-    "Align features to others by a modulated deformable 3x3 convolution; Zhu et al., CVPR 2019, as in GLARE"
+    """Align features to others by a modulated deformable 3x3 convolution; Zhu et al., CVPR 2019, as
+    in GLARE"""
     def __init__(self,
                  ci:int, # channels of the features to align
                  co:int, # channels of the features to align to, and of the result
                  groups:int=4): # channel groups with offsets of their own
         super().__init__()
         self.offset = nn.Sequential(conv3(ci + co, co), nn.SiLU(), conv3(co, groups*27))
-        nn.init.zeros_(self.offset[-1].weight); nn.init.zeros_(self.offset[-1].bias)
-        self.weight, self.bias = nn.Parameter(torch.empty(co, ci, 3, 3)), nn.Parameter(torch.zeros(co))
+        nn.init.zeros_(self.offset[-1].weight)
+        nn.init.zeros_(self.offset[-1].bias)
+        self.weight = nn.Parameter(torch.empty(co, ci, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(co))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def forward(self, x:Tensor, # to be aligned (B,ci,h,w)
                 h:Tensor, # to align to (B,co,h,w)
                ) -> Tensor: # (B,co,h,w)
-        with needs_extra('train', 'Deformable convolution'):   # here, since it takes a second or two to import
+        # here, since it takes a second or two to import
+        with needs_extra('train', 'Deformable convolution'):
             from torchvision.ops import deform_conv2d
         o = self.offset(torch.cat([x, h], 1)).float()
         n = o.shape[1]//3
-        with torch.autocast(x.device.type, enabled=False):  # torchvision's operator knows no half precision on CPU
-            return deform_conv2d(x.float(), o[:, :2*n].nan_to_num(0., 0., 0.).clamp(-1e4, 1e4), self.weight, self.bias, padding=1, mask=o[:, 2*n:].sigmoid()).to(x.dtype)
+        # torchvision's operator knows no half precision on CPU
+        with torch.autocast(x.device.type, enabled=False):
+            return deform_conv2d(x.float(), o[:, :2*n].nan_to_num(0., 0.,
+                                                                  0.).clamp(-1e4, 1e4), self.weight,
+                                 self.bias, padding=1, mask=o[:, 2*n:].sigmoid()).to(x.dtype)
 
 # %% ../nbs/07_decoder.ipynb #c779c44d
 @dataclass
@@ -60,22 +70,28 @@ class FeatureRefined:
     "What the NAT on features made of them"
     h: Tensor # features (B,ch,h,w)
     mask: Tensor # masked cells (B,n,m) bool
-    latent: Tensor|None # predicted low band of the bright latent (B,n,m,d), in training or where it is recorded
+    # predicted low band of the bright latent (B,n,m,d), in training or where it is recorded
+    latent: Tensor|None
     logvar: Tensor|None # its log-variance (B,n,m)
     history: list # of each round, where they are recorded: round, masked, logvar (B,n,m)
 
 class FeatureNAT(nn.Module):
-    "Predicts the low band of uncertain decoder features from the whole picture; the talk's second NAT"
-    def __init__(self,
-                 ch:int, # channels of the features
-                 cond:int, # channels of the low-light features
-                 dim:int=4, # d, channels of the latent
-                 width:int=96, # of the transformer
-                 depth:int=2, # layers
-                 heads:int=4, # attention heads
-                 cell:int=4, # side of a cell, in latent places
-                 kept:bool=False, # correct the cells that are not masked too, once, in the first look
-                 reach:int=48): # farthest position met in training, in cells; 48 cells of 16 pixels: a tile of 768
+    """Predicts the low band of uncertain decoder features from the whole picture; the talk's second
+    NAT"""
+
+    def __init__(
+        self,
+        ch:int, # channels of the features
+        cond:int, # channels of the low-light features
+        dim:int=4, # d, channels of the latent
+        width:int=96, # of the transformer
+        depth:int=2, # layers
+        heads:int=4, # attention heads
+        cell:int=4, # side of a cell, in latent places
+        # correct the cells that are not masked too, once, in the first look
+        kept:bool=False,
+        reach:int=48
+    ): # farthest position met in training, in cells; 48 cells of 16 pixels: a tile of 768
         super().__init__()
         self.cell = cell
         self.kept = kept
@@ -96,12 +112,14 @@ class FeatureNAT(nn.Module):
 
     def cells(self, x:Tensor) -> Tensor: # (B,C,h,w) to cells (B,n,m,C)
         "Mean over cells; a border that does not fill a cell is averaged over what there is"
-        return F.avg_pool2d(x, self.cell, ceil_mode=True, count_include_pad=False).permute(0, 2, 3, 1)
+        return F.avg_pool2d(x, self.cell, ceil_mode=True,
+                            count_include_pad=False).permute(0, 2, 3, 1)
 
     def spread(self, low:Tensor, shape:tuple[int, int]) -> Tensor: # cells (B,n,m,C) to (B,C,h,w)
         "Interpolate cells to places"
         h, w = shape
-        up = F.interpolate(low.permute(0, 3, 1, 2), scale_factor=self.cell, mode='bilinear', align_corners=False)
+        up = F.interpolate(low.permute(0, 3, 1, 2), scale_factor=self.cell, mode='bilinear',
+                           align_corners=False)
         return up[..., :h, :w]
 
     def shown(self, f_low:Tensor, # low-light features (B,cond,h,w)
@@ -116,22 +134,31 @@ class FeatureNAT(nn.Module):
 
     def angles(self, shown:Tensor, # of the same name (B,n,m,width)
               ) -> Tensor: # rotary angles of all cells (n*m, width/heads/2)
-        "Position code of the cells; in training the grid is stretched at random, its last cell to at most `reach`"
+        """Position code of the cells; in training the grid is stretched at random, its last cell to
+        at most `reach`"""
         n, m = shown.shape[1:3]
         farthest = max(1, self.reach/max(1, n - 1, m - 1))
         stretch = farthest**torch.rand(()).item() if self.training else 1.
         return rope_angles(grid_positions(n, m, shown.device)*stretch, shown.shape[-1]//self.heads)
 
-    def look(self, state:Tensor, # low band now (B,N,ch)
-             see:Tensor, # what the dark picture shows (B,N,width)
-             masked:Tensor, # (B,N) bool, True: masked
-             angles:Tensor, # rotary angles of all cells (N, width/heads/2)
-             changed:Places|None=None, # cells to be computed; None: all
-             memory:list[KeysValues]|None=None, # of the look before, of each block
-            ) -> tuple[Tensor, list[KeysValues]]: # vectors of the cells computed (B,n,width); the new memory
+
+    def look(
+        self,
+        state:Tensor, # low band now (B,N,ch)
+        see:Tensor, # what the dark picture shows (B,N,width)
+        masked:Tensor, # (B,N) bool, True: masked
+        angles:Tensor, # rotary angles of all cells (N, width/heads/2)
+        changed:Places | None=None, # cells to be computed; None: all
+        memory:list[KeysValues] | None=None, # of the look before, of each block
+    ) -> tuple[Tensor,
+               list[KeysValues]]: # vectors of the cells computed (B,n,width); the new memory
         "One look at the cells; those that did not change are remembered"
-        if changed is not None: state, see, masked = changed.take(state), changed.take(see), changed.take(masked)
-        x = torch.where(masked[..., None], self.mask_embed.to(see.dtype), self.embed(state).to(see.dtype)) + see
+        if changed is not None:
+            state = changed.take(state)
+            see = changed.take(see)
+            masked = changed.take(masked)
+        x = torch.where(masked[..., None], self.mask_embed.to(see.dtype),
+                        self.embed(state).to(see.dtype)) + see
         new_memory = []
         for i, block in enumerate(self.blocks):
             x, kept = block.update(x, angles, memory and memory[i], changed)
@@ -144,9 +171,12 @@ class FeatureNAT(nn.Module):
                 rounds:int=4, # R
                 record:bool=False, # keep what happened in each round
                 sigma:Tensor=None, # expected error of the latent (B,h,w), by default 1 everywhere
-                allow:Tensor=None, # places whose features may change (B,h,w) bool, by default all; `mask` must lie inside
+                # places whose features may change (B,h,w) bool, by default all; `mask` must lie
+                # inside
+                allow:Tensor=None,
                ) -> FeatureRefined:
-        "Replace the low band of uncertain features, R rounds; if `kept`, correct that of the others too"
+        """Replace the low band of uncertain features, R rounds; if `kept`, correct that of the
+        others too"""
         cells = self.cells(mask[:, None].to(h.dtype))[..., 0] > 0.5          # (B,n,m)
         most = most_in_a_picture(cells) if rounds else 0
         if rounds == 0 or not (most or self.kept): return FeatureRefined(h, cells, None, None, [])
@@ -156,15 +186,20 @@ class FeatureNAT(nn.Module):
         shown = self.shown(f_low, mask, sigma, h.dtype)
         see = shown.flatten(1, 2)
         angles = self.angles(shown)
-        masked = candidates = cells.flatten(1)                               # (B,N), as all until the rounds are done
+        # (B,N), as all until the rounds are done
+        masked = candidates = cells.flatten(1)
         x, memory = self.look(first, see, masked, angles)
         change = torch.where(candidates[..., None], 0, self.to_change(x)) if self.kept else 0
-        state, latent, logvar, history = first, None, None, []
+        state = first
+        latent = None
+        logvar = None
+        history = []
         if most:
             latent = x.new_zeros(*masked.shape, self.to_latent.out_features, dtype=torch.float32)
             logvar = x.new_zeros(*masked.shape, 1, dtype=torch.float32)
         changed = None
-        n = most                                                             # masked cells of the picture that has most
+        # masked cells of the picture that has most
+        n = most
         for r in range(rounds):
             if n == 0: break
             def put(old, new):
@@ -172,10 +207,16 @@ class FeatureNAT(nn.Module):
                 return torch.where(masked[..., None], new.to(old.dtype), old)
             state = put(state, self.to_feature(x))
             logvar = put(logvar, self.to_logvar(x).float().clamp(-8, 4))
-            if self.training or record: latent = put(latent, self.to_latent(x))   # wanted by the loss, or by who looks
-            if record: history.append(AttrDict(round=r + 1, masked=masked.unflatten(1, shape), logvar=logvar[..., 0].unflatten(1, shape)))
+            if self.training or record:
+                # wanted by the loss, or by who looks
+                latent = put(latent, self.to_latent(x))
+            if record:
+                history.append(
+                    AttrDict(round=r + 1, masked=masked.unflatten(1, shape),
+                             logvar=logvar[..., 0].unflatten(1, shape)))
             if r + 1 == rounds: break
-            last, n_last = masked, n
+            last = masked
+            n_last = n
             share = cosine_schedule(r + 1, rounds)
             n = math.floor(most*share + 1e-6)
             if n == 0: break
@@ -197,14 +238,16 @@ class Decoded:
     nat: FeatureRefined # what the NAT on the features did
 
 class FusionDecoder(nn.Module):
-    "Aligned latent, low-light features and codebook features to a picture; GLARE's second decoder, with the talk's NAT on its features"
+    """Aligned latent, low-light features and codebook features to a picture; GLARE's second
+    decoder, with the talk's NAT on its features"""
     def __init__(self,
                  dim:int=4, # d, channels of the latent
                  channels:tuple=(48, 64), # width at 1/2 and 1/4
                  low:tuple=(48, 64), # channels of the low-light features at 1/2 and 1/4
                  vq:tuple=(32, 64), # channels of the codebook's features at 1/2 and 1/4
                  blocks:int=2, # residual blocks before and after each fusion
-                 deform:tuple=(True, True), # at 1/4 and 1/2: align by deformable convolution; False: a plain 1x1 convolution
+                 # at 1/4 and 1/2: align by deformable convolution; False: a plain 1x1 convolution
+                 deform:tuple=(True, True),
                  nat:dict=None): # arguments of the `FeatureNAT`
         super().__init__()
         c2, c4 = channels
@@ -234,17 +277,22 @@ class FusionDecoder(nn.Module):
         return self.after[i](h + aligned)
 
     def forward(self, z:Tensor, # aligned (and refined) latent (B,d,h,w)
-                feats_low:list[Tensor], # of the conditional encoder, coarsest first: (B,C,h,w), (B,C',2h,2w)
-                feats_vq:list[Tensor], # of the codebook's decoder, coarsest first: (B,C,h,w), (B,C',2h,2w)
+                # of the conditional encoder, coarsest first: (B,C,h,w), (B,C',2h,2w)
+                feats_low:list[Tensor],
+                # of the codebook's decoder, coarsest first: (B,C,h,w), (B,C',2h,2w)
+                feats_vq:list[Tensor],
                 mask:Tensor, # uncertain places (B,h,w) bool
                 rounds:int=4, # R of the NAT on the features; 0 turns it off
-                mix:float=None, # weight of the low-light features in [0,1], by default the learned one
+                # weight of the low-light features in [0,1], by default the learned one
+                mix:float=None,
                 record:bool=False, # keep the rounds
                 sigma:Tensor=None, # expected error of the latent (B,h,w)
-                allow:Tensor=None, # places whose features the NAT may change (B,h,w) bool, by default all
+                # places whose features the NAT may change (B,h,w) bool, by default all
+                allow:Tensor=None,
                ) -> Decoded:
         "Decode"
-        nat = self.nat(self.before[0](self.conv_in(z)), feats_low[0], mask, rounds, record, sigma, allow)
+        nat = self.nat(self.before[0](self.conv_in(z)), feats_low[0], mask, rounds, record, sigma,
+                       allow)
         h = self.fuse(0, nat.h, feats_low[0], feats_vq[0], mix)
         h = self.fuse(1, self.before[1](self.up(h)), feats_low[1], feats_vq[1], mix)
         return Decoded(self.conv_out(h), nat)

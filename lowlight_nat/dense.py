@@ -25,14 +25,19 @@ from .nat import LatentNAT
 def dense_update(block:TransformerBlock, # whose weights are used
                  x:Tensor, # all places (B,N,dim)
                  angles:Tensor, # their rotary angles (N, dim/heads/2)
-                 memory:tuple=None, # keys and values of the last round (B,heads,N,dim/heads) each; None: the first
-                 changed:Tensor=None, # (B,N) bool: places whose keys and values are renewed; not read in the first round
+                 # keys and values of the last round (B,heads,N,dim/heads) each; None: the first
+                 memory:tuple=None,
+                 # (B,N) bool: places whose keys and values are renewed; not read in the first round
+                 changed:Tensor=None,
                 ) -> tuple: # places (B,N,dim), right where changed; the new memory
     "`TransformerBlock.update` without picking places"
     B, N, C = x.shape
-    q, k, v = block.qkv(block.norm1(x)).view(B, N, 3, block.heads, C//block.heads).permute(2, 0, 3, 1, 4)
-    q, k = apply_rope(q, angles), apply_rope(k, angles)
-    if memory is not None: k, v = (torch.where(changed[:, None, :, None], t, m) for m, t in zip(memory, (k, v)))
+    q, k, v = block.qkv(block.norm1(x)).view(B, N, 3, block.heads,
+                                             C//block.heads).permute(2, 0, 3, 1, 4)
+    q = apply_rope(q, angles)
+    k = apply_rope(k, angles)
+    if memory is not None:
+        k, v = (torch.where(changed[:, None, :, None], t, m) for m, t in zip(memory, (k, v)))
     x = x + block.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, C))
     return x + block.mlp(block.norm2(x)), (k, v)
 
@@ -44,16 +49,19 @@ def dense_remask(confidence:Tensor, # of the latest prediction (B,...), larger: 
     "`masking.remask` without its checks"
     conf = confidence.masked_fill(~mask, math.inf).flatten(1)
     order = conf.sort(dim=1, stable=True).indices
-    rank = torch.zeros_like(order).scatter(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    rank = torch.zeros_like(order).scatter(
+        1, order,
+        torch.arange(order.shape[1], device=order.device).expand_as(order))
     n = (mask.flatten(1).sum(1, keepdim=True).double()*share + 1e-6).floor()
     return (rank < n).view_as(mask) & mask
 
 # %% ../nbs/16_dense.ipynb #241118dc
-def dense_statistics(z:Tensor, # latent (B,h,w,d)
-                     codes:Tensor, # codebook (K,d)
-                     T:Tensor, # temperature (B,h,w)
-                     spread:bool=False, # also the spread in code space
-                    ) -> tuple: # tokens (B,h,w); entropy (B,h,w) in units of log K; squared spread (B,h,w), or None
+def dense_statistics(
+    z:Tensor, # latent (B,h,w,d)
+    codes:Tensor, # codebook (K,d)
+    T:Tensor, # temperature (B,h,w)
+    spread:bool=False, # also the spread in code space
+) -> tuple: # tokens (B,h,w); entropy (B,h,w) in units of log K; squared spread (B,h,w), or None
     "`masking.token_statistics` in one piece"
     mean = codes.mean(0)
     e = codes - mean
@@ -73,18 +81,24 @@ def _up(n, p): return (n + p - 1)//p # how many cells of p places cover n
 def _cut(x, p):
     "Grid (B,h,w,C), filled up with zeros, to patches (B,N,p*p*C)"
     B, h, w, C = x.shape
-    rows, cols = _up(h, p), _up(w, p)
+    rows = _up(h, p)
+    cols = _up(w, p)
     x = F.pad(x, (0, 0, 0, cols*p - w, 0, rows*p - h))
     return x.reshape(B, rows, p, cols, p, C).transpose(2, 3).reshape(B, rows*cols, p*p*C)
 
 def _uncut(y, p, h, w):
     "The inverse: patches (B,N,p*p*C) to a grid (B,h,w,C)"
-    B, rows, cols, C = len(y), _up(h, p), _up(w, p), y.shape[-1]//(p*p)
-    return y.reshape(B, rows, cols, p, p, C).transpose(2, 3).reshape(B, rows*p, cols*p, C)[:, :h, :w]
+    B = len(y)
+    rows = _up(h, p)
+    cols = _up(w, p)
+    C = y.shape[-1]//(p*p)
+    return y.reshape(B, rows, cols, p, p, C).transpose(2, 3).reshape(B, rows*p, cols*p,
+                                                                     C)[:, :h, :w]
 
 def _angles(rows, cols, dim, device):
     "Rotary angles of a grid (rows*cols, dim/2)"
-    at = torch.arange(rows, device=device)[:, None].expand(rows, cols), torch.arange(cols, device=device)[None].expand(rows, cols)
+    at = torch.arange(rows, device=device)[:, None].expand(rows, cols), torch.arange(
+        cols, device=device)[None].expand(rows, cols)
     return rope_angles(torch.stack(at, -1).reshape(rows*cols, 2), dim)
 
 # %% ../nbs/16_dense.ipynb #519075d8
@@ -106,9 +120,11 @@ def _look(nat, s, e, todo):
     p = nat.patch
     t = _cut(todo[..., None].to(e.dtype), p) > 0.5
     changed = None if s.last is None else (t | s.last).any(-1)
-    e = torch.where(t[..., None], nat.mask_embed, nat.embed(_cut(e, p).unflatten(-1, (p*p, -1)))).flatten(2)
+    e = torch.where(t[..., None], nat.mask_embed,
+                    nat.embed(_cut(e, p).unflatten(-1, (p*p, -1)))).flatten(2)
     x = nat.to_patch(torch.cat([e, s.seen], -1)) + s.whole
-    for i, block in enumerate(nat.blocks): x, s.memory[i] = dense_update(block, x, s.angles, s.memory[i], changed)
+    for i, block in enumerate(nat.blocks):
+        x, s.memory[i] = dense_update(block, x, s.angles, s.memory[i], changed)
     s.last = t
     return nat.place_mlp(torch.cat([_uncut(nat.from_patch(x), p, *todo.shape[1:]), s.see], -1))
 
@@ -117,7 +133,8 @@ def _begin(nat, cond, sigma, overview):
     see = nat.see(torch.cat([cond.permute(0, 2, 3, 1), sigma.log()[..., None]], -1))
     rows, cols = (_up(n, nat.patch) for n in see.shape[1:3])
     angles = _angles(rows, cols, nat.to_patch.out_features//nat.heads, see.device)
-    return AttrDict(see=see, seen=_cut(see, nat.patch), angles=angles, whole=nat.overview(overview)[:, None], memory=[None]*len(nat.blocks), last=None)
+    return AttrDict(see=see, seen=_cut(see, nat.patch), angles=angles,
+                    whole=nat.overview(overview)[:, None], memory=[None]*len(nat.blocks), last=None)
 
 # %% ../nbs/16_dense.ipynb #c0474aba
 def dense_decode(nat:LatentNAT, # the transformer
@@ -131,11 +148,17 @@ def dense_decode(nat:LatentNAT, # the transformer
                  rounds:int=4, # R, unrolled
                 ) -> tuple: # refined latent (B,h,w,d), tokens (B,h,w)
     "`nat.parallel_decode` without picking places"
-    s, prior = _begin(nat, cond, sigma, overview), _logits(z, codes, 2*sigma**2)
-    new, conf, todo, before = z, torch.ones_like(sigma), mask, _read(prior, codes)[2]
+    s = _begin(nat, cond, sigma, overview)
+    prior = _logits(z, codes, 2*sigma**2)
+    new = z
+    conf = torch.ones_like(sigma)
+    todo = mask
+    before = _read(prior, codes)[2]
     for r in range(rounds):
-        best, c, mean = _read(prior + nat.head(_look(nat, s, F.embedding(tokens, codes), todo)), codes)
-        tokens, conf = torch.where(todo, best, tokens), torch.where(todo, c, conf)
+        best, c, mean = _read(prior + nat.head(_look(nat, s, F.embedding(tokens, codes), todo)),
+                              codes)
+        tokens = torch.where(todo, best, tokens)
+        conf = torch.where(todo, c, conf)
         new = torch.where(todo[..., None], z + mean - before, new)
         if r + 1 < rounds: todo = dense_remask(conf, mask, cosine_schedule(r + 1, rounds))
     return new, tokens
@@ -145,49 +168,70 @@ class DenseFeatureNAT(FeatureNAT):
     "`FeatureNAT` without picking cells; evaluation only"
     def cells(self, x:Tensor) -> Tensor: # (B,C,h,w) to cells (B,n,m,C)
         "Mean over cells, over what there is"
-        c, (h, w) = self.cell, x.shape[2:]
+        c = self.cell
+        h, w = x.shape[2:]
         pad = lambda t: F.pad(t, (0, _up(w, c)*c - w, 0, _up(h, c)*c - h))
-        return (F.avg_pool2d(pad(x), c)/F.avg_pool2d(pad(torch.ones_like(x[:, :1])), c)).permute(0, 2, 3, 1)
+        return (F.avg_pool2d(pad(x), c)/F.avg_pool2d(pad(torch.ones_like(x[:, :1])), c)).permute(
+            0, 2, 3, 1)
 
     def forward(self, h, f_low, mask, rounds=4, record=False, sigma=None, allow=None):
         "As of `FeatureNAT`, without what training needs"
         if rounds == 0: return FeatureRefined(h, mask, None, None, [])
-        low, shown = self.cells(h), self.shown(f_low, mask, sigma, h.dtype)
-        angles, see, first = _angles(*low.shape[1:3], shown.shape[-1]//self.heads, h.device), shown.flatten(1, 2), low.flatten(1, 2)
+        low = self.cells(h)
+        shown = self.shown(f_low, mask, sigma, h.dtype)
+        angles = _angles(*low.shape[1:3], shown.shape[-1]//self.heads, h.device)
+        see = shown.flatten(1, 2)
+        first = low.flatten(1, 2)
         cells = (self.cells(mask[:, None].to(h.dtype))[..., 0] > 0.5).flatten(1)
-        state, logvar, todo, changed, memory, change = first, torch.zeros_like(first[..., :1]), cells, None, [None]*len(self.blocks), 0
+        state = first
+        logvar = torch.zeros_like(first[..., :1])
+        todo = cells
+        changed = None
+        memory = [None]*len(self.blocks)
+        change = 0
         for r in range(rounds):
-            x, t = torch.where(todo[..., None], self.mask_embed, self.embed(state)) + see, todo[..., None]
-            for i, block in enumerate(self.blocks): x, memory[i] = dense_update(block, x, angles, memory[i], changed)
+            x = torch.where(todo[..., None], self.mask_embed, self.embed(state)) + see
+            t = todo[..., None]
+            for i, block in enumerate(self.blocks):
+                x, memory[i] = dense_update(block, x, angles, memory[i], changed)
             x = self.norm(x)
             if self.kept and r == 0: change = torch.where(cells[..., None], 0, self.to_change(x))
-            state, logvar = torch.where(t, self.to_feature(x), state), torch.where(t, self.to_logvar(x).clamp(-8, 4), logvar)
+            state = torch.where(t, self.to_feature(x), state)
+            logvar = torch.where(t, self.to_logvar(x).clamp(-8, 4), logvar)
             if r + 1 < rounds:
-                last, todo = todo, dense_remask(-logvar[..., 0], cells, cosine_schedule(r + 1, rounds))
+                last = todo
+                todo = dense_remask(-logvar[..., 0], cells, cosine_schedule(r + 1, rounds))
                 changed = last | todo
         new = self.spread((state - first + change).unflatten(1, low.shape[1:3]), h.shape[2:])
-        return FeatureRefined(h + (new if allow is None else new*allow[:, None]), cells.unflatten(1, low.shape[1:3]), None, None, [])
+        return FeatureRefined(h + (new if allow is None else new*allow[:, None]),
+                              cells.unflatten(1, low.shape[1:3]), None, None, [])
 
 # %% ../nbs/16_dense.ipynb #0cc7d881
 class InverseConv(nn.Module):
     "The inverse of an `InvConv1x1`, as a convolution"
     def __init__(self, layer:InvConv1x1): # whose matrix is inverted
         super().__init__()
-        self.register_buffer('weight', torch.linalg.inv(layer.weight.detach().double()).float()[:, :, None, None])
+        self.register_buffer(
+            'weight',
+            torch.linalg.inv(layer.weight.detach().double()).float()[:, :, None, None])
 
     def inverse(self, u:Tensor, c:Tensor=None) -> Tensor: # (B,d,h,w) to the same
         return F.conv2d(u, self.weight)
 
 # %% ../nbs/16_dense.ipynb #95fe8a29
-def coarse_means(n:int, # places
-                 side:int=16, # cells, at most
-                 device=None, # of the result
-                ) -> tuple: # (side,n): the weights of the means, zeros in a row too many; (side,) bool: which rows count
+def coarse_means(
+    n:int, # places
+    side:int=16, # cells, at most
+    device=None, # of the result
+# (side,n): the weights of the means, zeros in a row too many; (side,) bool: which rows count
+) -> tuple:
     "Adaptive average pooling to `min(n, side)` cells, as a matrix"
-    i, j = torch.arange(side, device=device)[:, None], torch.arange(n, device=device)[None]
+    i = torch.arange(side, device=device)[:, None]
+    j = torch.arange(n, device=device)[None]
     places = j[:, -1:] + 1
     m = places.clamp(max=side)
-    start, end = torch.div(i*places, m, rounding_mode='floor'), torch.div((i + 1)*places + m - 1, m, rounding_mode='floor')
+    start = torch.div(i*places, m, rounding_mode='floor')
+    end = torch.div((i + 1)*places + m - 1, m, rounding_mode='floor')
     on = ((j >= start) & (j < end) & (i < m)).float()
     return on/on.sum(1, keepdim=True).clamp(min=1), (i < m)[:, 0]
 
@@ -215,32 +259,54 @@ class DenseModel(nn.Module):
         super().__init__()
         cfg = model.cfg
         rounds = cfg.rounds if rounds is None else check_number('rounds', rounds, '[0, inf)', True)
-        if cfg.arch != 'compact': raise ValueError(f'DenseModel: a model with arch={cfg.arch!r} has no dense form yet; take one with arch=\'compact\'')
-        self.cfg, self.model, self.latent, self.feature = cfg, copy.deepcopy(model).cpu().eval().requires_grad_(False), rounds*latent_nat, rounds*decoder_nat
+        if cfg.arch != 'compact':
+            raise ValueError(
+                f'DenseModel: a model with arch={cfg.arch!r} has no dense form yet; take one with arch=\'compact\''
+            )
+        self.cfg = cfg
+        self.model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        self.latent = rounds*latent_nat
+        self.feature = rounds*decoder_nat
         self.model.fusion.nat.__class__ = DenseFeatureNAT
-        self.model.flow.layers = nn.ModuleList(InverseConv(o) if isinstance(o, InvConv1x1) else o for o in self.model.flow.layers)
+        self.model.flow.layers = nn.ModuleList(
+            InverseConv(o) if isinstance(o, InvConv1x1) else o for o in self.model.flow.layers)
 
     def doubt(self, z, sigma): # latent in the codes' space (B,h,w,d), its expected error (B,h,w)
         "Tokens, entropy and mask, each (B,h,w)"
         spread = self.cfg.mask_by == 'spread'
-        tokens, entropy, s2 = dense_statistics(z, self.model.vqgan.quantizer.codes, 2*self.cfg.factor*sigma**2, spread)
+        tokens, entropy, s2 = dense_statistics(z, self.model.vqgan.quantizer.codes,
+                                               2*self.cfg.factor*sigma**2, spread)
         return tokens, entropy, (s2.sqrt()/(1 + s2.sqrt()) if spread else entropy) > self.cfg.tau
 
 # %% ../nbs/16_dense.ipynb #a6435c99
-OUTPUT_NAMES = 'x', 'entropy', 'mask', 'sigma', 'level', 'level_std', 'gain' # what `DenseModel` gives, in this order
+# what `DenseModel` gives, in this order
+OUTPUT_NAMES = 'x', 'entropy', 'mask', 'sigma', 'level', 'level_std', 'gain'
 
 @patch
-def forward(self:DenseModel, x_low:Tensor, # low-light image (1,3,H,W) in [0,1]; H and W multiples of 8
-           ) -> tuple: # x (1,3,H,W) in [0,1]; entropy, mask, sigma (1,h,w); level, level_std, gain (1,): `OUTPUT_NAMES`
+def forward(
+    self:DenseModel,
+    x_low:Tensor, # low-light image (1,3,H,W) in [0,1]; H and W multiples of 8
+# x (1,3,H,W) in [0,1]; entropy, mask, sigma (1,h,w); level, level_std, gain (1,): `OUTPUT_NAMES`
+) -> tuple:
     "Enhance one picture, as `LowLightNAT` does"
-    m, cfg, q, stats = self.model, self.cfg, self.model.vqgan.quantizer, picture_stats(x_low)
+    m = self.model
+    cfg = self.cfg
+    q = self.model.vqgan.quantizer
+    stats = picture_stats(x_low)
     e = m.encoder(x_low, stats)
     z = m.flow.inverse(e.mu, e.cond)
-    sigma, level, placed = m.spread(z, e.cond), dense_level(m.exposure, stats, e), q.place(z).permute(0, 2, 3, 1)
+    sigma = m.spread(z, e.cond)
+    level = dense_level(m.exposure, stats, e)
+    placed = q.place(z).permute(0, 2, 3, 1)
     tokens, entropy, mask = self.doubt(placed, sigma)
-    if self.latent: placed, tokens = dense_decode(m.nat, placed, tokens, mask, q.codes, e.cond, cfg.factor**0.5*sigma, overview(stats), self.latent)
+    if self.latent:
+        placed, tokens = dense_decode(m.nat, placed, tokens, mask, q.codes, e.cond,
+                                      cfg.factor**0.5*sigma, overview(stats), self.latent)
     vq = m.vqgan.features(q.lookup(tokens))
-    out = m.fusion(placed.permute(0, 3, 1, 2), e.feats, vq[:2], mask, self.feature, None, False, sigma)
+    out = m.fusion(placed.permute(0, 3, 1, 2), e.feats, vq[:2], mask, self.feature, None, False,
+                   sigma)
     own = grey_mean(x_low)
-    gain, log_level = m.gain(out.x, level.log_level, level.log_std, own=own), m.at_least(level.log_level, own)
-    return (out.x*gain.view(-1, 1, 1, 1)).clamp(0, 1), entropy, mask, sigma, log_level.exp(), level.log_std.exp(), gain
+    gain = m.gain(out.x, level.log_level, level.log_std, own=own)
+    log_level = m.at_least(level.log_level, own)
+    return (out.x*gain.view(-1, 1, 1, 1)).clamp(
+        0, 1), entropy, mask, sigma, log_level.exp(), level.log_std.exp(), gain

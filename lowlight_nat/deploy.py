@@ -21,41 +21,50 @@ from .model import LowLightNAT
 from .pictures import Picture, read_picture
 
 # %% ../nbs/16_deploy.ipynb #c763368a
-def exported_program(model:LowLightNAT, # of arch='compact'
-                     rounds:int=None, # R of both NATs, unrolled, by default the configuration's
-                     latent_nat:bool=True, # use the NAT on the latent
-                     decoder_nat:bool=True, # use the NAT on the decoder's features
-                    ) -> torch.export.ExportedProgram: # takes x_low (1,3,H,W), H and W multiples of 8 from 16 to 4096; gives `dense.OUTPUT_NAMES`
+def exported_program(
+    model:LowLightNAT, # of arch='compact'
+    rounds:int=None, # R of both NATs, unrolled, by default the configuration's
+    latent_nat:bool=True, # use the NAT on the latent
+    decoder_nat:bool=True, # use the NAT on the decoder's features
+# takes x_low (1,3,H,W), H and W multiples of 8 from 16 to 4096; gives `dense.OUTPUT_NAMES`
+) -> torch.export.ExportedProgram:
     "The network as `torch.export` has it; `.module()` runs it"
     h, w = (torch.export.Dim(n, min=2, max=512) for n in 'hw')
     dense = DenseModel(model, rounds, latent_nat, decoder_nat)
-    return torch.export.export(dense, (torch.zeros(1, 3, 48, 72),), dynamic_shapes=dict(x_low={2: 8*h, 3: 8*w}), strict=False)
+    return torch.export.export(dense, (torch.zeros(1, 3, 48, 72), ),
+                               dynamic_shapes=dict(x_low={2: 8*h, 3: 8*w}), strict=False)
 
 # %% ../nbs/16_deploy.ipynb #c116f0b2
 DEFORM_OPSET = 19 # the first that has DeformConv
 
-def _deform_conv(x, weight, offset, mask, bias, stride_h:int, stride_w:int, pad_h:int, pad_w:int, dil_h:int, dil_w:int, groups:int, offset_groups:int, use_mask:bool):
+def _deform_conv(x, weight, offset, mask, bias, stride_h:int, stride_w:int, pad_h:int,
+                 pad_w:int, dil_h:int, dil_w:int, groups:int, offset_groups:int,
+                 use_mask:bool):
     "torchvision::deform_conv2d as ONNX's DeformConv"
     from onnxscript import opset19 as op
-    return op.DeformConv(x, weight, offset, bias, mask, kernel_shape=[3, 3], strides=[stride_h, stride_w], pads=[pad_h, pad_w, pad_h, pad_w],
+    return op.DeformConv(x, weight, offset, bias, mask, kernel_shape=[3, 3],
+                         strides=[stride_h, stride_w], pads=[pad_h, pad_w, pad_h, pad_w],
                          dilations=[dil_h, dil_w], group=groups, offset_group=offset_groups)
 
 def _stable_sort(x, stable:bool=True, dim:int=-1, descending:bool=False):
     "aten::sort.stable as ONNX's TopK of all"
     from onnxscript import opset18 as op
-    return op.TopK(x, op.Gather(op.Shape(x), op.Constant(value_ints=[dim])), axis=dim, largest=descending, sorted=True)
+    return op.TopK(x, op.Gather(op.Shape(x), op.Constant(value_ints=[dim])), axis=dim,
+                   largest=descending, sorted=True)
 
 # %% ../nbs/16_deploy.ipynb #8360baf1
 def _mean(x, dim, keepdim:bool=False, dtype:int=-1):
     "aten::mean.dim, added up in float64"
     from onnxscript import opset18 as op
-    return op.CastLike(op.ReduceMean(op.Cast(x, to=11), op.Constant(value_ints=dim), keepdims=keepdim), x)
+    return op.CastLike(
+        op.ReduceMean(op.Cast(x, to=11), op.Constant(value_ints=dim), keepdims=keepdim), x)
 
 def _std(x, dim, correction:float=1., keepdim:bool=False):
     "aten::std.correction of all there is, not of a sample; added up in float64"
     from onnxscript import opset18 as op
     if correction: raise NotImplementedError('std is translated for correction=0 only')
-    d, axes = op.Cast(x, to=11), op.Constant(value_ints=dim)
+    d = op.Cast(x, to=11)
+    axes = op.Constant(value_ints=dim)
     d = op.Sub(d, op.ReduceMean(d, axes, keepdims=1))
     return op.CastLike(op.Sqrt(op.ReduceMean(op.Mul(d, d), axes, keepdims=keepdim)), x)
 
@@ -63,7 +72,10 @@ def _translations():
     with needs_extra('deploy', 'ONNX'):
         import torchvision.ops   # makes the operator known
     aten = torch.ops.aten
-    return {torch.ops.torchvision.deform_conv2d.default: _deform_conv, aten.sort.stable: _stable_sort, aten.mean.dim: _mean, aten.std.correction: _std}
+    return {
+        torch.ops.torchvision.deform_conv2d.default: _deform_conv, aten.sort.stable: _stable_sort,
+        aten.mean.dim: _mean, aten.std.correction: _std
+    }
 
 # %% ../nbs/16_deploy.ipynb #12487055
 def _need(name):
@@ -75,20 +87,26 @@ def weights_sha256(model:LowLightNAT # of any kind
                   ) -> str: # hexadecimal
     "Checksum of all weights, by name: the same for the same numbers, whatever file they came in"
     h = hashlib.sha256()
-    for k, v in sorted(model.state_dict().items()): h.update(k.encode()); h.update(v.detach().cpu().contiguous().numpy().tobytes())
+    for k, v in sorted(model.state_dict().items()):
+        h.update(k.encode())
+        h.update(v.detach().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()
 
 # %% ../nbs/16_deploy.ipynb #11c414b6
 def _tell(m, **meta):
     "Metadata of an ONNX model, replaced or added"
-    have = {p.key: p.value for p in m.metadata_props} | {k: v if isinstance(v, str) else json.dumps(v) for k, v in meta.items()}
+    have = {p.key: p.value
+            for p in m.metadata_props
+            } | {k: v if isinstance(v, str) else json.dumps(v)
+                 for k, v in meta.items()}
     del m.metadata_props[:]
     for k, v in have.items(): m.metadata_props.add(key=k, value=v)
     return m
 
 def _stamp(m, model, rounds, opset, latent_nat=True, decoder_nat=True):
     "Say in the file what it is"
-    return _tell(m, format='lowlight_nat', config=asdict(model.cfg), sha256=weights_sha256(model), rounds=rounds, tau=model.cfg.tau, norm_level=model.cfg.norm_level,
+    return _tell(m, format='lowlight_nat', config=asdict(model.cfg), sha256=weights_sha256(model),
+                 rounds=rounds, tau=model.cfg.tau, norm_level=model.cfg.norm_level,
                  latent_nat=latent_nat, decoder_nat=decoder_nat, dtype='float32', opset=opset)
 
 def write_onnx(m, # onnx.ModelProto
@@ -102,7 +120,9 @@ def write_onnx(m, # onnx.ModelProto
 # %% ../nbs/16_deploy.ipynb #1edd573e
 DTYPES = 'float32', 'float16', 'int8' # that an ONNX file can be written in
 SCOPES = 'pkg.torch.onnx.name_scopes' # where the exporter notes the modules of a node
-KEYS = tuple('format config sha256 rounds tau norm_level latent_nat decoder_nat dtype opset'.split()) # of the file's metadata
+# of the file's metadata
+KEYS = tuple(
+    'format config sha256 rounds tau norm_level latent_nat decoder_nat dtype opset'.split())
 
 def _tidy(m):
     "Keep of each node's notes the modules it belongs to"
@@ -110,20 +130,29 @@ def _tidy(m):
         scopes = [p.value for p in n.metadata_props if p.key == SCOPES]
         del n.metadata_props[:]
         if scopes: n.metadata_props.add(key=SCOPES, value=scopes[0])
-    for o in [*m.graph.input, *m.graph.output, *m.graph.value_info, *m.graph.initializer]: del o.metadata_props[:]
-    m.producer_name, m.doc_string = 'lowlight_nat', ''
+    for o in [*m.graph.input, *m.graph.output, *m.graph.value_info, *m.graph.initializer]:
+        del o.metadata_props[:]
+    m.producer_name = 'lowlight_nat'
+    m.doc_string = ''
     return m
 
 # %% ../nbs/16_deploy.ipynb #ff639950
 def _turned(m):
     "Transposed weights in the place of nodes that transpose weights, one for all that use it"
     from onnx import numpy_helper
-    weights, new, at, nodes = {t.name: t for t in m.graph.initializer}, {}, {}, []
+    weights = {t.name: t for t in m.graph.initializer}
+    new = {}
+    at = {}
+    nodes = []
     for n in m.graph.node:
-        if n.op_type != 'Transpose' or n.input[0] not in weights: nodes.append(n); continue
+        if n.op_type != 'Transpose' or n.input[0] not in weights:
+            nodes.append(n)
+            continue
         perm = list(n.attribute[0].ints)
         at[n.output[0]] = name = f"{n.input[0]}_{''.join(map(str, perm))}"
-        if name not in new: new[name] = numpy_helper.from_array(numpy_helper.to_array(weights[n.input[0]]).transpose(perm).copy(), name)
+        if name not in new:
+            new[name] = numpy_helper.from_array(
+                numpy_helper.to_array(weights[n.input[0]]).transpose(perm).copy(), name)
     for n in nodes:
         for k, i in enumerate(n.input): n.input[k] = at.get(i, i)
     return _refill(m, nodes, [*weights.values(), *new.values()])
@@ -131,9 +160,12 @@ def _turned(m):
 def _refill(m, nodes, weights):
     "The model with these nodes, and those of the weights that they use"
     used = {i for n in nodes for i in n.input} | {o.name for o in m.graph.output}
-    nodes, weights = ([type(o).FromString(o.SerializeToString()) for o in part] for part in (nodes, [t for t in weights if t.name in used]))
+    nodes, weights = ([type(o).FromString(o.SerializeToString())
+                       for o in part]
+                      for part in (nodes, [t for t in weights if t.name in used]))
     del m.graph.node[:], m.graph.initializer[:], m.graph.value_info[:]
-    m.graph.node.extend(nodes); m.graph.initializer.extend(weights)
+    m.graph.node.extend(nodes)
+    m.graph.initializer.extend(weights)
     return m
 
 # %% ../nbs/16_deploy.ipynb #832106f6
@@ -141,7 +173,9 @@ def _check_onnx(model, path, opset, dtype):
     "What can't be exported, in one sentence; the packages, before minutes are spent"
     if dtype not in DTYPES: raise ValueError(f'dtype={dtype!r} must be one of {", ".join(DTYPES)}')
     least = DEFORM_OPSET if any(model.cfg.deform) else 18
-    if not least <= opset <= 23: raise ValueError(f'opset={opset} must lie between {least} and 23' + (': deformable convolution came with 19' if least == DEFORM_OPSET else ''))
+    if not least <= opset <= 23:
+        raise ValueError(f'opset={opset} must lie between {least} and 23' +
+                         (': deformable convolution came with 19' if least == DEFORM_OPSET else ''))
     if Path(path).suffix.lower() != '.onnx': raise ValueError(f"'{path}' must end in .onnx")
     for name in ('onnx', 'onnxscript', *['onnxruntime']*(dtype != 'float32')): _need(name)
 
@@ -150,26 +184,34 @@ def to_onnx(program, # of `exported_program`
             opset:int=20, # version of ONNX's operators
            ): # onnx.ModelProto, float32
     "Translate an exported program, operator by operator"
-    _need('onnx'); _need('onnxscript')
+    _need('onnx')
+    _need('onnxscript')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        p = torch.onnx.export(program, (), None, dynamo=True, opset_version=opset, input_names=['x_low'], output_names=list(OUTPUT_NAMES),
-                              custom_translation_table=_translations(), optimize=False, verbose=False)
+        p = torch.onnx.export(program, (), None, dynamo=True, opset_version=opset, input_names=[
+            'x_low'
+        ], output_names=list(OUTPUT_NAMES), custom_translation_table=_translations(),
+                              optimize=False, verbose=False)
     return _turned(_tidy(p.model_proto))
 
 def export_onnx(model:LowLightNAT, # of arch='compact'
                 path, # of the .onnx file
                 rounds:int=None, # R of both NATs, unrolled, by default the configuration's
-                opset:int=20, # version of ONNX's operators, 18 to 23; with deformable alignment 19 or more
-                dtype:str='float32', # float32, float16 (weights and arithmetic of the wide layers) or int8 (weights of matrix products)
+                # version of ONNX's operators, 18 to 23; with deformable alignment 19 or more
+                opset:int=20,
+                # float32, float16 (weights and arithmetic of the wide layers) or int8 (weights of
+                # matrix products)
+                dtype:str='float32',
                 latent_nat:bool=True, # use the NAT on the latent
                 decoder_nat:bool=True, # use the NAT on the decoder's features
                ) -> Path:
-    "Write a model as one ONNX file: x_low (1,3,H,W) in [0,1], H and W multiples of 8, to `dense.OUTPUT_NAMES`. Raises ValueError or ImportError with one sentence"
+    """Write a model as one ONNX file: x_low (1,3,H,W) in [0,1], H and W multiples of 8, to
+    `dense.OUTPUT_NAMES`. Raises ValueError or ImportError with one sentence"""
     _check_onnx(model, path, opset, dtype)
     m = to_onnx(exported_program(model, rounds, latent_nat, decoder_nat), opset)
     _stamp(m, model, model.cfg.rounds if rounds is None else rounds, opset, latent_nat, decoder_nat)
-    return write_onnx({'float32': lambda m: m, 'float16': to_half, 'int8': quantize_dynamic}[dtype](m), path)
+    return write_onnx({'float32': lambda m: m, 'float16': to_half,
+                       'int8': quantize_dynamic}[dtype](m), path)
 
 # %% ../nbs/16_deploy.ipynb #4a1df894
 WIDE = 'encoder', 'fusion', 'decoder', 'nat' # modules that are made smaller
@@ -181,18 +223,26 @@ def _smaller(m, ops=WEIGHTED):
     weights = {t.name for t in m.graph.initializer}
     for n in m.graph.node:
         if n.op_type not in ops or n.input[1] not in weights: continue
-        names = {o for p in n.metadata_props if p.key == SCOPES for scope in ast.literal_eval(p.value) for o in scope.split('.')}
+        names = {
+            o
+            for p in n.metadata_props
+            if p.key == SCOPES for scope in ast.literal_eval(p.value) for o in scope.split('.')
+        }
         if names & set(WIDE) and not names & set(EXACT): yield n
 
 def _half_node(n, weights, halves):
     "A node computed in float16, its inputs cast to it and its output back"
     from onnx import TensorProto, helper, numpy_helper
-    before, name = [], n.output[0]
+    before = []
+    name = n.output[0]
     for k, i in enumerate(n.input):
         if not i: continue
         half = f'{i}_half' if i in weights else f'{name}_in{k}_half'
-        if i not in weights: before.append(helper.make_node('Cast', [i], [half], to=TensorProto.FLOAT16))
-        elif half not in halves: halves[half] = numpy_helper.from_array(numpy_helper.to_array(weights[i]).astype('float16'), half)
+        if i not in weights:
+            before.append(helper.make_node('Cast', [i], [half], to=TensorProto.FLOAT16))
+        elif half not in halves:
+            halves[half] = numpy_helper.from_array(
+                numpy_helper.to_array(weights[i]).astype('float16'), half)
         n.input[k] = half
     n.output[0] = f'{name}_half'
     return [*before, n, helper.make_node('Cast', [f'{name}_half'], [name], to=TensorProto.FLOAT)]
@@ -200,26 +250,39 @@ def _half_node(n, weights, halves):
 # %% ../nbs/16_deploy.ipynb #61b842ef
 def to_half(m, # onnx.ModelProto, of `to_onnx`; not altered
            ): # onnx.ModelProto
-    "Weights and arithmetic of the wide layers in float16; all between them, and what goes in and out, stays float32"
-    new = type(m)(); new.CopyFrom(m)
-    weights, halves, chosen = {t.name: t for t in new.graph.initializer}, {}, {n.output[0] for n in _smaller(new)}
-    nodes = [o for n in new.graph.node for o in (_half_node(n, weights, halves) if n.output[0] in chosen else [n])]
+    """Weights and arithmetic of the wide layers in float16; all between them, and what goes in and
+    out, stays float32"""
+    new = type(m)()
+    new.CopyFrom(m)
+    weights = {t.name: t for t in new.graph.initializer}
+    halves = {}
+    chosen = {n.output[0] for n in _smaller(new)}
+    nodes = [
+        o for n in new.graph.node
+        for o in (_half_node(n, weights, halves) if n.output[0] in chosen else [n])
+    ]
     return _tell(_refill(new, nodes, [*weights.values(), *halves.values()]), dtype='float16')
 
 # %% ../nbs/16_deploy.ipynb #7b41945e
 def quantize_dynamic(m, # onnx.ModelProto, of `to_onnx`; not altered
                      convolutions:bool=False, # convolutions too, not only matrix products
                     ): # onnx.ModelProto
-    "Weights of the wide layers in 8 bits, what they are multiplied with scaled while the graph runs"
+    """Weights of the wide layers in 8 bits, what they are multiplied with scaled while the graph
+    runs"""
     _need('onnxruntime')
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic as quantize
     ops = WEIGHTED if convolutions else WEIGHTED[1:]
     nodes = [n.name for n in _smaller(m, ops)]
     with tempfile.TemporaryDirectory() as d:
-        new = type(m)(); new.CopyFrom(m)
+        new = type(m)()
+        new.CopyFrom(m)
         logging.disable(logging.WARNING)   # it advises on shapes, which are not fixed here
-        try: quantize(new, Path(d)/'int8.onnx', op_types_to_quantize=list(ops), nodes_to_quantize=nodes, per_channel=False, weight_type=QuantType.QUInt8 if convolutions else QuantType.QInt8)
+        try:
+            quantize(new,
+                     Path(d)/'int8.onnx', op_types_to_quantize=list(ops), nodes_to_quantize=nodes,
+                     per_channel=False,
+                     weight_type=QuantType.QUInt8 if convolutions else QuantType.QInt8)
         finally: logging.disable(logging.NOTSET)
         new = onnx.load(Path(d)/'int8.onnx')
     return _tell(_tidy(new), dtype='int8' + ' convolutions'*convolutions)
@@ -227,37 +290,71 @@ def quantize_dynamic(m, # onnx.ModelProto, of `to_onnx`; not altered
 # %% ../nbs/16_deploy.ipynb #b64fad8a
 class OnnxEnhancer:
     "Enhances pictures with an ONNX file: `OnnxEnhancer('small.onnx')('photo.jpg')`"
-    def __init__(self,
-                 path, # of a file that `export_onnx` wrote
-                 threads:int=None, # of onnxruntime, by default all cores
-                 pixels:int=2_000_000): # largest picture; the memory needed grows faster than the picture
-        ort, path = _need('onnxruntime'), Path(path)
-        if not path.is_file(): raise FileNotFoundError(f"'{path}' isn't there: write it with export_onnx, or with the command lowlight_export.")
+
+    def __init__(
+        self,
+        path, # of a file that `export_onnx` wrote
+        threads:int=None, # of onnxruntime, by default all cores
+        pixels:int=2_000_000): # largest picture; the memory needed grows faster than the picture
+        ort = _need('onnxruntime')
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"'{path}' isn't there: write it with export_onnx, or with the command lowlight_export."
+            )
         options = ort.SessionOptions()
         options.log_severity_level = 3
         if threads: options.intra_op_num_threads = threads
-        try: self.session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-        except Exception as e: raise ValueError(f"onnxruntime {ort.__version__} can't load '{path}' ({str(e).splitlines()[0][:120]}): export it again, perhaps with a smaller opset.") from None
+        try:
+            self.session = ort.InferenceSession(str(path), options,
+                                                providers=['CPUExecutionProvider'])
+        except Exception as e:
+            raise ValueError(
+                f"onnxruntime {ort.__version__} can't load '{path}' ({str(e).splitlines()[0][:120]}): export it again, perhaps with a smaller opset."
+            ) from None
         meta = self.session.get_modelmeta().custom_metadata_map
-        if meta.get('format') != 'lowlight_nat': raise ValueError(f"'{path}' is an ONNX file, but not one of lowlight_nat: give one that export_onnx wrote.")
-        self.meta, self.pixels = AttrDict({k: v if k in ('format', 'sha256', 'dtype') else json.loads(v) for k, v in meta.items() if k in KEYS}), pixels
+        if meta.get('format') != 'lowlight_nat':
+            raise ValueError(
+                f"'{path}' is an ONNX file, but not one of lowlight_nat: give one that export_onnx wrote."
+            )
+        self.meta = AttrDict({
+            k: v if k in ('format', 'sha256', 'dtype') else json.loads(v)
+            for k, v in meta.items()
+            if k in KEYS
+        })
+        self.pixels = pixels
 
     def run(self, x_low:torch.Tensor, # (1,3,H,W) in [0,1], H and W multiples of 8, 16 or more
            ) -> AttrDict: # `dense.OUTPUT_NAMES`
         "The graph itself"
-        return AttrDict(zip(OUTPUT_NAMES, map(torch.from_numpy, self.session.run(list(OUTPUT_NAMES), dict(x_low=x_low.float().numpy())))))
+        return AttrDict(
+            zip(
+                OUTPUT_NAMES,
+                map(torch.from_numpy,
+                    self.session.run(list(OUTPUT_NAMES), dict(x_low=x_low.float().numpy())))))
 
 # %% ../nbs/16_deploy.ipynb #1aa396be
 @patch
-def __call__(self:OnnxEnhancer, src, # path, open file, PIL picture, array (H,W,C), or tensor (3,H,W)
-            ) -> Enhanced:
+def __call__(
+        self:OnnxEnhancer,
+        src, # path, open file, PIL picture, array (H,W,C), or tensor (3,H,W)
+) -> Enhanced:
     "Enhance one picture. Raises `ImageError` with one sentence"
     p = read_picture(src)
     size = p.x.shape[-2:]
-    if size[0]*size[1] > self.pixels: raise ImageError(f'The picture has {size[0]*size[1]:,} pixels, and this file is run on at most {self.pixels:,}: make it smaller, raise pixels=, or use Enhancer, which works in tiles.')
+    if size[0]*size[1] > self.pixels:
+        raise ImageError(
+            f'The picture has {size[0]*size[1]:,} pixels, and this file is run on at most {self.pixels:,}: make it smaller, raise pixels=, or use Enhancer, which works in tiles.'
+        )
     o = self.run(pad_to_multiple(p.x[None], 16 if min(size) < 16 else 8)[0])
-    maps = [crop_to(o[k], [-(-n//LATENT_CELL) for n in size])[0].clone() for k in ('entropy', 'sigma', 'mask')]
-    return Enhanced(crop_to(o.x, size)[0].contiguous(), *maps, o.level.item(), o.level_std.item(), o.gain.item(), source=replace(p, x=None))
+    maps = [
+        crop_to(o[k], [-(-n//LATENT_CELL)
+                       for n in size])[0].clone()
+        for k in ('entropy', 'sigma', 'mask')
+    ]
+    return Enhanced(
+        crop_to(o.x, size)[0].contiguous(), *maps, o.level.item(), o.level_std.item(),
+        o.gain.item(), source=replace(p, x=None))
 
 # %% ../nbs/16_deploy.ipynb #ca1ba582
 def has_compiler() -> bool:
@@ -269,11 +366,15 @@ def compiled(model:LowLightNAT, # of arch='compact'
              rounds:int=None, # R of both NATs, unrolled, by default the configuration's
              latent_nat:bool=True, # use the NAT on the latent
              decoder_nat:bool=True, # use the NAT on the decoder's features
-             backend:str='inductor', # of torch.compile; eager and aot_eager only check that the graph is whole
+             # of torch.compile; eager and aot_eager only check that the graph is whole
+             backend:str='inductor',
             ): # a module: x_low (1,3,H,W), H and W multiples of 8, to `dense.OUTPUT_NAMES`
-    "The dense form under `torch.compile`, one graph without a break; compiled at the first call for each size"
+    """The dense form under `torch.compile`, one graph without a break; compiled at the first call
+    for each size"""
     dense = DenseModel(model, rounds, latent_nat, decoder_nat)
     if backend == 'inductor' and not has_compiler():
-        warnings.warn('torch.compile needs a C++ compiler, and none was found: the network runs uncompiled; install one (g++ or clang++), or name it in CXX')
+        warnings.warn(
+            'torch.compile needs a C++ compiler, and none was found: the network runs uncompiled; install one (g++ or clang++), or name it in CXX'
+        )
         return dense
     return torch.compile(dense, fullgraph=True, backend=backend)

@@ -29,7 +29,8 @@ from .tiling import apply_tiled, crop_to, pad_to_multiple, tile_grid
 
 # %% ../nbs/13_enhance.ipynb #f510affc
 def _clipped_level(x_norm, g):
-    "Mean grey after the gain and clipping; a large picture is taken in strips, which needs little memory."
+    """Mean grey after the gain and clipping; a large picture is taken in strips, which needs little
+    memory."""
     _,h,w = x_norm.shape
     if h*w<=1_000_000: return grey_mean((x_norm*g).clamp(0,1)).item()
     strips = x_norm.split(max(1, 1_000_000//w), 1)
@@ -41,7 +42,8 @@ def match_level(
     steps:int=40, # halvings, at most
 )->float: # gain g
     "The gain after which the clipped picture has the given mean grey; 10,000 where none does."
-    low,high = 1e-4,1e4
+    low = 1e-4
+    high = 1e4
     for _ in range(steps):
         g = (low*high)**.5
         m = _clipped_level(x_norm, g)
@@ -74,7 +76,8 @@ def shrink(
 
 # %% ../nbs/13_enhance.ipynb #51c1b45a
 def _fields(out):
-    "Of a tile, or a batch, in float32 on the CPU: normalised pictures (B,3,H,W), and entropy, sigma and mask as channels (B,3,h,w)."
+    """Of a tile, or a batch, in float32 on the CPU: normalised pictures (B,3,H,W), and entropy,
+    sigma and mask as channels (B,3,h,w)."""
     maps = torch.stack([out.entropy, out.sigma, out.mask], 1)
     return [out.x_norm.float().cpu(), maps.float().cpu()]
 
@@ -89,13 +92,16 @@ def _auto_device():
 def pick_device(
     device='auto', # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
 )->torch.device:
-    "The device of that name; 'auto' is a CUDA GPU where there is one, else Apple's GPU (MPS) where there is one, else the CPU."
+    """The device of that name; 'auto' is a CUDA GPU where there is one, else Apple's GPU (MPS)
+    where there is one, else the CPU."""
     if str(device)=='auto': device = _auto_device()
     try: d = torch.device(device)
     except (RuntimeError, TypeError):
-        raise ValueError(f"There is no device {device!r}: use 'auto', 'cpu', 'cuda' or 'mps'.") from None
+        raise ValueError(
+            f"There is no device {device!r}: use 'auto', 'cpu', 'cuda' or 'mps'.") from None
     if d.type not in ('cpu','cuda','mps'):
-        raise ValueError(f"The device {device!r} isn't supported: use 'auto', 'cpu', 'cuda' or 'mps'.")
+        raise ValueError(
+            f"The device {device!r} isn't supported: use 'auto', 'cpu', 'cuda' or 'mps'.")
     if d.type=='cuda' and (d.index or 0)>=torch.cuda.device_count():
         n = torch.cuda.device_count()
         raise ValueError(f"The device {device!r} isn't there ({n} CUDA GPUs found): "
@@ -129,8 +135,9 @@ class Settings:
 
     def of_model(self)->dict: # arguments of `LowLightNAT`
         "Those settings that are the model's."
-        return dict(tau=self.tau, rounds=self.rounds, heat=self.heat, mix=self.mix, latent_nat=self.latent_nat,
-                    decoder_nat=self.decoder_nat, record=self.keeps_rounds)
+        return dict(tau=self.tau, rounds=self.rounds, heat=self.heat, mix=self.mix,
+                    latent_nat=self.latent_nat, decoder_nat=self.decoder_nat,
+                    record=self.keeps_rounds)
 
 # %% ../nbs/13_enhance.ipynb #cbf36725
 def _switch(
@@ -175,7 +182,9 @@ def check_settings(
 
 # %% ../nbs/13_enhance.ipynb #73334595
 def read_mask(
-    src, # path, open file, PIL picture, array or tensor; set: what is above the middle; in two dimensions of whole numbers, all but 0
+    # path, open file, PIL picture, array or tensor; set: what is above the middle; in two
+    # dimensions of whole numbers, all but 0
+    src,
 )->Tensor: # (H,W) bool
     "A user's mask. Raises `ImageError` with one sentence when it can't be read."
     if isinstance(src, Tensor):
@@ -193,7 +202,8 @@ def read_mask(
     return m if p.alpha is None else m&(p.alpha>.5)
 
 def _allowed(mask, size):
-    "The cells (1,h,w) that a mask (H,W) touches; None for none. The mask must be of the picture's size (H,W)."
+    """The cells (1,h,w) that a mask (H,W) touches; None for none. The mask must be of the picture's
+    size (H,W)."""
     if mask is None: return None
     H,W = mask.shape
     if (H,W)!=tuple(size):
@@ -271,24 +281,28 @@ def _round_of(r, i):
 
 # %% ../nbs/13_enhance.ipynb #9e199330
 def _caught(f, *args):
-    "What a call gives, or the error that it raises about its picture; a mistake in the program (a name that isn't there) is raised."
+    """What a call gives, or the error that it raises about its picture; a mistake in the program (a
+    name that isn't there) is raised."""
     try:
         with plain_defaults(): return f(*args)
     except (ValueError, OSError, MemoryError, RuntimeError) as e: return e
 
 def _several(srcs):
     "Refuse what would be taken for several pictures and is one, in one sentence."
-    one = isinstance(srcs, (str,bytes,os.PathLike)) or hasattr(srcs, 'read') or not hasattr(srcs, '__iter__')
+    one = isinstance(srcs, (str, bytes, os.PathLike)) or hasattr(
+        srcs, 'read') or not hasattr(srcs, '__iter__')
     if one:
         raise ValueError(f'several pictures are expected, in a list, not {type(srcs).__name__}: '
                          'give [picture], or call the enhancer with it.')
     shape = tuple(getattr(srcs, 'shape', ()))
     if shape and len(shape)!=4:
-        raise ValueError(f'several pictures are expected, in a list or as a batch (B,3,H,W), and shape {shape} is one: '
-                         'give [picture], or call the enhancer with it.')
+        raise ValueError(
+            f'several pictures are expected, in a list or as a batch (B,3,H,W), and shape {shape} is one: '
+            'give [picture], or call the enhancer with it.')
 
 def _group(p, i):
-    "What pictures must have in common to be computed in one go: the padded size; a large one, number i, is by itself."
+    """What pictures must have in common to be computed in one go: the padded size; a large one,
+    number i, is by itself."""
     H,W = p.x.shape[-2:]
     m = _side_multiple((H,W))
     return (-(-H//m),-(-W//m),m) if H*W<=SMALL else i
@@ -318,8 +332,9 @@ class Enhancer:
         self.overlap = check_number('overlap', overlap, '[0, inf)', True, 'it is a width in pixels')
         self.whole = check_number('whole', whole, '[0, inf)', True, 'it is a number of pixels')
         if self.tile%16 or self.overlap%16 or not self.overlap<self.tile:
-            raise ValueError(f'tile={self.tile} and overlap={self.overlap} must be multiples of 16, '
-                             'and overlap smaller than tile.')
+            raise ValueError(
+                f'tile={self.tile} and overlap={self.overlap} must be multiples of 16, '
+                'and overlap smaller than tile.')
         self.bf16 = bf16
         self.device = pick_device(device)
         self.model = model.to(self.device, torch.float32).eval()
@@ -349,13 +364,16 @@ class Enhancer:
         decoder_nat:bool=True, # use the NAT on the decoder's features
         record:bool=False, # keep the history of the rounds
         seed:int=0, # of the sample, where heat > 0
-        mask=None, # where the NATs may refine, as `read_mask` takes it, of the picture's size; None: everywhere
+        # where the NATs may refine, as `read_mask` takes it, of the picture's size; None:
+        # everywhere
+        mask=None,
         strength:float=1., # of the result over the input, in [0,1]: 0 is the input
         film:bool=False, # keep the history, and a small picture of every round, for `save_history`
     )->Enhanced:
         "Enhance one picture. Raises `ImageError` or `ValueError` with one sentence."
-        s = _settings(tau=tau, rounds=rounds, heat=heat, mix=mix, exposure=exposure, latent_nat=latent_nat,
-                      decoder_nat=decoder_nat, record=record, seed=seed, mask=mask, strength=strength, film=film)
+        s = _settings(tau=tau, rounds=rounds, heat=heat, mix=mix, exposure=exposure,
+                      latent_nat=latent_nat, decoder_nat=decoder_nat, record=record, seed=seed,
+                      mask=mask, strength=strength, film=film)
         with plain_defaults(): return self._alone(read_picture(src), s)
 
     # --- one picture: statistics, the model (in tiles), level and gain, result
@@ -371,7 +389,8 @@ class Enhancer:
         histories = {}
         if s.keeps_rounds:
             for k,cell in self._grids():
-                histories[k] = paste_rounds([getattr(r, k) for r in run.records], run.boxes, size, cell)
+                histories[k] = paste_rounds([getattr(r, k) for r in run.records], run.boxes, size,
+                                            cell)
         return self._finish(p, run.fields, level, histories, run.notes, s, scale)
 
     def _fit(self, x, stats, allow, s, scale):
@@ -397,11 +416,15 @@ class Enhancer:
             notes = [*notes, retry.note]
 
     def _less(self, e, tile):
-        "What to do about error `e` of a run with tiles of `tile` pixels; raises it if nothing helps."
-        if self.device.type=='mps' and isinstance(e, (NotImplementedError, TypeError)):   # TypeError: a type that it doesn't have
+        """What to do about error `e` of a run with tiles of `tile` pixels; raises it if nothing
+        helps."""
+        # TypeError: a type that it doesn't have
+        if self.device.type=='mps' and isinstance(e, (NotImplementedError, TypeError)):
             self.device = torch.device('cpu')
             self.model.to(self.device)
-            return _Retry(tile, None, "PyTorch can't do a step of the model on Apple's GPU: enhanced on the CPU")
+            return _Retry(
+                tile, None,
+                "PyTorch can't do a step of the model on Apple's GPU: enhanced on the CPU")
         if not out_of_memory(e): raise e
         less = min(self.tile, tile//2)//16*16
         if less<128:
@@ -412,7 +435,8 @@ class Enhancer:
         return _Retry(less, overlap, f'memory ran out: enhanced in tiles of {less}x{less} pixels')
 
     def _tiles(self, x, stats, tile, overlap, boxes, allow, s, scale):
-        "Blended fields (1,3,H,W) and (1,3,h,w) of a padded picture, and the `_Record` of each tile."
+        """Blended fields (1,3,H,W) and (1,3,h,w) of a padded picture, and the `_Record` of each
+        tile."""
         records = []
         def one(part): # (1,3,tile,tile)
             n = len(records)
@@ -424,7 +448,8 @@ class Enhancer:
         return apply_tiled(one, x, tile, overlap),records
 
     def _once(self, x, stats, allow, seed, s, scale=1):
-        "What the model makes of a tile or a batch (B,3,H,W): fields to be blended, and a `_Record`."
+        """What the model makes of a tile or a batch (B,3,H,W): fields to be blended, and a
+        `_Record`."""
         x = x.to(self.device)
         stats = stats.each(lambda v: v.to(self.device))
         allow = None if allow is None else allow.to(self.device)
@@ -444,7 +469,8 @@ class Enhancer:
         for r in range(R+1):
             now = states[min(r, len(states)-1)]
             refined = replace(start, z=now.z, tokens=now.tokens)
-            y = self.model.decode(aligned, refined, rounds=r if s.decoder_nat else 0, mix=s.mix, allow=allow).x
+            y = self.model.decode(aligned, refined, rounds=r if s.decoder_nat else 0, mix=s.mix,
+                                  allow=allow).x
             pictures.append(_smaller(y.float().cpu(), scale))
         return pictures
 
@@ -457,7 +483,8 @@ class Enhancer:
         x:Tensor, # whole picture (1,3,H,W), on the CPU
         stats:PictureStats, # its `whole_stats`
     )->Level:
-        "The level the model expects of a large picture, from a small copy; 1 for GLARE's network, which has no exposure head."
+        """The level the model expects of a large picture, from a small copy; 1 for GLARE's network,
+        which has no exposure head."""
         small = pad_to_multiple(shrink(x), 16)[0].to(self.device)
         stats = stats.each(lambda v: v.to(self.device))
         with plain_defaults(), torch.inference_mode(), self.precision():
@@ -468,11 +495,13 @@ class Enhancer:
     def _brightness(self, p, x_norm, level, s):
         "Gain of a picture, its level, and a note if it was bright already; `level`: as predicted."
         own = grey_mean(p.x)
-        log_level,log_std = torch.tensor([level.mean, level.std], dtype=torch.float32).log().view(2,1)
+        log_level, log_std = torch.tensor([level.mean, level.std],
+                                          dtype=torch.float32).log().view(2, 1)
         kept = self.model.at_least(log_level, own)
         if s.exposure is not None:
             return _Brightness(match_level(x_norm, s.exposure), kept.exp().item(), [])
-        k = max(1, round((x_norm.shape[1]*x_norm.shape[2]/4e6)**.5))   # of a large picture every k-th pixel is asked for lights
+        # of a large picture every k-th pixel is asked for lights
+        k = max(1, round((x_norm.shape[1]*x_norm.shape[2]/4e6)**.5))
         gain = self.model.gain(x_norm[None,:,::k,::k], log_level, log_std, own=own).item()
         if torch.equal(kept, log_level): return _Brightness(gain, level.mean, [])
         note = (f'already bright: its mean grey of {own.item():.2f} was kept, '
@@ -496,8 +525,8 @@ class Enhancer:
         if s.film:
             small = _smaller(p.x, scale)
             film = [lit(crop_to(f, small.shape[-2:])[0], small) for f in fields[2:]]
-        return Enhanced(lit(x_norm, p.x), entropy, sigma, mask>0.5, bright.level, level.std, bright.gain, **histories,
-                        film=film, source=replace(p, x=None, notes=notes))
+        return Enhanced(lit(x_norm, p.x), entropy, sigma, mask > 0.5, bright.level, level.std,
+                        bright.gain, **histories, film=film, source=replace(p, x=None, notes=notes))
 
     def _grids(self):
         "The histories by name, and the side of a cell of each in pixels."
@@ -508,7 +537,9 @@ class Enhancer:
     def stream(self,
         srcs, # pictures, each as `__call__` takes it; any number of them
         *,
-        batch_size:int=1, # how many small ones of the same padded size are computed in one go; with more than 1 results differ by rounding
+        # how many small ones of the same padded size are computed in one go; with more than 1
+        # results differ by rounding
+        batch_size:int=1,
         **kwargs, # tau, rounds, ... of `__call__`
     ): # pairs: number of the picture, and its `Enhanced`, or the exception that it raised
         "Enhance many pictures; each result as soon as it is there, in batches not in order."
@@ -579,8 +610,10 @@ class Enhancer:
         return results
 
     def _singly(self, ps, s, e):
-        "Results of pictures one by one, after error `e` of all together: the odd one among them says so by itself. If none does, `e` was no picture's."
-        expected = out_of_memory(e) or self.device.type=='mps'   # what Apple's GPU can't do, `_alone` does on the CPU
+        """Results of pictures one by one, after error `e` of all together: the odd one among them
+        says so by itself. If none does, `e` was no picture's."""
+        # what Apple's GPU can't do, `_alone` does on the CPU
+        expected = out_of_memory(e) or self.device.type=='mps'
         results = [_caught(self._alone, p, s) for p in ps]
         if not expected and not any(isinstance(r, Exception) for r in results): raise e
         return results

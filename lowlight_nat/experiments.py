@@ -33,27 +33,41 @@ def evaluate(
     each=lambda row: None, # called with every row as it is done
     lpips=None, # function of two pictures, as `score_pair` takes it; None: not measured
     **kwargs, # of the method
-)->AttrDict: # means of psnr, ssim, psnr_gt_mean, ssim_gt_mean; n; input: of the dark pictures themselves; rows; seconds_each: median of a picture
+# means of psnr, ssim, psnr_gt_mean, ssim_gt_mean; n; input: of the dark pictures themselves; rows;
+# seconds_each: median of a picture
+) -> AttrDict:
     "Scores of every picture, and their means over the pictures."
-    rows,base = [],[]
+    rows = []
+    base = []
     for p in pairs:
-        low,high = read_image(p.low),read_image(p.high)
+        low = read_image(p.low)
+        high = read_image(p.high)
         start = time.perf_counter()
         x = method(low, **kwargs)
-        took,x = time.perf_counter()-start,getattr(x, 'x', x)
-        if x.shape!=high.shape: raise ValueError(f"{p.name}: the result has the shape {tuple(x.shape)} and the truth {tuple(high.shape)}: a method must keep the size of the picture.")
-        base.append(score_pair(low, high)); rows.append(dict(name=p.name, **score_pair(x, high, **dict(lpips=lpips) if lpips else {}), seconds=took))
+        took = time.perf_counter()-start
+        x = getattr(x, 'x', x)
+        if x.shape!=high.shape:
+            raise ValueError(
+                f"{p.name}: the result has the shape {tuple(x.shape)} and the truth {tuple(high.shape)}: a method must keep the size of the picture."
+            )
+        base.append(score_pair(low, high))
+        rows.append(
+            dict(name=p.name, **score_pair(x, high,
+                                           **dict(lpips=lpips) if lpips else {}), seconds=took))
         each(rows[-1])
     def mean(rs, keys): return {k: sum(r[k] for r in rs)/len(rs) for k in keys}
     keys = [k for k in rows[0] if k not in ('name','seconds')]
-    return AttrDict(**mean(rows, keys), n=len(rows), input=mean(base, SCORES), rows=rows, seconds_each=statistics.median(r['seconds'] for r in rows))
+    return AttrDict(**mean(rows, keys), n=len(rows), input=mean(base, SCORES), rows=rows,
+                    seconds_each=statistics.median(r['seconds'] for r in rows))
 
 # %% ../nbs/15_experiments.ipynb #34e03113
 class Run:
     "One experiment: pairs, model, and a folder whose finished rows are kept."
     def __init__(self,
         name:str, # of the experiment
-        data, # folder of a data set of pairs, or two folders, of dark and of bright pictures; or a list of `Pair`
+        # folder of a data set of pairs, or two folders, of dark and of bright pictures; or a list
+        # of `Pair`
+        data,
         out, # folder for results; this one's go to out/name
         weights='small', # a bundled checkpoint, or a .safetensors file
         split:str=None, # which pairs; by default val, and all where the data have no split
@@ -63,13 +77,24 @@ class Run:
         lpips=None, # function of two pictures; None: not measured
         **settings, # further ones that the rows depend on
     ):
-        self.name,self.weights,self.device,self.seed,self.command,self.lpips = name,weights,device,seed,command,lpips
+        self.name = name
+        self.weights = weights
+        self.device = device
+        self.seed = seed
+        self.command = command
+        self.lpips = lpips
         given = isinstance(data, list)
         self.data = data if isinstance(data, (list,tuple)) else Path(data)
         split = split or ('val' if given else default_split(data))
         self.pairs = check_pairs(data if given else find_pairs(data, split))
-        self.about = dict(name=name, data=dict(name='pairs' if given else data_name(data), split=split, n=len(self.pairs), fingerprint=data_fingerprint(self.pairs)), seed=seed, **settings)
-        if weights: self.about['weights'] = dict(name=Path(weights).stem, sha256=hashlib.sha256(weights_path(weights).read_bytes()).hexdigest())
+        self.about = dict(
+            name=name, data=dict(name='pairs' if given else data_name(data), split=split,
+                                 n=len(self.pairs), fingerprint=data_fingerprint(self.pairs)),
+            seed=seed, **settings)
+        if weights:
+            self.about['weights'] = dict(
+                name=Path(weights).stem,
+                sha256=hashlib.sha256(weights_path(weights).read_bytes()).hexdigest())
         self.folder = Path(out)/name
         self.rows = Rows(self.folder, self.about|dict(lpips=bool(lpips)))
 
@@ -86,7 +111,9 @@ def score(self:Run,
     "Scores of one method under one setting, kept in the folder."
     def make():
         bar = tqdm(total=len(self.pairs), desc=key, unit='picture', disable=None, leave=False)
-        with bar: r = evaluate(method or self.enhancer, self.pairs, lambda row: bar.update(), self.lpips, **kwargs)
+        with bar:
+            r = evaluate(method or self.enhancer, self.pairs, lambda row: bar.update(), self.lpips,
+                         **kwargs)
         return {k:v for k,v in r.items() if k not in ('rows','input')}|dict(pictures=r.rows)
     return self.rows.row(key, make)
 
@@ -100,18 +127,29 @@ def finish(self:Run,
 )->AttrDict: # rows, table, folder, and what the JSON holds
     "Write the table, the CSV and the JSON."
     flat = [{k:v for k,v in r.items() if isinstance(v, (int,float,str)) or v is None} for r in rows]
-    device = str(self.enhancer.device) if 'enhancer' in self.__dict__ else ('cuda' if torch.cuda.is_available() else 'cpu')
+    device = str(self.enhancer.device) if 'enhancer' in self.__dict__ else (
+        'cuda' if torch.cuda.is_available() else 'cpu')
     seen = self.enhancer.model.about.get('fingerprints') if self.weights else None
-    note = ' '.join(filter(None, [note, seen and overlap_note(overlaps(self.pairs, seen), len(self.pairs)), f'GT-mean: {GT_MEAN_FORMULA}.', '' if self.lpips else 'LPIPS: not measured, its network was not at hand.']))
-    res = AttrDict(experiment=self.name, command=self.command, **self.about, versions=versions(), device=device_name(device),
-                   seconds=round(sum(r['seconds'] for r in self.rows.done.values()), 1), formula=GT_MEAN_FORMULA, note=note, rows=rows, table=markdown_table(flat, names, note), **more)
-    write_csv(self.folder/'results.csv', flat); write_json(self.folder/'results.json', res)
+    note = ' '.join(
+        filter(None, [
+            note, seen and overlap_note(overlaps(self.pairs, seen), len(self.pairs)),
+            f'GT-mean: {GT_MEAN_FORMULA}.',
+            '' if self.lpips else 'LPIPS: not measured, its network was not at hand.'
+        ]))
+    res = AttrDict(experiment=self.name, command=self.command, **self.about, versions=versions(),
+                   device=device_name(device), seconds=round(
+                       sum(r['seconds'] for r in self.rows.done.values()),
+                       1), formula=GT_MEAN_FORMULA, note=note, rows=rows, table=markdown_table(
+                           flat, names, note), **more)
+    write_csv(self.folder/'results.csv', flat)
+    write_json(self.folder/'results.json', res)
     write_text(self.folder/'table.md', res.table+'\n')
     res.folder = self.folder
     return res
 
 # score: its head in a table
-NAMES = dict(psnr_gt_mean='PSNR GT-mean', ssim_gt_mean='SSIM GT-mean', psnr='PSNR raw', ssim='SSIM raw')
+NAMES = dict(psnr_gt_mean='PSNR GT-mean', ssim_gt_mean='SSIM GT-mean', psnr='PSNR raw',
+             ssim='SSIM raw')
 
 # %% ../nbs/15_experiments.ipynb #62cd95be
 def table2(
@@ -125,7 +163,9 @@ def table2(
 # %% ../nbs/15_experiments.ipynb #416df403
 def pareto(
     points:list, # of (cost, gain)
-)->list: # of bool: is there no other that costs no more and gains at least as much, and one of the two truly?
+# of bool: is there no other that costs no more and gains at least as much, and one of the two
+# truly?
+) -> list:
     "Which points no other one beats."
     return [not any((c<=a and g>=b and (c<a or g>b)) for c,g in points) for a,b in points]
 
@@ -136,18 +176,27 @@ def tau(
     slack:float=.02, # dB that are given up for speed
 )->AttrDict: # as `Run.finish`; best: the fastest setting within `slack` of the best
     "Quality and time over tau and rounds, and the setting to choose."
-    own,rows = run.enhancer.model.cfg.tau,[]
+    own = run.enhancer.model.cfg.tau
+    rows = []
     for t in sorted(own if t is None else t for t in taus):
-        for r in rounds if t<1 else rounds[:1]: rows.append(dict(tau=t, rounds=r, **run.score(f'tau {t}, rounds {r}', tau=t, rounds=r)))
-    for row,ok in zip(rows, pareto([(r['seconds_each'],r['psnr_gt_mean']) for r in rows])): row['pareto'] = 'yes' if ok else ''
+        for r in rounds if t<1 else rounds[:1]:
+            rows.append(dict(tau=t, rounds=r, **run.score(f'tau {t}, rounds {r}', tau=t, rounds=r)))
+    for row,ok in zip(rows, pareto([(r['seconds_each'],r['psnr_gt_mean']) for r in rows])):
+        row['pareto'] = 'yes' if ok else ''
     top = max(r['psnr_gt_mean'] for r in rows)
     best = min((r for r in rows if r['psnr_gt_mean']>=top-slack), key=lambda r: r['seconds_each'])
     draw_tau(rows, own, run.folder/'figure.png')
-    return run.finish(rows, dict(tau='tau', rounds='rounds', **NAMES, seconds_each='s a picture', pareto='Pareto'),
-                      f"The model's own tau is {own}. Fastest within {slack} dB of the best: tau {best['tau']}, {best['rounds']} round{'s'*(best['rounds']!=1)}.", best={k:best[k] for k in ('tau','rounds')})
+    return run.finish(
+        rows, dict(tau='tau', rounds='rounds', **NAMES, seconds_each='s a picture',
+                   pareto='Pareto'),
+        f"The model's own tau is {own}. Fastest within {slack} dB of the best: tau {best['tau']}, {best['rounds']} round{'s'*(best['rounds']!=1)}.",
+        best={k: best[k]
+              for k in ('tau', 'rounds')})
 
 # %% ../nbs/15_experiments.ipynb #82ec0ac8
-FULL = dict(tau=dict(taus=(0.,.1,.2,.3,.4,None,.5,.6,.8,1.), rounds=(1,2,4,8)), brightness=dict(scales=(.1,.3,.5,.7,1.,1.5))) # with --budget full
+# with --budget full
+FULL = dict(tau=dict(taus=(0., .1, .2, .3, .4, None, .5, .6, .8, 1.), rounds=(1, 2, 4, 8)),
+            brightness=dict(scales=(.1, .3, .5, .7, 1., 1.5)))
 
 def _figure(path, fig, **how):
     with needs_extra('train', 'Drawing a figure'):
@@ -167,11 +216,17 @@ def draw_tau(
     fig,ax = plt.subplots(figsize=(6,3.6), layout='constrained')
     for r in sorted({o['rounds'] for o in rows}):
         o = sorted([o for o in rows if o['rounds']==r], key=lambda o: o['tau'])
-        ax.plot([i['seconds_each'] for i in o], [i['psnr_gt_mean'] for i in o], 'o-', label=f"{r} round{'s'*(r!=1)}")
-        for i in o: ax.annotate(f"{i['tau']:.2f}{' (own)'*(i['tau']==own)}", (i['seconds_each'],i['psnr_gt_mean']), xytext=(4,4), textcoords='offset points', fontsize=8)
+        ax.plot([i['seconds_each'] for i in o], [i['psnr_gt_mean'] for i in o], 'o-',
+                label=f"{r} round{'s'*(r!=1)}")
+        for i in o:
+            ax.annotate(f"{i['tau']:.2f}{' (own)'*(i['tau']==own)}",
+                        (i['seconds_each'], i['psnr_gt_mean']), xytext=(4, 4),
+                        textcoords='offset points', fontsize=8)
     best = [o for o in rows if o['pareto']]
-    ax.plot([o['seconds_each'] for o in best], [o['psnr_gt_mean'] for o in best], 'o', ms=13, mfc='none', mec='k', label='Pareto')
-    ax.set(xlabel='seconds a picture', ylabel='PSNR, GT-mean, dB'); ax.legend(fontsize=8)
+    ax.plot([o['seconds_each'] for o in best], [o['psnr_gt_mean'] for o in best], 'o', ms=13,
+            mfc='none', mec='k', label='Pareto')
+    ax.set(xlabel='seconds a picture', ylabel='PSNR, GT-mean, dB')
+    ax.legend(fontsize=8)
     _figure(path, fig)
 
 # %% ../nbs/15_experiments.ipynb #34337f19
@@ -180,32 +235,48 @@ def scaled(
     by:float, # factor, positive
 )->torch.Tensor: # (3,H,W), in steps of 1/255, as a file has it
     "The picture as a shorter exposure would have it, rounded to 8 bit."
-    if not 0<by<float('inf'): raise ValueError(f'scale={by} must be positive: it multiplies the values of the input.')
+    if not 0<by<float('inf'):
+        raise ValueError(f'scale={by} must be positive: it multiplies the values of the input.')
     return ((x*by).clamp(0,1)*255).round()/255
 
 # %% ../nbs/15_experiments.ipynb #0f8a9157
 def brightness(
     run:Run, # with weights
     scales=(0.3,0.5,0.7,1.), # of the input
-    features=None, # for the distance between the sets of outputs and truths: `InceptionFeatures`, or a function of pictures to (B,D); None: not measured
+    # for the distance between the sets of outputs and truths: `InceptionFeatures`, or a function of
+    # pictures to (B,D); None: not measured
+    features=None,
 )->AttrDict: # as `Run.finish`
     "Quality on scaled inputs, and how far the output drifts from that of the unscaled one."
-    rows,ref = [],{}
+    rows = []
+    ref = {}
     def at(s):
-        r = {k:v for k,v in evaluate(lambda x: run.enhancer(scaled(x, s)), run.pairs, lpips=run.lpips).items() if k not in ('rows','input')}
-        drift,sets = [],features and FrechetDistance(features)
+        r = {
+            k: v
+            for k, v in evaluate(lambda x: run.enhancer(scaled(x, s)), run.pairs,
+                                 lpips=run.lpips).items()
+            if k not in ('rows', 'input')
+        }
+        drift = []
+        sets = features and FrechetDistance(features)
         for p in run.pairs:
             x = read_image(p.low)
             if p.name not in ref: ref[p.name] = run.enhancer(x).x
             y = run.enhancer(scaled(x, s)).x
             if sets: sets.update(y[None], read_image(p.high)[None])
-            drift.append((psnr(y, ref[p.name]).item(), psnr(gt_mean(y, ref[p.name]), ref[p.name]).item(), (grey_mean(y)/grey_mean(ref[p.name])).item()))
+            drift.append((psnr(y, ref[p.name]).item(), psnr(gt_mean(
+                y, ref[p.name]), ref[p.name]).item(), (grey_mean(y)/grey_mean(ref[p.name])).item()))
         d,g,level = (statistics.fmean(o) for o in zip(*drift))
-        return r|dict(drift=d, drift_gt_mean=g, level=level)|({sets.name: sets.value} if sets else {})
+        return r | dict(drift=d, drift_gt_mean=g,
+                        level=level) | ({sets.name: sets.value} if sets else {})
     for s in scales: rows.append(dict(scale=s, **run.rows.row(f'scale {s}', lambda: at(s))))
     more = {k:k for k in rows[0] if 'FID' in k or 'Frechet' in k}
-    return run.finish(rows, dict(scale='input x', **NAMES, drift='drift, dB', drift_gt_mean='drift GT-mean, dB', level='output level / that at x1.0')|more,
-                      'Drift: PSNR between the output and that of the unscaled input.'+' FID: not measured, its network was not at hand.'*(not more))
+    return run.finish(
+        rows,
+        dict(scale='input x', **NAMES, drift='drift, dB', drift_gt_mean='drift GT-mean, dB',
+             level='output level / that at x1.0') | more,
+        'Drift: PSNR between the output and that of the unscaled input.'
+        + ' FID: not measured, its network was not at hand.'*(not more))
 
 # %% ../nbs/15_experiments.ipynb #4773e502
 def differ_most(
@@ -215,7 +286,8 @@ def differ_most(
 )->tuple: # slices of rows and columns
     "Where two pictures differ most: the crop with the largest mean squared difference."
     size = min(size, *x.shape[1:])
-    pool,step = torch.nn.functional.avg_pool2d,min(4, size)
+    pool = torch.nn.functional.avg_pool2d
+    step = min(4, size)
     d = pool(pool((x-y).square().mean(0)[None,None], step), size//step, stride=1)[0,0]
     i,j = (step*o for o in divmod(d.argmax().item(), d.shape[1]))
     return slice(i,i+size),slice(j,j+size)
@@ -227,12 +299,18 @@ def figure3(
     "Input, GLARE, with NATs, truth; crops and error maps; as figure.jpg."
     systems = {'GLARE': SYSTEMS['GLARE'], 'with NATs': SYSTEMS['both']}
     scores = {k: run.score(k, **v) for k,v in systems.items()}
-    rows = [dict(name=a['name'], glare=a['psnr_gt_mean'], nat=b['psnr_gt_mean'], change=b['psnr_gt_mean']-a['psnr_gt_mean'])
-            for a,b in zip(*(s['pictures'] for s in scores.values()))]
+    rows = [
+        dict(name=a['name'], glare=a['psnr_gt_mean'], nat=b['psnr_gt_mean'],
+             change=b['psnr_gt_mean'] - a['psnr_gt_mean'])
+        for a, b in zip(*(s['pictures'] for s in scores.values()))
+    ]
     pick = sorted(rows, key=lambda r: -abs(r['change']))[:scenes]
     by_name = {p.name:p for p in run.pairs}
-    draw_figure3([by_name[r['name']] for r in pick], lambda x, k: run.enhancer(x, **systems[k]).x, run.folder/'figure.jpg')
-    return run.finish(rows, dict(name='scene', glare='GLARE, dB GT-mean', nat='with NATs', change='change'), f"Shown: {', '.join(r['name'] for r in pick)}, where the two systems differ most.")
+    draw_figure3([by_name[r['name']] for r in pick], lambda x, k: run.enhancer(x, **systems[k]).x,
+                 run.folder/'figure.jpg')
+    return run.finish(
+        rows, dict(name='scene', glare='GLARE, dB GT-mean', nat='with NATs', change='change'),
+        f"Shown: {', '.join(r['name'] for r in pick)}, where the two systems differ most.")
 
 # %% ../nbs/15_experiments.ipynb #e6736275
 def draw_figure3(
@@ -243,20 +321,33 @@ def draw_figure3(
     "Two lines a scene: the pictures, each with its crop; and below, the errors."
     with needs_extra('train', 'Drawing a figure'):
         import matplotlib.pyplot as plt
-    fig,axes = plt.subplots(2*len(pairs), 4, figsize=(11, 4.6*len(pairs)), layout='constrained', squeeze=False)
-    show = lambda ax,x,title='': (ax.imshow(x.permute(1,2,0).clamp(0,1)), ax.set_title(title, fontsize=9), ax.axis('off'))
+    fig, axes = plt.subplots(2*len(pairs), 4, figsize=(11, 4.6*len(pairs)), layout='constrained',
+                             squeeze=False)
+    show = lambda ax, x, title='': (ax.imshow(x.permute(1, 2, 0).clamp(0, 1)),
+                                    ax.set_title(title, fontsize=9), ax.axis('off'))
     for (top,low_row),p in zip(zip(axes[::2], axes[1::2]), pairs):
-        x,y = read_image(p.low),read_image(p.high)
+        x = read_image(p.low)
+        y = read_image(p.high)
         outs = {k: enhance(x, k) for k in ('GLARE','with NATs')}
         crop = differ_most(*outs.values())
         for ax,(k,v) in zip(top, {f'{p.name}: input': x, **outs, 'truth': y}.items()):
             show(ax, v, f'{k} {psnr(gt_mean(v, y), y).item():.2f} dB' if k in outs else k)
-            inset = ax.inset_axes([.62,.02,.36,.36]); inset.imshow(v[:,crop[0],crop[1]].permute(1,2,0).clamp(0,1)); inset.set(xticks=[], yticks=[])
+            inset = ax.inset_axes([.62,.02,.36,.36])
+            inset.imshow(v[:,crop[0],crop[1]].permute(1,2,0).clamp(0,1))
+            inset.set(xticks=[], yticks=[])
         errors = {k: (gt_mean(v, y)-y).abs().mean(0) for k,v in outs.items()}
-        for ax,(k,e) in zip(low_row[1:], errors.items()): im = ax.imshow(e, vmin=0, vmax=.2, cmap='magma'); ax.set_title(f'error, {k}', fontsize=9); ax.axis('off')
-        d = low_row[3].imshow(errors['with NATs']-errors['GLARE'], vmin=-.05, vmax=.05, cmap='coolwarm'); low_row[3].set_title('change of the error (blue: less)', fontsize=9); low_row[3].axis('off')
+        for ax,(k,e) in zip(low_row[1:], errors.items()):
+            im = ax.imshow(e, vmin=0, vmax=.2, cmap='magma')
+            ax.set_title(f'error, {k}', fontsize=9)
+            ax.axis('off')
+        d = low_row[3].imshow(errors['with NATs'] - errors['GLARE'], vmin=-.05, vmax=.05,
+                              cmap='coolwarm')
+        low_row[3].set_title('change of the error (blue: less)', fontsize=9)
+        low_row[3].axis('off')
         low_row[0].axis('off')
-        for bar,y0,label in ((im,.72,'error'),(d,.3,'change of the error')): fig.colorbar(bar, cax=low_row[0].inset_axes([.1,y0,.8,.08]), orientation='horizontal').set_label(label, fontsize=8)
+        for bar,y0,label in ((im,.72,'error'),(d,.3,'change of the error')):
+            fig.colorbar(bar, cax=low_row[0].inset_axes([.1, y0, .8, .08]),
+                         orientation='horizontal').set_label(label, fontsize=8)
     _figure(path, fig, dpi=80, pil_kwargs=dict(quality=85))
 
 # %% ../nbs/15_experiments.ipynb #892f7e45
@@ -264,29 +355,48 @@ def match_results(
     folder, # with one method's results
     pairs:list, # of `Pair`, whose results are wanted
 )->list: # of files, one a pair
-    "The results of a method, each by the name of its own pair; ValueError where one is missing or could be another pair's."
-    folder,files,parts = Path(folder),{},{}
+    """The results of a method, each by the name of its own pair; ValueError where one is missing or
+    could be another pair's."""
+    folder = Path(folder)
+    files = {}
+    parts = {}
     if not folder.is_dir(): raise ValueError(f"There is no folder '{folder}': check the spelling.")
     for f in list_images(folder, recursive=True):
         key = (f.relative_to(folder).parent.as_posix(), f.stem)
-        if key in files: raise ValueError(f"'{folder}' holds two pictures called {f.stem}, {files[key].name} and {f.name}: keep one.")
+        if key in files:
+            raise ValueError(
+                f"'{folder}' holds two pictures called {f.stem}, {files[key].name} and {f.name}: keep one."
+            )
         files[key] = f
-    found,gone = [],[]
+    found = []
+    gone = []
     for p in pairs:
         part,_,bare = p.name.rpartition('/')   # of LOL-v2, which half the pair is of
-        names = list(dict.fromkeys([Path(o).stem for o in (p.low, p.high) if isinstance(o, (str,Path))]+[bare]))
-        inside = [f for (d,stem),f in files.items() if stem in names and part and part in d.split('/')]
+        names = list(
+            dict.fromkeys([Path(o).stem for o in (p.low, p.high) if isinstance(o, (str, Path))]
+                          + [bare]))
+        inside = [
+            f for (d, stem), f in files.items() if stem in names and part and part in d.split('/')
+        ]
         plain = [files['.',o] for o in names if ('.',o) in files]
         res = inside or plain
         if not res: gone.append(names[0])
         else:
-            if len(res)>1: raise ValueError(f"'{folder}' holds {len(res)} results for {p.name}, {res[0].relative_to(folder)} and {res[1].relative_to(folder)}: keep one.")
+            if len(res)>1:
+                raise ValueError(
+                    f"'{folder}' holds {len(res)} results for {p.name}, {res[0].relative_to(folder)} and {res[1].relative_to(folder)}: keep one."
+                )
             other = parts.setdefault(res[0], p.name)
             if other!=p.name:
                 halves = [folder/o.rpartition('/')[0] for o in (other,p.name)]
-                raise ValueError(f"'{res[0]}' could be the result of {other} and of {p.name}: put each half's results into a folder of its name, '{halves[0]}' and '{halves[1]}'.")
+                raise ValueError(
+                    f"'{res[0]}' could be the result of {other} and of {p.name}: put each half's results into a folder of its name, '{halves[0]}' and '{halves[1]}'."
+                )
             found.append(res[0])
-    if gone: raise ValueError(f"'{folder}' lacks {len(gone)} of {len(pairs)} pictures (first: {gone[0]}): name them as the dark pictures are named.")
+    if gone:
+        raise ValueError(
+            f"'{folder}' lacks {len(gone)} of {len(pairs)} pictures (first: {gone[0]}): name them as the dark pictures are named."
+        )
     return found
 
 def compare(
@@ -294,13 +404,21 @@ def compare(
     folders:list, # of pictures, one folder a method
 )->AttrDict: # as `Run.finish`
     "Folders of other methods' results under the same protocol."
-    if not folders: raise ValueError('compare: name at least one folder of results, e.g. lowlight_experiment compare results/zero-dce --data lol --out runs.')
+    if not folders:
+        raise ValueError(
+            'compare: name at least one folder of results, e.g. lowlight_experiment compare results/zero-dce --data lol --out runs.'
+        )
     names = [Path(f).name for f in folders]
-    if twice := [o for o in names if names.count(o)>1]: raise ValueError(f"Two methods are called {twice[0]!r}: rename one of the folders.")
-    found = {o: match_results(f, run.pairs) for o,f in zip(names, folders)}   # all, before any is scored
+    if twice := [o for o in names if names.count(o)>1]:
+        raise ValueError(f"Two methods are called {twice[0]!r}: rename one of the folders.")
+    # all, before any is scored
+    found = {o: match_results(f, run.pairs) for o,f in zip(names, folders)}
     rows = [dict(method='input', **run.score('input', lambda x: x))]
     for name,files in found.items():
         todo = iter(files)
-        digest = hashlib.sha256(b''.join(hashlib.sha256(f.read_bytes()).digest() for f in files)).hexdigest()[:16]
-        rows.append(dict(method=name, **run.score(f'{name} {digest}', lambda x: read_image(next(todo)))))   # other pictures are other rows
+        digest = hashlib.sha256(b''.join(hashlib.sha256(f.read_bytes()).digest()
+                                         for f in files)).hexdigest()[:16]
+        # other pictures are other rows
+        rows.append(
+            dict(method=name, **run.score(f'{name} {digest}', lambda x: read_image(next(todo)))))
     return run.finish(rows, dict(method='method')|NAMES)

@@ -42,12 +42,18 @@ class Steps:
         pixels:int=300_000, # in the copy that is worked on, about; a larger picture is shrunk
         keep:int=48, # results remembered, of all steps together
     ):
-        self.enhancer,self.model,self.keep = enhancer,enhancer.model,keep
+        self.enhancer = enhancer
+        self.model = enhancer.model
+        self.keep = keep
         x = read_picture(src).x[None]
         self.x = shrink(x, pixels)
-        self.full,self.size = x.shape[-2:],self.x.shape[-2:]
-        self.grid = tuple(-(-o//LATENT_CELL) for o in self.size) # rows and columns of the latent grid that show the picture
-        self.kept,self.ran = {},Counter() # results; how often each step was computed
+        self.full = x.shape[-2:]
+        self.size = self.x.shape[-2:]
+        # rows and columns of the latent grid that show the picture
+        self.grid = tuple(-(-o//LATENT_CELL) for o in self.size)
+        # results; how often each step was computed
+        self.kept = {}
+        self.ran = Counter()
 
     def once(self,
         step:str, # its name
@@ -110,11 +116,15 @@ def refine(self:Steps,
     R = self.model.cfg.rounds if rounds is None else rounds
     upto = R if upto is None else min(upto, R)
     def f():
-        a,m = self.align(),self.model
+        a = self.align()
+        m = self.model
         q = m.vqgan.quantizer
-        out = parallel_decode(m.nat, q.place(a.z_tilde), self.doubt().tokens, mask, q.codes, a.cond, m.cfg.factor**.5*a.sigma, a.overview,
-                              R if upto else 0, schedule=stop_after(upto), record=True, keep=False)
-        return AttrDict(z=out.z, tokens=out.tokens, confidence=out.confidence, history=out.history, mask=mask)
+        out = parallel_decode(m.nat, q.place(a.z_tilde),
+                              self.doubt().tokens, mask, q.codes, a.cond, m.cfg.factor**.5*a.sigma,
+                              a.overview, R if upto else 0, schedule=stop_after(upto), record=True,
+                              keep=False)
+        return AttrDict(z=out.z, tokens=out.tokens, confidence=out.confidence, history=out.history,
+                        mask=mask)
     return self.once('refine', f, _key(mask), R, upto)
 
 # %% ../nbs/17_explore.ipynb #980da36e
@@ -130,24 +140,29 @@ def decode(self:Steps,
     R = self.model.cfg.rounds if rounds is None else rounds
     upto = R if upto is None else min(upto, R)
     def f():
-        x = self.model.decode(self.align(), self.refine(mask, rounds=R, upto=upto), rounds=upto, mix=mix).x
+        x = self.model.decode(self.align(), self.refine(mask, rounds=R, upto=upto), rounds=upto,
+                              mix=mix).x
         return crop_to(x.float().cpu(), self.size)[0]
     return self.once('decode', f, _key(mask), R, upto, mix)
 
 # %% ../nbs/17_explore.ipynb #7fdc4476
 @patch
 def gain(self:Steps,
-    x:Tensor=None, # exposure-normalised picture (3,H,W) whose lights are spared; None: as the head predicts, and not below the picture's own, whatever is clipped
+    # exposure-normalised picture (3,H,W) whose lights are spared; None: as the head predicts, and
+    # not below the picture's own, whatever is clipped
+    x:Tensor=None,
 )->float:
     "What the normalised picture is multiplied by, as predicted."
-    a,m = self.align(),self.model
+    a = self.align()
+    m = self.model
     own = grey_mean(self.x).to(a.log_level.device)
     if x is None: return m.at_least(a.log_level, own).exp().item()/m.cfg.norm_level
     return m.gain(x[None].to(a.log_level.device), a.log_level, a.log_std, own=own).item()
 
 @patch
 def picture(self:Steps,
-    mask:Tensor=None, # places for the latent NAT (1,h,w) bool, by default those above the model's own threshold
+    # places for the latent NAT (1,h,w) bool, by default those above the model's own threshold
+    mask:Tensor=None,
     *,
     rounds:int=None, # R, as of `decode`
     upto:int=None, # rounds that are made, as of `decode`
@@ -155,7 +170,8 @@ def picture(self:Steps,
     exposure=None, # mean grey in (0,1); None or auto: as predicted
 )->Image.Image:
     "The enhanced picture."
-    x,e = self.decode(self.mask() if mask is None else mask, rounds=rounds, upto=upto, mix=mix),parse_exposure(exposure)
+    x = self.decode(self.mask() if mask is None else mask, rounds=rounds, upto=upto, mix=mix)
+    e = parse_exposure(exposure)
     return to_pil((x*(self.gain(x) if e is None else match_level(x, e))).clamp(0,1))
 
 # %% ../nbs/17_explore.ipynb #7d6f4cbe
@@ -171,8 +187,9 @@ def as_html(
     im.convert('RGB').save(buf, 'JPEG', quality=90)
     data = base64.b64encode(buf.getvalue()).decode()
     on = f' onclick="{escape(click)}"' if click else ''
-    return (f'<figure style="margin:4px;width:{width}"><img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}" style="width:100%{";cursor:crosshair" if click else ""}"{on}>'
-            f'<figcaption>{escape(caption)}</figcaption></figure>')
+    return (
+        f'<figure style="margin:4px;width:{width}"><img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}" style="width:100%{";cursor:crosshair" if click else ""}"{on}>'
+        f'<figcaption>{escape(caption)}</figcaption></figure>')
 
 def side_by_side(
     figures, # of `as_html`
@@ -187,7 +204,8 @@ def before_after(
     split:float=.5, # where they meet, 0 left edge, 1 right
 )->Image.Image:
     "Two pictures in one, with a white line between."
-    res,x = after.convert('RGB'),round(after.width*split)
+    res = after.convert('RGB')
+    x = round(after.width*split)
     res.paste(before.convert('RGB').crop((0,0,x,before.height)), (0,0))
     if 0<x<after.width: res.paste((255,255,255), (max(0,x-1),0,min(after.width,x+1),after.height))
     return res
@@ -207,7 +225,10 @@ def cells_picture(
     size:tuple, # height and width of the picture, pixels
 )->Image.Image:
     "A map in colours, black 0, pale yellow 1."
-    return to_pil(crop_to(false_colour(v.float().cpu()).repeat_interleave(LATENT_CELL, 1).repeat_interleave(LATENT_CELL, 2), size))
+    return to_pil(
+        crop_to(
+            false_colour(v.float().cpu()).repeat_interleave(LATENT_CELL, 1).repeat_interleave(
+                LATENT_CELL, 2), size))
 
 # %% ../nbs/17_explore.ipynb #65dc07ae
 @patch
@@ -218,7 +239,8 @@ def patches(self:Steps,
     "What a patch looks like that holds one code alone."
     def f():
         grid = codes.view(-1,1,1).expand(-1,8,8)
-        x = self.model.vqgan.decode(self.model.vqgan.quantizer.lookup(grid))[...,8:24,8:24].float().cpu()
+        x = self.model.vqgan.decode(self.model.vqgan.quantizer.lookup(grid))[..., 8:24,
+                                                                             8:24].float().cpu()
         return [to_pil((o*self.gain()).clamp(0,1)).resize((side,side), 0) for o in x]
     return self.once('patches', f, tuple(codes.tolist()), side)
 
@@ -230,7 +252,8 @@ def top_codes(self:Steps,
 )->tuple: # their numbers (n,), their probabilities (n,)
     "The likeliest codes of a place before the NAT."
     def f():
-        a,q = self.align(),self.model.vqgan.quantizer
+        a = self.align()
+        q = self.model.vqgan.quantizer
         at = torch.zeros_like(a.sigma, dtype=torch.bool)
         at[0,row,col] = True
         p = prior_at(q.place(a.z_tilde), q.codes, 2*self.model.cfg.factor*a.sigma**2, at)[0].exp()
@@ -251,7 +274,10 @@ def curve_svg(
     line = ''
     if pts:
         (x0,x1),(y0,y1) = ((min(o), max(o)) for o in zip(*pts))
-        at = ((6+(width-12)*(x-x0)/max(x1-x0,1e-9), height-6-(height-30)*(y-y0)/max(y1-y0,1e-9)) for x,y in pts)
+        at = ((6 + (width - 12)*(x - x0)/max(x1 - x0, 1e-9), height - 6 - (height - 30)*
+               (y - y0)/max(y1 - y0, 1e-9)) for x, y in pts)
         line = f'<polyline fill="none" stroke="#a85f00" stroke-width="1.5" points="{" ".join(f"{x:.1f},{y:.1f}" for x,y in at)}"/>'
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(last)}" width="{width}" height="{height}">'
-            f'<rect width="100%" height="100%" fill="#f6f7f9"/>{line}<text x="6" y="15" font-size="12" font-family="sans-serif">{escape(last)}</text></svg>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(last)}" width="{width}" height="{height}">'
+        f'<rect width="100%" height="100%" fill="#f6f7f9"/>{line}<text x="6" y="15" font-size="12" font-family="sans-serif">{escape(last)}</text></svg>'
+    )

@@ -15,18 +15,21 @@ from .layers import Outputs
 from .metrics import grey_mean
 
 # %% ../nbs/08_exposure.ipynb #0829ed0b
-def exposure_normalise(x:Tensor, # normal-light image (B,3,H,W) in [0,1]
-                       level:float=0.4, # grey mean of the result
-                      ) -> tuple[Tensor, Tensor]: # normalised image (B,3,H,W), not clipped; grey mean of x (B,)
+def exposure_normalise(
+    x:Tensor, # normal-light image (B,3,H,W) in [0,1]
+    level:float=0.4, # grey mean of the result
+) -> tuple[Tensor, Tensor]: # normalised image (B,3,H,W), not clipped; grey mean of x (B,)
     "Scale each picture to one grey mean"
     m = grey_mean(x).clamp(min=0.02)
     return x*(level/m).view(-1, 1, 1, 1), m
 
 # %% ../nbs/08_exposure.ipynb #b084f4ad
-def overview(stats:PictureStats, # `picture_stats`
-            ) -> Tensor: # (B,17): log-mean, and the share of values below 16 levels; all of order one
+def overview(
+    stats:PictureStats, # `picture_stats`
+) -> Tensor: # (B,17): log-mean, and the share of values below 16 levels; all of order one
     "What is known of the whole picture, as a vector"
-    return torch.cat([stats.mean.clamp(min=1e-3).log()[:, None]/3 + 1, stats.cdf[:, 8::16]*2 - 1], 1)
+    return torch.cat([stats.mean.clamp(min=1e-3).log()[:, None]/3 + 1, stats.cdf[:, 8::16]*2 - 1],
+                     1)
 
 # %% ../nbs/08_exposure.ipynb #12916542
 def pool_places(feats:Tensor, # features (B,c,h,w)
@@ -57,10 +60,12 @@ class Level(Outputs):
     log_level: Tensor # log of the grey mean (B,)
     log_std: Tensor # log of its standard deviation (B,)
     attention: Tensor|None=None # where each query looked (B,n,h',w')
-    statistics: Tensor|None=None # gradient of log_level by the overview (B,17), where `inspect_exposure` was asked
+    # gradient of log_level by the overview (B,17), where `inspect_exposure` was asked
+    statistics: Tensor|None=None
 
 class ExposureHead(nn.Module):
-    "Log of the normal-light grey mean, and its standard deviation, from global statistics of the dark picture"
+    """Log of the normal-light grey mean, and its standard deviation, from global statistics of the
+    dark picture"""
     def __init__(self,
                  summary:int, # channels of the conditional encoder's summary
                  hidden:int=32): # width
@@ -68,7 +73,8 @@ class ExposureHead(nn.Module):
         self._mlp(17 + summary, hidden)
 
     def _mlp(self, n, hidden):
-        self.net = nn.Sequential(nn.Linear(n, hidden), nn.SiLU(), nn.Dropout(0.2), nn.Linear(hidden, 2))
+        self.net = nn.Sequential(nn.Linear(n, hidden), nn.SiLU(), nn.Dropout(0.2),
+                                 nn.Linear(hidden, 2))
         with torch.no_grad():
             self.net[-1].weight.mul_(0.1)
             self.net[-1].bias.copy_(torch.tensor([math.log(0.45), -1.]))
@@ -99,7 +105,8 @@ def query_places(q:Tensor, # queries (n,w)
 
 # %% ../nbs/08_exposure.ipynb #7ac88105
 class AttentionExposure(ExposureHead):
-    "As `ExposureHead`, from the statistics and from what a few learned queries see in the encoder's features"
+    """As `ExposureHead`, from the statistics and from what a few learned queries see in the
+    encoder's features"""
     def __init__(self,
                  channels:int, # c, of the features
                  hidden:int=32, # width of the network
@@ -117,7 +124,9 @@ class AttentionExposure(ExposureHead):
     def read(self, view:ExposureView, # with places
             ) -> Level:
         "The level, and where each query looked"
-        if view.places is None: raise ValueError("AttentionExposure needs places; give it the encoder's features at 1/4, `feats[0]`")
+        if view.places is None:
+            raise ValueError(
+                "AttentionExposure needs places; give it the encoder's features at 1/4, `feats[0]`")
         with torch.autocast(view.places.device.type, enabled=False):
             f = self.norm(view.places.flatten(2).transpose(1, 2))
             A, seen = query_places(self.query, self.key(f), self.value(f))
@@ -126,7 +135,8 @@ class AttentionExposure(ExposureHead):
 
 # %% ../nbs/08_exposure.ipynb #15609bb8
 class AsDecoded(nn.Module):
-    "In the place of the exposure head where pictures are not exposure-normalised: level 1, and no doubt"
+    """In the place of the exposure head where pictures are not exposure-normalised: level 1, and no
+    doubt"""
     def forward(self, stats:PictureStats, # of the whole pictures
                 summary:Tensor, # (B,summary), not used
                 feats:Tensor=None, # (B,c,h,w), not used
@@ -142,7 +152,8 @@ def exposure_head(kind:str, # one of `EXPOSURE_HEADS`
                   channels:int, # of its features at 1/4
                  ) -> ExposureHead:
     "A head of a kind"
-    if kind not in EXPOSURE_HEADS: raise ValueError(f'exposure_head={kind!r} must be {" or ".join(EXPOSURE_HEADS)}')
+    if kind not in EXPOSURE_HEADS:
+        raise ValueError(f'exposure_head={kind!r} must be {" or ".join(EXPOSURE_HEADS)}')
     return ExposureHead(summary) if kind == 'statistics' else AttentionExposure(channels)
 
 # %% ../nbs/08_exposure.ipynb #35326f04
@@ -155,13 +166,16 @@ def fit_exposure(head:ExposureHead, # trained in place
                  bs:int=32, # pictures a step
                  seed:int=42, # of the choice of pictures, and of dropout
                 ) -> ExposureHead: # in evaluation mode
-    "Train an exposure head alone by the likelihood of the log level; the random state outside stays as it was"
+    """Train an exposure head alone by the likelihood of the log level; the random state outside
+    stays as it was"""
     opt = torch.optim.AdamW(head.train().parameters(), lr, weight_decay=wd)
-    sched, y = torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps), level.clamp(min=0.02).log()
+    sched = torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps)
+    y = level.clamp(min=0.02).log()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for _ in range(steps):
-            i, view = torch.randint(len(y), (bs,)), views[int(torch.randint(len(views), ()))]
+            i = torch.randint(len(y), (bs,))
+            view = views[int(torch.randint(len(views), ()))]
             out = head.read(pick_views(view, i))
             loss = (0.5*((out.log_level - y[i])/out.log_std.exp())**2 + out.log_std).mean()
             opt.zero_grad()
@@ -188,11 +202,12 @@ def inspect_exposure(head:ExposureHead, # of either kind
     return replace(out.each(Tensor.detach), statistics=grad)
 
 # %% ../nbs/08_exposure.ipynb #04cbe7c2
-def coverage(log_level:Tensor, # predicted (N,)
-             log_std:Tensor, # log of the claimed standard deviation (N,)
-             level:Tensor, # truth (N,)
-             sigmas=(1, 2), # deviations
-            ) -> list: # share of truths within so many deviations; for a normal distribution 0.683 and 0.954
+def coverage(
+    log_level:Tensor, # predicted (N,)
+    log_std:Tensor, # log of the claimed standard deviation (N,)
+    level:Tensor, # truth (N,)
+    sigmas=(1, 2), # deviations
+) -> list: # share of truths within so many deviations; for a normal distribution 0.683 and 0.954
     "How often the truth lies where the head says"
     z = ((level.log() - log_level)/log_std.exp()).abs()
     return [(z <= s).float().mean().item() for s in sigmas]
@@ -207,7 +222,9 @@ def spare_lights(x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not cli
                  every:int=3, # pixel that is looked at
                 ) -> Tensor: # log level (B,), `log_level` or below
     "Lower a level, within its own doubt, where it would clip lights"
-    x, l, precision = x_norm[..., ::every, ::every].detach().float(), log_level, (-2*log_std).exp()
+    x = x_norm[..., ::every, ::every].detach().float()
+    l = log_level
+    precision = (-2*log_std).exp()
     for _ in range(steps):
         u = x*(l.exp()/norm_level).view(-1, 1, 1, 1)
         over = F.relu(u - 1)
@@ -235,11 +252,16 @@ def keep_bright(x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not clip
     return g
 
 # %% ../nbs/08_exposure.ipynb #13e54c0a
-def parse_exposure(exposure, # mean grey of the result, in (0,1), as number or text; 'auto' or None: as predicted
-                  ) -> float|None: # None: as predicted
+def parse_exposure(
+    exposure, # mean grey of the result, in (0,1), as number or text; 'auto' or None: as predicted
+) -> float | None: # None: as predicted
     "What the user wants, or one sentence that says what may be wanted"
-    if exposure is None or isinstance(exposure, str) and exposure.strip().lower() == 'auto': return None
+    if exposure is None or isinstance(exposure, str) and exposure.strip().lower() == 'auto':
+        return None
     try: e = math.nan if isinstance(exposure, bool) else float(exposure)
     except (TypeError, ValueError, RuntimeError): e = math.nan
-    if not 0 < e < 1: raise ValueError(f"exposure={exposure!r} must be 'auto' or a number between 0 and 1: it is the mean grey of the result; 0.4 is usual.")
+    if not 0 < e < 1:
+        raise ValueError(
+            f"exposure={exposure!r} must be 'auto' or a number between 0 and 1: it is the mean grey of the result; 0.4 is usual."
+        )
     return e

@@ -60,14 +60,17 @@ def check_number(
     fits = n is not None and _holds(interval, n) and (not whole or n==int(n))
     if not fits:
         said = repr(v) if len(repr(v))<60 else f'{repr(v)[:50]}...'
-        raise ValueError(f"{name}={said} must be {_in_words(interval, whole)}{': '+why if why else ''}.".replace('\n', ' '))
+        raise ValueError(
+            f"{name}={said} must be {_in_words(interval, whole)}{': '+why if why else ''}.".replace(
+                '\n', ' '))
     return int(n) if whole else float(n)
 
 def check_quality(
     quality, # of a JPEG, WebP or AVIF file
 )->int: # 1 to 100
     "The quality of a file that loses a little, or one sentence on what it may be."
-    return check_number('quality', quality, '[1, 100]', True, '95 is usual, and 100 the largest file')
+    return check_number('quality', quality, '[1, 100]', True,
+                        '95 is usual, and 100 the largest file')
 
 
 # %% ../nbs/00_files.ipynb #5c1e0d7b
@@ -77,7 +80,8 @@ def choose(
     table, # the names there are; or a dict of them
     where:str='', # what the sentence begins with: function or argument
 ): # the dict's value of that name, or the name itself
-    "The entry of that name, or `ValueError` with one sentence that lists the names and suggests the closest."
+    """The entry of that name, or `ValueError` with one sentence that lists the names and suggests
+    the closest."""
     names = list(table)
     if isinstance(name, str) and name in names:
         return table[name] if isinstance(table, dict) else name
@@ -98,8 +102,9 @@ def image_errors(
             yield
     except ImageError: raise
     except Image.UnidentifiedImageError as e:
-        raise ImageError(f"{name} is not a picture of a kind that is read here, or its first bytes are damaged: "
-                         "save it as JPEG, PNG, WebP or a TIFF of 8 or 16 bits.") from e
+        raise ImageError(
+            f"{name} is not a picture of a kind that is read here, or its first bytes are damaged: "
+            "save it as JPEG, PNG, WebP or a TIFF of 8 or 16 bits.") from e
     except Image.DecompressionBombError as e:
         raise ImageError(f"{name} claims to hold more pixels than is safe ({e}): make it smaller, "
                          "or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it.") from e
@@ -121,7 +126,8 @@ def source_name(
 def _read_path(path):
     "What is in the file of this name."
     if re.match(r'[a-z][a-z0-9+.-]+:/|data:', str(path), re.I):
-        raise ImageError(f"'{path}' is an address, not a file: download the picture and name the file.")
+        raise ImageError(
+            f"'{path}' is an address, not a file: download the picture and name the file.")
     path = Path(path)
     try:
         if not path.exists():
@@ -170,7 +176,8 @@ def readable_formats(
 def install_line(
     extra:str, # such as `heif`
 )->str:
-    "What to run so that an extra is there, as the end of a sentence about a package that is missing."
+    """What to run so that an extra is there, as the end of a sentence about a package that is
+    missing."""
     return f'run `pip install -e ".[{extra}]"` in your clone of lowlight_nat'
 
 @contextmanager
@@ -180,7 +187,8 @@ def needs_extra(
     otherwise:str='', # another remedy, such as `save it as JPEG`
     error:type[Exception]=ImportError, # what is raised
 ):
-    "A block of imports; if a package is missing, one sentence says what needs it and which extra brings it."
+    """A block of imports; if a package is missing, one sentence says what needs it and which extra
+    brings it."""
     try:
         yield
     except ModuleNotFoundError as e:
@@ -203,14 +211,17 @@ def open_bytes(
     try: return Image.open(BytesIO(data), formats=readable_formats(name))
     except Image.UnidentifiedImageError:
         if data[4:8]!=b'ftyp' or data[8:12] not in _heif_brands: raise
-    with needs_extra('heif', f'{name} is a HEIF picture, and reading it', 'save it as JPEG', ImageError):
+    with needs_extra('heif', f'{name} is a HEIF picture, and reading it', 'save it as JPEG',
+                     ImageError):
         import pillow_heif
     pillow_heif.register_heif_opener()
     return Image.open(BytesIO(data), formats=['HEIF'])
 
 # %% ../nbs/00_files.ipynb #b73fe097
 # Endings of raw camera files, in lower case
-RAW_EXTENSIONS = tuple('.dng .nef .nrw .cr2 .cr3 .crw .arw .srf .sr2 .raf .orf .rw2 .pef .srw .3fr .iiq .erf .kdc .mrw .x3f'.split())
+RAW_EXTENSIONS = tuple(
+    '.dng .nef .nrw .cr2 .cr3 .crw .arw .srf .sr2 .raf .orf .rw2 .pef .srw .3fr .iiq .erf .kdc .mrw .x3f'
+    .split())
 
 def develop_raw(
     data:bytes, # of a raw camera file
@@ -218,14 +229,16 @@ def develop_raw(
 )->np.ndarray: # (H,W,3) uint16, sRGB
     "A raw camera file as a picture: upright, the camera's white balance, no brightening."
     if not data: raise ImageError(f"{name} is empty (0 bytes): copy or download it again.")
-    with needs_extra('raw', f'{name} is a raw camera file, and developing it', 'save it as TIFF', ImageError):
+    with needs_extra('raw', f'{name} is a raw camera file, and developing it', 'save it as TIFF',
+                     ImageError):
         import rawpy
     try:
         with rawpy.imread(BytesIO(data)) as raw:
             n = raw.sizes.width*raw.sizes.height
             too_many = Image.MAX_IMAGE_PIXELS and n>2*Image.MAX_IMAGE_PIXELS
             if too_many: raise Image.DecompressionBombError(f'{n} pixels')
-            return raw.postprocess(output_bps=16, use_camera_wb=True, no_auto_bright=True, gamma=(2.4,12.92))
+            return raw.postprocess(output_bps=16, use_camera_wb=True, no_auto_bright=True,
+                                   gamma=(2.4, 12.92))
     except rawpy.LibRawError as e:
         said = e.args[0].decode() if e.args and isinstance(e.args[0], bytes) else str(e)
         raise OSError(said) from e
@@ -237,7 +250,8 @@ def is_raw(
     name:str, # of the file
     data:bytes, # what is in it
 )->bool:
-    "Is this a raw camera file? By its ending, or as a TIFF whose first directory has DNG's version (entry 50706)."
+    """Is this a raw camera file? By its ending, or as a TIFF whose first directory has DNG's
+    version (entry 50706)."""
     ending = name.strip("'").lower()
     if not isinstance(data, bytes):
         return False   # a file opened as text, which gets its own sentence
@@ -249,7 +263,9 @@ def is_raw(
     try:
         at, = struct.unpack(order+'I', data[4:8])
         n, = struct.unpack(order+'H', data[at:at+2])
-        return any(struct.unpack(order+'H', data[i:i+2])[0]==50706 for i in range(at+2, at+2+12*n, 12))
+        return any(
+            struct.unpack(order + 'H', data[i:i + 2])[0] == 50706
+            for i in range(at + 2, at + 2 + 12*n, 12))
     except struct.error: return False
 
 # %% ../nbs/00_files.ipynb #ce76482f
@@ -258,7 +274,8 @@ def write_beside(
     save, # is called with the file, open for bytes
     durable=False, # wait until it has reached the disk, before the rename and after it
 )->Path: # the file, links resolved
-    "Call `save(file)` on a new file beside `path`, then rename it to `path`; nothing is left when it fails."
+    """Call `save(file)` on a new file beside `path`, then rename it to `path`; nothing is left when
+    it fails."""
     path = Path(os.path.realpath(path))
     part = path.with_name(f'.{os.getpid()}-{uuid.uuid4().hex[:12]}.part')
     try:
@@ -330,7 +347,9 @@ def format_of(
 
 # %% ../nbs/00_files.ipynb #b814d44b
 # Endings of the files that are taken for pictures, in lower case
-IMAGE_EXTENSIONS = tuple('.jpg .jpeg .jpe .jfif .jif .mpo .png .webp .tif .tiff .bmp .tga .gif .ppm .pgm .jp2 .avif .heic .heif'.split())+RAW_EXTENSIONS
+IMAGE_EXTENSIONS = tuple(
+    '.jpg .jpeg .jpe .jfif .jif .mpo .png .webp .tif .tiff .bmp .tga .gif .ppm .pgm .jp2 .avif .heic .heif'
+    .split()) + RAW_EXTENSIONS
 
 # %% ../nbs/00_files.ipynb #c1a4229f
 def list_images(
@@ -344,4 +363,5 @@ def list_images(
     if path.is_file(): return [path]
     found = path.rglob('*') if recursive else path.iterdir()
     def hidden(p): return any(o.startswith('.') for o in p.relative_to(path).parts)
-    return sorted(p for p in found if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file() and not hidden(p))
+    return sorted(p for p in found
+                  if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file() and not hidden(p))

@@ -18,14 +18,18 @@ from .pairs import Pair
 
 # %% ../nbs/01_fingerprints.ipynb #8b3da7cd
 def data_fingerprint(
-    pairs: Sequence[Pair], # the pairs of a data set, in any order
+    pairs:Sequence[Pair], # the pairs of a data set, in any order
 ) -> str:                  # 16 hexadecimal digits
     "Checksum (SHA-256, its first 64 bits) over the names and contents of a data set's files."
     def digest(o):
         if o is None: return b'none'
-        if isinstance(o, Tensor): return str((tuple(o.shape), o.dtype)).encode() + o.detach().cpu().contiguous().numpy().tobytes()
+        if isinstance(o, Tensor):
+            return str((tuple(
+                o.shape), o.dtype)).encode() + o.detach().cpu().contiguous().numpy().tobytes()
         return Path(o).name.encode() + b'\0' + hashlib.sha256(Path(o).read_bytes()).digest()
-    parts = sorted(hashlib.sha256(b'\0'.join([p.name.encode(), digest(p.low), digest(p.high)])).digest() for p in pairs)
+    parts = sorted(
+        hashlib.sha256(b'\0'.join([p.name.encode(), digest(p.low),
+                                   digest(p.high)])).digest() for p in pairs)
     return hashlib.sha256(b''.join(parts)).hexdigest()[:16]
 
 # %% ../nbs/01_fingerprints.ipynb #b6bd0fd4
@@ -37,9 +41,9 @@ THRESHOLD = 0.8 # agreement from which they are
 GREY = torch.tensor([.299,.587,.114]).view(3,1,1) # ITU-R BT.601, as in `grey_mean`
 
 def cell_means(
-    x: Tensor,     # picture (3,H,W)
-    top: int = 0,  # row where the first cell begins, px
-    left: int = 0, # column
+    x:Tensor,     # picture (3,H,W)
+    top:int=0,  # row where the first cell begins, px
+    left:int=0, # column
 ) -> Tensor:       # c: (h,w), h = (H-top)//16
     "Mean grey of the cells of a picture; what does not fill a cell is left out."
     g = (x*GREY).sum(0)[top:,left:]
@@ -56,16 +60,18 @@ class Fingerprint:
     name: str = '' # of the scene
 
     def __len__(self): return 2*self.h*self.w - self.h - self.w if self.bits else 0
-    def __repr__(self): return f"Fingerprint({self.name!r}, {self.h}x{self.w} cells, {len(self.bits)} bytes)"
+    def __repr__(self):
+        return f"Fingerprint({self.name!r}, {self.h}x{self.w} cells, {len(self.bits)} bytes)"
 
 def _check(x):
-    if x.ndim != 3 or x.shape[0] != 3: raise ValueError(f"A fingerprint is of one picture (3,H,W), got {tuple(x.shape)}.")
+    if x.ndim != 3 or x.shape[0] != 3:
+        raise ValueError(f"A fingerprint is of one picture (3,H,W), got {tuple(x.shape)}.")
     return x.detach().cpu().float()
 
 # %% ../nbs/01_fingerprints.ipynb #51957a93
 def fingerprint(
-    x: Tensor,       # picture (3,H,W) in [0,1]
-    name: str = '',  # of the scene
+    x:Tensor,       # picture (3,H,W) in [0,1]
+    name:str='',  # of the scene
 ) -> Fingerprint:    # of its middle; without bits if the picture is too small for two cells
     "The fingerprint of a picture."
     x = _check(x)
@@ -78,54 +84,64 @@ def fingerprint(
 
 # %% ../nbs/01_fingerprints.ipynb #df677ea5
 def signs(
-    f: Fingerprint, # of a picture
+    f:Fingerprint, # of a picture
 ) -> Tensor:        # (2,16,16): steps to the right and down, -1 or 1; 0 where the block has none
     "A fingerprint as a grid of signs; a block of fewer cells stands in the middle."
     res = torch.zeros(2, SIDE, SIDE)
     if not f.bits: return res
-    up = torch.from_numpy(np.unpackbits(np.frombuffer(f.bits, np.uint8), count=len(f))).float()*2 - 1
-    t,l,n = (SIDE-f.h)//2, (SIDE-f.w)//2, f.h*(f.w-1)
+    up = torch.from_numpy(np.unpackbits(np.frombuffer(f.bits, np.uint8),
+                                        count=len(f))).float()*2 - 1
+    t = (SIDE-f.h)//2
+    l = (SIDE-f.w)//2
+    n = f.h*(f.w-1)
     res[0,t:t+f.h,l:l+f.w-1] = up[:n].view(f.h, f.w-1)
     res[1,t:t+f.h-1,l:l+f.w] = up[n:].view(f.h-1, f.w)
     return res
 
 # %% ../nbs/01_fingerprints.ipynb #35a02ca9
 def clear_signs(
-    x: Tensor,    # picture (3,H,W)
-    top: int = 0, # row where the first cell begins, px
-    left: int = 0,# column
+    x:Tensor,    # picture (3,H,W)
+    top:int=0, # row where the first cell begins, px
+    left:int=0,# column
 ) -> Tensor:      # (2,h,w): steps to the right and down, -1 or 1; 0 for the smaller half of them
     "The signs of a query that are hardly chance."
     c = cell_means(x, top, left)
     d = torch.zeros(2, *c.shape)
     if min(c.shape) < 2: return d
-    right,down = c.diff(dim=1),c.diff(dim=0)
-    d[0,:,:-1],d[1,:-1] = right,down
+    right = c.diff(dim=1)
+    down = c.diff(dim=0)
+    d[0,:,:-1] = right
+    d[1,:-1] = down
     return d.sign()*(d.abs() > torch.cat([right.abs().flatten(), down.abs().flatten()]).median())
 
 def _slide(d, S, K, beyond):
-    "The best agreement of each of the blocks S (N,2,16,16), whose signs are where K is 1, with the signs d."
+    """The best agreement of each of the blocks S (N,2,16,16), whose signs are where K is 1, with
+    the signs d."""
     d = F.pad(d, (beyond,)*4)[None]
     if min(d.shape[2:]) < SIDE: return torch.zeros(len(S))
-    same,n = F.conv2d(d, S)[0],F.conv2d(d.abs(), K)[0]
+    same = F.conv2d(d, S)[0]
+    n = F.conv2d(d.abs(), K)[0]
     m = n.clamp(min=1)
-    return torch.where(n >= LEAST, .5 + .5*same/m - 1.5/m.sqrt(), torch.zeros(())).flatten(1).amax(1)
+    return torch.where(n >= LEAST, .5 + .5*same/m - 1.5/m.sqrt(), torch.zeros(
+        ())).flatten(1).amax(1)
 
 # %% ../nbs/01_fingerprints.ipynb #36accca3
 def agreement(
-    x: Tensor,                  # the query, a picture (3,H,W) in [0,1]
-    fps: Sequence[Fingerprint], # N of other pictures
-    step: int = 4,              # between the places where the query's cells begin, px
-    beyond: int = 4,            # cells by which a block may reach over the query's border
+    x:Tensor,                  # the query, a picture (3,H,W) in [0,1]
+    fps:Sequence[Fingerprint], # N of other pictures
+    step:int=4,              # between the places where the query's cells begin, px
+    beyond:int=4,            # cells by which a block may reach over the query's border
 ) -> Tensor:                    # (N,), A, from 0 to 0.93
     "How well each fingerprint agrees with the query, at the place where it agrees best."
-    x,best = _check(x),torch.zeros(len(fps))
+    x = _check(x)
+    best = torch.zeros(len(fps))
     if not len(fps): return best
     S = torch.stack([signs(f) for f in fps])
     K = S.abs()
     if (K == K[:1]).all(): K = K[:1]   # blocks of one size, the usual case
     for top in range(0, CELL, step):
-        for left in range(0, CELL, step): best = torch.maximum(best, _slide(clear_signs(x, top, left), S, K, beyond))
+        for left in range(0, CELL, step):
+            best = torch.maximum(best, _slide(clear_signs(x, top, left), S, K, beyond))
     return best
 
 # %% ../nbs/01_fingerprints.ipynb #d8b25132
@@ -139,35 +155,43 @@ def _sources(items):
 def _open(o): return o if isinstance(o, Tensor) else read_image(o)
 
 def fingerprints(
-    items: Sequence|str|Path,         # pairs, files, pictures (3,H,W), or a folder; of pairs the bright picture is taken
-    progress: Callable = lambda o: o, # wraps the list that is gone through, for instance `tqdm`
+    # pairs, files, pictures (3,H,W), or a folder; of pairs the bright picture is taken
+    items:Sequence|str|Path,
+    progress:Callable=lambda o: o, # wraps the list that is gone through, for instance `tqdm`
 ) -> list[Fingerprint]:               # one a picture
     "Fingerprints of many pictures. Files are read one after the other, and not kept."
     return [fingerprint(_open(o), name) for name,o in progress(list(_sources(items)))]
 
 # %% ../nbs/01_fingerprints.ipynb #dc0639a9
 def pack(
-    fps: Sequence[Fingerprint], # of a training set
+    fps:Sequence[Fingerprint], # of a training set
 ) -> dict:                      # kind, names, bits: for JSON
     "All fingerprints as base64: of each the rows, the columns, the bits."
     raw = b''.join(bytes([f.h, f.w]) + f.bits for f in fps)
-    return dict(kind=f'signs {CELL} px', names=[f.name for f in fps], bits=base64.b64encode(raw).decode())
+    return dict(kind=f'signs {CELL} px', names=[f.name for f in fps],
+                bits=base64.b64encode(raw).decode())
 
 def unpack(
-    packed: dict,        # of `pack`
+    packed:dict,        # of `pack`
 ) -> list[Fingerprint]:  # in the order in which they were packed
     "Fingerprints out of what `pack` made; ValueError if it is something else, or damaged."
     try:
         if packed['kind'] != f'signs {CELL} px': raise ValueError(packed['kind'])
-        raw,i,res = base64.b64decode(packed['bits'], validate=True),0,[]
+        raw = base64.b64decode(packed['bits'], validate=True)
+        i = 0
+        res = []
         for name in packed['names']:
             h,w = raw[i:i+2]
             n = -(-(2*h*w-h-w)//8)
             if max(h,w) > SIDE or len(raw) < i+2+n: raise ValueError('length')
-            res.append(Fingerprint(h, w, raw[i+2:i+2+n], name)); i += 2+n
+            res.append(Fingerprint(h, w, raw[i+2:i+2+n], name))
+            i += 2+n
         if i != len(raw): raise ValueError('length')
         return res
-    except (KeyError,TypeError,ValueError) as e: raise ValueError(f"These are no fingerprints that can be read, or they are damaged ({e}): make them anew with `pack(fingerprints(pairs))`.") from e
+    except (KeyError,TypeError,ValueError) as e:
+        raise ValueError(
+            f"These are no fingerprints that can be read, or they are damaged ({e}): make them anew with `pack(fingerprints(pairs))`."
+        ) from e
 
 # %% ../nbs/01_fingerprints.ipynb #c87cef6a
 class Overlap(NamedTuple):
@@ -178,44 +202,57 @@ class Overlap(NamedTuple):
     agreement: float # A, from 0 to 0.93
 
 def _too_small(names, n, what):
-    if names: warnings.warn(f"{len(names)} of {n} {what} are too small to be compared (a side should have {11*CELL} px): {', '.join(names[:5])}{' ...' if len(names)>5 else ''}.", stacklevel=3)
+    if names:
+        warnings.warn(
+            f"{len(names)} of {n} {what} are too small to be compared (a side should have {11*CELL} px): {', '.join(names[:5])}{' ...' if len(names)>5 else ''}.",
+            stacklevel=3)
 
 def overlaps(
-    items: Sequence|str|Path,        # test pairs, files, pictures (3,H,W), or a folder; of pairs the bright picture is taken
-    packed: dict|Sequence,           # of the training data: what `pack` made, or a list of fingerprints
-    threshold: float = THRESHOLD,    # agreement from which two pictures show one scene
-    progress: Callable = lambda o: o,# wraps the list that is gone through, for instance `tqdm`
+    # test pairs, files, pictures (3,H,W), or a folder; of pairs the bright picture is taken
+    items:Sequence|str|Path,
+    # of the training data: what `pack` made, or a list of fingerprints
+    packed:dict|Sequence,
+    threshold:float=THRESHOLD,    # agreement from which two pictures show one scene
+    progress:Callable=lambda o: o,# wraps the list that is gone through, for instance `tqdm`
 ) -> list[Overlap]:                  # by test picture, the best first; empty: none
     "Which pictures show a scene of the training data?"
-    fps,res,small = unpack(packed) if isinstance(packed, dict) else list(packed),[],[]
+    fps = unpack(packed) if isinstance(packed, dict) else list(packed)
+    res = []
+    small = []
     items = list(_sources(items))
     _too_small([f.name for f in fps if len(f) < 2*LEAST], len(fps), 'training pictures')
     for name,o in progress(items):
         x = _open(o)
         if len(fingerprint(x)) < 2*LEAST: small.append(name)
         a = agreement(x, fps)
-        res += [Overlap(name, fps[i].name, i, round(a[i].item(), 3)) for i in a.argsort(descending=True).tolist() if a[i] >= threshold]
+        res += [
+            Overlap(name, fps[i].name, i, round(a[i].item(), 3))
+            for i in a.argsort(descending=True).tolist()
+            if a[i] >= threshold
+        ]
     _too_small(small, len(items), 'test pictures')
     return res
 
 # %% ../nbs/01_fingerprints.ipynb #1bfb2f9f
 def overlap_note(
-    found: Sequence[Overlap], # of `overlaps`
-    n: int,                   # test pictures in all
+    found:Sequence[Overlap], # of `overlaps`
+    n:int,                   # test pictures in all
 ) -> str:                     # one sentence; empty if there is nothing to say
     "What a table has to say of test pictures whose scenes were trained on."
     best = {}
     for o in found: best.setdefault(o.query, o.train)
     if not best: return ''
-    some = ', '.join(f'{q} (training picture {t})' for q,t in list(best.items())[:10]) + (f' and {len(best)-10} more' if len(best)>10 else '')
+    some = ', '.join(f'{q} (training picture {t})' for q, t in list(best.items())[:10]) + (
+        f' and {len(best)-10} more' if len(best) > 10 else '')
     one = len(best)==1
     return f"{len(best)} of {n} pictures {'shows a scene' if one else 'show scenes'} of the training data, so the figures may flatter: {some}."
 
 # %% ../nbs/01_fingerprints.ipynb #0105aaaa
 def same_scene(
-    x: Tensor,                    # picture (3,H,W) in [0,1]
-    y: Tensor,                    # another (3,H',W')
-    threshold: float = THRESHOLD, # agreement from which they show one scene
+    x:Tensor,                    # picture (3,H,W) in [0,1]
+    y:Tensor,                    # another (3,H',W')
+    threshold:float=THRESHOLD, # agreement from which they show one scene
 ) -> bool:
     "Do two pictures show one scene, at one scale, upright, shifted and exposed in whatever way?"
-    return max(agreement(x, [fingerprint(y)]).item(), agreement(y, [fingerprint(x)]).item()) >= threshold
+    return max(agreement(x, [fingerprint(y)]).item(),
+               agreement(y, [fingerprint(x)]).item()) >= threshold

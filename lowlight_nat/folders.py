@@ -38,10 +38,14 @@ def make_jobs(
     for s in srcs: firsts.setdefault(_entry(s), s)   # a file named twice is done once
     srcs = list(firsts.values())
     def name(p): return Path(p).relative_to(root) if root else Path(Path(p).name)
-    dsts = [Path(out)/(n if n.suffix.lower() in WRITTEN_FORMATS else n.with_name(n.name+'.png')) for n in map(name, srcs)]
+    dsts = [
+        Path(out)/(n if n.suffix.lower() in WRITTEN_FORMATS else n.with_name(n.name + '.png'))
+        for n in map(name, srcs)
+    ]
     stems = Counter(d.with_suffix('') for d in dsts)
     def beside(d, end): return d.with_name((d.stem if stems[d.with_suffix('')]==1 else d.name)+end)
-    return [(Path(s), d, beside(d, _BESIDE[0]) if uncertainty else None, beside(d, _BESIDE[1]) if history else None) for s,d in zip(srcs, dsts)]
+    return [(Path(s), d, beside(d, _BESIDE[0]) if uncertainty else None,
+             beside(d, _BESIDE[1]) if history else None) for s, d in zip(srcs, dsts)]
 
 # %% ../nbs/13_folders.ipynb #40f85c4d
 def _identity(path):
@@ -53,7 +57,8 @@ def unique_jobs(
     jobs:list, # of `make_jobs`, perhaps of several calls
 )->list: # without those of files that came before
     "Each file once, though it was named twice, or by itself and by its folder."
-    seen,res = set(),[]
+    seen = set()
+    res = []
     for j in jobs:
         keys = {_entry(j[0]), (_identity(j[0]), _entry(j[1]))}
         if not keys & seen: res.append(j)
@@ -89,7 +94,8 @@ def is_up_to_date(
 
 # %% ../nbs/13_folders.ipynb #b4a21b6a
 def _prepare(folders):
-    "Make the folders that aren't there, and sweep those that are; one sentence if the first can't be written."
+    """Make the folders that aren't there, and sweep those that are; one sentence if the first can't
+    be written."""
     for i,f in enumerate(folders):
         if f.is_dir(): clean_parts(f)
         if i: continue
@@ -97,13 +103,15 @@ def _prepare(folders):
             f.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=f): pass
         except OSError as e:
-            raise ImageError(f"'{f}' can't be written ({e.strerror}): choose another folder for the "
-                             "results, or make room and allow writing.") from e
+            raise ImageError(
+                f"'{f}' can't be written ({e.strerror}): choose another folder for the "
+                "results, or make room and allow writing.") from e
 
 def _full(e):
     "Was it the disk that had no room?"
     while e is not None:
-        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC)):
+        if isinstance(
+                e, OSError) and e.errno in (errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC)):
             return True
         e = e.__cause__
     return False
@@ -114,7 +122,8 @@ def _reason(e):
     return (str(e).strip().splitlines() or [type(e).__name__])[0]
 
 def _one(res, job, quality):
-    "Write what came of a job, the picture last: it is what tells that the rest is there; notes on it."
+    """Write what came of a job, the picture last: it is what tells that the rest is there; notes on
+    it."""
     if isinstance(res, Exception): raise res
     _,dst,map_to,film_to = job
     if map_to: write_image(res.entropy_image(), map_to)
@@ -137,20 +146,29 @@ def enhance_files(
     jobs:list, # of `make_jobs`
     progress:bool=True, # show a progress bar, where standard error is a console
     quality:int=95, # of JPEG, WebP and AVIF
-    existing:str='overwrite', # what to do where a result is: 'overwrite', or 'skip' if it's no older than its source
+    # what to do where a result is: 'overwrite', or 'skip' if it's no older than its source
+    existing:str='overwrite',
     in_place:bool=False, # may a result replace its own source?
-    batch_size:int=1, # how many small pictures of one size are computed in one go; more than 1 is faster for thumbnails, and results differ by rounding
+    # how many small pictures of one size are computed in one go; more than 1 is faster for
+    # thumbnails, and results differ by rounding
+    batch_size:int=1,
     **kwargs, # tau, rounds, mix, ... of `Enhancer.__call__`
-)->AttrDict: # done: results written; skipped: results left; failed: dict of source to reason; notes: dict of source to sentences; left: of endings that aren't read to numbers of files, where a folder was asked for
-    "Enhance files; one that fails is reported and stops none of the others. Raises `ImageError` if none can be written."
+# done: results written; skipped: results left; failed: dict of source to reason; notes: dict of
+# source to sentences; left: of endings that aren't read to numbers of files, where a folder was
+# asked for
+) -> AttrDict:
+    """Enhance files; one that fails is reported and stops none of the others. Raises `ImageError`
+    if none can be written."""
     jobs = unique_jobs(jobs)
     _check_run(jobs, existing, in_place, kwargs)
     quality = check_quality(quality)
     if kwargs.get('mask') is not None: kwargs['mask'] = read_mask(kwargs['mask'])
-    r = AttrDict(done=[], skipped=[j[1] for j in jobs if existing=='skip' and is_up_to_date(j)], failed={}, notes={}, left={})
+    r = AttrDict(done=[], skipped=[j[1] for j in jobs if existing == 'skip' and is_up_to_date(j)],
+                 failed={}, notes={}, left={})
     todo = [j for j in jobs if j[1] not in set(r.skipped)]
     _prepare(list(dict.fromkeys(j[1].parent for j in todo)))
-    results = enhancer.stream([j[0] for j in todo], batch_size=batch_size, **dict(kwargs, film=any(j[3] for j in todo)))
+    results = enhancer.stream([j[0] for j in todo], batch_size=batch_size,
+                              **dict(kwargs, film=any(j[3] for j in todo)))
     with tqdm(total=len(todo), unit='picture', disable=None if progress else True) as bar:
         for i,res in results:
             src,dst,*_ = todo[i]
@@ -159,8 +177,10 @@ def enhance_files(
                 r.done.append(dst)
             except Exception as e:
                 if _full(e):
-                    raise ImageError(f"There's no room left for '{dst}': "
-                                     f"{len(r.done)+len(r.skipped)} of {len(jobs)} pictures are finished and stay; make room and go on with existing='skip'.") from e
+                    raise ImageError(
+                        f"There's no room left for '{dst}': "
+                        f"{len(r.done)+len(r.skipped)} of {len(jobs)} pictures are finished and stay; make room and go on with existing='skip'."
+                    ) from e
                 r.failed[src] = _reason(e)
                 bar.set_postfix(failed=len(r.failed))
             bar.update()
@@ -172,7 +192,9 @@ def _left_alone(res):
     "How many files of which other endings there were, in words, if there were any."
     if not (left := res.get('left')): return []
     n = sum(left.values())
-    return [f"{n} {'file' if n==1 else 'files'} of other endings left alone ({', '.join(f'{k} {v}' for k,v in left.items())})"]
+    return [
+        f"{n} {'file' if n==1 else 'files'} of other endings left alone ({', '.join(f'{k} {v}' for k,v in left.items())})"
+    ]
 
 def summary(
     res:AttrDict, # of `enhance_files`
@@ -180,16 +202,26 @@ def summary(
 )->list: # of lines
     "What became of a run: its notes, its failures by name, and how many there were of each."
     n = len(res.done)+len(res.skipped)+len(res.failed)
-    rest = [f'{len(v)} {k}' for k,v in (('were there already',res.skipped), ('failed',res.failed)) if v]
+    rest = [
+        f'{len(v)} {k}' for k, v in (('were there already', res.skipped), ('failed', res.failed))
+        if v
+    ]
     def named(s, said): return said if str(s) in said else f'{s}: {said}'
-    return [*(f'note: {named(s, o)}' for s,notes in res.notes.items() for o in notes), *(named(s, why) for s,why in res.failed.items()),
-            ', '.join([f"{len(res.done)} of {n} pictures enhanced into '{out}'", *rest, *_left_alone(res)])]
+    return [
+        *(f'note: {named(s, o)}' for s, notes in res.notes.items() for o in notes),
+        *(named(s, why) for s, why in res.failed.items()), ', '.join(
+            [f"{len(res.done)} of {n} pictures enhanced into '{out}'", *rest, *_left_alone(res)])
+    ]
 
 # %% ../nbs/13_folders.ipynb #638d17bc
 def _without_ours(files):
-    "Leave out maps and films that stand beside their picture: an earlier run in place wrote them there."
+    """Leave out maps and films that stand beside their picture: an earlier run in place wrote them
+    there."""
     names = {(p.parent,o) for p in files for o in (p.stem,p.name)}
-    return [p for p in files if not any(p.name.endswith(e) and (p.parent,p.name[:-len(e)]) in names for e in _BESIDE)]
+    return [
+        p for p in files
+        if not any(p.name.endswith(e) and (p.parent, p.name[:-len(e)]) in names for e in _BESIDE)
+    ]
 
 # %% ../nbs/13_folders.ipynb #72128591
 def _outside(files, src, inside):
@@ -210,19 +242,25 @@ def other_files(
     recursive:bool=False, # folders inside it too?
 )->dict: # of endings, as '.txt', to how many files have them; '' is written 'no ending'
     "The files of a folder that aren't read, by their endings; hidden ones don't count."
-    src,inside = Path(src),Path(out).resolve()
-    found = _outside([p for p in (src.rglob('*') if recursive else src.iterdir()) if p.is_file()], src, inside)
+    src = Path(src)
+    inside = Path(out).resolve()
+    found = _outside([p for p in (src.rglob('*') if recursive else src.iterdir()) if p.is_file()],
+                     src, inside)
     shown = [p for p in found if not any(o.startswith('.') for o in p.relative_to(src).parts)]
-    endings = Counter(p.suffix.lower() or 'no ending' for p in shown if p.suffix.lower() not in IMAGE_EXTENSIONS)
+    endings = Counter(p.suffix.lower() or 'no ending'
+                      for p in shown
+                      if p.suffix.lower() not in IMAGE_EXTENSIONS)
     return dict(sorted(endings.items(), key=lambda kv: (-kv[1], kv[0])))
 
 def expand(
     inputs:list, # names of files and folders, perhaps with * or ?
 )->list: # of `Path`
-    "Names with * that no shell has expanded (Windows has none that does, and quotes keep others from it) become the files they stand for."
+    """Names with * that no shell has expanded (Windows has none that does, and quotes keep others
+    from it) become the files they stand for."""
     res = []
     for o in map(str, inputs):
-        found = [o] if os.path.exists(o) or not glob.has_magic(o) else sorted(glob.glob(o, recursive=True))
+        found = [o] if os.path.exists(o) or not glob.has_magic(o) else sorted(
+            glob.glob(o, recursive=True))
         if not found: raise ImageError(f"'{o}' fits no file: check the folder and the ending.")
         res += map(Path, found)
     return res
@@ -236,7 +274,8 @@ def folder_jobs(
     history:bool=False, # films of the rounds too?
 )->list: # of `make_jobs`
     "The jobs of a folder; maps and films of an earlier run, beside their pictures, are none."
-    src,inside = Path(src),Path(out).resolve()
+    src = Path(src)
+    inside = Path(out).resolve()
     if not src.is_dir(): raise ImageError(f"There is no folder '{src}': check the spelling.")
     files = _without_ours(_outside(list_images(src, recursive), src, inside))
     if not files: raise ImageError(_no_pictures(src, inside, recursive))
@@ -249,7 +288,9 @@ def enhance_folder(
     recursive:bool=False, # folders inside it too?
     uncertainty:bool=False, # write NAME_uncertainty.png too?
     history:bool=False, # write NAME_history.webp too?
-    **kwargs, # progress, quality, existing, in_place, batch_size of `enhance_files`, and tau, rounds, mix, ... of `Enhancer.__call__`
+    # progress, quality, existing, in_place, batch_size of `enhance_files`, and tau, rounds, mix,
+    # ... of `Enhancer.__call__`
+    **kwargs,
 )->AttrDict: # done, skipped, failed, notes, left of `enhance_files`
     "Enhance the pictures of a folder into another, under the same names."
     res = enhance_files(enhancer, folder_jobs(src, out, recursive, uncertainty, history), **kwargs)

@@ -48,16 +48,21 @@ def channels_last(x:Tensor) -> Tensor: # (B,C,H,W) to the same
 
 # %% ../nbs/07_glare.ipynb #c87a0983
 class GlareNorm(nn.GroupNorm):
-    "Group normalisation as GLARE has it everywhere: 32 groups, eps 1e-6; exact also for channels-last pictures on CPU"
+    """Group normalisation as GLARE has it everywhere: 32 groups, eps 1e-6; exact also for
+    channels-last pictures on CPU"""
     def __init__(self, ch:int): # channels, a multiple of 32
         super().__init__(32, ch, eps=1e-6)
 
     def forward(self, x:Tensor) -> Tensor: # (B,C,H,W) to the same
-        if x.device.type != 'cpu' or x.dtype not in (torch.float32, torch.float64) or x.is_contiguous(): return super().forward(x)
-        share = lambda o: o.view(len(x), 32, -1).mean(2, keepdim=True).expand(-1, -1, x.shape[1]//32).reshape(*x.shape[:2], 1, 1)
+        if x.device.type != 'cpu' or x.dtype not in (torch.float32,
+                                                     torch.float64) or x.is_contiguous():
+            return super().forward(x)
+        share = lambda o: o.view(len(x), 32, -1).mean(2, keepdim=True).expand(
+            -1, -1, x.shape[1]//32).reshape(*x.shape[:2], 1, 1)
         d = x - share(x.mean((2, 3)))
         var = share(sum(o.square().sum((2, 3)) for o in d.split(32, 2))/x[0, 0].numel())
-        gain, shift = self.weight[:, None, None]*(var + self.eps).rsqrt(), self.bias[:, None, None]
+        gain = self.weight[:, None, None]*(var + self.eps).rsqrt()
+        shift = self.bias[:, None, None]
         return torch.addcmul(shift, d, gain, out=None if torch.is_grad_enabled() else d)
 
 # %% ../nbs/07_glare.ipynb #25c1b8a1
@@ -66,7 +71,10 @@ class GlareBlock(nn.Module):
     def __init__(self, ci:int, # channels in
                  co:int): # channels out
         super().__init__()
-        self.norm1, self.conv1, self.norm2, self.conv2 = GlareNorm(ci), conv3(ci, co), GlareNorm(co), conv3(co, co)
+        self.norm1 = GlareNorm(ci)
+        self.conv1 = conv3(ci, co)
+        self.norm2 = GlareNorm(co)
+        self.conv2 = conv3(co, co)
         if ci != co: self.nin_shortcut = nn.Conv2d(ci, co, 1)
 
     def forward(self, x:Tensor) -> Tensor: # (B,ci,H,W) to (B,co,H,W)
@@ -77,8 +85,10 @@ class GlareBlock(nn.Module):
 
 # %% ../nbs/07_glare.ipynb #e13ffbb7
 def _onednn_takes(dtype):
-    "Does oneDNN multiply matrices of this type on this processor? Without AVX-512 it refuses bfloat16"
-    return dtype == torch.float32 or dtype == torch.bfloat16 and getattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', bool)()
+    """Does oneDNN multiply matrices of this type on this processor? Without AVX-512 it refuses
+    bfloat16"""
+    return dtype == torch.float32 or dtype == torch.bfloat16 and getattr(
+        torch.ops.mkldnn, '_is_mkldnn_bf16_supported', bool)()
 
 def attend(q:Tensor, # queries (B,N,C)
            k:Tensor, # keys (B,N,C)
@@ -86,12 +96,16 @@ def attend(q:Tensor, # queries (B,N,C)
            chunk:int=1024, # queries at a time, in inference on CPU
           ) -> Tensor: # (B,N,C)
     "Softmax attention of one head; never the whole matrix of scores"
-    onednn = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise') and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
-    if torch.is_grad_enabled() or q.device.type != 'cpu' or not onednn or not _onednn_takes(q.dtype):
+    onednn = torch.backends.mkldnn.is_available() and hasattr(
+        torch.ops.mkldnn,
+        '_linear_pointwise') and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
+    if torch.is_grad_enabled() or q.device.type != 'cpu' or not onednn or not _onednn_takes(
+            q.dtype):
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
     times = lambda a, w: torch.ops.mkldnn._linear_pointwise(a, w, None, 'none', [], '')   # a @ w.T
     one = lambda q, k, v: torch.cat([times(times(o, k).softmax(-1), v) for o in q.split(chunk)])
-    with torch.autocast('cpu', enabled=False): return torch.stack([one(*o) for o in zip(q, k*k.shape[-1]**-.5, v.mT.contiguous())])
+    with torch.autocast('cpu', enabled=False):
+        return torch.stack([one(*o) for o in zip(q, k*k.shape[-1]**-.5, v.mT.contiguous())])
 
 # %% ../nbs/07_glare.ipynb #d35876e1
 class GlareAttention(nn.Module):
@@ -118,7 +132,8 @@ class Downsample(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 class Upsample(nn.Module):
-    "Double height and width: nearest neighbour and a 3x3 convolution, in one transposed convolution"
+    """Double height and width: nearest neighbour and a 3x3 convolution, in one transposed
+    convolution"""
     def __init__(self, ch:int): # channels
         super().__init__()
         self.conv = conv3(ch, ch)
@@ -131,7 +146,8 @@ class Upsample(nn.Module):
 
 # %% ../nbs/07_glare.ipynb #5266e68f
 class GlareLevel(nn.Module):
-    "Residual blocks, each followed by attention where there is any; then perhaps a change of resolution, called by the owner"
+    """Residual blocks, each followed by attention where there is any; then perhaps a change of
+    resolution, called by the owner"""
     def __init__(self, ci:int, # channels in
                  co:int, # channels out
                  n:int, # residual blocks
@@ -150,26 +166,39 @@ class GlareMiddle(nn.Module):
     "Residual block, attention, residual block"
     def __init__(self, ch:int): # channels
         super().__init__()
-        self.block_1, self.attn_1, self.block_2 = GlareBlock(ch, ch), GlareAttention(ch), GlareBlock(ch, ch)
+        self.block_1 = GlareBlock(ch, ch)
+        self.attn_1 = GlareAttention(ch)
+        self.block_2 = GlareBlock(ch, ch)
 
     def forward(self, h:Tensor) -> Tensor: # (B,C,h,w) to the same
         return self.block_2(self.attn_1(self.block_1(h)))
 
 # %% ../nbs/07_glare.ipynb #55fcc3bc
 class GlarePyramid(nn.Module):
-    "Picture to latent: GLARE's encoder, used twice - for the codebook, and inside the conditional encoder"
+    """Picture to latent: GLARE's encoder, used twice - for the codebook, and inside the conditional
+    encoder"""
     def __init__(self, s:GlareSizes): # sizes
         super().__init__()
         top = len(s.mults) - 1
         self.conv_in = conv3(3, s.ch)
-        self.down = nn.ModuleList(GlareLevel(s.width(max(i-1, 0)) if i else s.ch, s.width(i), s.blocks, s.attends(i)) for i in range(top + 1))
+        self.down = nn.ModuleList(
+            GlareLevel(s.width(max(i - 1, 0)) if i else s.ch, s.width(i), s.blocks, s.attends(i))
+            for i in range(top + 1))
         for i in range(top): self.down[i].downsample = Downsample(s.width(i))
-        self.mid, self.norm_out, self.conv_out = GlareMiddle(s.width(top)), GlareNorm(s.width(top)), conv3(s.width(top), s.dim)
+        self.mid = GlareMiddle(s.width(top))
+        self.norm_out = GlareNorm(s.width(top))
+        self.conv_out = conv3(s.width(top), s.dim)
 
-    def forward(self, x:Tensor, # picture (B,3,H,W), H and W multiples of 4
-                keep:bool=False, # also give the features
-               ) -> tuple: # latent (B,d,H/4,W/4); features, coarsest first [(B,2ch,H/2,W/2), (B,ch,H,W)], empty unless kept
-        h, feats = self.conv_in(channels_last(x)), []
+
+    def forward(
+        self,
+        x:Tensor, # picture (B,3,H,W), H and W multiples of 4
+        keep:bool=False, # also give the features
+    # latent (B,d,H/4,W/4); features, coarsest first [(B,2ch,H/2,W/2), (B,ch,H,W)], empty unless
+    # kept
+    ) -> tuple:
+        h = self.conv_in(channels_last(x))
+        feats = []
         for level in self.down:
             h = level(h)
             if hasattr(level, 'downsample'):
@@ -183,8 +212,11 @@ class GlareDecoderBody(nn.Module):
     def __init__(self, s:GlareSizes): # sizes
         super().__init__()
         top = len(s.mults) - 1
-        self.conv_in, self.mid = conv3(s.dim, s.width(top)), GlareMiddle(s.width(top))
-        self.up = nn.ModuleList(GlareLevel(s.width(min(i+1, top)), s.width(i), s.blocks + 1, s.attends(i)) for i in range(top + 1))
+        self.conv_in = conv3(s.dim, s.width(top))
+        self.mid = GlareMiddle(s.width(top))
+        self.up = nn.ModuleList(
+            GlareLevel(s.width(min(i + 1, top)), s.width(i), s.blocks + 1, s.attends(i))
+            for i in range(top + 1))
         for i in range(1, top + 1): self.up[i].upsample = Upsample(s.width(i))
         self.norm_out = GlareNorm(s.ch)
 
@@ -199,9 +231,13 @@ class GlareDecoder(GlareDecoderBody):
         super().__init__(s)
         self.conv_out = conv3(s.ch, 3)
 
-    def features(self, z:Tensor) -> list: # latent (B,d,h,w) to features, coarsest first [(B,2ch,2h,2w), (B,ch,4h,4w)]
+
+    def features(
+        self, z:Tensor
+    ) -> list: # latent (B,d,h,w) to features, coarsest first [(B,2ch,2h,2w), (B,ch,4h,4w)]
         "Features of the levels above the lowest, without the picture"
-        h, feats = self.middle(z), []
+        h = self.middle(z)
+        feats = []
         for level in reversed(self.up):
             h = level(h)
             if level is not self.up[-1]: feats.append(h)
@@ -216,11 +252,16 @@ class GlareVQGAN(nn.Module):
     "Encoder, quantizer and decoder of GLARE's first stage; with the interface of `VQGAN`"
     def __init__(self, s:GlareSizes=GlareSizes()): # sizes
         super().__init__()
-        self.encoder, self.decoder = GlarePyramid(s), GlareDecoder(s)
-        self.quant_conv, self.post_quant_conv = nn.Conv2d(s.dim, s.dim, 1), nn.Conv2d(s.dim, s.dim, 1)
-        self.quantizer, self.factor = VectorQuantizer(n_codes=s.n_codes, dim=s.dim), 2**(len(s.mults) - 1)
+        self.encoder = GlarePyramid(s)
+        self.decoder = GlareDecoder(s)
+        self.quant_conv = nn.Conv2d(s.dim, s.dim, 1)
+        self.post_quant_conv = nn.Conv2d(s.dim, s.dim, 1)
+        self.quantizer = VectorQuantizer(n_codes=s.n_codes, dim=s.dim)
+        self.factor = 2**(len(s.mults) - 1)
 
-    def encode(self, x:Tensor) -> Tensor: # picture (B,3,H,W) to latent (B,d,h,w), before quantisation
+
+    def encode(self,
+               x:Tensor) -> Tensor: # picture (B,3,H,W) to latent (B,d,h,w), before quantisation
         "Picture to latent"
         return self.quant_conv(self.encoder(x)[0])
 
@@ -248,10 +289,12 @@ def start(self:GlareVQGAN, x:Tensor, # normal-light pictures (B,3,H,W)
 
 # %% ../nbs/07_glare.ipynb #510a76e1
 class GlareEncoder(nn.Module):
-    "The dark picture's condition, mean map and features; with the interface of `ConditionalEncoder`"
+    """The dark picture's condition, mean map and features; with the interface of
+    `ConditionalEncoder`"""
     def __init__(self, s:GlareSizes=GlareSizes()): # sizes
         super().__init__()
-        self.encoder, self.color_conv = GlarePyramid(s), conv3(s.dim, s.dim)
+        self.encoder = GlarePyramid(s)
+        self.color_conv = conv3(s.dim, s.dim)
         self.cond_conv = nn.Sequential(conv3(s.dim, s.cond), nn.Sigmoid())
 
     def forward(self, x_low:Tensor, # low-light image (B,3,H,W) in [0,1], H and W multiples of 4
@@ -263,10 +306,13 @@ class GlareEncoder(nn.Module):
 
 # %% ../nbs/07_glare.ipynb #a9838887
 class GlareActNorm(nn.Module):
-    "`(z + bias) * exp(logs)`; where the bias is all zero, the first batch in training sets mean 0 and variance 1; Kingma and Dhariwal, 2018"
+    """`(z + bias) * exp(logs)`; where the bias is all zero, the first batch in training sets mean 0
+    and variance 1; Kingma and Dhariwal, 2018"""
     def __init__(self, dim:int): # channels
         super().__init__()
-        self.bias, self.logs, self.fresh = nn.Parameter(torch.zeros(1, dim, 1, 1)), nn.Parameter(torch.zeros(1, dim, 1, 1)), True
+        self.bias = nn.Parameter(torch.zeros(1, dim, 1, 1))
+        self.logs = nn.Parameter(torch.zeros(1, dim, 1, 1))
+        self.fresh = True
 
     @torch.no_grad()
     def start(self, z):
@@ -300,7 +346,8 @@ class ZeroConv(nn.Conv2d):
                  co:int): # channels out
         super().__init__(ci, co, 3, padding=1)
         self.logs = nn.Parameter(torch.zeros(co, 1, 1))
-        nn.init.zeros_(self.weight); nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
 
     def forward(self, x): return super().forward(x)*(3*self.logs).exp()
 
@@ -309,7 +356,8 @@ def subnet(ci:int, # channels in
            hidden:int, # width
           ) -> nn.Sequential:
     "The network inside a coupling"
-    return nn.Sequential(NormConv(ci, hidden, 3), nn.ReLU(inplace=True), NormConv(hidden, hidden, 1), nn.ReLU(inplace=True), ZeroConv(hidden, co))
+    return nn.Sequential(NormConv(ci, hidden, 3), nn.ReLU(inplace=True),
+                         NormConv(hidden, hidden, 1), nn.ReLU(inplace=True), ZeroConv(hidden, co))
 
 # %% ../nbs/07_glare.ipynb #c21befd5
 def shift_scale(o:Tensor, # output of a subnet (B,2d,h,w)
@@ -318,24 +366,31 @@ def shift_scale(o:Tensor, # output of a subnet (B,2d,h,w)
     "Even channels shift, odd ones scale"
     return o[:, 0::2].clamp(-shift, shift), (o[:, 1::2] + 2).sigmoid() + 1e-4
 class GlareCoupling(nn.Module):
-    "Two affine maps: all channels by the condition, then the later channels by the first and the condition"
+    """Two affine maps: all channels by the condition, then the later channels by the first and the
+    condition"""
     shift = 1e3 # largest |t|; latents are of order one
     def __init__(self, dim:int, # channels of z
                  cond:int, # channels of the condition
                  hidden:int): # width of the networks
         super().__init__()
         self.first = dim//2
-        self.fAffine, self.fFeatures = subnet(self.first + cond, 2*(dim - self.first), hidden), subnet(cond, 2*dim, hidden)
+        self.fAffine = subnet(self.first + cond, 2*(dim - self.first), hidden)
+        self.fFeatures = subnet(cond, 2*dim, hidden)
 
-    def forward(self, z:Tensor, c:Tensor) -> tuple: # z (B,d,h,w), condition c (B,cond,h,w) to (u, logdet (B,))
+
+    def forward(self, z:Tensor,
+                c:Tensor) -> tuple: # z (B,d,h,w), condition c (B,cond,h,w) to (u, logdet (B,))
         t, sigma = shift_scale(self.fFeatures(c), self.shift)
         z = (z + t)*sigma
-        a, b = z[:, :self.first], z[:, self.first:]
+        a = z[:, :self.first]
+        b = z[:, self.first:]
         t, sigma_b = shift_scale(self.fAffine(torch.cat([a, c], 1)), self.shift)
-        return torch.cat([a, (b + t)*sigma_b], 1), sigma.log().flatten(1).sum(1) + sigma_b.log().flatten(1).sum(1)
+        return torch.cat([a, (b + t)*sigma_b],
+                         1), sigma.log().flatten(1).sum(1) + sigma_b.log().flatten(1).sum(1)
 
     def inverse(self, u:Tensor, c:Tensor) -> Tensor: # (B,d,h,w) to the same
-        a, b = u[:, :self.first], u[:, self.first:]
+        a = u[:, :self.first]
+        b = u[:, self.first:]
         t, sigma = shift_scale(self.fAffine(torch.cat([a, c], 1)), self.shift)
         u = torch.cat([a, b/sigma - t], 1)
         t, sigma = shift_scale(self.fFeatures(c), self.shift)
@@ -348,10 +403,13 @@ class GlareStep(nn.Module):
     def __init__(self, s:GlareSizes, # sizes
                  coupling:bool): # with one
         super().__init__()
-        self.actnorm, self.invconv = GlareActNorm(s.dim), InvConv1x1(s.dim)
+        self.actnorm = GlareActNorm(s.dim)
+        self.invconv = InvConv1x1(s.dim)
         self.affine = GlareCoupling(s.dim, s.cond, s.hidden) if coupling else None
 
-    def forward(self, z:Tensor, c:Tensor) -> tuple: # z (B,d,h,w), condition c (B,cond,h,w) to (u, logdet (B,))
+
+    def forward(self, z:Tensor,
+                c:Tensor) -> tuple: # z (B,d,h,w), condition c (B,cond,h,w) to (u, logdet (B,))
         logdet = 0
         for part in self.actnorm, self.invconv, self.affine:
             if part is None: continue
@@ -365,17 +423,23 @@ class GlareStep(nn.Module):
 
 # %% ../nbs/07_glare.ipynb #6bd0cf01
 class GlareFlow(nn.Module):
-    "Between the normal-light latent and a Gaussian around mu, given the condition; always in float32 (or float64); with the interface of `ConditionalFlow`"
+    """Between the normal-light latent and a Gaussian around mu, given the condition; always in
+    float32 (or float64); with the interface of `ConditionalFlow`"""
     sample = ConditionalFlow.sample
     def __init__(self, s:GlareSizes=GlareSizes()): # sizes
         super().__init__()
-        self.layers = nn.ModuleList(GlareStep(s, i >= s.flow_plain) for _ in range(s.flow_levels) for i in range(s.flow_plain + s.flow_steps))
+        self.layers = nn.ModuleList(
+            GlareStep(s, i >= s.flow_plain)
+            for _ in range(s.flow_levels)
+            for i in range(s.flow_plain + s.flow_steps))
 
     def forward(self, z:Tensor, # normal-light latent (B,d,h,w)
                 c:Tensor, # condition (B,cond,h,w)
                ) -> tuple: # u (B,d,h,w), logdet (B,)
         with torch.autocast(z.device.type, enabled=False):
-            z, c, logdet = at_least_float(z), at_least_float(c), 0
+            z = at_least_float(z)
+            c = at_least_float(c)
+            logdet = 0
             for layer in self.layers:
                 z, ld = layer(z, c)
                 logdet = logdet + ld
@@ -386,6 +450,7 @@ class GlareFlow(nn.Module):
                ) -> Tensor: # aligned latent z_tilde (B,d,h,w)
         "From the Gaussian back to the latent"
         with torch.autocast(u.device.type, enabled=False):
-            u, c = at_least_float(u), at_least_float(c)
+            u = at_least_float(u)
+            c = at_least_float(c)
             for layer in reversed(self.layers): u = layer.inverse(u, c)
         return u

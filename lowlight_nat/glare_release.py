@@ -29,7 +29,9 @@ class GlareMix(nn.Module):
                 f_low:Tensor, # features of the dark picture (B,C,H,W)
                 mix:float=None, # m in [0,1], by default the learned one
                ) -> Tensor: # (B,C,H,W)
-        if mix is not None and not 0 <= mix <= 1: raise ValueError(f'mix={mix} must lie in [0, 1]: 0 trusts the codebook, 1 the photograph')
+        if mix is not None and not 0 <= mix <= 1:
+            raise ValueError(
+                f'mix={mix} must lie in [0, 1]: 0 trusts the codebook, 1 the photograph')
         m = self.w.sigmoid().to(h.dtype) if mix is None else mix
         return torch.lerp(h, f_low.to(h.dtype), m)
 
@@ -41,14 +43,18 @@ def deform_rows(x:Tensor, # to be sampled (B,C,H,W)
                 bias:Tensor, # (C_out,)
                 turns:int=8, # of rows, at most
                ) -> Tensor: # (B,C_out,H,W)
-    "Modulated deformable 3x3 convolution; Zhu et al., CVPR 2019. The gathered taps take 1/turns of their memory"
-    with needs_extra('train', 'Deformable convolution'):   # here, since it takes a second or two to import
+    """Modulated deformable 3x3 convolution; Zhu et al., CVPR 2019. The gathered taps take 1/turns
+    of their memory"""
+    # here, since it takes a second or two to import
+    with needs_extra('train', 'Deformable convolution'):
         from torchvision.ops import deform_conv2d
     while x.shape[2] % turns: turns -= 1
     down = torch.tensor([1., 0.], device=x.device).repeat(offset.shape[1]//2).view(1, -1, 1, 1)
     out = x.new_empty(len(x), len(weight), *x.shape[2:])
     for i in range(turns):
-        out[:, :, i::turns] = deform_conv2d(x, offset[:, :, i::turns] + i*down, weight, bias, stride=(turns, 1), padding=1, mask=mask[:, :, i::turns].contiguous())
+        out[:, :, i::turns] = deform_conv2d(x, offset[:, :, i::turns] + i*down, weight, bias,
+                                            stride=(turns, 1), padding=1,
+                                            mask=mask[:, :, i::turns].contiguous())
     return out
 
 # %% ../nbs/07_glare_release.ipynb #cab380b5
@@ -57,22 +63,27 @@ class GlareDeform(nn.Module):
     def __init__(self, ch:int, # channels
                  groups:int=4): # of channels, with offsets of their own
         super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.empty(ch, ch, 3, 3)), nn.Parameter(torch.zeros(ch))
+        self.weight = nn.Parameter(torch.empty(ch, ch, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(ch))
         self.conv_offset = conv3(ch, 27*groups)
-        nn.init.kaiming_uniform_(self.weight, a=5**.5); nn.init.zeros_(self.conv_offset.weight); nn.init.zeros_(self.conv_offset.bias)
+        nn.init.kaiming_uniform_(self.weight, a=5**.5)
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)
 
     def taps(self, guide:Tensor, # what the offsets are computed from (B,C,H,W)
             ) -> tuple: # offset (B,18*groups,H,W) in pixels, modulation (B,9*groups,H,W) in (0,1)
         "Where to look, and how much of it to take"
         o = self.conv_offset(guide)
         n = o.shape[1]//3
-        return at_least_float(o[:, :2*n]).clamp(-1e4, 1e4).nan_to_num_(0.), at_least_float(o[:, 2*n:]).sigmoid()
+        return at_least_float(o[:, :2*n]).clamp(-1e4, 1e4).nan_to_num_(0.), at_least_float(
+            o[:, 2*n:]).sigmoid()
 
     def forward(self, x:Tensor, # to be sampled (B,C,H,W)
                 offset:Tensor, # of `taps` (B,18*groups,H,W), pixels
                 mask:Tensor, # of `taps` (B,9*groups,H,W)
                ) -> Tensor: # (B,C,H,W), float32 at least
-        with torch.autocast(x.device.type, enabled=False):  # torchvision's operator knows no half precision on CPU
+        # torchvision's operator knows no half precision on CPU
+        with torch.autocast(x.device.type, enabled=False):
             return deform_rows(at_least_float(x).contiguous(), offset, mask, self.weight, self.bias)
 
 # %% ../nbs/07_glare_release.ipynb #f3b58832
@@ -80,7 +91,8 @@ class GlareWarp(nn.Module):
     "Align the codebook's features to the decoder's"
     def __init__(self, ch:int): # channels
         super().__init__()
-        self.offset, self.dcn = conv3(2*ch, ch), GlareDeform(ch)
+        self.offset = conv3(2*ch, ch)
+        self.dcn = GlareDeform(ch)
 
     def forward(self, x_vq:Tensor, # codebook's features (B,C,H,W)
                 h:Tensor, # decoder's features (B,C,H,W)
@@ -90,24 +102,35 @@ class GlareWarp(nn.Module):
 # %% ../nbs/07_glare_release.ipynb #661e315b
 def mean_ratio(h:Tensor, # features of the decoder (B,C,H,W)
                x_vq:Tensor, # aligned features of the codebook (B,C,H,W)
-               glare_compat:bool=False, # means over the whole batch, no guard, as in the official code
+               # means over the whole batch, no guard, as in the official code
+               glare_compat:bool=False,
               ) -> Tensor: # (B,1,1,1), or (1,1,1,1) if `glare_compat`
     "mean(h)/mean(x_vq), per picture and guarded against a zero mean"
-    h, x_vq = at_least_float(h), at_least_float(x_vq)
+    h = at_least_float(h)
+    x_vq = at_least_float(x_vq)
     if glare_compat: return (h.mean()/x_vq.mean()).view(1, 1, 1, 1)
     a, b, size = (o.mean((1, 2, 3), keepdim=True) for o in (h, x_vq, x_vq.abs()))
     return a*b/torch.maximum(b**2, (0.01*size)**2).clamp(min=1e-12)
 
 # %% ../nbs/07_glare_release.ipynb #1ab9629a
 class GlareFusion(GlareDecoderBody):
-    "Aligned latent, low-light features and codebook features to a picture: GLARE's second decoder; with the interface of `FusionDecoder`"
-    def __init__(self, s:GlareSizes=GlareSizes(), # sizes
-                 glare_compat:bool=False, # ratio of means over the batch, unguarded
-                 nat:nn.Module=None): # called as nat(h, f_low, mask, rounds, record, sigma, allow), gives .h; h (B,4ch,h,w), f_low (B,cond,h,w)
+    """Aligned latent, low-light features and codebook features to a picture: GLARE's second
+    decoder; with the interface of `FusionDecoder`"""
+
+    def __init__(
+        self,
+        s:GlareSizes=GlareSizes(), # sizes
+        glare_compat:bool=False, # ratio of means over the batch, unguarded
+        nat:nn.Module=None
+    ): # called as nat(h, f_low, mask, rounds, record, sigma, allow), gives .h; h (B,4ch,h,w), f_low (B,cond,h,w)
         super().__init__(s)
-        widths = [s.width(i) for i in reversed(range(len(s.mults) - 1))]   # coarsest first: 1/2, 1/1
-        self.warp, self.mix = nn.ModuleList(map(GlareWarp, widths)), nn.ModuleList([GlareMix(-1.), GlareMix(-0.6)])
-        self.residual_conv, self.nat, self.glare_compat = conv3(s.ch, 3), nat, glare_compat
+        # coarsest first: 1/2, 1/1
+        widths = [s.width(i) for i in reversed(range(len(s.mults) - 1))]
+        self.warp = nn.ModuleList(map(GlareWarp, widths))
+        self.mix = nn.ModuleList([GlareMix(-1.), GlareMix(-0.6)])
+        self.residual_conv = conv3(s.ch, 3)
+        self.nat = nat
+        self.glare_compat = glare_compat
 
     def fuse(self, i:int, h:Tensor, f_vq:Tensor) -> Tensor:
         "One level's alignment and sum; i = 0 at 1/2, 1 at 1/1"
@@ -124,11 +147,13 @@ def forward(self:GlareFusion, z:Tensor, # aligned (and perhaps refined) latent (
             mix:float=None, # weight of the low-light features in [0,1], by default the learned ones
             record:bool=False, # keep the rounds
             sigma:Tensor=None, # expected error of the latent (B,h,w), for the NAT
-            allow:Tensor=None, # places whose features the NAT may change (B,h,w) bool, by default all
+            # places whose features the NAT may change (B,h,w) bool, by default all
+            allow:Tensor=None,
            ) -> Decoded:
     "Decode"
     nat = FeatureRefined(self.middle(z), mask, None, None, [])
-    if self.nat is not None and rounds: nat = self.nat(nat.h, feats_low[0], mask, rounds, record, sigma, allow)
+    if self.nat is not None and rounds:
+        nat = self.nat(nat.h, feats_low[0], mask, rounds, record, sigma, allow)
     h = nat.h
     for i, level in enumerate(reversed(self.up)):
         h = level(h)
@@ -144,28 +169,42 @@ def glare_parts(sizes:GlareSizes=GlareSizes(), # sizes
                 nat:nn.Module=None, # on the features of the second decoder
                ) -> AttrDict: # vqgan, encoder, flow, fusion
     "The four parts, untrained"
-    return AttrDict(vqgan=GlareVQGAN(sizes), encoder=GlareEncoder(sizes), flow=GlareFlow(sizes), fusion=GlareFusion(sizes, glare_compat, nat))
+    return AttrDict(vqgan=GlareVQGAN(sizes), encoder=GlareEncoder(sizes), flow=GlareFlow(sizes),
+                    fusion=GlareFusion(sizes, glare_compat, nat))
 
 def glare_forward(parts:AttrDict, # vqgan, encoder, flow, fusion
                   x_low:Tensor, # low-light image (B,3,H,W) in [0,1], H and W multiples of 4
-                  mix:float=None, # weight of the low-light features in [0,1], by default the learned ones
-                  half:torch.dtype=None, # of the two decoders, e.g. torch.bfloat16; by default as the surroundings have it
+                  # weight of the low-light features in [0,1], by default the learned ones
+                  mix:float=None,
+                  # of the two decoders, e.g. torch.bfloat16; by default as the surroundings have it
+                  half:torch.dtype=None,
                  ) -> AttrDict: # x (B,3,H,W) not clipped, z_tilde (B,d,h,w), tokens (B,h,w)
     "GLARE from end to end, without NATs"
-    e, quantizer = parts.encoder(x_low), parts.vqgan.quantizer
+    e = parts.encoder(x_low)
+    quantizer = parts.vqgan.quantizer
     z_tilde = parts.flow.inverse(e.mu, e.cond)
     tokens = quantizer.nearest(z_tilde)
     with torch.autocast(x_low.device.type, half) if half else nullcontext():
         vq = parts.vqgan.features(quantizer.lookup(tokens))
-        return AttrDict(x=parts.fusion(z_tilde, e.feats, vq, mix=mix).x, z_tilde=z_tilde, tokens=tokens)
+        return AttrDict(x=parts.fusion(z_tilde, e.feats, vq, mix=mix).x, z_tilde=z_tilde,
+                        tokens=tokens)
 
 # %% ../nbs/07_glare_release.ipynb #3a81c1b9
-GLARE_RELEASE = 'https://github.com/LowLevelAI/GLARE' # whose README, under "Download pre-trained models", leads to the weights
+# whose README, under "Download pre-trained models", leads to the weights
+GLARE_RELEASE = 'https://github.com/LowLevelAI/GLARE'
 
 # What the names of our parts begin with in net_G.pth
 PREFIXES = dict(encoder='RRDB.', flow='flowUpsamplerNet.', fusion='deformable_decoder.')
-UNUSED = ('deformable_decoder.conv_out.', 'deformable_decoder.scale.', 'deformable_decoder.bias.', 'deformable_decoder.enc.',
-          'flowUpsamplerNet.f.', 'conv_semantic.', 'loss.', 'vgg_feat_extractor.') # in the files and never called, or of training only
+UNUSED = (
+    'deformable_decoder.conv_out.',
+    'deformable_decoder.scale.',
+    'deformable_decoder.bias.',
+    'deformable_decoder.enc.',
+    # in the files and never called, or of training only
+    'flowUpsamplerNet.f.',
+    'conv_semantic.',
+    'loss.',
+    'vgg_feat_extractor.')
 
 def glare_names(sizes:GlareSizes=GlareSizes(), # sizes
                ) -> dict: # for 'net_G' and 'vqgan': official name -> (part, our name, shape)
@@ -173,10 +212,14 @@ def glare_names(sizes:GlareSizes=GlareSizes(), # sizes
     with torch.device('meta'): parts = glare_parts(sizes)
     names = dict(net_G={}, vqgan={})
     for part, module in parts.items():
-        keys = {k for k, _ in module.named_parameters()} | ({'quantizer.codes'} if part == 'vqgan' else set())
+        keys = {k
+                for k, _ in module.named_parameters()
+                } | ({'quantizer.codes'} if part == 'vqgan' else set())
         for k, v in module.state_dict().items():
             if k not in keys: continue
-            if part == 'vqgan': names['vqgan'][k.replace('quantizer.codes', 'quantize.embedding.weight')] = part, k, tuple(v.shape)
+            if part == 'vqgan':
+                names['vqgan'][k.replace('quantizer.codes',
+                                         'quantize.embedding.weight')] = part, k, tuple(v.shape)
             else: names['net_G'][PREFIXES[part] + k] = part, k, tuple(v.shape)
     return names
 
@@ -185,19 +228,37 @@ def read_weights(path, # of the file
                 ) -> dict: # name -> tensor, a leading `module.` dropped
     "Read a file of weights; refuse what is not one"
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f'{path}: there is no such file; give the path of net_G.pth or vqgan.pkl from the GLARE release, {GLARE_RELEASE}')
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path}: there is no such file; give the path of net_G.pth or vqgan.pkl from the GLARE release, {GLARE_RELEASE}'
+        )
     try: state = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f'{path} is not a readable file of weights ({type(e).__name__}): damaged, cut short or holding more than tensors; download it again') from None
-    if not isinstance(state, dict) or not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise ValueError(f'{path} holds {type(state).__name__}, not a state dict of names and tensors; give net_G.pth or vqgan.pkl from the GLARE release')
+    except Exception as e:
+        raise ValueError(
+            f'{path} is not a readable file of weights ({type(e).__name__}): damaged, cut short or holding more than tensors; download it again'
+        ) from None
+    if not isinstance(state, dict) or not state or not all(
+            isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError(
+            f'{path} holds {type(state).__name__}, not a state dict of names and tensors; give net_G.pth or vqgan.pkl from the GLARE release'
+        )
     return {k.removeprefix('module.'): v for k, v in state.items()}
 
 # %% ../nbs/07_glare_release.ipynb #588dc287
 def _complaints(path, state, names):
     "One line for each tensor that does not fit"
-    lines = [f'{path}: missing {k}, shape {shape}' for k, (_, _, shape) in names.items() if k not in state]
-    lines += [f'{path}: {k} has shape {tuple(state[k].shape)}, needed is {shape}' for k, (_, _, shape) in names.items() if k in state and tuple(state[k].shape) != shape]
-    return lines + [f'{path}: unknown {k}' for k in state if k not in names and not k.startswith(UNUSED)]
+    lines = [
+        f'{path}: missing {k}, shape {shape}' for k, (_, _, shape) in names.items()
+        if k not in state
+    ]
+    lines += [
+        f'{path}: {k} has shape {tuple(state[k].shape)}, needed is {shape}'
+        for k, (_, _, shape) in names.items()
+        if k in state and tuple(state[k].shape) != shape
+    ]
+    return lines + [
+        f'{path}: unknown {k}' for k in state if k not in names and not k.startswith(UNUSED)
+    ]
 
 def load_glare(path_net, # net_G.pth: conditional encoder, flow, second decoder
                path_vqgan, # vqgan.pkl: codebook
@@ -205,9 +266,15 @@ def load_glare(path_net, # net_G.pth: conditional encoder, flow, second decoder
               ) -> AttrDict: # vqgan, encoder, flow, fusion: state dicts under our names, float32
     "Read the official weights; one error lists all that does not fit"
     names = glare_names(sizes)
-    files = dict(net_G=(path_net, read_weights(path_net)), vqgan=(path_vqgan, read_weights(path_vqgan)))
-    wrong = [line for f, (path, state) in files.items() for line in _complaints(path, state, names[f])]
-    if wrong: raise ValueError(f'{len(wrong)} tensors do not fit GLARE with {sizes}; give the files of one release, in the order net_G, vqgan:\n' + '\n'.join(wrong))
+    files = dict(net_G=(path_net, read_weights(path_net)),
+                 vqgan=(path_vqgan, read_weights(path_vqgan)))
+    wrong = [
+        line for f, (path, state) in files.items() for line in _complaints(path, state, names[f])
+    ]
+    if wrong:
+        raise ValueError(
+            f'{len(wrong)} tensors do not fit GLARE with {sizes}; give the files of one release, in the order net_G, vqgan:\n'
+            + '\n'.join(wrong))
     states = AttrDict(vqgan={}, encoder={}, flow={}, fusion={})
     for f, (_, state) in files.items():
         for official, (part, k, _) in names[f].items(): states[part][k] = state[official].float()
@@ -221,7 +288,8 @@ def load_glare(path_net, # net_G.pth: conditional encoder, flow, second decoder
 def glare_from_files(net_G, # path of net_G.pth
                      vqgan, # path of vqgan.pkl
                      sizes:GlareSizes=GlareSizes(), # sizes of the network they belong to
-                     glare_compat:bool=False, # ratio of means over the batch, unguarded, as in the official code
+                     # ratio of means over the batch, unguarded, as in the official code
+                     glare_compat:bool=False,
                      nat:nn.Module=None, # on the features of the second decoder
                     ) -> AttrDict: # vqgan, encoder, flow, fusion: modules in evaluation mode
     "GLARE with the official weights; the tensors read become the parameters, without a second copy"

@@ -18,14 +18,16 @@ from torch import Tensor
 from PIL import Image, ImageCms, ImageOps
 
 # %% ../nbs/00_images.ipynb #f240a94a
-from .colour import (SPACES, ColourSpace, is_srgb, make_profile, parse_profile, space_of_codes,
-                                 space_of_png, to_srgb)
-from .files import (IMAGE_EXTENSIONS, ImageError, check_quality, develop_raw, format_of, image_errors,
-                                install_line, is_raw, list_images, needs_extra, open_bytes, read_bytes, save_options, source_name, write_beside)
+from .colour import (SPACES, ColourSpace, is_srgb, make_profile, parse_profile,
+                                 space_of_codes, space_of_png, to_srgb)
+from .files import (IMAGE_EXTENSIONS, ImageError, check_quality, develop_raw, format_of,
+                                image_errors, install_line, is_raw, list_images, needs_extra,
+                                open_bytes, read_bytes, save_options, source_name, write_beside)
 from .metrics import GREY
 
 # %% ../nbs/00_images.ipynb #41f5623f
-_all_ = ['IMAGE_EXTENSIONS', 'ImageError', 'format_of', 'list_images'] # of the last chapter, offered here too
+# of the last chapter, offered here too
+_all_ = ['IMAGE_EXTENSIONS', 'ImageError', 'format_of', 'list_images']
 
 # %% ../nbs/00_images.ipynb #490c9b26
 def _to_shown(
@@ -56,7 +58,8 @@ def show_images(
     ncols = min(ncols, len(ims))
     nrows = -(-len(ims)//ncols)
     ratio = max(o.shape[0]/o.shape[1] for o in ims)
-    fig,axs = plt.subplots(nrows, ncols, figsize=(scale*ncols, (scale*ratio+.3)*nrows), squeeze=False, layout='constrained')
+    fig, axs = plt.subplots(nrows, ncols, figsize=(scale*ncols, (scale*ratio + .3)*nrows),
+                            squeeze=False, layout='constrained')
     for ax in axs.flat: ax.axis('off')
     for ax,im,t in zip(axs.flat, ims, titles):
         ax.imshow(im, cmap=cmap, vmin=0, vmax=1)
@@ -108,8 +111,9 @@ def _array_to_tensor(
         raise ImageError(f"{name} has the shape {tuple(a.shape)}: a picture is (H,W), (H,W,1), "
                          "(H,W,3) or (H,W,4).")
     if 0 in a.shape:
-        raise ImageError(f"{name} has no pixels (shape {tuple(a.shape)}): give a picture of at least "
-                         "1x1.")
+        raise ImageError(
+            f"{name} has no pixels (shape {tuple(a.shape)}): give a picture of at least "
+            "1x1.")
     a = a[...,:1].repeat(3, axis=2) if a.shape[2]<3 else a[...,:3]
     return torch.from_numpy(np.ascontiguousarray(to_unit(a, name).transpose(2,0,1)))
 
@@ -123,13 +127,16 @@ def upright(
 
 # %% ../nbs/00_images.ipynb #8d96b482
 def _to_rgb(im):
-    "Pillow's conversion to RGB; ink goes by its ICC profile, where it has one, and Lab by what Lab means."
+    """Pillow's conversion to RGB; ink goes by its ICC profile, where it has one, and Lab by what
+    Lab means."""
     icc = im.info.get('icc_profile')
     try:
         if im.mode=='LAB':
-            return ImageCms.profileToProfile(im, ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), outputMode='RGB')
+            return ImageCms.profileToProfile(im, ImageCms.createProfile('LAB'),
+                                             ImageCms.createProfile('sRGB'), outputMode='RGB')
         if im.mode=='CMYK' and icc:
-            return ImageCms.profileToProfile(im, BytesIO(icc), ImageCms.createProfile('sRGB'), outputMode='RGB')
+            return ImageCms.profileToProfile(im, BytesIO(icc), ImageCms.createProfile('sRGB'),
+                                             outputMode='RGB')
     except ImageCms.PyCMSError: pass   # a profile that is none
     if im.mode=='La': im = im.convert('LA')
     if im.mode in ('P','PA','RGBa'): im = im.convert('RGBA')
@@ -142,7 +149,8 @@ def _loaded(im, name):
         raise ImageError(f"{name} has no pixels (size {im.width}x{im.height}): "
                          "give a picture of at least 1x1.")
     if im.format in ('EPS','WMF'):
-        raise ImageError(f"{name} is a drawing ({im.format}), not a picture of pixels: save it as PNG.")
+        raise ImageError(
+            f"{name} is a drawing ({im.format}), not a picture of pixels: save it as PNG.")
     try: im.load()
     except (ValueError, AttributeError, AssertionError) as e:
         raise ImageError(f"{name} was closed before it was read, or is damaged: open it again, "
@@ -151,7 +159,8 @@ def _loaded(im, name):
 def _pil_array(im, name):
     "The numbers of a Pillow picture, upright: (H,W), or (H,W,3) after conversion to RGB."
     _loaded(im, name)
-    up,tags = upright(im),getattr(im, 'tag_v2', {})
+    up = upright(im)
+    tags = getattr(im, 'tag_v2', {})
     if im.mode[0] not in 'IF': return np.array(_to_rgb(up))
     a = np.array(up)
     if im.mode=='I':
@@ -176,9 +185,11 @@ _other_byte = {'B':'L', 'L':'B', 'N':'B' if sys.byteorder=='little' else 'L'}
 def _rawmode(tile): return tile[3] if isinstance(tile[3], str) else tile[3][0]
 
 def _is_deep(im):
-    "Is this opened (not yet loaded) picture one of 16 bits a channel, of which Pillow would keep 8?"
+    """Is this opened (not yet loaded) picture one of 16 bits a channel, of which Pillow would keep
+    8?"""
     tiles = getattr(im, 'tile', None)
-    return bool(tiles) and isinstance(tiles[0][3], (str,tuple)) and str(_rawmode(tiles[0]))[:-1] in ('RGB;16','RGBA;16','RGBX;16','LA;16')
+    return bool(tiles) and isinstance(tiles[0][3], (str, tuple)) and str(_rawmode(
+        tiles[0]))[:-1] in ('RGB;16', 'RGBA;16', 'RGBX;16', 'LA;16')
 
 # %% ../nbs/00_images.ipynb #10d6dcdf
 def _with_rawmode(tile, raw):
@@ -199,14 +210,18 @@ def _deep_array(hi, lo):
     return a
 
 # %% ../nbs/00_images.ipynb #3a234491
-_turns = {2: lambda a: a[:,::-1], 3: lambda a: a[::-1,::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0,1),
-          6: lambda a: np.rot90(a, -1), 7: lambda a: a.swapaxes(0,1)[::-1,::-1], 8: lambda a: np.rot90(a)}
+_turns = {
+    2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1),
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1], 8: lambda a: np.rot90(a)
+}
 
 def _odd_tiff(im):
     "What Pillow would read wrongly of an opened TIFF, in words; None if it's all right."
     tags = getattr(im, 'tag_v2', None)
     if im.format!='TIFF' or tags is None: return None
-    bits,channels = max(tags.get(258, (1,))),tags.get(277, 1)
+    bits = max(tags.get(258, (1,)))
+    channels = tags.get(277, 1)
     if im.mode in ('F','I') and tags.prefix==b'MM' and tags.get(259, 1)!=1:
         return f'of {bits} bits, compressed, the high byte first'
     if bits<=8 or channels==1 or tags.get(262)==5:
@@ -237,12 +252,17 @@ def _tiff_array(
             icc,turn = (page.tags.get(o) for o in (34675,274))
     except (ValueError, NotImplementedError) as e:
         if 'imagecodecs' not in str(e): raise
-        raise ImageError(f"{name} is a TIFF {what} whose compression needs imagecodecs: {install_line('tiff')}, or {instead}.") from e
+        raise ImageError(
+            f"{name} is a TIFF {what} whose compression needs imagecodecs: {install_line('tiff')}, or {instead}."
+        ) from e
     if page.planarconfig==2 and page.samplesperpixel>1: a = np.moveaxis(a, 0, -1)
     if page.photometric==0: a = (np.iinfo(a.dtype).max if a.dtype.kind=='u' else 1)-a
     if tuple(page.extrasamples)[:1]==(1,) and a.ndim==3:
-        colours,alpha = to_unit(a[...,:-1], name),to_unit(a[...,-1:], name)
-        a = np.concatenate([np.divide(colours, alpha, out=np.zeros_like(colours), where=alpha>0).clip(0,1), alpha], -1)
+        colours = to_unit(a[...,:-1], name)
+        alpha = to_unit(a[...,-1:], name)
+        a = np.concatenate([
+            np.divide(colours, alpha, out=np.zeros_like(colours), where=alpha > 0).clip(0, 1), alpha
+        ], -1)
     a = _turns.get(turn.value, lambda a: a)(a) if turn else a
     a = a[...,None] if a.ndim==2 else a
     return np.ascontiguousarray(a),icc.value if icc else None
@@ -313,7 +333,9 @@ class _Meaning:
 def _meaning(im, data, grey, name):
     "What the numbers of an opened picture mean."
     if im.mode in ('CMYK','LAB'):
-        return _Meaning(notes=[f"{name} is in {'ink (CMYK)' if im.mode=='CMYK' else 'Lab'}: the result is in sRGB"])
+        return _Meaning(notes=[
+            f"{name} is in {'ink (CMYK)' if im.mode=='CMYK' else 'Lab'}: the result is in sRGB"
+        ])
     icc = im.info.get('icc_profile')
     if data[:4]==b'\x89PNG' and _codes(data): icc = None   # the codes win
     who = f'the ICC profile of {name}' if icc else name
@@ -321,10 +343,12 @@ def _meaning(im, data, grey, name):
     except ValueError as e:
         if 'tables' in str(e) and not grey:
             return _Meaning(tables=icc, notes=[f'{who} {e}: converted to sRGB with 8 bits'])
-        return _Meaning(notes=[f"{who} {e}{' and was left out' if icc else ''}: the numbers were read as sRGB"])
+        return _Meaning(
+            notes=[f"{who} {e}{' and was left out' if icc else ''}: the numbers were read as sRGB"])
     if space is None: return _Meaning()
     if space.grey and not grey:
-        return _Meaning(notes=[f"{who} is for grey, not RGB, and was left out: the numbers were read as sRGB"])
+        return _Meaning(
+            notes=[f"{who} is for grey, not RGB, and was left out: the numbers were read as sRGB"])
     fits = space.grey==grey
     if is_srgb(space): return _Meaning(icc=icc if fits else None)
     return _Meaning(space, (icc or make_profile(space)) if fits else None)
@@ -337,12 +361,15 @@ def _converted(x, space, name):
     rows = max(1, 2**20//x.shape[2])
     outside = sum(((s<-.01)|(s>1.01)).any(0).sum().item() for s in x.split(rows, 1))/x[0].numel()
     x.clamp_(0, 1)
-    return [f'{outside:.0%} of the colours of {name} lie outside sRGB and were brought to its edge'] if outside>.01 else []
+    return [
+        f'{outside:.0%} of the colours of {name} lie outside sRGB and were brought to its edge'
+    ] if outside > .01 else []
 
 def _by_littlecms(x, icc):
     "A picture (3,H,W) to sRGB by a profile of tables, with 8 bits; None if Little CMS can't."
     try:
-        im = ImageCms.profileToProfile(to_pil(x), BytesIO(icc), ImageCms.createProfile('sRGB'), outputMode='RGB')
+        im = ImageCms.profileToProfile(to_pil(x), BytesIO(icc), ImageCms.createProfile('sRGB'),
+                                       outputMode='RGB')
     except (ImageCms.PyCMSError, OSError, ValueError): return None
     return _array_to_tensor(np.array(im))
 
@@ -352,7 +379,8 @@ class Decoded:
     "What came out of a file."
     x:Tensor # `(3,H,W)` float32, sRGB in [0,1]
     im:Image.Image=None # the opened picture; None: there is none (raw files)
-    array:np.ndarray=None # its numbers with alpha, `(H,W,C)`, upright, where Pillow doesn't have all of them
+    # its numbers with alpha, `(H,W,C)`, upright, where Pillow doesn't have all of them
+    array:np.ndarray=None
     depth:int=8 # bits a channel
     grey:bool=False # is it a picture of one channel?
     meaning:_Meaning=field(default_factory=_Meaning) # what the numbers meant
@@ -366,8 +394,12 @@ def _understood(im, a, data, name):
     if m.tables:
         y = _by_littlecms(x, m.tables)
         if y is None:
-            m.notes = [f"the ICC profile of {name} can't be used and was left out: the numbers were read as sRGB"]
-        else: x,depth = y,8
+            m.notes = [
+                f"the ICC profile of {name} can't be used and was left out: the numbers were read as sRGB"
+            ]
+        else:
+            x = y
+            depth = 8
     if m.space: m.notes += _converted(x, m.space, name)
     return Decoded(x, im, a, depth, grey, m)
 
@@ -383,7 +415,8 @@ def decode_bytes(
         try: im = open_bytes(data, name)
         except Image.UnidentifiedImageError:
             if data[:4] not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'): raise
-            a,icc = _tiff_array(data, name, 'of an unusual kind (floats in colour, or 16 bits in an unusual order)')
+            a, icc = _tiff_array(
+                data, name, 'of an unusual kind (floats in colour, or 16 bits in an unusual order)')
             im = Image.new('L' if a.shape[2]<3 else 'RGB', (1,1))
             if icc: im.info['icc_profile'] = icc
             return _understood(im, a, data, name)
@@ -401,7 +434,8 @@ def channels_last(
 )->np.ndarray: # `(H,W,C)`
     "A tensor with its channels last, or one sentence on what a picture is."
     if x.ndim!=3 or x.shape[0] not in (1,2,3,4):
-        hint = ': its channels come first, as x.permute(2,0,1) puts them' if x.ndim==3 and x.shape[2] in (1,3,4) else ''
+        hint = ': its channels come first, as x.permute(2,0,1) puts them' if x.ndim == 3 and x.shape[
+            2] in (1, 3, 4) else ''
         raise ImageError(f"the given tensor has the shape {tuple(x.shape)}; "
                          f"one picture is (3,H,W) or (1,H,W){hint}.")
     try:
@@ -422,13 +456,18 @@ def decode_pil(
         deep = _is_deep(im)
         d = _understood(im, None, b'', 'the given picture')
         if deep:
-            d.meaning.notes.append('the given picture has 16 bits, of which Pillow keeps 8: give its path to use all of them')
+            d.meaning.notes.append(
+                'the given picture has 16 bits, of which Pillow keeps 8: give its path to use all of them'
+            )
         return d
 
 def read_image(
-    src, # path, open binary file, PIL picture, array `(H,W)` or `(H,W,C)`, or tensor `(3,H,W)` or `(1,H,W)`
+    # path, open binary file, PIL picture, array `(H,W)` or `(H,W,C)`, or tensor `(3,H,W)` or
+    # `(1,H,W)`
+    src,
 )->Tensor: # `(3,H,W)` float32, sRGB in [0,1]
-    "Read a picture: upright, RGB, all its bits, converted to sRGB. Raises `ImageError` with one sentence when it can't."
+    """Read a picture: upright, RGB, all its bits, converted to sRGB. Raises `ImageError` with one
+    sentence when it can't."""
     if isinstance(src, Tensor): return _array_to_tensor(channels_last(src), 'the given tensor')
     if isinstance(src, Image.Image): return decode_pil(src).x
     if isinstance(src, np.ndarray): return _array_to_tensor(np.asarray(src))
@@ -443,11 +482,14 @@ _FAR = 8 # how far floats may lie outside [0,1] and still be clipped
 def to_be_written(
     x:Tensor, # picture of any type, any shape
 )->Tensor: # same shape, float32, about [0,1], on the CPU
-    "A tensor to be written: whole numbers by their maximum; NaN, and floats far outside [0,1], are refused."
+    """A tensor to be written: whole numbers by their maximum; NaN, and floats far outside [0,1],
+    are refused."""
     if not isinstance(x, Tensor):
-        raise ImageError(f'a picture to write is a tensor, not {type(x).__name__}: use torch.from_numpy.')
+        raise ImageError(
+            f'a picture to write is a tensor, not {type(x).__name__}: use torch.from_numpy.')
     if x.layout is not torch.strided or x.is_meta:
-        raise ImageError(f'a tensor of {x.layout} on {x.device} has no plain values: use to_dense().')
+        raise ImageError(
+            f'a tensor of {x.layout} on {x.device} has no plain values: use to_dense().')
     x = x.detach().cpu()
     if not x.is_floating_point():
         top = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}.get(x.dtype)
@@ -459,14 +501,17 @@ def to_be_written(
     if not torch.isfinite(x).all():
         raise ImageError("the picture to write contains NaN or infinite values: "
                          "look for the step that made them.")
-    low,high = x.min().item(),x.max().item()
+    low = x.min().item()
+    high = x.max().item()
     if low<-_FAR or high>_FAR:
         raise ImageError(f"the picture to write has values from {low:.4g} to {high:.4g}: "
                          "scale them to [0,1] first.")
     return x
 
 def to_pil(
-    x:Tensor, # `(3,H,W)` or `(1,H,W)` (or with a batch axis of 1), sRGB in [0,1], clipped; or uint8, uint16 by their maximum
+    # `(3,H,W)` or `(1,H,W)` (or with a batch axis of 1), sRGB in [0,1], clipped; or uint8, uint16
+    # by their maximum
+    x:Tensor,
 )->Image.Image: # 8-bit picture, mode RGB or L
     "A tensor as a Pillow picture of 8 bits."
     if x.ndim==4 and x.shape[0]==1: x = x[0]
@@ -474,7 +519,8 @@ def to_pil(
         raise ImageError(f"a tensor of shape {tuple(x.shape)} can't become a picture: "
                          "give (3,H,W) or (1,H,W), one picture at a time.")
     a = to_be_written(x).clamp(0,1).mul(255).round().byte().numpy()
-    return Image.fromarray(a[0]) if len(a)==1 else Image.fromarray(np.ascontiguousarray(a.transpose(1,2,0)))
+    return Image.fromarray(a[0]) if len(a) == 1 else Image.fromarray(
+        np.ascontiguousarray(a.transpose(1, 2, 0)))
 
 # %% ../nbs/00_images.ipynb #7a40c1d3
 def luma(
@@ -486,8 +532,11 @@ def luma(
 
 # %% ../nbs/00_images.ipynb #0719d1b1
 def write_image(
-    x, # `(3,H,W)` or `(1,H,W)` tensor, sRGB in [0,1] (uint8 and uint16 by their maximum), or a PIL picture
-    path, # where to; the ending chooses the format: jpg, png, webp, tif, bmp, or avif where Pillow has it
+    # `(3,H,W)` or `(1,H,W)` tensor, sRGB in [0,1] (uint8 and uint16 by their maximum), or a PIL
+    # picture
+    x,
+    # where to; the ending chooses the format: jpg, png, webp, tif, bmp, or avif where Pillow has it
+    path,
     quality:int=95, # of JPEG, WebP and AVIF, 1 to 100
 )->Path: # where it was written
     "Write a picture, completely or not at all; missing folders are made. Raises `ImageError`."

@@ -35,7 +35,8 @@ def conv3(ci:int, # channels in
 
 # %% ../nbs/02_layers.ipynb #0744e8f7
 class ResBlock(nn.Module):
-    "Residual block: `x + conv(act(conv(x)))`, nearly the identity at the start; He et al., CVPR 2016"
+    """Residual block: `x + conv(act(conv(x)))`, nearly the identity at the start; He et al., CVPR
+    2016"""
     def __init__(self,
                  ch:int, # channels in
                  ch_out:int=None, # channels out, as `ch` by default
@@ -45,9 +46,12 @@ class ResBlock(nn.Module):
         ch_out = ch_out or ch
         norm = lambda c: nn.GroupNorm(groups, c, eps=1e-6) if groups else nn.Identity()
         act = nn.SiLU() if groups else nn.Identity()
-        self.body = nn.Sequential(norm(ch), act, conv3(ch, ch_out, dilation), norm(ch_out), nn.SiLU(), conv3(ch_out, ch_out))
+        self.body = nn.Sequential(norm(ch), act, conv3(ch, ch_out, dilation), norm(ch_out),
+                                  nn.SiLU(), conv3(ch_out, ch_out))
         self.skip = nn.Identity() if ch == ch_out else nn.Conv2d(ch, ch_out, 1)
-        with torch.no_grad(): self.body[-1].weight.mul_(0.1); self.body[-1].bias.zero_()
+        with torch.no_grad():
+            self.body[-1].weight.mul_(0.1)
+            self.body[-1].bias.zero_()
 
     def forward(self, x:Tensor) -> Tensor: # features (B,C,H,W) to (B,C_out,H,W)
         return self.skip(x) + self.body(x)
@@ -70,8 +74,12 @@ def rope_angles(pos:Tensor, # positions (N,2): row and column, in places
                 dim:int, # channels a head, a multiple of 4
                 base:float=100., # the slowest turn takes about 2*pi*base places
                ) -> Tensor: # angles (N, dim/2)
-    "Angles of the rotary position code in two dimensions; Su et al., 2021, eq. 15, once for rows and once for columns"
-    if dim % 4: raise ValueError(f'rope_angles: dim={dim} is not a multiple of 4; choose width and heads so that width/heads is')
+    """Angles of the rotary position code in two dimensions; Su et al., 2021, eq. 15, once for rows
+    and once for columns"""
+    if dim % 4:
+        raise ValueError(
+            f'rope_angles: dim={dim} is not a multiple of 4; choose width and heads so that width/heads is'
+        )
     theta = base ** (-torch.arange(dim//4, device=pos.device, dtype=torch.float32) / (dim//4))
     return (pos.float()[:, :, None] * theta).flatten(1)
 
@@ -81,7 +89,8 @@ def apply_rope(x:Tensor, # queries or keys (..., N, dim)
               ) -> Tensor: # turned, (..., N, dim)
     "Turn each pair of channels (first half, second half) by its angle"
     a, b = x.chunk(2, -1)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    cos = angles.cos().to(x.dtype)
+    sin = angles.sin().to(x.dtype)
     return torch.cat([a*cos - b*sin, a*sin + b*cos], -1)
 
 # %% ../nbs/02_layers.ipynb #8ad86638
@@ -99,7 +108,8 @@ class KeysValues(NamedTuple):
     values: Tensor # (B,heads,N,dim/heads)
 
 class TransformerBlock(nn.Module):
-    "Pre-norm transformer block with rotary positions: attention, then a two-layer perceptron; both added to the input"
+    """Pre-norm transformer block with rotary positions: attention, then a two-layer perceptron;
+    both added to the input"""
     def __init__(self,
                  dim:int, # width
                  heads:int=4, # attention heads
@@ -116,10 +126,12 @@ class TransformerBlock(nn.Module):
     def _split(self, x):
         "Queries, keys and values of places (B,n,dim), each (B,heads,n,dim/heads)"
         b, n, c = x.shape
-        return self.qkv(self.norm1(x)).view(b, n, 3, self.heads, c//self.heads).permute(2, 0, 3, 1, 4)
+        return self.qkv(self.norm1(x)).view(b, n, 3, self.heads,
+                                            c//self.heads).permute(2, 0, 3, 1, 4)
 
     def _add(self, x, attended):
-        "The block's two additions to places (B,n,dim), from what attention gave (B,heads,n,dim/heads)"
+        """The block's two additions to places (B,n,dim), from what attention gave
+        (B,heads,n,dim/heads)"""
         x = x + self.proj(attended.transpose(1, 2).reshape(x.shape))
         return x + self.mlp(self.norm2(x))
 
@@ -135,7 +147,8 @@ class TransformerBlock(nn.Module):
 
     def update(self, x:Tensor, # places that ask (B,n,dim)
                angles:Tensor, # rotary angles of all places (N, dim/heads/2)
-               memory:KeysValues|None=None, # of all places, as the last call returned it; None: all ask
+               # of all places, as the last call returned it; None: all ask
+               memory:KeysValues|None=None,
                places:'Places|None'=None, # which of the N places ask; None: all, in order
               ) -> tuple[Tensor, KeysValues]: # places (B,n,dim); the new memory
         "The block for some places, the keys and values of all others remembered"
@@ -157,12 +170,14 @@ def counting_is_free(device:torch.device # of a tensor
     return device.type == 'cpu' and not torch.compiler.is_compiling()
 
 class Places:
-    "Some places of a grid, equally many in each picture of a batch: their indices, and which of them are meant"
+    """Some places of a grid, equally many in each picture of a batch: their indices, and which of
+    them are meant"""
     def __init__(self,
                  which:Tensor, # the places that are meant (B,N) bool
                  n:int): # how many to take of each picture; no picture may mean more
         if counting_is_free(which.device): n = int(which.sum(1).max())
-        order = which.int().argsort(dim=1, descending=True, stable=True)   # those that are meant come first, in order
+        # those that are meant come first, in order
+        order = which.int().argsort(dim=1, descending=True, stable=True)
         self.at = order[:, :n]                     # (B,n)
         self.meant = which.gather(1, self.at)      # (B,n)
 
@@ -185,22 +200,30 @@ class Places:
             dim:int=1, # axis of the places
            ) -> Tensor: # (B,N,...)
         "The grid with new entries at the places that are meant"
-        new = torch.where(self._fit(self.meant, grid, dim), new.to(grid.dtype), self.take(grid, dim))
+        new = torch.where(self._fit(self.meant, grid, dim), new.to(grid.dtype),
+                          self.take(grid, dim))
         return grid.scatter(dim, self._index(grid, dim), new)
 
 
 # %% ../nbs/02_layers.ipynb #d722ce5f
-def to_windows(x:Tensor, # grid (B,H,W,C)
-               size:int, # side of a window, in places
-               shift:int=0, # empty rows and columns added at the top and left
-              ) -> tuple[Tensor, Tensor|None, tuple[int, int]]: # windows (B*n,size*size,C), keep (B*n,size*size) bool or None if nothing was padded, grid (rows, columns of windows)
+def to_windows(
+    x:Tensor, # grid (B,H,W,C)
+    size:int, # side of a window, in places
+    shift:int=0, # empty rows and columns added at the top and left
+) -> tuple[Tensor, Tensor | None, tuple[
+        int,
+        int]]: # windows (B*n,size*size,C), keep (B*n,size*size) bool or None if nothing was padded, grid (rows, columns of windows)
     "Cut a grid into windows, padding with places that are not kept"
     B, H, W, C = x.shape
-    b, r = -(H + shift) % size, -(W + shift) % size
-    rows, cols = (H + shift + b)//size, (W + shift + r)//size
-    cut = lambda t: t.view(B, rows, size, cols, size, -1).transpose(2, 3).reshape(B*rows*cols, size*size, -1)
+    b = -(H + shift) % size
+    r = -(W + shift) % size
+    rows = (H + shift + b)//size
+    cols = (W + shift + r)//size
+    cut = lambda t: t.view(B, rows, size, cols, size, -1).transpose(2, 3).reshape(
+        B*rows*cols, size*size, -1)
     if not (shift or b or r): return cut(x), None, (rows, cols)
-    keep = F.pad(torch.ones(B, H, W, 1, dtype=torch.bool, device=x.device), (0, 0, shift, r, shift, b))
+    keep = F.pad(torch.ones(B, H, W, 1, dtype=torch.bool, device=x.device),
+                 (0, 0, shift, r, shift, b))
     return cut(F.pad(x, (0, 0, shift, r, shift, b))), cut(keep)[..., 0], (rows, cols)
 
 # %% ../nbs/02_layers.ipynb #c2e12421
@@ -211,7 +234,9 @@ def from_windows(win:Tensor, # windows (B*n,size*size,C)
                  shape:tuple, # height and width of the result
                 ) -> Tensor: # grid (B,H,W,C)
     "Put windows back together and drop the padding: the inverse of `to_windows`"
-    (rows, cols), (H, W), C = grid, shape, win.shape[-1]
+    rows, cols = grid
+    H, W = shape
+    C = win.shape[-1]
     x = win.view(-1, rows, cols, size, size, C).transpose(2, 3).reshape(-1, rows*size, cols*size, C)
     return x[:, shift:shift+H, shift:shift+W]
 
@@ -221,8 +246,12 @@ def has_bf16(device:torch.device, # of the tensors
     "Does this device compute in bfloat16 natively? Elsewhere it is slower than float32, not faster"
     if device.type == 'cuda':
         try: return torch.cuda.is_bf16_supported(including_emulation=False)
-        except TypeError: return torch.cuda.is_bf16_supported()   # older PyTorch, which did not count emulation
-    return device.type == 'cpu' and any(getattr(torch.cpu, o, bool)() for o in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'))
+        except TypeError:
+            # older PyTorch, which did not count emulation
+            return torch.cuda.is_bf16_supported()
+    return device.type == 'cpu' and any(
+        getattr(torch.cpu, o, bool)()
+        for o in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'))
 
 
 # %% ../nbs/02_layers.ipynb #3bb0e41b
@@ -230,11 +259,14 @@ def knows(device:str, # cpu or cuda
           dtype:torch.dtype, # bfloat16 or float16
          ) -> bool: # autocast takes place
     "Does this build of torch compute in half precision on the device?"
-    if device == 'cuda' and dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(): return False
-    with warnings.catch_warnings(record=True), torch.autocast(device, dtype=dtype): return torch.is_autocast_enabled(device)
+    if device == 'cuda' and dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported():
+        return False
+    with warnings.catch_warnings(record=True), torch.autocast(device, dtype=dtype):
+        return torch.is_autocast_enabled(device)
 
 # %% ../nbs/02_layers.ipynb #a435247c
-def wide(t:Tensor # any shape and type
-        ) -> Tensor: # any shape to the same, in float64; on Apple's GPUs, which have none, in float32
+def wide(
+    t:Tensor # any shape and type
+) -> Tensor: # any shape to the same, in float64; on Apple's GPUs, which have none, in float32
     "The widest floating-point numbers that the device has"
     return t.float() if t.device.type == 'mps' else t.double()

@@ -25,7 +25,8 @@ def colour_map(x:Tensor, # pictures (B,3,H,W) in [0,1]
 # %% ../nbs/13_llflow.ipynb #08f2d163
 def noise_map(x:Tensor, # pictures (B,3,H,W) in [0,1]
              ) -> Tensor: # (B,3,H,W), in [0,3]
-    "Where the colour map jumps: the larger difference to the right and lower neighbour; Wang et al., 2022"
+    """Where the colour map jumps: the larger difference to the right and lower neighbour; Wang et
+    al., 2022"""
     c = F.pad(colour_map(x), (0, 1, 0, 1), mode='replicate')
     here = c[..., :-1, :-1]
     return torch.maximum((c[..., :-1, 1:] - here).abs(), (c[..., 1:, :-1] - here).abs())
@@ -40,7 +41,8 @@ def llflow_views(x_low:Tensor, # dark pictures (B,3,H,W) in [0,1]
 
 # %% ../nbs/13_llflow.ipynb #3c787756
 class DenseBlock(nn.Module):
-    "Five convolutions, each on all before it; a fifth of the last is added to the input; Wang et al., 2018"
+    """Five convolutions, each on all before it; a fifth of the last is added to the input; Wang et
+    al., 2018"""
     def __init__(self,
                  ch:int, # channels
                  growth:int): # channels that each convolution but the last adds
@@ -74,34 +76,50 @@ class LLFlowConfig:
     steps: int = 12              # of the flow, at each scale
     hidden: int = 64             # width of the coupling networks
     bound: float = 0.8           # largest |log-scale| of a layer
-    p_ref: float = 0.2           # share of the training pictures whose prior mean is the colour map of the reference, in [0,1]
-    l1: float = 0.               # weight of the L1 error of F^-1(mean), beside the likelihood; the paper has none
+    # share of the training pictures whose prior mean is the colour map of the reference, in [0,1]
+    p_ref: float = 0.2
+    # weight of the L1 error of F^-1(mean), beside the likelihood; the paper has none
+    l1: float = 0.
 
     def __post_init__(self):
         for f in fields(self):  # JSON has lists, we want tuples
-            if isinstance(getattr(self, f.name), list): object.__setattr__(self, f.name, tuple(getattr(self, f.name)))
-        if not len(self.channels) == len(self.blocks) == 3: raise ValueError(f'LLFlowConfig: channels={self.channels} and blocks={self.blocks} need three entries, for 1/2, 1/4 and 1/8')
-        if not 0 <= self.p_ref <= 1: raise ValueError(f'LLFlowConfig: p_ref={self.p_ref} must lie in [0, 1]: it is a share')
+            if isinstance(getattr(self, f.name), list):
+                object.__setattr__(self, f.name, tuple(getattr(self, f.name)))
+        if not len(self.channels) == len(self.blocks) == 3:
+            raise ValueError(
+                f'LLFlowConfig: channels={self.channels} and blocks={self.blocks} need three entries, for 1/2, 1/4 and 1/8'
+            )
+        if not 0 <= self.p_ref <= 1:
+            raise ValueError(f'LLFlowConfig: p_ref={self.p_ref} must lie in [0, 1]: it is a share')
 
     @classmethod
     def full(cls): return cls()
     @classmethod
-    def small(cls): return cls(channels=(24, 32, 40), blocks=(0, 1, 2), growth=16, cond=24, steps=3, hidden=32, l1=1.)
+    def small(cls):
+        return cls(channels=(24, 32, 40), blocks=(0, 1, 2), growth=16, cond=24, steps=3, hidden=32,
+                   l1=1.)
 
 # %% ../nbs/13_llflow.ipynb #3c3c690e
 class LLFlowEncoder(nn.Module):
-    "Reads the dark picture: a condition at each scale, and the colour map it takes the bright picture to have"
+    """Reads the dark picture: a condition at each scale, and the colour map it takes the bright
+    picture to have"""
     def __init__(self, cfg:LLFlowConfig): # sizes
         super().__init__()
         c2, c4, c8 = cfg.channels
-        stack = lambda i: nn.Sequential(*[RRDB(cfg.channels[i], cfg.growth) for _ in range(cfg.blocks[i])])
+        stack = lambda i: nn.Sequential(
+            *[RRDB(cfg.channels[i], cfg.growth) for _ in range(cfg.blocks[i])])
         self.at2 = nn.Sequential(nn.PixelUnshuffle(2), conv3(48, c2), stack(0))
-        self.at4, self.at8 = nn.Sequential(Down(c2, c4), stack(1)), nn.Sequential(Down(c4, c8), stack(2))
-        self.up4, self.up2 = Up(c8, c4), Up(c4, c2)
-        self.merge4, self.merge2 = ResBlock(c4), ResBlock(c2)
-        self.conds = nn.ModuleList(nn.Sequential(conv3(c, cfg.cond), nn.SiLU()) for c in cfg.channels)
+        self.at4 = nn.Sequential(Down(c2, c4), stack(1))
+        self.at8 = nn.Sequential(Down(c4, c8), stack(2))
+        self.up4 = Up(c8, c4)
+        self.up2 = Up(c4, c2)
+        self.merge4 = ResBlock(c4)
+        self.merge2 = ResBlock(c2)
+        self.conds = nn.ModuleList(
+            nn.Sequential(conv3(c, cfg.cond), nn.SiLU()) for c in cfg.channels)
         self.head = nn.Sequential(conv3(c2, 12), nn.PixelShuffle(2))
-        nn.init.zeros_(self.head[0].weight); nn.init.zeros_(self.head[0].bias)
+        nn.init.zeros_(self.head[0].weight)
+        nn.init.zeros_(self.head[0].bias)
 
     def forward(self, x_low:Tensor, # dark pictures (B,3,H,W), H and W multiples of 8
                ) -> AttrDict: # conds [(B,cond,H/2,W/2), .., (B,cond,H/8,W/8)], colour (B,3,H,W)
@@ -110,7 +128,8 @@ class LLFlowEncoder(nn.Module):
         f8 = self.at8(f4)
         f4 = self.merge4(f4 + self.up4(f8))
         f2 = self.merge2(f2 + self.up2(f4))
-        return AttrDict(conds=[to(f) for to, f in zip(self.conds, (f2, f4, f8))], colour=colour_map(x_low.float().clamp(0, 1)) + self.head(f2).float())
+        return AttrDict(conds=[to(f) for to, f in zip(self.conds, (f2, f4, f8))],
+                        colour=colour_map(x_low.float().clamp(0, 1)) + self.head(f2).float())
 
 # %% ../nbs/13_llflow.ipynb #524e8cb2
 def squeeze(x:Tensor, # (B,C,H,W)
@@ -130,9 +149,12 @@ class ImageFlow(nn.Module):
                  bound:float=0.8, # largest |log-scale| of a layer
                  scales:int=3): # squeezes
         super().__init__()
-        self.levels = nn.ModuleList(ConditionalFlow(3*4**(i+1), cond, steps, hidden, bound) for i in range(scales))
+        self.levels = nn.ModuleList(
+            ConditionalFlow(3*4**(i + 1), cond, steps, hidden, bound) for i in range(scales))
         for m in self.modules():
-            if isinstance(m, InvConv1x1): nn.init.eye_(m.weight)   # each number of the latent begins at its own pixel
+            if isinstance(m, InvConv1x1):
+                # each number of the latent begins at its own pixel
+                nn.init.eye_(m.weight)
 
     def forward(self, x:Tensor, # bright pictures (B,3,H,W)
                 conds:list, # conditions (B,cond,H/2,W/2), (B,cond,H/4,W/4), ...
@@ -146,7 +168,8 @@ class ImageFlow(nn.Module):
     def inverse(self, u:Tensor, # latent (B,192,H/8,W/8)
                 conds:list, # as for `forward`
                ) -> Tensor: # pictures (B,3,H,W)
-        for flow, c in zip(reversed(self.levels), reversed(conds)): u = F.pixel_shuffle(flow.inverse(u, c), 2)
+        for flow, c in zip(reversed(self.levels), reversed(conds)):
+            u = F.pixel_shuffle(flow.inverse(u, c), 2)
         return u
 
 # %% ../nbs/13_llflow.ipynb #bc85b215
@@ -154,7 +177,8 @@ def prior_mean(colour:Tensor, # colour map from the dark picture (B,3,H,W)
                x_high:Tensor, # bright pictures (B,3,H,W)
                p_ref:float, # share of pictures that get that of the reference
               ) -> Tensor: # (B,3,H,W)
-    "LLFlow's random selector: the reference's colour map for some pictures, the encoder's for the others"
+    """LLFlow's random selector: the reference's colour map for some pictures, the encoder's for the
+    others"""
     pick = torch.rand(len(colour), 1, 1, 1, device=colour.device) < p_ref
     return torch.where(pick, colour_map(x_high), colour)
 
@@ -166,7 +190,8 @@ class LLFlow(nn.Module):
         super().__init__()
         self.cfg = c = cfg or LLFlowConfig.full()
         self.terms = ('nll', 'l1') if c.l1 else ('nll',)
-        self.encoder, self.flow = LLFlowEncoder(c), ImageFlow(c.cond, c.steps, c.hidden, c.bound)
+        self.encoder = LLFlowEncoder(c)
+        self.flow = ImageFlow(c.cond, c.steps, c.hidden, c.bound)
 
     @classmethod
     def small(cls): return cls(LLFlowConfig.small())
@@ -182,21 +207,29 @@ def forward(self:LLFlow, x_low:Tensor, # dark pictures (B,3,H,W) in [0,1], H and
             seed:int=0, # of the draw
            ) -> Tensor: # (B,3,H,W), not clipped
     "Brighten a batch of pictures: `x = F^-1(g(x_low) + heat*eps; c)`"
-    if heat < 0: raise ValueError(f'LLFlow: heat={heat} is negative; use 0 for the deterministic answer, 1 for a draw from the distribution')
+    if heat < 0:
+        raise ValueError(
+            f'LLFlow: heat={heat} is negative; use 0 for the deterministic answer, 1 for a draw from the distribution'
+        )
     e = self.encoder(x_low)
     u = squeeze(e.colour)
     if heat: u = u + heat*torch.randn(u.shape, generator=torch.Generator().manual_seed(seed)).to(u)
     return self.flow.inverse(u, e.conds)
 
 @patch
-def pair(self:LLFlow, x_low:Tensor, # dark pictures (B,3,H,W) in [0,1]
-         x_high:Tensor, # their bright partners (B,3,H,W) in [0,1]
-        ) -> AttrDict: # x (B,3,H,W) in [0,1], None where it was not needed; terms: nll in bits a number, l1
+def pair(
+    self:LLFlow,
+    x_low:Tensor, # dark pictures (B,3,H,W) in [0,1]
+    x_high:Tensor, # their bright partners (B,3,H,W) in [0,1]
+) -> AttrDict: # x (B,3,H,W) in [0,1], None where it was not needed; terms: nll in bits a number, l1
     "A step of training: the likelihood of the bright picture given the dark one"
-    e, x, p = self.encoder(x_low), x_high.float(), self.cfg.p_ref if self.training else 0.
+    e = self.encoder(x_low)
+    x = x_high.float()
+    p = self.cfg.p_ref if self.training else 0.
     noisy = x + (torch.rand_like(x) - 0.5)/255 if self.training else x
     u, logdet = self.flow(noisy, e.conds)
-    terms, x_hat = dict(nll=nll_bits(u, logdet, squeeze(prior_mean(e.colour, x, p)))), None
+    terms = dict(nll=nll_bits(u, logdet, squeeze(prior_mean(e.colour, x, p))))
+    x_hat = None
     if self.cfg.l1 or not self.training: x_hat = self.flow.inverse(squeeze(e.colour), e.conds)
     if self.cfg.l1: terms['l1'] = self.cfg.l1*l1_loss(x_hat, x)
     return AttrDict(x=None if x_hat is None else x_hat.detach().clamp(0, 1), terms=terms)

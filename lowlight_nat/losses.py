@@ -33,12 +33,18 @@ SCALES = 0.0448, 0.2856, 0.3001, 0.2363, 0.1333 # exponents of the scales, fines
 def ms_ssim_loss(x:Tensor, # prediction (B,3,H,W), 11 pixels or more each way
                  y:Tensor, # target (B,3,H,W)
                 ) -> Tensor: # scalar in [0,1]
-    "`1 - MS-SSIM`, mean over batch and channels; Wang, Simoncelli and Bovik, Asilomar 2003, equation 7"
+    """`1 - MS-SSIM`, mean over batch and channels; Wang, Simoncelli and Bovik, Asilomar 2003,
+    equation 7"""
     M = max(1, min(len(SCALES), (min(x.shape[2:])//11).bit_length()))
-    w = torch.tensor(SCALES[:M]).to(x.device); w = w*sum(SCALES)/w.sum()
-    x, y, score = x.float(), y.float(), 1.
+    w = torch.tensor(SCALES[:M]).to(x.device)
+    w = w*sum(SCALES)/w.sum()
+    x = x.float()
+    y = y.float()
+    score = 1.
     for j in range(M):
-        if j: x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+        if j:
+            x = F.avg_pool2d(x, 2)
+            y = F.avg_pool2d(y, 2)
         l, cs = ssim_parts(x, y)
         s = cs if j < M - 1 else l*cs
         score = score*s.mean((2, 3)).clamp(min=1e-6)**w[j]
@@ -50,8 +56,10 @@ def brightness_weight(mu_x:Tensor, # grey mean of each prediction (B,), positive
                       s:float=0.1, # standard deviation of a mean, as a share of it
                      ) -> Tensor: # W (B,) in [0,1]
     "How far apart two mean levels are: Bhattacharyya distance, at most 1; Liao et al., ICCV 2025"
-    v_x, v_y = (s*mu_x)**2, (s*mu_y)**2
-    return (0.25*(mu_x - mu_y)**2/(v_x + v_y) + 0.5*((v_x + v_y)/(2*(v_x*v_y).sqrt())).log()).clamp(0, 1)
+    v_x = (s*mu_x)**2
+    v_y = (s*mu_y)**2
+    return (0.25*(mu_x - mu_y)**2/(v_x + v_y) + 0.5*((v_x + v_y)/
+                                                     (2*(v_x*v_y).sqrt())).log()).clamp(0, 1)
 
 @torch.autocast('cpu', enabled=False)
 @torch.autocast('cuda', enabled=False)
@@ -62,31 +70,43 @@ def gt_mean_loss(loss, # function of (x, y) to a scalar, a mean over the batch
                  limit:float=None, # clip the scaled prediction to [0, limit]; None: do not
                 ) -> Tensor: # scalar
     "A loss in its GT-mean form, picture by picture, in float32; Liao et al., ICCV 2025"
-    x, y = x.float(), y.float()
+    x = x.float()
+    y = y.float()
     mu_x, mu_y = (grey_mean(o).clamp(min=0.02) for o in (x, y))
-    W, scaled = brightness_weight(mu_x, mu_y, s).detach(), x*(mu_y/mu_x).view(-1, 1, 1, 1)
+    W = brightness_weight(mu_x, mu_y, s).detach()
+    scaled = x*(mu_y/mu_x).view(-1, 1, 1, 1)
     if limit: scaled = scaled.clamp(0, limit)
     one = lambda i: slice(i, i + 1)
-    return torch.stack([W[i]*loss(x[one(i)], y[one(i)]) + (1 - W[i])*loss(scaled[one(i)], y[one(i)]) for i in range(len(x))]).mean()
+    return torch.stack([
+        W[i]*loss(x[one(i)], y[one(i)]) + (1 - W[i])*loss(scaled[one(i)], y[one(i)])
+        for i in range(len(x))
+    ]).mean()
 
 # %% ../nbs/10_losses.ipynb #8072b0cd
 def encoder_feature_loss(encoder:nn.Module, # a frozen `codebook.Encoder`
                          x:Tensor, # prediction (B,3,H,W)
                          y:Tensor, # target (B,3,H,W)
                         ) -> Tensor: # scalar
-    "Mean absolute difference of a frozen encoder's features, each layer scaled to the target's own deviation"
-    total, n = x.new_zeros((), dtype=torch.float32), 0
+    """Mean absolute difference of a frozen encoder's features, each layer scaled to the target's
+    own deviation"""
+    total = x.new_zeros((), dtype=torch.float32)
+    n = 0
     for layer in encoder.body[:-1]:
-        x, y = layer(x), layer(y)
-        if isinstance(layer, nn.Conv2d) or hasattr(layer, 'skip'): total, n = total + (x - y).abs().float().mean() / y.detach().float().std().clamp(min=1e-3), n + 1
+        x = layer(x)
+        y = layer(y)
+        if isinstance(layer, nn.Conv2d) or hasattr(layer, 'skip'):
+            total = total + (x - y).abs().float().mean() / y.detach().float().std().clamp(min=1e-3)
+            n = n + 1
     return total/n
 
 # %% ../nbs/10_losses.ipynb #48b05b8c
 def lpips_loss(net:str='alex', # backbone: alex, vgg or squeeze
               ): # function of (x, y) in [0,1] to a scalar
-    "LPIPS with its pretrained backbone, or an error that says where to put it; Zhang et al., CVPR 2018"
+    """LPIPS with its pretrained backbone, or an error that says where to put it; Zhang et al., CVPR
+    2018"""
     try: model = LPIPS(net).model
-    except FileNotFoundError as e: raise FileNotFoundError(f'lpips_loss: {e} Or use encoder_feature_loss.') from None
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f'lpips_loss: {e} Or use encoder_feature_loss.') from None
     return lambda x, y: model.to(x.device)(x.float()*2 - 1, y.float()*2 - 1).mean()
 
 # %% ../nbs/10_losses.ipynb #44e873fb
@@ -94,24 +114,34 @@ class PerceptualLoss:
     "A perceptual loss of `(x, y)` in [0,1] that knows its `name`; made by `perceptual_loss`"
     def __init__(self, name:str, # what it is
                  f): # function of (x, y) to a scalar
-        self.name, self.f = name, f
-    def __call__(self, x:Tensor, y:Tensor) -> Tensor: return self.f(x, y)   # pictures (B,3,H,W) to a scalar
+        self.name = name
+        self.f = f
+    def __call__(self, x:Tensor, y:Tensor) -> Tensor:
+        # pictures (B,3,H,W) to a scalar
+        return self.f(x, y)
     def __repr__(self): return f'PerceptualLoss({self.name!r})'
 
 def perceptual_loss(kind:str='auto', # auto, lpips, encoder or none
-                    encoder:nn.Module=None, # a trained `codebook.Encoder`, for encoder and auto; it is frozen
+                    # a trained `codebook.Encoder`, for encoder and auto; it is frozen
+                    encoder:nn.Module=None,
                     net:str='alex', # backbone of LPIPS
                    ) -> PerceptualLoss:
-    "LPIPS where its backbone is at hand, features of our own encoder where not; its `name` says which"
+    """LPIPS where its backbone is at hand, features of our own encoder where not; its `name` says
+    which"""
     choose('kind', kind, ('auto', 'lpips', 'encoder', 'none'), 'perceptual_loss')
-    if kind == 'none': return PerceptualLoss('none', lambda x, y: x.new_zeros((), dtype=torch.float32))
+    if kind == 'none':
+        return PerceptualLoss('none', lambda x, y: x.new_zeros((), dtype=torch.float32))
     if kind in ('auto', 'lpips'):
         try: return PerceptualLoss(f'LPIPS ({net})', lpips_loss(net))
         except (ImportError, FileNotFoundError):
             if kind == 'lpips': raise
-    if encoder is None: raise ValueError("perceptual_loss: LPIPS is not at hand or not asked for, and no encoder was given; pass encoder=, or choose kind='none'")
+    if encoder is None:
+        raise ValueError(
+            "perceptual_loss: LPIPS is not at hand or not asked for, and no encoder was given; pass encoder=, or choose kind='none'"
+        )
     encoder.requires_grad_(False).eval()
-    return PerceptualLoss('encoder features', lambda x, y: encoder_feature_loss(encoder.to(x.device), x, y))
+    return PerceptualLoss('encoder features',
+                          lambda x, y: encoder_feature_loss(encoder.to(x.device), x, y))
 
 # %% ../nbs/10_losses.ipynb #70623274
 def hinge_d_loss(real:Tensor, # scores of real patches (B,1,h,w), or any shape
@@ -142,9 +172,11 @@ def token_targets(d2:Tensor, # squared distances of the true latent to the codes
     if T <= 0: return F.one_hot(d2.argmin(-1), d2.shape[-1]).float()
     return F.softmax(-d2/T, -1)
 
-def token_loss(rounds:list, # of (`Places` (B,n), log-probabilities (B,n,K) there), as `parallel_decode` returns
-               targets:Tensor, # (B,h,w,K)
-              ) -> Tensor: # scalar, nats per masked place
+def token_loss(
+        # of (`Places` (B,n), log-probabilities (B,n,K) there), as `parallel_decode` returns
+        rounds:list,
+        targets:Tensor, # (B,h,w,K)
+) -> Tensor: # scalar, nats per masked place
     "Cross-entropy on masked places, mean over the rounds"
     if not rounds: return targets.new_zeros(())
     targets = targets.flatten(1, 2)

@@ -16,7 +16,9 @@ from .files import choose
 
 # %% ../nbs/05_masking.ipynb #ccf1c63b
 def token_log_probs(d2:Tensor, # squared distances to the codes (B,h,w,K)
-                    T:float|Tensor, # temperature in units of squared distance: a number, or (B,h,w); 2*sigma^2 for a spread sigma
+                    # temperature in units of squared distance: a number, or (B,h,w); 2*sigma^2 for
+                    # a spread sigma
+                    T:float|Tensor,
                    ) -> Tensor: # log p_hat (B,h,w,K)
     "Distribution over codes from squared distances: `log_softmax(-d2/T)`; the talk's p_hat"
     if isinstance(T, Tensor): T = T[..., None].clamp(min=1e-6)
@@ -31,15 +33,22 @@ def entropy_map(log_p:Tensor, # log-probabilities (..., K)
     return (torch.special.entr(log_p.exp()).sum(-1) / math.log(max(K, 2))).clamp(0, 1)
 
 # %% ../nbs/05_masking.ipynb #12223b64
-def _rows(z:Tensor, codes:Tensor, T:Tensor) -> tuple[Tensor, Tensor]: # places (N,d), codes (K,d), T (N,) to (N,d+1), (d+1,K)
+def _rows(
+        z:Tensor, codes:Tensor,
+        T:Tensor) -> tuple[Tensor, Tensor]: # places (N,d), codes (K,d), T (N,) to (N,d+1), (d+1,K)
     "Two factors whose product is `(2 z.e_k - |e_k|^2)/T`, both about the codes' mean"
     mean = codes.mean(0)
-    z, e = z - mean, codes - mean
+    z = z - mean
+    e = codes - mean
     rows = torch.cat([z, torch.ones_like(z[:, :1])], 1)/T[:, None]
-    if not rows.isfinite().all(): raise ValueError('token distribution: z or T has NaN or infinite values; look for a network that diverged')
+    if not rows.isfinite().all():
+        raise ValueError(
+            'token distribution: z or T has NaN or infinite values; look for a network that diverged'
+        )
     return rows, torch.cat([2*e, -e.pow(2).sum(1, keepdim=True)], 1).T
 
-def _temperature(T, z:Tensor) -> Tensor: # a number, or a tensor that fits (B,h,w), to (B,h,w) float32
+def _temperature(T,
+                 z:Tensor) -> Tensor: # a number, or a tensor that fits (B,h,w), to (B,h,w) float32
     "The temperature of every place"
     if not isinstance(T, Tensor):
         if not T > 0: raise ValueError(f'the temperature T must be positive, not {T}')
@@ -52,18 +61,22 @@ class TokenStatistics:
     "What a distribution over the codes says of each place"
     tokens: Tensor # the likeliest (B,h,w)
     entropy: Tensor # in units of log K (B,h,w)
-    spread2: Tensor|None # squared distance of the codes from their mean (B,h,w); None where it was not asked for
+    # squared distance of the codes from their mean (B,h,w); None where it was not asked for
+    spread2: Tensor|None
 
 @torch.no_grad()
 @torch.autocast('cpu', enabled=False)
 @torch.autocast('cuda', enabled=False)
 def token_statistics(z:Tensor, # latent (B,d,h,w)
                      codes:Tensor, # codebook (K,d)
-                     T:float|Tensor, # temperature in units of squared distance: a number, or (B,h,w)
-                     chunk:int=None, # places at a time, by default as many as keep the table in cache
+                     # temperature in units of squared distance: a number, or (B,h,w)
+                     T:float|Tensor,
+                     # places at a time, by default as many as keep the table in cache
+                     chunk:int=None,
                      spread:bool=False, # also the spread in code space
                     ) -> TokenStatistics:
-    "Likeliest token, entropy and `sum_k p_k |e_k - E_p e|^2` of every place, in float32, without a table (B,h,w,K)"
+    """Likeliest token, entropy and `sum_k p_k |e_k - E_p e|^2` of every place, in float32, without
+    a table (B,h,w,K)"""
     B, d, h, w = z.shape
     K = len(codes)
     T = _temperature(T, z)
@@ -71,11 +84,15 @@ def token_statistics(z:Tensor, # latent (B,d,h,w)
     rows, table = _rows(z.float().permute(0, 2, 3, 1).reshape(-1, d), codes, T.flatten())
     chunk = chunk or max(1, 2**(19 if z.device.type == 'cpu' else 25)//K)
     parts = [_statistics(r, table, spread) for r in rows.split(chunk)]
-    tokens, entropy, spread2 = (torch.cat(o).view(B, h, w) if o[0] is not None else None for o in zip(*parts))
+    tokens, entropy, spread2 = (torch.cat(o).view(B, h, w) if o[0] is not None else None
+                                for o in zip(*parts))
     return TokenStatistics(tokens, (entropy/math.log(max(K, 2))).clamp_(0, 1), spread2)
 
 # %% ../nbs/05_masking.ipynb #dd940cd3
-def _statistics(rows:Tensor, table:Tensor, spread:bool) -> tuple[Tensor, Tensor, Tensor|None]: # (n,d+1), (d+1,K) to tokens (n,), entropy in nats (n,), spread2 (n,) or None
+def _statistics(
+    rows:Tensor, table:Tensor, spread:bool
+) -> tuple[Tensor, Tensor, Tensor
+           | None]: # (n,d+1), (d+1,K) to tokens (n,), entropy in nats (n,), spread2 (n,) or None
     "Token, entropy and spread of a few places"
     l = rows @ table
     p = F.softmax(l, -1)
@@ -94,7 +111,8 @@ def prior_at(z:Tensor, # latent (B,d,h,w)
              mask:Tensor, # (B,h,w) bool, True: wanted
             ) -> Tensor: # log p_hat of those places (N,K), float32
     "`token_log_probs` of the masked places only"
-    rows, table = _rows(z.float().permute(0, 2, 3, 1)[mask], codes.float(), _temperature(T, z)[mask])
+    rows, table = _rows(z.float().permute(0, 2, 3, 1)[mask], codes.float(),
+                        _temperature(T, z)[mask])
     return F.log_softmax(rows @ table, -1)
 
 # %% ../nbs/05_masking.ipynb #a6b3b93d
@@ -105,22 +123,34 @@ def calibrate_temperature(d2:Tensor, # squared distances of the aligned latent t
                           iters:int=40, # of the golden-section search
                          ) -> float: # temperature
     "The temperature under which the true tokens are likeliest; Guo et al., ICML 2017, section 4"
-    d2, tokens = d2.flatten(0, -2).float(), tokens.flatten()
+    d2 = d2.flatten(0, -2).float()
+    tokens = tokens.flatten()
     _finite('calibrate_temperature: d2', d2)
     nll = lambda t: F.cross_entropy(-d2/math.exp(t), tokens).item()
-    g, a, b = (math.sqrt(5) - 1)/2, math.log(lo), math.log(hi)
-    c, d = b - g*(b - a), a + g*(b - a)
-    nc, nd = nll(c), nll(d)
+    g = (math.sqrt(5) - 1)/2
+    a = math.log(lo)
+    b = math.log(hi)
+    c = b - g*(b - a)
+    d = a + g*(b - a)
+    nc = nll(c)
+    nd = nll(d)
     for _ in range(iters):
-        if nc < nd: b, d, nd, c = d, c, nc, d - g*(d - a); nc = nll(c)
-        else: a, c, nc, d = c, d, nd, c + g*(b - c); nd = nll(d)
+        if nc < nd:
+            b, d, nd, c = d, c, nc, d - g*(d - a)
+            nc = nll(c)
+        else:
+            a, c, nc, d = c, d, nd, c + g*(b - c)
+            nd = nll(d)
     return math.exp((a + b)/2)
 
 def _finite(name:str, *ts:Tensor):
     "Refuse NaN and infinity, and nothing at all"
     for t in ts:
         if not t.numel(): raise ValueError(f'{name} is empty; give at least one place')
-        if not t.isfinite().all(): raise ValueError(f'{name} has NaN or infinite values; leave these places out, or look for a network that diverged')
+        if not t.isfinite().all():
+            raise ValueError(
+                f'{name} has NaN or infinite values; leave these places out, or look for a network that diverged'
+            )
 
 # %% ../nbs/05_masking.ipynb #78c53175
 @dataclass
@@ -135,31 +165,46 @@ def reliability(confidence:Tensor, # probability of the predicted token, any sha
                 correct:Tensor, # was it right, same shape, bool
                 bins:int=15, # of equal width
                ) -> Reliability:
-    "Accuracy against confidence, bin by bin, and the expected calibration error; Guo et al., ICML 2017, eq. 3"
-    c, right = confidence.flatten().double(), correct.flatten().double()
+    """Accuracy against confidence, bin by bin, and the expected calibration error; Guo et al., ICML
+    2017, eq. 3"""
+    c = confidence.flatten().double()
+    right = correct.flatten().double()
     _finite('reliability: confidence', c)
-    if c.shape != right.shape or c.min() < 0 or c.max() > 1 + 1e-6: raise ValueError('reliability: confidence must lie in [0,1] and have the shape of correct')
+    if c.shape != right.shape or c.min() < 0 or c.max() > 1 + 1e-6:
+        raise ValueError('reliability: confidence must lie in [0,1] and have the shape of correct')
     i = (c*bins).ceil().long().clamp(1, bins) - 1
     n = torch.bincount(i, minlength=bins)
-    conf, acc = (torch.zeros_like(n, dtype=c.dtype).index_add_(0, i, v)/n.clamp(min=1) for v in (c, right))
+    conf, acc = (torch.zeros_like(n, dtype=c.dtype).index_add_(0, i, v)/n.clamp(min=1)
+                 for v in (c, right))
     return Reliability(conf, acc, n, ((acc - conf).abs()*n/n.sum()).sum().item())
 
 # %% ../nbs/05_masking.ipynb #1f70da74
-def uncertainty_mask(entropy:Tensor, # in units of log K (B,h,w); or another map of uncertainty, larger: less sure
-                     tau:float, # threshold, in [0,1] for an entropy; 1 masks nothing, 0 everything not certain
-                     top:float=1., # largest sensible threshold: 1 for an entropy, `math.inf` for a map in other units
-                    ) -> Tensor: # (B,h,w) bool, True: masked
+def uncertainty_mask(
+    entropy:Tensor, # in units of log K (B,h,w); or another map of uncertainty, larger: less sure
+    # threshold, in [0,1] for an entropy; 1 masks nothing, 0 everything not certain
+    tau:float,
+    # largest sensible threshold: 1 for an entropy, `math.inf` for a map in other
+    # units
+    top:float=1.,
+) -> Tensor: # (B,h,w) bool, True: masked
     "Mask the places whose entropy exceeds tau; slide 'NAT Strategy'"
-    if not 0 <= tau <= top: raise ValueError(f'tau={tau} must lie in [0, {top:g}]: it is ' + ('an entropy in units of log K' if top == 1 else 'a threshold on the map, in its units'))
-    if entropy.isnan().any(): raise ValueError('uncertainty_mask: the map has NaN; look for a network that diverged')
+    if not 0 <= tau <= top:
+        raise ValueError(f'tau={tau} must lie in [0, {top:g}]: it is ' + (
+            'an entropy in units of log K' if top == 1 else 'a threshold on the map, in its units'))
+    if entropy.isnan().any():
+        raise ValueError('uncertainty_mask: the map has NaN; look for a network that diverged')
     return entropy > tau
 
 # %% ../nbs/05_masking.ipynb #e4539be8
-def mask_share_threshold(map:Tensor, # of uncertainty, any shape
-                         share:float, # of the places to mask, in [0,1)
-                        ) -> float: # threshold tau: `map > tau` masks this share, rounded down; fewer where values tie
+def mask_share_threshold(
+    map:Tensor, # of uncertainty, any shape
+    share:float, # of the places to mask, in [0,1)
+) -> float: # threshold tau: `map > tau` masks this share, rounded down; fewer where values tie
     "The threshold that masks a share of a map: its quantile at 1 - share"
-    if not 0 <= share < 1: raise ValueError(f'mask_share_threshold: share={share} must lie in [0, 1); to mask everything, give a mask of ones')
+    if not 0 <= share < 1:
+        raise ValueError(
+            f'mask_share_threshold: share={share} must lie in [0, 1); to mask everything, give a mask of ones'
+        )
     _finite('mask_share_threshold: the map', map)
     n = map.numel()
     return map.flatten().kthvalue(n - int(n*share + 1e-6)).values.item()
@@ -175,9 +220,12 @@ def auroc(score:Tensor, # of uncertainty, any shape, larger: less sure
          ) -> float: # 1: all wrong places above all right ones; 0.5: chance
     "Chance that a wrong place has the higher score than a right one: area under the ROC curve"
     _finite('auroc: score', score)
-    r, w = _ranks(score), wrong.flatten().bool()
-    n1 = w.sum().item(); n0 = len(w) - n1
-    if not n1 or not n0: raise ValueError(f'auroc: of {len(w)} places {n1} are wrong; it needs wrong and right ones')
+    r = _ranks(score)
+    w = wrong.flatten().bool()
+    n1 = w.sum().item()
+    n0 = len(w) - n1
+    if not n1 or not n0:
+        raise ValueError(f'auroc: of {len(w)} places {n1} are wrong; it needs wrong and right ones')
     return (r[w].sum().item() - n1*(n1 + 1)/2)/(n1*n0)
 
 def rank_correlation(a:Tensor, # a map, any shape
@@ -186,7 +234,8 @@ def rank_correlation(a:Tensor, # a map, any shape
     "Spearman's rank correlation"
     _finite('rank_correlation: a map', a, b)
     a, b = (r - r.mean() for r in (_ranks(a), _ranks(b)))
-    if not a.any() or not b.any(): raise ValueError('rank_correlation: a map is constant; it has no order to compare')
+    if not a.any() or not b.any():
+        raise ValueError('rank_correlation: a map is constant; it has no order to compare')
     return (a @ b / (a.norm()*b.norm())).item()
 
 # %% ../nbs/05_masking.ipynb #78773022
@@ -202,25 +251,31 @@ def sparsification(score:Tensor, # of uncertainty, any shape, larger: less sure
                    error:Tensor, # the true error, same shape, not negative
                    steps:int=20, # shares 0, 1/steps, ... are left out
                   ) -> Sparsification:
-    "Mean error of what remains when the least sure places are left out; Ilg et al., ECCV 2018, section 5"
+    """Mean error of what remains when the least sure places are left out; Ilg et al., ECCV 2018,
+    section 5"""
     _finite('sparsification: score or error', score, error)
     e = error.flatten().double()
-    if not e.mean() > 0 or e.min() < 0: raise ValueError('sparsification: the error must be positive somewhere and negative nowhere')
-    _, i, n = score.flatten().unique(return_inverse=True, return_counts=True)   # ascending; ties share their mean error
+    if not e.mean() > 0 or e.min() < 0:
+        raise ValueError(
+            'sparsification: the error must be positive somewhere and negative nowhere')
+    # ascending; ties share their mean error
+    _, i, n = score.flatten().unique(return_inverse=True, return_counts=True)
     by_score = (e.new_zeros(len(n)).index_add_(0, i, e)/n).repeat_interleave(n)
     share = torch.arange(steps, device=e.device)/steps
     keep = len(e) - (share.double()*len(e) + 1e-6).long()
     def rest(v): return v.cumsum(0)[keep - 1]/keep/e.mean()
     curve = rest(by_score)
     oracle = rest(e.sort().values)
-    return Sparsification(share, curve, oracle, torch.trapezoid(curve - oracle, share.double()).item())
+    return Sparsification(share, curve, oracle,
+                          torch.trapezoid(curve - oracle, share.double()).item())
 
 # %% ../nbs/05_masking.ipynb #e15c63b8
 def uncertainty_scores(score:Tensor, # of uncertainty, any shape, larger: less sure
                        error:Tensor, # the true error, same shape
                        wrong:Tensor, # is the token wrong, same shape, bool
                       ) -> dict: # auroc_wrong, auroc_tenth, auroc_fifth, spearman, ause
-    "How well a map finds wrong tokens, the worst tenth and fifth of the places, and the order of the errors"
+    """How well a map finds wrong tokens, the worst tenth and fifth of the places, and the order of
+    the errors"""
     tenth = error > mask_share_threshold(error, 0.1)
     fifth = error > mask_share_threshold(error, 0.2)
     return dict(
@@ -273,12 +328,15 @@ def _share_of(n, share):
 def remask(confidence:Tensor, # of the latest prediction at each place (B,h,w), larger: surer
            mask:Tensor, # places that may be masked again (B,h,w) bool
            share:float, # of them, in [0,1], rounded down
-           settled:Tensor=None, # (B,h,w) bool, places of the mask that stay as they are: counted in the share, never chosen
+           # (B,h,w) bool, places of the mask that stay as they are: counted in the share, never
+           # chosen
+           settled:Tensor=None,
           ) -> Tensor: # (B,h,w) bool, True: masked again
     "The least confident places of a mask, picture by picture"
     if not 0 <= share <= 1: raise ValueError(f'remask: share={share} must lie in [0, 1]')
     asked = mask if settled is None else mask & ~settled
-    if (confidence.isnan() & asked).any(): raise ValueError('remask: the confidence has NaN; look for a network that diverged')
+    if (confidence.isnan() & asked).any():
+        raise ValueError('remask: the confidence has NaN; look for a network that diverged')
     return least_confident(confidence, mask, share, settled)
 
 def least_confident(confidence:Tensor, # of the latest prediction at each place (B,h,w), no NaN
@@ -288,9 +346,12 @@ def least_confident(confidence:Tensor, # of the latest prediction at each place 
                    ) -> Tensor: # (B,h,w) bool, True: masked again
     "`remask` without its checks: a GPU need not be waited for"
     free = mask if settled is None else mask & ~settled
-    conf = confidence.float().clamp(max=torch.finfo(torch.float32).max).masked_fill(~free, math.inf).flatten(1)
+    conf = confidence.float().clamp(max=torch.finfo(torch.float32).max).masked_fill(
+        ~free, math.inf).flatten(1)
     order = conf.argsort(dim=1, stable=True)
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    rank = torch.empty_like(order).scatter_(
+        1, order,
+        torch.arange(order.shape[1], device=order.device).expand_as(order))
     n = _share_of(mask.flatten(1).sum(1, keepdim=True), share)
     return (rank < n).view_as(mask) & free
 
@@ -299,11 +360,17 @@ def gumbel_confidence(conf:Tensor, # probability of the predicted token (B,h,w),
                       temperature:float, # t of the noise; 0: none
                       generator:torch.Generator=None, # of the noise
                      ) -> Tensor: # log-confidence with noise (B,h,w), for `remask`
-    "`log conf + t*g`, g Gumbel noise, the same for every picture of a batch; MaskGIT's choice of places"
-    if not temperature >= 0: raise ValueError(f'gumbel_confidence: temperature={temperature} must be 0 or more')
-    if not (conf >= 0).all(): raise ValueError('gumbel_confidence: conf must hold probabilities, no NaN and nothing below 0')
+    """`log conf + t*g`, g Gumbel noise, the same for every picture of a batch; MaskGIT's choice of
+    places"""
+    if not temperature >= 0:
+        raise ValueError(f'gumbel_confidence: temperature={temperature} must be 0 or more')
+    if not (conf >= 0).all():
+        raise ValueError(
+            'gumbel_confidence: conf must hold probabilities, no NaN and nothing below 0')
     if not temperature: return conf.float().log()
-    e = torch.empty(conf.shape[1:], device=generator.device if generator else conf.device).exponential_(generator=generator)
+    e = torch.empty(
+        conf.shape[1:],
+        device=generator.device if generator else conf.device).exponential_(generator=generator)
     return conf.float().log() - temperature*e.clamp(min=1e-20).log().to(conf.device)
 
 # %% ../nbs/05_masking.ipynb #93685146

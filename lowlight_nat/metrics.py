@@ -11,16 +11,22 @@ from torch import Tensor
 from .files import choose
 
 # %% ../nbs/09_metrics.ipynb #2ce5f03b
-_far = 4. # values beyond it, or below its negative, belong to no picture in [0,1], however wrong a prediction may be
+# values beyond it, or below its negative, belong to no picture in [0,1], however wrong a prediction
+# may be
+_far = 4.
 
 def _tensor(
     x, # should be a picture
 ):
     "Refuse what isn't a tensor of channels first, in one sentence."
     if not isinstance(x, Tensor):
-        raise ValueError(f"a picture of type {type(x).__name__} can't be measured: give tensors (3,H,W) in [0,1], as read_image gives them, or torch.from_numpy(array).permute(2,0,1)/255.")
+        raise ValueError(
+            f"a picture of type {type(x).__name__} can't be measured: give tensors (3,H,W) in [0,1], as read_image gives them, or torch.from_numpy(array).permute(2,0,1)/255."
+        )
     if x.ndim in (3,4) and x.shape[-1] in (1,3,4) and x.shape[-3]>4:
-        raise ValueError(f"a picture of shape {tuple(x.shape)} has its channels last: give (3,H,W), by .permute(2,0,1), or (B,3,H,W).")
+        raise ValueError(
+            f"a picture of shape {tuple(x.shape)} has its channels last: give (3,H,W), by .permute(2,0,1), or (B,3,H,W)."
+        )
 
 def _pair(
     x:Tensor, y:Tensor, # pictures, `(B,C,H,W)` or `(C,H,W)`
@@ -28,10 +34,18 @@ def _pair(
 )->tuple: # both as `(B,C,H,W)` floats of at least 32 bits
     "Two batches that can be compared; raises `ValueError` with one sentence otherwise."
     for o in (x,y): _tensor(o)
-    if x.shape!=y.shape: raise ValueError(f"the two pictures have different shapes, {tuple(x.shape)} and {tuple(y.shape)}: crop or resize one of them first.")
-    if x.ndim not in (3,4) or x.numel()==0: raise ValueError(f"pictures of shape {tuple(x.shape)} can't be compared: give (B,3,H,W) or (3,H,W), not empty.")
+    if x.shape!=y.shape:
+        raise ValueError(
+            f"the two pictures have different shapes, {tuple(x.shape)} and {tuple(y.shape)}: crop or resize one of them first."
+        )
+    if x.ndim not in (3,4) or x.numel()==0:
+        raise ValueError(
+            f"pictures of shape {tuple(x.shape)} can't be compared: give (B,3,H,W) or (3,H,W), not empty."
+        )
     for o in (x,y):
-        if not o.is_floating_point(): raise ValueError(f"float pictures in [0,1] are expected, got {o.dtype}: divide 8-bit values by 255.")
+        if not o.is_floating_point():
+            raise ValueError(
+                f"float pictures in [0,1] are expected, got {o.dtype}: divide 8-bit values by 255.")
         if check: _in_range(o)
     kind = torch.float64 if torch.float64 in (x.dtype,y.dtype) else torch.float32
     x,y = [o.to(kind).as_subclass(Tensor) for o in (x,y)]
@@ -40,8 +54,14 @@ def _pair(
 def _in_range(x):
     "Refuse NaN, infinity and pictures that go from 0 to 255, in one sentence."
     low,high = (o.item() for o in x.detach().as_subclass(Tensor).aminmax())
-    if not (math.isfinite(low) and math.isfinite(high)): raise ValueError("a picture contains NaN or infinite values, so there is nothing to measure: look for the step that made them.")
-    if low<-_far or high>_far: raise ValueError(f"a picture has values from {low:.3g} to {high:.3g}, and [0,1] is expected: divide values of 0 to 255 by 255.")
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(
+            "a picture contains NaN or infinite values, so there is nothing to measure: look for the step that made them."
+        )
+    if low<-_far or high>_far:
+        raise ValueError(
+            f"a picture has values from {low:.3g} to {high:.3g}, and [0,1] is expected: divide values of 0 to 255 by 255."
+        )
 
 # %% ../nbs/09_metrics.ipynb #9fc2ac79
 def psnr(
@@ -79,23 +99,33 @@ def ssim_parts(
     x:Tensor, # pictures, `(B,C,H,W)` or `(C,H,W)`, in [0,1]
     y:Tensor, # what they are compared with, same shape
 )->tuple: # luminance, and contrast times structure, each `(B,C,H-10,W-10)`, at most 1
-    "The two factors of SSIM at every place where the 11x11 window lies inside the picture; differentiable (Wang et al. 2004, equation 13)."
+    """The two factors of SSIM at every place where the 11x11 window lies inside the picture;
+    differentiable (Wang et al. 2004, equation 13)."""
     x,y = _pair(x, y, check=False)
-    if min(x.shape[-2:])<11: raise ValueError(f"SSIM needs at least 11 pixels each way and got {x.shape[-2]}x{x.shape[-1]}: use psnr, or a larger picture.")
+    if min(x.shape[-2:])<11:
+        raise ValueError(
+            f"SSIM needs at least 11 pixels each way and got {x.shape[-2]}x{x.shape[-1]}: use psnr, or a larger picture."
+        )
     w = gaussian_window().to(x)
-    C1,C2 = .01**2,.03**2
+    C1 = .01**2
+    C2 = .03**2
     a,b = [o.mean(dim=(2,3),keepdim=True).detach() for o in (x,y)]
-    u,v = x-a,y-b
+    u = x-a
+    v = y-b
     mu,mv,uu,vv,uv = _blur(torch.cat([u,v,u*u,v*v,u*v], 1), w).chunk(5, 1)
-    var_x,var_y,cov = uu-mu*mu, vv-mv*mv, uv-mu*mv
-    mu_x,mu_y = mu+a,mv+b
+    var_x = uu-mu*mu
+    var_y = vv-mv*mv
+    cov = uv-mu*mv
+    mu_x = mu+a
+    mu_y = mv+b
     return (2*mu_x*mu_y+C1)/(mu_x**2+mu_y**2+C1), (2*cov+C2)/(var_x+var_y+C2)
 
 def ssim_map(
     x:Tensor, # pictures, `(B,C,H,W)` or `(C,H,W)`, in [0,1]
     y:Tensor, # what they are compared with, same shape
 )->Tensor: # `(B,C,H-10,W-10)`, at most 1
-    "SSIM at every place where the window lies inside the picture: luminance times contrast and structure."
+    """SSIM at every place where the window lies inside the picture: luminance times contrast and
+    structure."""
     l,cs = ssim_parts(x, y)
     return l*cs
 
@@ -104,7 +134,8 @@ def ssim(
     x:Tensor, # pictures, `(B,3,H,W)` or `(3,H,W)`, in [0,1]
     y:Tensor, # what they are compared with, same shape
 )->Tensor: # `(B,)`, at most 1; 1 for equal pictures
-    "Structural similarity of each picture: Gaussian window of 11x11, sigma 1.5, mean over channels."
+    """Structural similarity of each picture: Gaussian window of 11x11, sigma 1.5, mean over
+    channels."""
     _pair(x, y)
     return ssim_map(x, y).mean(dim=(1,2,3))
 
@@ -114,9 +145,12 @@ GT_MEAN_FORMULAS = dict( # form: what it computes, in words
     grey="clip(pred * mean(grey(target)) / mean(grey(pred)), 0, 1), grey = 0.299 R + 0.587 G + 0.114 B, sRGB values",
     grey_bgr="clip(pred * mean(grey(target)) / mean(grey(pred)), 0, 1), grey = 0.114 R + 0.587 G + 0.299 B, sRGB values",
     channel="clip(pred * mean(target) / mean(pred), 0, 1), mean over all three channels, sRGB values",
-    unclipped="clip(pred * mean(grey(target)) / mean(pred), 0, 1), pred before it is clipped, grey = 0.114 R + 0.587 G + 0.299 B, sRGB values")
+    unclipped="clip(pred * mean(grey(target)) / mean(pred), 0, 1), pred before it is clipped, grey = 0.114 R + 0.587 G + 0.299 B, sRGB values"
+)
 GT_MEAN_FORMULA = GT_MEAN_FORMULAS['grey'] # the default, named beside every table
-_WEIGHTS = dict(grey=(GREY,GREY), grey_bgr=(GREY[::-1],GREY[::-1]), channel=([1/3]*3,[1/3]*3), unclipped=(GREY[::-1],[1/3]*3)) # of target, of prediction
+# of target, of prediction
+_WEIGHTS = dict(grey=(GREY, GREY), grey_bgr=(GREY[::-1], GREY[::-1]), channel=([1/3]*3, [1/3]*3),
+                unclipped=(GREY[::-1], [1/3]*3))
 
 # %% ../nbs/09_metrics.ipynb #08d92ca1
 def grey_mean(
@@ -126,17 +160,20 @@ def grey_mean(
     "Mean of the grey picture, with the weights of ITU-R BT.601."
     _tensor(x)
     if x.ndim==3: x = x[None]
-    if x.ndim!=4 or x.shape[1]!=3: raise ValueError(f"grey needs three channels, (B,3,H,W), and got {tuple(x.shape)}.")
+    if x.ndim!=4 or x.shape[1]!=3:
+        raise ValueError(f"grey needs three channels, (B,3,H,W), and got {tuple(x.shape)}.")
     m = (x if x.dtype==torch.float64 else x.float()).mean(dim=(2,3))
     return m@m.new_tensor(weights)
 
 # %% ../nbs/09_metrics.ipynb #a7d2b759
 def gt_mean(
-    pred:Tensor, # prediction, `(B,3,H,W)` or `(3,H,W)`; clipped to [0,1] first, unless `form` is 'unclipped'
+    # prediction, `(B,3,H,W)` or `(3,H,W)`; clipped to [0,1] first, unless `form` is 'unclipped'
+    pred:Tensor,
     target:Tensor, # ground truth, same shape, in [0,1]
     form:str='grey', # which means are compared: a key of `GT_MEAN_FORMULAS`
 )->Tensor: # prediction with the target's mean, same shape, clipped to [0,1]
-    "Scale each prediction to its target's mean grey: `GT_MEAN_FORMULA`, or another of `GT_MEAN_FORMULAS`."
+    """Scale each prediction to its target's mean grey: `GT_MEAN_FORMULA`, or another of
+    `GT_MEAN_FORMULAS`."""
     choose('form', form, GT_MEAN_FORMULAS, 'gt_mean')
     p,t = _pair(pred, target)
     if form!='unclipped': p = p.clamp(0,1)
@@ -149,27 +186,42 @@ def gt_mean(
 def score_pair(
     pred:Tensor, # prediction, `(3,H,W)` or `(1,3,H,W)`, in [0,1]
     target:Tensor, # ground truth, same shape
-    lpips=None, # a distance of `(1,3,H,W)` pictures in [0,1], e.g. `perception.LPIPS()`; its `name`, if it has one, is the key unless it begins with LPIPS
+    # a distance of `(1,3,H,W)` pictures in [0,1], e.g. `perception.LPIPS()`; its `name`, if it has
+    # one, is the key unless it begins with LPIPS
+    lpips=None,
 )->dict: # floats: psnr, ssim, psnr_gt_mean, ssim_gt_mean; with `lpips` also lpips and lpips_gt_mean
-    "PSNR (dB) and SSIM of one picture, and a perceptual distance if one is given, raw and with GT-mean."
+    """PSNR (dB) and SSIM of one picture, and a perceptual distance if one is given, raw and with
+    GT-mean."""
     _tensor(pred)
-    if pred.ndim==4 and len(pred)!=1: raise ValueError(f"score_pair measures one picture and got a batch of {len(pred)}: call it for each.")
+    if pred.ndim==4 and len(pred)!=1:
+        raise ValueError(
+            f"score_pair measures one picture and got a batch of {len(pred)}: call it for each.")
     adjusted = gt_mean(pred, target)
-    scores = dict(psnr=psnr(pred,target).item(), ssim=ssim(pred,target).item(),
-                  psnr_gt_mean=psnr(adjusted,target).item(), ssim_gt_mean=ssim(adjusted,target).item())
+    scores = dict(psnr=psnr(pred, target).item(), ssim=ssim(pred, target).item(), psnr_gt_mean=psnr(
+        adjusted, target).item(), ssim_gt_mean=ssim(adjusted, target).item())
     if lpips is None: return scores
-    if type(lpips).__module__.split('.')[0]=='lpips': raise ValueError("score_pair: the network of the package lpips takes pictures in [-1,1]; give perception.LPIPS(), which takes them in [0,1].")
+    if type(lpips).__module__.split('.')[0]=='lpips':
+        raise ValueError(
+            "score_pair: the network of the package lpips takes pictures in [-1,1]; give perception.LPIPS(), which takes them in [0,1]."
+        )
     name = getattr(lpips, 'name', 'LPIPS')
     name = 'lpips' if name.startswith('LPIPS') else name
-    return scores|{name+end: torch.as_tensor(lpips(*_pair(p,target))).item() for end,p in {'':pred, '_gt_mean':adjusted}.items()}
+    return scores | {
+        name + end: torch.as_tensor(lpips(*_pair(p, target))).item()
+        for end, p in {'': pred, '_gt_mean': adjusted}.items()
+    }
 
 # %% ../nbs/09_metrics.ipynb #6c687550
 def batch_mean(
-    f, # metric of `(pred, targ)`, `(B,3,H,W)` each, to one number a picture, `(B,)`: `psnr`, `ssim`, `perception.LPIPS()`
+    # metric of `(pred, targ)`, `(B,3,H,W)` each, to one number a picture, `(B,)`: `psnr`, `ssim`,
+    # `perception.LPIPS()`
+    f,
     form:str=None, # scale the prediction by this form of `gt_mean` first; None: raw
 ): # function of (pred, targ) to a scalar, with a name: what fastai takes as a metric
-    "The mean of a metric over the batch; named after it, with `_gt_mean` (and the form, if it is not the default)."
+    """The mean of a metric over the batch; named after it, with `_gt_mean` (and the form, if it is
+    not the default)."""
     if form is not None: choose('form', form, GT_MEAN_FORMULAS, 'batch_mean')
     def metric(pred, targ): return f(pred if form is None else gt_mean(pred,targ,form), targ).mean()
-    metric.__name__ = (getattr(f,'name',None) or f.__name__) + {None:'', 'grey':'_gt_mean'}.get(form, f'_gt_mean({form})')
+    metric.__name__ = (getattr(f, 'name', None) or f.__name__) + {None: '', 'grey': '_gt_mean'}.get(
+        form, f'_gt_mean({form})')
     return metric

@@ -59,10 +59,13 @@ def _single(name, v, default, allowed):
     return v
 
 def field_value(f, # field of a configuration, of `dataclasses.fields`
-                v, # its value: number, word, switch, tuple or list (JSON has no tuples), or a `StagePlan`
+                # its value: number, word, switch, tuple or list (JSON has no tuples), or a
+                # `StagePlan`
+                v,
                 owner:str='ModelConfig', # name of the configuration, for the sentence
                ): # the value, of the field's type
-    "The value of a field, or `ValueError` with one sentence that names the field and what it may be"
+    """The value of a field, or `ValueError` with one sentence that names the field and what it may
+    be"""
     name = f'{owner}: {f.name}'
     if isinstance(f.default, Checked):
         kind = type(f.default)
@@ -75,13 +78,15 @@ def field_value(f, # field of a configuration, of `dataclasses.fields`
         raise ValueError(f'{name}={v!r} must be a tuple, such as {f.default}')
     count = f.metadata.get('count')
     if not v or count and len(v) != count:
-        raise ValueError(f'{name}={tuple(v)} must have {count or "one or more"} values, as {f.default} has')
+        raise ValueError(
+            f'{name}={tuple(v)} must have {count or "one or more"} values, as {f.default} has')
     return tuple(_single(name, o, f.default[0], f.metadata) for o in v)
 
 
 # %% ../nbs/08_model.ipynb #e7338325
 class Checked:
-    "What the dataclasses of a configuration share: checks when one is made, and the way to JSON and back"
+    """What the dataclasses of a configuration share: checks when one is made, and the way to JSON
+    and back"""
     def __post_init__(self):
         for f in fields(self):
             value = field_value(f, getattr(self, f.name), type(self).__name__)
@@ -118,20 +123,25 @@ PRESETS = 'tiny', 'small', 'base' # names of the presets, the smallest first
 
 def _preset(cls, name):
     "What the preset of that name has for a class"
-    if name not in PRESETS: raise ValueError(f'There is no preset {name!r}; choose one of {", ".join(PRESETS)}')
+    if name not in PRESETS:
+        raise ValueError(f'There is no preset {name!r}; choose one of {", ".join(PRESETS)}')
     return getattr(cls, name)()
 
 @dataclass(frozen=True)
 class ModelConfig(Checked):
     "What a LowLightNAT is: sizes, thresholds and rounds"
     name:str = 'tiny'                # of the preset
-    arch:str = one_of(('compact', 'glare'), 'compact') # of codebook, encoder, flow and fusion decoder: this book's, or the official network's
-    glare_compat:bool = False        # of the official network: ratio of means over the whole batch, as its code has it
-    frozen:bool = False              # the parts came from elsewhere and stay: only spread head and NATs are trained
+    # of codebook, encoder, flow and fusion decoder: this book's, or the official network's
+    arch:str = one_of(('compact', 'glare'), 'compact')
+    # of the official network: ratio of means over the whole batch, as its code has it
+    glare_compat:bool = False
+    # the parts came from elsewhere and stay: only spread head and NATs are trained
+    frozen:bool = False
     # codebook
     dim:int = within('[2, 256]', 4)  # d, channels of the latent
     n_codes:int = within('[2, inf)', 512) # K, size of the vocabulary
-    vq_channels:tuple = within('[1, inf)', (32, 64)) # width of encoder and decoder at each level, finest first; f = vq_stem * 2^(levels-1) = 4
+    # width of encoder and decoder at each level, finest first; f = vq_stem * 2^(levels-1) = 4
+    vq_channels:tuple = within('[1, inf)', (32, 64))
     vq_blocks:int = within('[0, inf)', 1) # residual blocks a level
     vq_stem:int = within('[1, 4]', 2) # first pixel unshuffle of the codebook's encoder
     vq_groups:int = within('[0, inf)', 0) # group normalisation, 0: none
@@ -148,22 +158,31 @@ class ModelConfig(Checked):
     flow_hidden:int = within('[1, inf)', 32) # width of its coupling networks
     bound:float = within('(0, inf)', 0.8) # largest |log-scale| of a flow layer
     norm_level:float = within('(0, 1]', 0.4) # grey mean of exposure-normalised pictures
-    exposure_head:str = one_of(EXPOSURE_HEADS, 'statistics') # what predicts the level: statistics, or attention (statistics, and places that learned queries look at)
-    lights:float = within('[0, inf)', 1000.) # how much clipped lights count against the predicted level; 0: not at all
+    # what predicts the level: statistics, or attention (statistics, and places that learned queries
+    # look at)
+    exposure_head:str = one_of(EXPOSURE_HEADS, 'statistics')
+    # how much clipped lights count against the predicted level; 0: not at all
+    lights:float = within('[0, inf)', 1000.)
     # latent NAT
     nat_width:int = within('[4, inf)', 96) # of the transformer
     nat_depth:int = within('[1, inf)', 2) # layers
     nat_heads:int = within('[1, inf)', 4) # attention heads
     nat_patch:int = within('[1, inf)', 4) # latent places to a patch, along each side
-    mask_by:str = one_of(('entropy', 'spread'), 'entropy') # map that the threshold cuts: entropy (the talk's), or spread (our addition)
-    factor:float = within('(0, inf)', 1.) # calibration: the temperature is 2*factor*sigma^2; fitted on held-out pairs after stages 2 and 3
-    tau:float = within('[0, 1]', 0.5) # threshold, of the entropy in units of log K; set after stage 2 so that mask_share is masked
-    mask_share:float = within('[0, 1]', 0.4) # share of places masked on training pictures at the default tau
+    # map that the threshold cuts: entropy (the talk's), or spread (our addition)
+    mask_by:str = one_of(('entropy', 'spread'), 'entropy')
+    # calibration: the temperature is 2*factor*sigma^2; fitted on held-out pairs after stages 2 and
+    # 3
+    factor:float = within('(0, inf)', 1.)
+    # threshold, of the entropy in units of log K; set after stage 2 so that mask_share is masked
+    tau:float = within('[0, 1]', 0.5)
+    # share of places masked on training pictures at the default tau
+    mask_share:float = within('[0, 1]', 0.4)
     rounds:int = within('[0, inf)', 4) # R, in training and inference
     # fusion decoder
     dec_channels:tuple = within('[1, inf)', (32, 48), 2) # width at 1/2 and 1/4
     dec_blocks:int = within('[0, inf)', 1) # residual blocks before and after each fusion
-    deform:tuple = field(default=(False, False), metadata=dict(count=2)) # deformable alignment of the codebook's features at 1/4 and 1/2
+    # deformable alignment of the codebook's features at 1/4 and 1/2
+    deform:tuple = field(default=(False, False), metadata=dict(count=2))
     feat_width:int = within('[16, inf)', 64) # of the NAT on features
     feat_depth:int = within('[1, inf)', 2) # its layers
     feat_kept:bool = False           # it corrects cells that are not masked too
@@ -176,14 +195,15 @@ class ModelConfig(Checked):
     @classmethod
     def small(cls):
         "For the bundled checkpoint: good pictures on a laptop"
-        return cls(name='small', vq_channels=(48, 96), vq_blocks=2, enc_channels=(48, 64, 96), enc_blocks=2,
-                   cond=48, flow_steps=6, flow_hidden=48, nat_width=128, nat_depth=3,
+        return cls(name='small', vq_channels=(48, 96), vq_blocks=2, enc_channels=(48, 64, 96),
+                   enc_blocks=2, cond=48, flow_steps=6, flow_hidden=48, nat_width=128, nat_depth=3,
                    dec_channels=(48, 64), dec_blocks=2, feat_width=96, feat_kept=True)
 
     @classmethod
     def base(cls):
         "GLARE's own network, with the talk's four rounds"
-        return cls(name='base', arch='glare', dim=3, n_codes=8192, vq_channels=(128, 256, 512), vq_blocks=2,
+        return cls(name='base', arch='glare', dim=3, n_codes=8192, vq_channels=(128, 256,
+                                                                                512), vq_blocks=2,
                    vq_stem=1, vq_groups=32, cond=64, flow_steps=12, flow_hidden=64, norm_level=1.,
                    nat_width=512, nat_depth=8, nat_heads=8, feat_width=256, feat_depth=4)
 
@@ -195,15 +215,18 @@ class ModelConfig(Checked):
     def _check(self):
         self._check_codebook()
         if self.nat_width % (4*self.nat_heads):
-            self._refuse(f'nat_width={self.nat_width} must be a multiple of 4*nat_heads={4*self.nat_heads}; '
-                         'each head turns its channels in fours')
+            self._refuse(
+                f'nat_width={self.nat_width} must be a multiple of 4*nat_heads={4*self.nat_heads}; '
+                'each head turns its channels in fours')
         if self.feat_width % 16:
-            self._refuse(f'feat_width={self.feat_width} must be a multiple of 16; the NAT on features '
-                         'has four heads, and each turns its channels in fours')
+            self._refuse(
+                f'feat_width={self.feat_width} must be a multiple of 16; the NAT on features '
+                'has four heads, and each turns its channels in fours')
         for on, width in zip(self.deform, self.vq_channels[::-1]):
             if on and width % 4:
-                self._refuse(f'deform={self.deform} needs vq_channels in multiples of 4, not {width}; '
-                             'there are four groups of offsets')
+                self._refuse(
+                    f'deform={self.deform} needs vq_channels in multiples of 4, not {width}; '
+                    'there are four groups of offsets')
 
     def _check_codebook(self):
         "What the codebook's sizes must fulfil"
@@ -212,14 +235,17 @@ class ModelConfig(Checked):
             self._refuse('vq_channels needs two levels or more; '
                          'the fusion decoder reads the codebook at 1/2 and 1/4')
         if self.vq_stem * 2**(len(widths) - 1) != 4:
-            self._refuse('vq_stem * 2^(len(vq_channels)-1) must be 4, the factor of the latent grid')
+            self._refuse(
+                'vq_stem * 2^(len(vq_channels)-1) must be 4, the factor of the latent grid')
         official = self.quantizer == 'ema' and not self.rotation and widths[0] % 32 == 0
         if self.arch == 'glare' and not (official and all(w % widths[0] == 0 for w in widths)):
-            self._refuse("arch='glare' takes quantizer='ema', no rotation, and vq_channels in multiples "
-                         'of the first, which is a multiple of 32')
+            self._refuse(
+                "arch='glare' takes quantizer='ema', no rotation, and vq_channels in multiples "
+                'of the first, which is a multiple of 32')
         if self.n_codes < self.dim:
-            self._refuse(f'n_codes={self.n_codes} is fewer than dim={self.dim}; are the two exchanged? '
-                         'n_codes is the size of the vocabulary')
+            self._refuse(
+                f'n_codes={self.n_codes} is fewer than dim={self.dim}; are the two exchanged? '
+                'n_codes is the size of the vocabulary')
         if self.quantizer == 'fsq': fsq_levels(self.n_codes, self.dim)
         if self.vq_groups and any(w % self.vq_groups for w in widths):
             self._refuse(f'vq_channels={widths} must be multiples of vq_groups={self.vq_groups}')
@@ -231,7 +257,8 @@ NATConfig = ModelConfig # its name in version 0.1
 @dataclass(frozen=True)
 class StagePlan(Checked):
     "How one stage is trained"
-    crop:int = within('[16, inf)', 64) # side of the training crops, cut from pieces of side `context`, pixels
+    # side of the training crops, cut from pieces of side `context`, pixels
+    crop:int = within('[16, inf)', 64)
     bs:int = within('[1, inf)', 8)   # batch size
     steps:int = within('[1, inf)', 500) # optimizer steps
     lr:float = within('(0, inf)', 1e-3) # peak learning rate
@@ -248,17 +275,27 @@ class TrainPlan(Checked):
     flow:StagePlan = StagePlan(96, 8, 500) # stage 2
     nat:StagePlan = StagePlan(256, 4, 250) # stage 2b
     decoder:StagePlan = StagePlan(128, 4, 700) # stage 3
-    context:int = within('[16, inf)', 256) # side of the pieces whose statistics and level are used, pixels
-    ema:float = within('[0, 1)', 0.99) # decay of the moving average of the weights, which is what is kept
-    synthetic:float = within('[0, 1]', 0.) # share of the training pieces whose dark picture is made from the bright one
-    relight:float = within('[0, 1]', 0.) # share of the training pieces whose two pictures are put under another light
+    # side of the pieces whose statistics and level are used, pixels
+    context:int = within('[16, inf)', 256)
+    # decay of the moving average of the weights, which is what is kept
+    ema:float = within('[0, 1)', 0.99)
+    # share of the training pieces whose dark picture is made from the bright one
+    synthetic:float = within('[0, 1]', 0.)
+    # share of the training pieces whose two pictures are put under another light
+    relight:float = within('[0, 1]', 0.)
     transpose:bool = False           # rows and columns swapped in half of the training pieces
-    whole:float = within('[0, 1]', 0.) # share of the steps of the stage decoder that see whole pieces, fewer at a time, instead of crops
-    nat_off:float = within('[0, 1]', 0.1) # share of the steps of the stage decoder without the one NAT, and without the other
+    # share of the steps of the stage decoder that see whole pieces, fewer at a time, instead of
+    # crops
+    whole:float = within('[0, 1]', 0.)
+    # share of the steps of the stage decoder without the one NAT, and without the other
+    nat_off:float = within('[0, 1]', 0.1)
     structure:str = one_of(('ssim', 'ms_ssim'), 'ssim') # structural term of the stage decoder
     structure_weight:float = within('[0, inf)', 0.2) # its weight, beside L1 with 1
-    soft_targets:float = within('[0, inf)', 0.05) # temperature of the latent NAT's targets by code distance, in units of squared distance, 0: one-hot
-    dec_perceptual:float = within('[0, inf)', 0.) # weight of the perceptual term of the stage decoder, 0: off
+    # temperature of the latent NAT's targets by code distance, in units of squared distance, 0:
+    # one-hot
+    soft_targets:float = within('[0, inf)', 0.05)
+    # weight of the perceptual term of the stage decoder, 0: off
+    dec_perceptual:float = within('[0, inf)', 0.)
     adversarial:float = within('[0, inf)', 0.) # weight of the adversarial term of stage 1, 0: off
     perceptual:float = within('[0, inf)', 0.) # weight of the perceptual term of stage 1, 0: off
     bf16:bool = True                 # bfloat16 autocast in training
@@ -267,15 +304,16 @@ class TrainPlan(Checked):
     @classmethod
     def tiny(cls):
         "For tests and teaching: all stages train while a lesson lasts, on two CPU cores"
-        return cls(codebook=StagePlan(64, 16, 500), flow=StagePlan(96, 8, 400), nat=StagePlan(256, 4, 200),
+        return cls(codebook=StagePlan(64, 16, 500), flow=StagePlan(96, 8,
+                                                                   400), nat=StagePlan(256, 4, 200),
                    decoder=StagePlan(128, 4, 600), whole=0.25, nat_off=0.5, structure_weight=0.8)
 
     @classmethod
     def small(cls):
         "For the bundled checkpoint"
-        return cls(codebook=StagePlan(64, 16, 1000), flow=StagePlan(96, 8, 800), nat=StagePlan(256, 4, 150),
-                   decoder=StagePlan(128, 4, 3000, 1.2e-3), ema=0.995, synthetic=0.2, relight=0.6,
-                   transpose=True, whole=0.25, nat_off=0.5, structure_weight=0.8)
+        return cls(codebook=StagePlan(64, 16, 1000), flow=StagePlan(96, 8, 800), nat=StagePlan(
+            256, 4, 150), decoder=StagePlan(128, 4, 3000, 1.2e-3), ema=0.995, synthetic=0.2,
+                   relight=0.6, transpose=True, whole=0.25, nat_off=0.5, structure_weight=0.8)
 
     @classmethod
     def base(cls):
@@ -304,7 +342,10 @@ class TrainPlan(Checked):
 
     def scaled(self, times:float): # more than 0, to a `TrainPlan`
         "The plan with so many times the steps in every stage, one at least"
-        return replace(self, **{k: replace(v, steps=max(1, round(v.steps*times))) for k, v in self.stages().items()})
+        return replace(
+            self,
+            **{k: replace(v, steps=max(1, round(v.steps*times)))
+               for k, v in self.stages().items()})
 
     def decides(self, stage:str, # codebook, flow, nat or decoder
                ) -> dict: # field: value
@@ -320,7 +361,8 @@ def config_0_1(s:str # JSON of a configuration of version 0.1, which had the pla
     "Configuration and plan of a checkpoint of version 0.1"
     old = json.loads(s)
     plan = {f.name: old.pop(f.name) for f in fields(TrainPlan) if f.name in old}
-    own = {f.name: old.pop(f.name) for f in fields(StagePlan) if f.name in old}   # one value for each stage
+    # one value for each stage
+    own = {f.name: old.pop(f.name) for f in fields(StagePlan) if f.name in old}
     for i, stage in enumerate(TrainPlan().stages()):
         plan[stage] = StagePlan(**{k: v[i] for k, v in own.items()})
     return ModelConfig.from_dict(old), TrainPlan(**plan)
@@ -331,7 +373,9 @@ def glare_sizes(cfg:ModelConfig, # with arch='glare'
                ) -> GlareSizes: # of the official network
     "The sizes of a configuration as the chapter on GLARE names them"
     ch = cfg.vq_channels[0]
-    return GlareSizes(ch=ch, mults=tuple(v//ch for v in cfg.vq_channels), blocks=cfg.vq_blocks, dim=cfg.dim, n_codes=cfg.n_codes, flow_steps=cfg.flow_steps, hidden=cfg.flow_hidden, cond=cfg.cond)
+    return GlareSizes(ch=ch, mults=tuple(v//ch for v in cfg.vq_channels), blocks=cfg.vq_blocks,
+                      dim=cfg.dim, n_codes=cfg.n_codes, flow_steps=cfg.flow_steps,
+                      hidden=cfg.flow_hidden, cond=cfg.cond)
 
 # %% ../nbs/08_model.ipynb #06cf8fa2
 @dataclass
@@ -385,7 +429,8 @@ class ModelOutput:
     feature_history: list # rounds of the NAT on the features
 
 class LowLightNAT(nn.Module):
-    "GLARE with the talk's two NATs: a dark picture in, a bright one out, with what it was unsure of"
+    """GLARE with the talk's two NATs: a dark picture in, a bright one out, with what it was unsure
+    of"""
     multiple = 8 # H and W must be multiples of this
     def __init__(self, cfg:ModelConfig=None): # `ModelConfig.tiny()` by default
         super().__init__()
@@ -394,18 +439,20 @@ class LowLightNAT(nn.Module):
         else: self._compact()
         self.spread = SpreadHead(c.dim, c.cond)
         n_codes = self.vqgan.quantizer.n_codes
-        self.nat = LatentNAT(n_codes, c.dim, c.cond, c.nat_width, c.nat_depth, c.nat_heads, c.nat_patch)
+        self.nat = LatentNAT(n_codes, c.dim, c.cond, c.nat_width, c.nat_depth, c.nat_heads,
+                             c.nat_patch)
 
     def _compact(self):
         "The parts as the chapters build them"
         c = self.cfg
-        self.vqgan = VQGAN(c.vq_channels, c.dim, c.n_codes, c.vq_blocks, c.vq_stem, c.vq_groups, c.decay, c.beta,
-                           c.quantizer, c.rotation)
+        self.vqgan = VQGAN(c.vq_channels, c.dim, c.n_codes, c.vq_blocks, c.vq_stem, c.vq_groups,
+                           c.decay, c.beta, c.quantizer, c.rotation)
         self.encoder = ConditionalEncoder(c.enc_channels, c.dim, c.cond, c.enc_blocks, c.dilations)
         self.flow = ConditionalFlow(c.dim, c.cond, c.flow_steps, c.flow_hidden, c.bound)
         self.exposure = exposure_head(c.exposure_head, 2*c.enc_channels[2], c.enc_channels[1])
-        self.fusion = FusionDecoder(c.dim, c.dec_channels, c.enc_channels[:2], c.vq_channels[-2:], c.dec_blocks,
-                                    c.deform, dict(width=c.feat_width, depth=c.feat_depth, kept=c.feat_kept))
+        self.fusion = FusionDecoder(c.dim, c.dec_channels, c.enc_channels[:2], c.vq_channels[-2:],
+                                    c.dec_blocks, c.deform,
+                                    dict(width=c.feat_width, depth=c.feat_depth, kept=c.feat_kept))
 
     def _glare(self, parts): # of `glare_parts` or `glare_from_files`
         "The parts as the official network has them, and this book's NAT on the features"
@@ -415,10 +462,16 @@ class LowLightNAT(nn.Module):
         self.flow = parts.flow
         self.fusion = parts.fusion
         self.exposure = AsDecoded()
-        self.fusion.nat = FeatureNAT(c.vq_channels[-1], c.cond, c.dim, c.feat_width, c.feat_depth, kept=c.feat_kept)
+        self.fusion.nat = FeatureNAT(c.vq_channels[-1], c.cond, c.dim, c.feat_width, c.feat_depth,
+                                     kept=c.feat_kept)
 
-    def normalise(self, x_high:Tensor, # normal-light image (B,3,H,W) in [0,1]
-                 ) -> tuple[Tensor, Tensor]: # what codebook and decoder work on (B,3,H,W); level (B,): x_high is the first times level/norm_level
+
+    def normalise(
+        self,
+        x_high:Tensor, # normal-light image (B,3,H,W) in [0,1]
+    ) -> tuple[
+            Tensor,
+            Tensor]: # what codebook and decoder work on (B,3,H,W); level (B,): x_high is the first times level/norm_level
         "Exposure-normalised targets; with the official network, pictures as they are"
         if self.cfg.arch == 'glare':
             return x_high, torch.full_like(x_high[:, 0, 0, 0], self.cfg.norm_level)
@@ -426,19 +479,22 @@ class LowLightNAT(nn.Module):
 
     def align(self, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
               *,
-              stats:PictureStats=None, # `picture_stats` of the whole picture, where x_low is a tile of it
+              # `picture_stats` of the whole picture, where x_low is a tile of it
+              stats:PictureStats=None,
               heat:float=0., # s: 0 the likeliest latent, 1 a sample of the flow's distribution
               seed:int=0, # of the sample; every picture of a batch gets the same noise
              ) -> Aligned:
         "The conditional encoder and the inverse flow: `z_tilde = F^-1(mu + heat*eps; c)`"
         stats = stats or picture_stats(x_low)
         learns = self.training and next(self.encoder.parameters()).requires_grad
-        exact = self.cfg.arch == 'glare' and not learns   # in half precision GLARE's encoder picks other codes
+        # in half precision GLARE's encoder picks other codes
+        exact = self.cfg.arch == 'glare' and not learns
         with torch.autocast(x_low.device.type, enabled=False) if exact else nullcontext():
             e = self.encoder(x_low, stats)
         u = e.mu
         if heat:
-            eps = torch.randn(u.shape[1:], generator=torch.Generator('cpu').manual_seed(seed), device='cpu', dtype=torch.float32)
+            eps = torch.randn(u.shape[1:], generator=torch.Generator('cpu').manual_seed(seed),
+                              device='cpu', dtype=torch.float32)
             u = u + heat*eps.to(u)
         z_tilde = self.flow.inverse(u, e.cond)
         level = self.exposure(stats, e.summary, e.feats[0])
@@ -456,7 +512,8 @@ class LowLightNAT(nn.Module):
         if self.training:   # the loss is NaN all the same, and there a callback names the files
             z = z.nan_to_num()
             sigma = sigma.nan_to_num(1.)
-        t = token_statistics(z, self.vqgan.quantizer.codes, 2*self.cfg.factor*sigma**2, spread=spread)
+        t = token_statistics(z, self.vqgan.quantizer.codes, 2*self.cfg.factor*sigma**2,
+                             spread=spread)
         if not spread: return Doubt(t.tokens, t.entropy, t.entropy)
         s = t.spread2.sqrt()
         return Doubt(t.tokens, t.entropy, s/(1 + s))
@@ -466,8 +523,11 @@ class LowLightNAT(nn.Module):
                tau:float=None, # threshold in [0,1], by default the configuration's
                rounds:int=None, # R, by default the configuration's; 0 turns the latent NAT off
                record:bool=False, # keep the history of the rounds
-               output:str='delta', # how the refined latent is read out: delta, argmax or expectation
-               keep:bool=None, # keep the distributions of every round, for a loss; by default if gradients are enabled
+               # how the refined latent is read out: delta, argmax or expectation
+               output:str='delta',
+               # keep the distributions of every round, for a loss; by default if gradients are
+               # enabled
+               keep:bool=None,
                allow:Tensor=None, # places that may be masked (B,h,w) bool, by default all
               ) -> Refined:
         "Doubt, mask, and parallel decoding by the latent NAT"
@@ -478,23 +538,27 @@ class LowLightNAT(nn.Module):
         mask = uncertainty_mask(t.map, tau)
         if allow is not None: mask = mask & allow
         sigma = self.cfg.factor**0.5*a.sigma.detach()
-        out = parallel_decode(self.nat, quantizer.place(a.z_tilde), t.tokens, mask, quantizer.codes, a.cond, sigma,
-                              a.overview, rounds, output, record=record, keep=keep)
-        return Refined(z=out.z, tokens=out.tokens, entropy=t.entropy, mask=mask, confidence=out.confidence,
-                       history=out.history, log_q=out.log_q)
+        out = parallel_decode(self.nat, quantizer.place(a.z_tilde), t.tokens, mask, quantizer.codes,
+                              a.cond, sigma, a.overview, rounds, output, record=record, keep=keep)
+        return Refined(z=out.z, tokens=out.tokens, entropy=t.entropy, mask=mask,
+                       confidence=out.confidence, history=out.history, log_q=out.log_q)
 
     def decode(self, a:Aligned, # of `align`
                r:Refined, # of `refine`
                *,
-               rounds:int=None, # R of the NAT on features, by default the configuration's; 0 turns it off
-               mix:float=None, # weight of the low-light features in [0,1], by default the learned one
+               # R of the NAT on features, by default the configuration's; 0 turns it off
+               rounds:int=None,
+               # weight of the low-light features in [0,1], by default the learned one
+               mix:float=None,
                record:bool=False, # keep the history of the rounds
-               allow:Tensor=None, # places whose features the NAT may change (B,h,w) bool, by default all
+               # places whose features the NAT may change (B,h,w) bool, by default all
+               allow:Tensor=None,
               ) -> Decoded:
         "Tokens and latent to an exposure-normalised picture"
         if rounds is None: rounds = self.cfg.rounds
         with torch.no_grad(): vq = self.vqgan.features(self.vqgan.quantizer.lookup(r.tokens))
-        return self.fusion(r.z, a.feats, vq[:2], r.mask, rounds, mix, record, a.sigma.detach(), allow)
+        return self.fusion(r.z, a.feats, vq[:2], r.mask, rounds, mix, record, a.sigma.detach(),
+                           allow)
 
     def at_least(self, log_level:Tensor, # as predicted (B,)
                  own:Tensor=None, # mean grey of the input (B,); None: not known
@@ -507,7 +571,8 @@ class LowLightNAT(nn.Module):
              log_level:Tensor, # as predicted (B,)
              log_std:Tensor, # its standard deviation's logarithm (B,)
              level:float=None, # grey mean wanted in (0,1], by default as predicted
-             own:Tensor=None, # mean grey of the input (B,), below which the result must not fall; None: it may
+             # mean grey of the input (B,), below which the result must not fall; None: it may
+             own:Tensor=None,
             ) -> Tensor: # (B,)
         "What a normalised picture is multiplied by"
         c = self.cfg
@@ -516,23 +581,31 @@ class LowLightNAT(nn.Module):
             now = grey_mean(x_norm.float()).clamp(min=0.02) if official else c.norm_level
             return torch.full_like(log_level, level)/now
         log_level = self.at_least(log_level, own)
-        if c.lights and not official: log_level = spare_lights(x_norm, log_level, log_std, c.norm_level, c.lights)
+        if c.lights and not official:
+            log_level = spare_lights(x_norm, log_level, log_std, c.norm_level, c.lights)
         gain = log_level.exp()/c.norm_level
         if own is None or official: return gain
         fixed = gain.detach()
-        return gain*(keep_bright(x_norm, fixed, own)/fixed)     # the guard's value; the gradient stays that of the predicted level
+        # the guard's value; the gradient stays that of the predicted level
+        return gain*(keep_bright(x_norm, fixed, own)/fixed)
 
     def forward(self, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]; H and W multiples of 8
                 *,
-                tau:float=None, # threshold in [0,1] of the entropy (or of what `mask_by` names), by default the configuration's
+                # threshold in [0,1] of the entropy (or of what `mask_by` names), by default the
+                # configuration's
+                tau:float=None,
                 rounds:int=None, # R of both NATs, by default the configuration's
                 heat:float=0., # of the flow's sample, 0: the likeliest
-                mix:float=None, # weight of the low-light features in [0,1], by default the learned one
-                level:float=None, # grey mean of the result in (0,1], by default predicted, and not below that of x_low
+                # weight of the low-light features in [0,1], by default the learned one
+                mix:float=None,
+                # grey mean of the result in (0,1], by default predicted, and not below that of
+                # x_low
+                level:float=None,
                 latent_nat:bool=True, # use the NAT on the latent
                 decoder_nat:bool=True, # use the NAT on the decoder's features
                 record:bool=False, # keep the history of the rounds
-                stats:PictureStats=None, # `picture_stats` of the whole picture, where x_low is a tile of it
+                # `picture_stats` of the whole picture, where x_low is a tile of it
+                stats:PictureStats=None,
                 seed:int=0, # of the sample, where heat > 0
                 allow:Tensor=None, # places that the NATs may refine (B,h,w) bool, by default all
                ) -> ModelOutput:
@@ -542,7 +615,8 @@ class LowLightNAT(nn.Module):
         a = self.align(x_low, stats=stats, heat=heat, seed=seed)
         r = self.refine(a, tau=tau, rounds=rounds if latent_nat else 0, record=record, allow=allow)
         r.log_q = []   # of use in training only
-        d = self.decode(a, r, rounds=rounds if decoder_nat else 0, mix=mix, record=record, allow=allow)
+        d = self.decode(a, r, rounds=rounds if decoder_nat else 0, mix=mix, record=record,
+                        allow=allow)
         own = grey_mean(x_low) if stats is None else None   # of a tile nothing is known of the rest
         gain = self.gain(d.x, a.log_level, a.log_std, level, own)
         predicted = self.at_least(a.log_level, own).exp()
@@ -563,11 +637,16 @@ class LowLightNAT(nn.Module):
             feature_history=d.nat.history,
         )
 
-    def settings(self, tau:float=None, # threshold in [0,1]; None: the configuration's
-                 rounds:int=None, # R, 0 or more; None: the configuration's
-                 heat:float=0., # of the flow's sample, 0 or more
-                 level:float=None, # grey mean wanted, above 0; above 1 all lights clip; None: predicted
-                ) -> tuple[float|None, int|None, float, float|None]: # the four, as numbers of the right kind
+
+    def settings(
+        self,
+        tau:float=None, # threshold in [0,1]; None: the configuration's
+        rounds:int=None, # R, 0 or more; None: the configuration's
+        heat:float=0., # of the flow's sample, 0 or more
+        # grey mean wanted, above 0; above 1 all lights clip; None: predicted
+        level:float=None,
+    ) -> tuple[float | None, int | None, float, float
+               | None]: # the four, as numbers of the right kind
         "Refuse settings that make no sense, in one sentence"
         if tau is not None: tau = check_number('tau', tau, '[0, 1]')
         if rounds is not None: rounds = check_number('rounds', rounds, '[0, inf)', True)
@@ -576,21 +655,38 @@ class LowLightNAT(nn.Module):
 
     def check(self, x:Tensor): # low-light image (B,3,H,W)
         "Refuse what is not a batch of pictures, in one sentence"
-        if x.ndim != 4 or x.shape[1] != 3: raise ValueError(f'x_low must have shape (B,3,H,W), not {tuple(x.shape)}; add a batch axis with x[None], or drop alpha')
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(
+                f'x_low must have shape (B,3,H,W), not {tuple(x.shape)}; add a batch axis with x[None], or drop alpha'
+            )
         if x.shape[2] % self.multiple or x.shape[3] % self.multiple or not x.numel():
-            raise ValueError(f'x_low: height {x.shape[2]} and width {x.shape[3]} must be multiples of {self.multiple}; pad with tiling.pad_to_multiple, or use Enhancer')
-        if not x.is_floating_point(): raise ValueError(f'x_low must hold numbers in [0,1], not {x.dtype}; divide 8-bit values by 255')
-        if not x.isfinite().all(): raise ValueError('x_low has NaN or infinite values; clean it before enhancing')
+            raise ValueError(
+                f'x_low: height {x.shape[2]} and width {x.shape[3]} must be multiples of {self.multiple}; pad with tiling.pad_to_multiple, or use Enhancer'
+            )
+        if not x.is_floating_point():
+            raise ValueError(
+                f'x_low must hold numbers in [0,1], not {x.dtype}; divide 8-bit values by 255')
+        if not x.isfinite().all():
+            raise ValueError('x_low has NaN or infinite values; clean it before enhancing')
 
     @classmethod
-    def from_glare(cls, net_G, # path of the release's net_G.pth
-                   vqgan, # path of its vqgan.pkl
-                   cfg:ModelConfig=None, # sizes, `ModelConfig.base()` by default
-                   glare_compat:bool=False, # ratio of means over the whole batch, as in the official code, instead of picture by picture
-                  ) -> 'LowLightNAT': # in evaluation mode; its NATs are untrained and switched off: rounds=0
-        "GLARE's official release; ValueError lists every tensor that is missing or has another shape; Zhou, Dong et al., ECCV 2024"
+
+    def from_glare(
+        cls,
+        net_G, # path of the release's net_G.pth
+        vqgan, # path of its vqgan.pkl
+        cfg:ModelConfig=None, # sizes, `ModelConfig.base()` by default
+        # ratio of means over the whole batch, as in the official code, instead of
+        # picture by picture
+        glare_compat:bool=False,
+    ) -> 'LowLightNAT': # in evaluation mode; its NATs are untrained and switched off: rounds=0
+        """GLARE's official release; ValueError lists every tensor that is missing or has another
+        shape; Zhou, Dong et al., ECCV 2024"""
         cfg = cfg or ModelConfig.base()
-        if cfg.arch != 'glare': raise ValueError(f'from_glare: cfg.arch is {cfg.arch!r}; use ModelConfig.base(), or one with arch=\'glare\'')
+        if cfg.arch != 'glare':
+            raise ValueError(
+                f'from_glare: cfg.arch is {cfg.arch!r}; use ModelConfig.base(), or one with arch=\'glare\''
+            )
         cfg = replace(cfg, rounds=0, frozen=True, glare_compat=glare_compat)
         parts = glare_from_files(net_G, vqgan, glare_sizes(cfg), glare_compat)
         model = LowLightNAT(cfg)
@@ -604,11 +700,14 @@ def save_model(model:LowLightNAT, # to be kept
                metadata:dict=None, # more to say, kept as JSON: command, data, seed, figures...
                half:bool=True, # keep numbers as float16
                plan:TrainPlan=None): # how it was trained; None: not known
-    "Write weights, configuration, plan and metadata to one safetensors file; written beside and renamed"
-    sums = 'quantizer.count', 'quantizer.total'   # of the codes' moving averages: larger than half precision can say
+    """Write weights, configuration, plan and metadata to one safetensors file; written beside and
+    renamed"""
+    # of the codes' moving averages: larger than half precision can say
+    sums = 'quantizer.count', 'quantizer.total'
     cast = lambda k, t: t.half() if half and t.is_floating_point() and not k.endswith(sums) else t
     state = {k: cast(k, v.detach().cpu()).contiguous() for k, v in model.state_dict().items()}
-    told = dict(format='lowlight_nat', version='0.2', config=model.cfg.to_json(), about=json.dumps(metadata or {}))
+    told = dict(format='lowlight_nat', version='0.2', config=model.cfg.to_json(),
+                about=json.dumps(metadata or {}))
     if plan is not None: told['plan'] = plan.to_json()
     data = save(state, metadata=told)
     write_beside(path, lambda f: f.write(data), durable=True)
@@ -617,13 +716,18 @@ def save_model(model:LowLightNAT, # to be kept
 def weights_path(name_or_path='small', # preset name of a bundled checkpoint, or a path
                 ) -> Path: # of a .safetensors file that exists
     "Path of a bundled checkpoint, or the path itself; an error that says what there is"
-    bundled = Path(__file__).parent/'weights' if '__file__' in globals() else Path('../lowlight_nat/weights')
-    path = bundled/f'{name_or_path}.safetensors'   # a preset's name first: a folder of that name must not hide it
+    bundled = Path(__file__).parent/'weights' if '__file__' in globals() else Path(
+        '../lowlight_nat/weights')
+    # a preset's name first: a folder of that name must not hide it
+    path = bundled/f'{name_or_path}.safetensors'
     if not path.exists(): path = Path(name_or_path)
-    if path.is_dir(): raise FileNotFoundError(f'{name_or_path} is a folder; name the .safetensors file in it')
+    if path.is_dir():
+        raise FileNotFoundError(f'{name_or_path} is a folder; name the .safetensors file in it')
     if not path.exists():
         have = ', '.join(sorted(p.stem for p in bundled.glob('*.safetensors'))) or 'none'
-        raise FileNotFoundError(f'There is no checkpoint {name_or_path!r}; give the path of a .safetensors file or one of the bundled: {have}')
+        raise FileNotFoundError(
+            f'There is no checkpoint {name_or_path!r}; give the path of a .safetensors file or one of the bundled: {have}'
+        )
     return path
 
 @dataclass(frozen=True)
@@ -638,8 +742,13 @@ def read_metadata(path, # of a .safetensors file
     "Configuration, plan and metadata of a checkpoint, without its weights"
     try:
         with safe_open(path, 'pt') as f: meta = f.metadata() or {}
-    except SafetensorError as e: raise ValueError(f'{path} is no safetensors file or is damaged ({e}); fetch or train it again') from None
-    if meta.get('format') != 'lowlight_nat': raise ValueError(f'{path} is a safetensors file, but not one of lowlight_nat; use one that save_model wrote')
+    except SafetensorError as e:
+        raise ValueError(
+            f'{path} is no safetensors file or is damaged ({e}); fetch or train it again') from None
+    if meta.get('format') != 'lowlight_nat':
+        raise ValueError(
+            f'{path} is a safetensors file, but not one of lowlight_nat; use one that save_model wrote'
+        )
     if 'version' in meta:
         config = ModelConfig.from_json(meta['config'])
         plan = TrainPlan.from_json(meta['plan']) if 'plan' in meta else None
@@ -650,16 +759,23 @@ def origin(path:Path # of a checkpoint
           ) -> dict: # file, SHA-256, and what its metadata says of its training
     "Where a training went on from, for the metadata of what comes out of it"
     meta = read_metadata(path)
-    kept = {k: meta.about[k] for k in ('command', 'seed', 'val', 'stages', 'start') if k in meta.about}
+    kept = {
+        k: meta.about[k]
+        for k in ('command', 'seed', 'val', 'stages', 'start')
+        if k in meta.about
+    }
     steps = [o.steps for o in meta.plan.stages().values()] if meta.plan else None
-    return dict(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), steps=steps, **kept)
+    return dict(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest(), steps=steps,
+                **kept)
 
 
 # %% ../nbs/08_model.ipynb #8d564076
 @contextmanager
 def plain_defaults():
-    "PyTorch's own defaults, float32 on the CPU, whatever `set_default_dtype` and `set_default_device` have said; put back at the end"
-    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    """PyTorch's own defaults, float32 on the CPU, whatever `set_default_dtype` and
+    `set_default_device` have said; put back at the end"""
+    dtype = torch.get_default_dtype()
+    device = torch.get_default_device()
     if dtype != torch.float32: torch.set_default_dtype(torch.float32)
     try:
         with torch.device('cpu') if device.type != 'cpu' else nullcontext(): yield
@@ -667,16 +783,23 @@ def plain_defaults():
         if dtype != torch.float32: torch.set_default_dtype(dtype)
 
 @plain_defaults()
-def load_model(name_or_path='small', # preset name of a bundled checkpoint, or the path of a .safetensors file
-               device='cpu', # where the model goes
-              ) -> LowLightNAT: # in evaluation mode, float32; its metadata as `.about`
+def load_model(
+        # preset name of a bundled checkpoint, or the path of a .safetensors file
+        name_or_path='small',
+        device='cpu', # where the model goes
+) -> LowLightNAT: # in evaluation mode, float32; its metadata as `.about`
     "Load a model and its configuration; errors say which file and what to do"
     path = weights_path(name_or_path)
     meta = read_metadata(path)
     model = LowLightNAT(meta.config)
-    own, state = model.state_dict(), load_file(path)
-    wrong = [k for k in own.keys() ^ state.keys()] + [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
-    if wrong: raise ValueError(f'{path}: {len(wrong)} entries do not fit its configuration (first: {sorted(wrong)[0]}); it comes from another version, train it again')
+    own = model.state_dict()
+    state = load_file(path)
+    wrong = [k for k in own.keys() ^ state.keys()
+             ] + [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    if wrong:
+        raise ValueError(
+            f'{path}: {len(wrong)} entries do not fit its configuration (first: {sorted(wrong)[0]}); it comes from another version, train it again'
+        )
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()})
     model.about = meta.about
     return model.to(device).eval()
@@ -698,5 +821,7 @@ def list_weights()->list: # of `BundledWeights`
     "The checkpoints that come with the package: names, and what they are."
     found = sorted(weights_path().parent.glob('*.safetensors'))
     metas = [read_metadata(p) for p in found]
-    return [BundledWeights(p.stem, m['config'].name, m['about'].get('note', ''), round(p.stat().st_size/1e6, 1))
-            for p,m in zip(found, metas)]
+    return [
+        BundledWeights(p.stem, m['config'].name, m['about'].get('note', ''),
+                       round(p.stat().st_size/1e6, 1)) for p, m in zip(found, metas)
+    ]

@@ -53,21 +53,31 @@ def _patches(x, p):
 
 # %% ../nbs/06_nat.ipynb #1a1137bd
 class LatentNAT(nn.Module):
-    "Bidirectional transformer over the token grid: evidence for every masked place from all others; the talk's first NAT"
-    def __init__(self,
-                 n_codes:int=512, # K, size of the vocabulary
-                 dim:int=4, # d, channels of the latent
-                 cond:int=48, # channels of the condition
-                 width:int=96, # of the transformer
-                 depth:int=3, # layers
-                 heads:int=4, # attention heads
-                 patch:int=4, # places to a patch, along each side
-                 place:int=32, # channels for one place, before and after the transformer
-                 overview:int=17, # numbers that describe the whole picture
-                 reach:int=48): # farthest position met in training, in patches; 48 patches of 16 pixels: a tile of 768
+    """Bidirectional transformer over the token grid: evidence for every masked place from all
+    others; the talk's first NAT"""
+
+    def __init__(
+        self,
+        n_codes:int=512, # K, size of the vocabulary
+        dim:int=4, # d, channels of the latent
+        cond:int=48, # channels of the condition
+        width:int=96, # of the transformer
+        depth:int=3, # layers
+        heads:int=4, # attention heads
+        patch:int=4, # places to a patch, along each side
+        place:int=32, # channels for one place, before and after the transformer
+        overview:int=17, # numbers that describe the whole picture
+        reach:int=48
+    ): # farthest position met in training, in patches; 48 patches of 16 pixels: a tile of 768
         super().__init__()
-        if n_codes < dim: raise ValueError(f'LatentNAT: n_codes={n_codes} is fewer than dim={dim}; are the two exchanged? n_codes, the size of the vocabulary, comes first')
-        if width % (4*heads): raise ValueError(f'LatentNAT: width={width} must be a multiple of 4*heads={4*heads}; each head turns its channels in fours')
+        if n_codes < dim:
+            raise ValueError(
+                f'LatentNAT: n_codes={n_codes} is fewer than dim={dim}; are the two exchanged? n_codes, the size of the vocabulary, comes first'
+            )
+        if width % (4*heads):
+            raise ValueError(
+                f'LatentNAT: width={width} must be a multiple of 4*heads={4*heads}; each head turns its channels in fours'
+            )
         self.patch = patch
         self.place = place
         self.heads = heads
@@ -79,14 +89,16 @@ class LatentNAT(nn.Module):
         self.to_patch = nn.Linear(2*place*patch**2, width)
         self.from_patch = nn.Linear(width, place*patch**2)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(depth))
-        self.place_mlp = nn.Sequential(nn.LayerNorm(2*place), nn.Linear(2*place, 2*place), nn.GELU())
+        self.place_mlp = nn.Sequential(nn.LayerNorm(2*place), nn.Linear(2*place, 2*place),
+                                       nn.GELU())
         self.head = nn.Linear(2*place, n_codes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def begin(self, cond:Tensor, # condition (B,cond,h,w)
               sigma:Tensor, # expected error of the latent (B,h,w)
-              overview:Tensor=None, # statistics of the whole picture (B,overview), by default unknown: zeros
+              # statistics of the whole picture (B,overview), by default unknown: zeros
+              overview:Tensor=None,
              ) -> Picture:
         "Everything about the picture that no round changes"
         seen = torch.cat([cond.permute(0, 2, 3, 1), sigma.log()[..., None].to(cond.dtype)], -1)
@@ -102,8 +114,11 @@ class LatentNAT(nn.Module):
     def look(self, picture:Picture, # of `begin`
              codes:Tensor, # the code chosen at each place (B,h,w,d); ignored where masked
              masked:Tensor, # (B,h,w) bool, True: masked
-             last:Look|None=None, # the look before this one; what did not change since is remembered
-             n:int|None=None, # masked places of the picture that has most, or more; None: counted, for which a GPU is waited for
+             # the look before this one; what did not change since is remembered
+             last:Look|None=None,
+             # masked places of the picture that has most, or more; None: counted, for which a GPU
+             # is waited for
+             n:int|None=None,
             ) -> Look:
         "One look at the grid: what the rest of the picture says about the masked places"
         if n is None: n = most_in_a_picture(masked)
@@ -115,7 +130,9 @@ class LatentNAT(nn.Module):
         if last is not None:
             before, _ = _patches(last.masked[..., None], self.patch)
             changed = Places((hidden | before).any(-1), last.places.at.shape[1] + n)
-            inside, hidden, seen = changed.take(inside), changed.take(hidden), changed.take(seen)
+            inside = changed.take(inside)
+            hidden = changed.take(hidden)
+            seen = changed.take(seen)
         e = self.embed(inside.unflatten(-1, (self.patch**2, -1)).to(seen.dtype))
         e = torch.where(hidden[..., None], self.mask_embed.to(e.dtype), e).flatten(2)
         x = self.to_patch(torch.cat([e, seen], -1)) + picture.whole     # (B,p,width)
@@ -124,23 +141,30 @@ class LatentNAT(nn.Module):
             x, kept = block.update(x, picture.angles, last and last.memory[i], changed)
             memory.append(kept)
         y = self.from_patch(x)                                     # (B,p,place*patch^2)
-        if changed is not None: y = changed.put(y.new_zeros(len(y), picture.patches.shape[1], y.shape[2]), y)
-        y = from_windows(y.unflatten(-1, (self.patch**2, -1)).flatten(0, 1), self.patch, 0, picture.grid, masked.shape[1:])
-        both = torch.cat([places.take(y.flatten(1, 2)), places.take(picture.places.flatten(1, 2))], -1)
+        if changed is not None:
+            y = changed.put(y.new_zeros(len(y), picture.patches.shape[1], y.shape[2]), y)
+        y = from_windows(
+            y.unflatten(-1, (self.patch**2, -1)).flatten(0, 1), self.patch, 0, picture.grid,
+            masked.shape[1:])
+        both = torch.cat([places.take(y.flatten(1, 2)),
+                          places.take(picture.places.flatten(1, 2))], -1)
         return Look(places, self.place_mlp(both), masked, memory)
 
     def resolve(self, vectors:Tensor, # of chosen places (N,2*place), of `look`
                 z:Tensor, # their aligned latents (N,d)
                 codes:Tensor, # codebook (K,d)
                 T:Tensor, # their temperatures (N,), 2*sigma^2
-                chunk:int=None, # places at a time where the distributions are not kept, by default as many as stay in cache
+                # places at a time where the distributions are not kept, by default as many as stay
+                # in cache
+                chunk:int=None,
                 keep:bool=True, # return the distributions, for a loss
                ) -> Resolved:
         "Prior times evidence, and what is read from it"
         chunk = chunk or per_chunk(codes)
         if not keep and len(z) > chunk:
             parts = zip(vectors.split(chunk), z.split(chunk), T.split(chunk))
-            return Resolved.join([self.resolve(v, z_part, codes, t, chunk, keep) for v, z_part, t in parts])
+            return Resolved.join(
+                [self.resolve(v, z_part, codes, t, chunk, keep) for v, z_part, t in parts])
         logits = code_logits(z, codes, T) + self.head(vectors).float()
         tokens, confidence, mean = read_out(logits, codes)
         return Resolved(tokens, confidence, mean, F.log_softmax(logits, -1) if keep else None)
@@ -153,8 +177,11 @@ def code_logits(z:Tensor, # latents of chosen places (N,d)
                 codes:Tensor, # codebook (K,d)
                 T:Tensor, # their temperatures (N,), 2*sigma^2
                ) -> Tensor: # (N,K), in float32
-    "The prior's logits: `-|z-e_k|^2/T` without the term `|z|^2`, which softmax does not see; one matrix product"
-    z, codes, T = z.float(), codes.float(), T.float().clamp(min=1e-6)[:, None]
+    """The prior's logits: `-|z-e_k|^2/T` without the term `|z|^2`, which softmax does not see; one
+    matrix product"""
+    z = z.float()
+    codes = codes.float()
+    T = T.float().clamp(min=1e-6)[:, None]
     return torch.addmm(codes.pow(2).sum(-1) * (-1/T), z*(2/T), codes.T)
 
 # %% ../nbs/06_nat.ipynb #9ce898cb
@@ -165,9 +192,11 @@ def read_out(logits:Tensor, # of a distribution over codes (N,K), up to a consta
             ) -> tuple: # best code (N,), its probability (N,), mean code (N,d)
     "What is wanted of a softmax, with one exponential for each number"
     best = logits.max(-1, keepdim=True)
-    p = (logits - best.values.detach()).clamp(min=-80).exp()   # below lie numbers too small to be normal, on which a processor takes ten times as long
+    # below lie numbers too small to be normal, on which a processor takes ten times as long
+    p = (logits - best.values.detach()).clamp(min=-80).exp()
     s = p.sum(-1, keepdim=True)
-    return best.indices[:, 0], 1/s[:, 0].detach(), (codes.float().T @ p.T).T / s   # this way round it is five times faster
+    # this way round it is five times faster
+    return best.indices[:, 0], 1/s[:, 0].detach(), (codes.float().T @ p.T).T / s
 
 # %% ../nbs/06_nat.ipynb #35c0904c
 def per_chunk(codes:Tensor) -> int: # codebook (K,d) to a number of places
@@ -184,7 +213,9 @@ def mean_prior_code(z:Tensor, # aligned latents of chosen places (N,d)
               ) -> Tensor: # E_p[e] (N,d)
     "Mean code under the prior"
     chunk = chunk or per_chunk(codes)
-    return torch.cat([read_out(code_logits(v, codes, t), codes)[2] for v, t in zip(z.split(chunk), T.split(chunk))])
+    return torch.cat([
+        read_out(code_logits(v, codes, t), codes)[2] for v, t in zip(z.split(chunk), T.split(chunk))
+    ])
 
 # %% ../nbs/06_nat.ipynb #d72d0c9d
 OUTPUTS = 'delta', 'argmax', 'expectation'   # ways to read a latent from a distribution over codes
@@ -195,8 +226,10 @@ class ParallelDecoded:
     z: Tensor # refined latent (B,d,h,w), float32
     tokens: Tensor # (B,h,w)
     confidence: Tensor # probability of the token (B,h,w), 1 where not masked
-    history: list # of each round, where they are recorded: round, masked, tokens, confidence (B,h,w), z (B,d,h,w)
-    log_q: list[tuple[Places, Tensor]] # of each round, where they are kept: the places, and their distributions (B,n,K)
+    # of each round, where they are recorded: round, masked, tokens, confidence (B,h,w), z (B,d,h,w)
+    history: list
+    # of each round, where they are kept: the places, and their distributions (B,n,K)
+    log_q: list[tuple[Places, Tensor]]
 
 def _read(output, q, codes, z, before):
     "The refined latent of some places (N,d)"
@@ -216,30 +249,40 @@ def parallel_decode(nat:LatentNAT, # the transformer
                     overview:Tensor=None, # statistics of the whole picture (B,overview)
                     rounds:int=4, # R; 0 leaves everything as it is
                     output:str='delta', # how the refined latent is read out, one of `OUTPUTS`
-                    schedule=cosine_schedule, # function (r, R) to the share still masked after r rounds
+                    # function (r, R) to the share still masked after r rounds
+                    schedule=cosine_schedule,
                     record:bool=False, # keep what happened in each round
-                    keep:bool=None, # keep the distributions, for a loss; by default if gradients are enabled
-                    temperature:float=0., # t of the Gumbel noise on the log-confidence, t*(1-r/R) after round r; 0: no noise
+                    # keep the distributions, for a loss; by default if gradients are enabled
+                    keep:bool=None,
+                    # t of the Gumbel noise on the log-confidence, t*(1-r/R) after round r; 0: no
+                    # noise
+                    temperature:float=0.,
                     seed:int=0, # of the noise
                     revise:bool=True, # may a settled place be masked again? False is MaskGIT's rule
                    ) -> ParallelDecoded:
-    "Predict all masked tokens in parallel and refine the least confident, R times; MaskGIT's decoding on an entropy mask"
+    """Predict all masked tokens in parallel and refine the least confident, R times; MaskGIT's
+    decoding on an entropy mask"""
     rounds = check_number('rounds', rounds, '[0, inf)', True)
     temperature = check_number('temperature', temperature, '[0, inf)')
-    if output not in OUTPUTS: raise ValueError(f'output={output!r} must be one of {", ".join(OUTPUTS)}')
+    if output not in OUTPUTS:
+        raise ValueError(f'output={output!r} must be one of {", ".join(OUTPUTS)}')
     if keep is None: keep = torch.is_grad_enabled()
     noise = torch.Generator('cpu').manual_seed(seed)
     b, d, h, w = z.shape
     def grid(t): return t.unflatten(1, (h, w))
     z = z.float().permute(0, 2, 3, 1).flatten(1, 2)                # (B,h*w,d)
-    new, tokens, sigma = z, tokens.flatten(1), sigma.flatten(1)
+    new = z
+    tokens = tokens.flatten(1)
+    sigma = sigma.flatten(1)
     confidence = torch.ones_like(sigma)
     masked = mask
     most = most_in_a_picture(mask) if rounds else 0
     look = picture = before = None
-    history, log_qs = [], []
+    history = []
+    log_qs = []
     for r in range(rounds):
-        n = math.floor(most*(schedule(r, rounds) if r else 1) + 1e-6)   # masked places of the picture that has most
+        # masked places of the picture that has most
+        n = math.floor(most*(schedule(r, rounds) if r else 1) + 1e-6)
         if n == 0: break
         if r == 0: picture = nat.begin(cond, grid(sigma), overview)
         look = nat.look(picture, grid(F.embedding(tokens, codes)), masked, look, n)
@@ -247,17 +290,24 @@ def parallel_decode(nat:LatentNAT, # the transformer
         n = places.at.shape[1]
         latent = places.take(z).flatten(0, 1)                      # (B*n,d), as all that follows
         T = 2*places.take(sigma).flatten()**2
-        if r == 0: before = places.put(torch.zeros_like(z), mean_prior_code(latent.detach(), codes, T).unflatten(0, (b, n)))
+        if r == 0:
+            before = places.put(torch.zeros_like(z),
+                                mean_prior_code(latent.detach(), codes, T).unflatten(0, (b, n)))
         q = nat.resolve(look.vectors.flatten(0, 1), latent.detach(), codes, T, keep=keep)
         refined = _read(output, q, codes, latent, places.take(before).flatten(0, 1))
         tokens = places.put(tokens, q.tokens.view(b, n))
         confidence = places.put(confidence, q.confidence.view(b, n))
         new = places.put(new, refined.unflatten(0, (b, n)))
         if keep: log_qs.append((places, q.log_q.unflatten(0, (b, n))))
-        if record: history.append(AttrDict(round=r + 1, masked=masked, tokens=grid(tokens), confidence=grid(confidence), z=grid(new).permute(0, 3, 1, 2)))
+        if record:
+            history.append(
+                AttrDict(round=r + 1, masked=masked, tokens=grid(tokens),
+                         confidence=grid(confidence), z=grid(new).permute(0, 3, 1, 2)))
         if r + 1 == rounds: break
         doubt = grid(confidence)
         if temperature: doubt = gumbel_confidence(doubt, temperature*(1 - (r + 1)/rounds), noise)
-        masked = least_confident(doubt, mask, schedule(r + 1, rounds), None if revise else mask & ~masked)
-    return ParallelDecoded(grid(new).permute(0, 3, 1, 2).contiguous(), grid(tokens), grid(confidence), history, log_qs)
+        masked = least_confident(doubt, mask, schedule(r + 1, rounds),
+                                 None if revise else mask & ~masked)
+    return ParallelDecoded(
+        grid(new).permute(0, 3, 1, 2).contiguous(), grid(tokens), grid(confidence), history, log_qs)
 

@@ -30,145 +30,219 @@ def _natural(s): return [int(o) if o.isdecimal() else o for o in re.split(r'(\d+
 
 def _by_name(folder, bare=False):
     "The pictures of `folder` by name, if `bare` without a prefix such as 'low'."
-    if not Path(folder).is_dir(): raise FileNotFoundError(f"There is no folder '{folder}': give the folder that holds the pictures.")
-    res,files = {},list_images(folder)
-    if not files: raise ValueError(f"The folder '{folder}' holds no pictures; endings read are {', '.join(sorted(IMAGE_EXTENSIONS))}.")
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(
+            f"There is no folder '{folder}': give the folder that holds the pictures.")
+    res = {}
+    files = list_images(folder)
+    if not files:
+        raise ValueError(
+            f"The folder '{folder}' holds no pictures; endings read are {', '.join(sorted(IMAGE_EXTENSIONS))}."
+        )
     for f in files:
         k = re.sub(r'^(low|normal|high)[_-]?(?=\d)', '', f.stem, flags=re.I) if bare else f.stem
-        if k in res: raise ValueError(f"'{folder}' holds two pictures of the name {k}, {res[k].name} and {f.name}: keep one.")
+        if k in res:
+            raise ValueError(
+                f"'{folder}' holds two pictures of the name {k}, {res[k].name} and {f.name}: keep one."
+            )
         res[k] = f
     return res
 
 # %% ../nbs/00_pairs.ipynb #15eef131
 def pair_folders(
-    low_dir: str|Path,  # folder of dark pictures
-    high_dir: str|Path, # folder of bright pictures of the same names; extensions may differ
-    prefix: str = '',   # put before the pairs' names
+    low_dir:str|Path,  # folder of dark pictures
+    high_dir:str|Path, # folder of bright pictures of the same names; extensions may differ
+    prefix:str='',   # put before the pairs' names
 ) -> list[Pair]:        # one a scene, sorted by name, numbers by value
     "Pair the pictures of two folders by name."
-    low,high = _by_name(low_dir), _by_name(high_dir)
-    if low.keys() != high.keys(): low,high = _by_name(low_dir, bare=True), _by_name(high_dir, bare=True)
+    low = _by_name(low_dir)
+    high = _by_name(high_dir)
+    if low.keys() != high.keys():
+        low = _by_name(low_dir, bare=True)
+        high = _by_name(high_dir, bare=True)
     def lone(a, b): return [a[k].name for k in sorted(a.keys()-b.keys(), key=_natural)]
-    gone = [f"{len(l)} in '{d}': {_some(l)}" for d,l in ((low_dir,lone(low,high)), (high_dir,lone(high,low))) if l]
-    if gone: raise ValueError(f"These pictures have no partner, {'; '.join(gone)}. Add the partners or take the pictures out.")
+    gone = [
+        f"{len(l)} in '{d}': {_some(l)}" for d, l in ((low_dir, lone(low, high)), (high_dir,
+                                                                                   lone(high, low)))
+        if l
+    ]
+    if gone:
+        raise ValueError(
+            f"These pictures have no partner, {'; '.join(gone)}. Add the partners or take the pictures out."
+        )
     return [Pair(low[k], high[k], prefix+k) for k in sorted(low, key=_natural)]
 
 # %% ../nbs/00_pairs.ipynb #c8f0b867
 def _turned(im):
-    "Does the EXIF block turn the picture by 90 degrees? A damaged block is ignored, as `read_image` does."
+    """Does the EXIF block turn the picture by 90 degrees? A damaged block is ignored, as
+    `read_image` does."""
     try: return im.getexif().get(274) in (5,6,7,8)
     except Exception: return False
 
 def _size(path):
     "Height and width of a picture as it will be read, from the head of its file."
     try:
-        with Image.open(path, formats=readable_formats(path)) as im: return im.size if _turned(im) else im.size[::-1]
-    except Exception as e: raise ImageError(f"'{path}' can't be read as a picture ({type(e).__name__}): replace it or take the pair out.") from e
+        with Image.open(path, formats=readable_formats(path)) as im:
+            return im.size if _turned(im) else im.size[::-1]
+    except Exception as e:
+        raise ImageError(
+            f"'{path}' can't be read as a picture ({type(e).__name__}): replace it or take the pair out."
+        ) from e
 
 # %% ../nbs/00_pairs.ipynb #b18d8c67
 def check_pairs(
-    pairs: Sequence[Pair], # pairs to look at
-    strict: bool = True,   # refuse unreadable files (evaluation); False: leave their pairs out with a warning (training)
+    pairs:Sequence[Pair], # pairs to look at
+    # refuse unreadable files (evaluation); False: leave their pairs out with a warning (training)
+    strict:bool=True,
 ) -> list[Pair]:           # the pairs whose files can be opened
     "Look at the head of every file: can it be read, are the two pictures of a pair of one size?"
-    good,bad,odd = [],[],[]
+    good = []
+    bad = []
+    odd = []
     for p in pairs:
-        try: l,h = _size(p.low),_size(p.high)
-        except ImageError as e: bad.append(e); continue
+        try:
+            l = _size(p.low)
+            h = _size(p.high)
+        except ImageError as e:
+            bad.append(e)
+            continue
         good.append(p)
         if l != h: odd.append(f'{p.name} (low {l[0]}x{l[1]}, high {h[0]}x{h[1]})')
-    if odd: raise ValueError(f"Both pictures of a pair must be of one size, height x width: {_some(odd)}.")
+    if odd:
+        raise ValueError(
+            f"Both pictures of a pair must be of one size, height x width: {_some(odd)}.")
     if bad and strict: raise ImageError(_some(bad))
     if bad: warnings.warn(f"{len(bad)} of {len(pairs)} pairs left out: {_some(bad)}", stacklevel=2)
     if not good: raise ImageError("No pair is left: not one of the files can be read.")
     return good
 
 # %% ../nbs/00_pairs.ipynb #19c73871
-def _v2(folder): return {s: (f'{folder}{d}/Low', f'{folder}{d}/Normal') for s,d in (('train','Train'),('test','Test'))}
+def _v2(folder):
+    return {
+        s: (f'{folder}{d}/Low', f'{folder}{d}/Normal')
+        for s, d in (('train', 'Train'), ('test', 'Test'))
+    }
 
-# A layout by its description: for each part of a data set, the folders of dark and bright pictures of each split
+# A layout by its description: for each part of a data set, the folders of dark and bright pictures
+# of each split
 LAYOUTS = {
-    'train/{low,high}, val/{low,high}': [{s: (f'{s}/low', f'{s}/high') for s in ('train','val','test')}],
-    'our485/{low,high}, eval15/{low,high} (LOL-v1)': [{'train': ('our485/low','our485/high'), 'test': ('eval15/low','eval15/high')}],
-    '{Real_captured,Synthetic}/{Train,Test}/{Low,Normal} (LOL-v2)': [_v2('Real_captured/'), _v2('Synthetic/')],
+    'train/{low,high}, val/{low,high}': [{
+        s: (f'{s}/low', f'{s}/high')
+        for s in ('train', 'val', 'test')
+    }],
+    'our485/{low,high}, eval15/{low,high} (LOL-v1)': [{
+        'train': ('our485/low', 'our485/high'), 'test': ('eval15/low', 'eval15/high')
+    }],
+    '{Real_captured,Synthetic}/{Train,Test}/{Low,Normal} (LOL-v2)': [
+        _v2('Real_captured/'), _v2('Synthetic/')
+    ],
     '{Train,Test}/{Low,Normal} (one half of LOL-v2)': [_v2('')],
-    '{low,high} (no split)': [{'train': ('low','high')}],
-    '{Low,Normal} (no split)': [{'train': ('Low','Normal')}],
+    '{low,high} (no split)': [{'train': ('low', 'high')}],
+    '{Low,Normal} (no split)': [{'train': ('Low', 'Normal')}],
 }
 
 # %% ../nbs/00_pairs.ipynb #64d241e4
 def hold_out(
-    pairs: Sequence[Pair],      # all pairs
-    val_fraction: float = 0.05, # share to hold out, rounded up to whole blocks
-    block: int = 10,            # scenes are held out in runs of so many numbers, as neighbours are often one scene
+    pairs:Sequence[Pair],      # all pairs
+    val_fraction:float=0.05, # share to hold out, rounded up to whole blocks
+    # scenes are held out in runs of so many numbers, as neighbours are often one scene
+    block:int=10,
 ) -> tuple[list[Pair],list[Pair]]: # training pairs, validation pairs
-    "Split pairs by a hash of their names: the same names give the same split everywhere, in any order."
-    if len(pairs) < 2: raise ValueError(f"Holding out validation pairs needs at least 2 pairs, got {len(pairs)}.")
-    if not 0 < val_fraction < 1: raise ValueError(f"`val_fraction` must lie between 0 and 1, got {val_fraction}.")
+    """Split pairs by a hash of their names: the same names give the same split everywhere, in any
+    order."""
+    if len(pairs) < 2:
+        raise ValueError(f"Holding out validation pairs needs at least 2 pairs, got {len(pairs)}.")
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"`val_fraction` must lie between 0 and 1, got {val_fraction}.")
     def key(p): return re.sub(r'\d+$', lambda m: f'#{int(m[0])//block}', p.name)
     keys = [key(p) for p in pairs]
     if len(set(keys)) < 10: keys = [p.name for p in pairs]
     held = set()
     for k in sorted(set(keys), key=lambda k: hashlib.sha1(k.encode()).hexdigest())[:-1]:
         if sum(o in held for o in keys) < val_fraction*len(pairs): held.add(k)
-    return [p for p,k in zip(pairs,keys) if k not in held], [p for p,k in zip(pairs,keys) if k in held]
+    return [p for p, k in zip(pairs, keys)
+            if k not in held], [p for p, k in zip(pairs, keys) if k in held]
 
 # %% ../nbs/00_pairs.ipynb #b4c9c8b5
 def _parts(root):
-    "The parts of a data set: for each split that it may have its two folders, the names of the folders, and a prefix for the pairs' names."
+    """The parts of a data set: for each split that it may have its two folders, the names of the
+    folders, and a prefix for the pairs' names."""
     if isinstance(root, (tuple,list)):
-        if len(root) != 2: raise ValueError(f"Two folders are wanted, of dark and of bright pictures, got {len(root)}.")
+        if len(root) != 2:
+            raise ValueError(
+                f"Two folders are wanted, of dark and of bright pictures, got {len(root)}.")
         return [({'train': tuple(map(Path, root))}, '')]
     root = Path(root)
-    if not root.is_dir(): raise FileNotFoundError(f"There is no folder '{root}': give the folder that holds the data set.")
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder '{root}': give the folder that holds the data set.")
     for parts in LAYOUTS.values():
-        parts = [p for p in parts if any(all((root/d).is_dir() for d in dirs) for dirs in p.values())]
+        parts = [
+            p for p in parts if any(all((root/d).is_dir() for d in dirs) for dirs in p.values())
+        ]
         if parts: break
-    else: raise ValueError(f"'{root}' has none of the layouts read, which are {'; '.join(LAYOUTS)}.")
+    else:
+        raise ValueError(f"'{root}' has none of the layouts read, which are {'; '.join(LAYOUTS)}.")
     def prefix(p): return p['train'][0].split('/')[0]+'/' if len(parts)>1 else ''
     return [({s: tuple(root/d for d in dirs) for s,dirs in p.items()}, prefix(p)) for p in parts]
 
 def _there(part, split): return split in part and all(d.is_dir() for d in part[split])
 
 def data_name(
-    root: str|Path|tuple, # folder of a data set, or two folders
+    root:str|Path|tuple, # folder of a data set, or two folders
 ) -> str:                 # without the folders above
     "What to call a data set in a record."
     if isinstance(root, (tuple,list)): return ' and '.join(Path(o).resolve().name for o in root)
     return Path(root).resolve().name
 
 def default_split(
-    root: str|Path|tuple, # folder of a data set, or two folders
+    root:str|Path|tuple, # folder of a data set, or two folders
 ) -> str:                 # 'val'; 'all' where there is no split
     "Which pairs to evaluate on unless somebody says otherwise."
     return 'all' if all([*part]==['train'] for part,_ in _parts(root)) else 'val'
 
 def find_pairs(
-    root: str|Path|tuple,       # folder of a data set whose layout is one of `LAYOUTS`; or two folders, of dark and of bright pictures
-    split: str = 'train',       # 'train', 'val' or 'test'; 'all': every pair of a data set without a split
-    val_fraction: float = 0.05, # share of the training pairs held out where the data set has no validation pairs
+    # folder of a data set whose layout is one of `LAYOUTS`; or two folders, of dark and of bright
+    # pictures
+    root:str|Path|tuple,
+    # 'train', 'val' or 'test'; 'all': every pair of a data set without a split
+    split:str='train',
+    # share of the training pairs held out where the data set has no validation pairs
+    val_fraction:float=0.05,
 ) -> list[Pair]:                # the pairs of that split, sorted by name
     "The pairs of a data set."
-    if split not in ('train','val','test','all'): raise ValueError(f"`split` must be 'train', 'val', 'test' or 'all', got {split!r}.")
-    res,alone,parts = [],default_split(root)=='all',_parts(root)
-    if split=='all' and not alone: raise ValueError(f"'{root}' has a split: ask for 'train', 'val' or 'test'; 'all' is for folders without one.")
-    if split=='test' and alone: raise ValueError(f"{data_name(root)!r} has no test pairs, since it has no split: ask for 'all', or for 'train' and 'val', which is held out.")
+    if split not in ('train','val','test','all'):
+        raise ValueError(f"`split` must be 'train', 'val', 'test' or 'all', got {split!r}.")
+    res = []
+    alone = default_split(root)=='all'
+    parts = _parts(root)
+    if split=='all' and not alone:
+        raise ValueError(
+            f"'{root}' has a split: ask for 'train', 'val' or 'test'; 'all' is for folders without one."
+        )
+    if split=='test' and alone:
+        raise ValueError(
+            f"{data_name(root)!r} has no test pairs, since it has no split: ask for 'all', or for 'train' and 'val', which is held out."
+        )
     for part,prefix in parts:
         source = split if split=='test' or _there(part,'val') else 'train'
         if not _there(part, source) and not isinstance(root, (tuple,list)):
             where = [str(d.relative_to(root)) for d in part.get(source, ())] or [source]
             raise ValueError(f"'{root}' has no {split} pairs: it lacks {' or '.join(where)}.")
         found = pair_folders(*part[source], prefix=prefix)
-        res += found if split=='all' or source==split and (split=='test' or _there(part,'val')) else hold_out(found, val_fraction)[split=='val']
+        res += found if split == 'all' or source == split and (split == 'test' or _there(
+            part, 'val')) else hold_out(found, val_fraction)[split == 'val']
     return res
 
 # %% ../nbs/00_pairs.ipynb #843a7482
 def split_note(
-    root: str|Path|tuple,       # as for `find_pairs`
-    val_fraction: float = 0.05, # share of the training pairs held out where the data set has no validation pairs
+    root:str|Path|tuple,       # as for `find_pairs`
+    # share of the training pairs held out where the data set has no validation pairs
+    val_fraction:float=0.05,
 ) -> str:                       # one line
     "How many pairs are trained on and validated with, and how the two were chosen."
-    train,val = find_pairs(root, 'train', val_fraction),find_pairs(root, 'val', val_fraction)
+    train = find_pairs(root, 'train', val_fraction)
+    val = find_pairs(root, 'val', val_fraction)
     told = f"{len(train)} pairs to train on, {len(val)} to validate with"
     if all(_there(part,'val') for part,_ in _parts(root)): return told
     return told + ': they are held out of the same folders by a hash of their names, so they are the same pairs on every machine'

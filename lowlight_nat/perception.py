@@ -10,10 +10,14 @@ from torch import Tensor, nn
 from .files import choose, needs_extra
 
 # %% ../nbs/09_perception.ipynb #01a5ba50
-WEIGHTS = dict( # the published files of each network, newest first; the name ends with the first digits of the SHA-256
-    alex=('alexnet-owt-7be5be79.pth','alexnet-owt-4df8aa71.pth'), vgg=('vgg16-397923af.pth',),
-    squeeze=('squeezenet1_1-b8a52dc0.pth','squeezenet1_1-f364aa15.pth'), inception=('weights-inception-2015-12-05-6726825d.pth',))
-_TORCHVISION,_FIDELITY = 'https://download.pytorch.org/models/','https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/'
+# the published files of each network, newest first; the name ends with the first digits of the
+# SHA-256
+WEIGHTS = dict(alex=('alexnet-owt-7be5be79.pth', 'alexnet-owt-4df8aa71.pth'),
+               vgg=('vgg16-397923af.pth', ), squeeze=('squeezenet1_1-b8a52dc0.pth',
+                                                      'squeezenet1_1-f364aa15.pth'),
+               inception=('weights-inception-2015-12-05-6726825d.pth', ))
+_TORCHVISION = 'https://download.pytorch.org/models/'
+_FIDELITY = 'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/'
 
 def weights_url(
     net:str, # alex, vgg, squeeze or inception
@@ -37,54 +41,77 @@ def find_weights(
     net:str, # alex, vgg, squeeze or inception
     path=None, # a file, or a folder that holds it; None: `checkpoints` in `torch.hub.get_dir()`
 )->tuple: # path of the file, and whether it is the published one
-    "Where a network's pretrained weights are; nothing is downloaded. `FileNotFoundError` says which file to put where."
-    url,cache = weights_url(net),Path(torch.hub.get_dir())/'checkpoints'
+    """Where a network's pretrained weights are; nothing is downloaded. `FileNotFoundError` says
+    which file to put where."""
+    url = weights_url(net)
+    cache = Path(torch.hub.get_dir())/'checkpoints'
     place = cache if path is None else Path(path)
-    files = [place] if place.is_file() else [o for o in (place/n for n in WEIGHTS[net]) if o.is_file()]
+    files = [place
+             ] if place.is_file() else [o for o in (place/n for n in WEIGHTS[net]) if o.is_file()]
     if not files:
         folder = place if path is None or place.is_dir() else cache
-        raise FileNotFoundError(f"the pretrained weights of {net} are not at {place}: download {url} to {folder/WEIGHTS[net][0]}, or give the file's path.")
+        raise FileNotFoundError(
+            f"the pretrained weights of {net} are not at {place}: download {url} to {folder/WEIGHTS[net][0]}, or give the file's path."
+        )
     good = is_published(files[0], net)
-    if path is None and not good: raise ValueError(f"{files[0]} is damaged, its SHA-256 is not the one in its name: delete it and download {url} again.")
+    if path is None and not good:
+        raise ValueError(
+            f"{files[0]} is damaged, its SHA-256 is not the one in its name: delete it and download {url} again."
+        )
     return files[0],good
 
 # %% ../nbs/09_perception.ipynb #8de4ab47
 def _tensors(file, net): # path, network's name
     "What a file of weights holds: tensors and nothing that would run, or one sentence."
     try: state = torch.load(file, map_location='cpu', weights_only=True)
-    except Exception as e: raise ValueError(f"{file} can't be read as a file of PyTorch weights ({type(e).__name__}): download {weights_url(net)} again.") from None
+    except Exception as e:
+        raise ValueError(
+            f"{file} can't be read as a file of PyTorch weights ({type(e).__name__}): download {weights_url(net)} again."
+        ) from None
     return state if isinstance(state, dict) else {}
 
-def _read_state(file, net, module, prefix): # path, network's name, what is to be filled, how a key of the module is called in the file
+def _read_state(
+    file, net, module, prefix
+): # path, network's name, what is to be filled, how a key of the module is called in the file
     "Fill a module from a file of weights, or say in one sentence why not."
-    state,own = _tensors(file, net),module.state_dict()
+    state = _tensors(file, net)
+    own = module.state_dict()
     bad = [k for k,v in own.items() if getattr(state.get(prefix(k)),'shape',None)!=v.shape]
-    if bad: raise ValueError(f"{file} does not hold the weights of {net}: {len(bad)} of {len(own)} tensors are missing or have another shape, the first is {prefix(bad[0])}.")
+    if bad:
+        raise ValueError(
+            f"{file} does not hold the weights of {net}: {len(bad)} of {len(own)} tensors are missing or have another shape, the first is {prefix(bad[0])}."
+        )
     module.load_state_dict({k: state[prefix(k)] for k in own})
 
 def _lpips_network(net, file): # alex, vgg or squeeze; path of the backbone's weights
     "The network of the package lpips, with its own last layers and the backbone from a file."
     import lpips
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter('ignore')                          # torchvision's, of an old way to say: no weights
+        # torchvision's, of an old way to say: no weights
+        warnings.simplefilter('ignore')
         model = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
-    _read_state(file, net, model.net, lambda k: 'features.'+k.split('.',1)[1]) # slice2.3.weight is torchvision's features.3.weight
+    # slice2.3.weight is torchvision's features.3.weight
+    _read_state(file, net, model.net, lambda k: 'features.'+k.split('.',1)[1])
     return model.requires_grad_(False).eval()
 
 # %% ../nbs/09_perception.ipynb #efb6fbfe
 SMALLEST = dict(alex=31, vgg=16, squeeze=17) # pixels each way that a backbone needs
 
 class LPIPS:
-    "Perceptual distance of pictures, one number each; called LPIPS only with the published backbone (Zhang et al. 2018)."
+    """Perceptual distance of pictures, one number each; called LPIPS only with the published
+    backbone (Zhang et al. 2018)."""
     def __init__(self,
         net:str='alex', # backbone: alex, vgg or squeeze
-        path=None, # the backbone's file, or its folder; None: torch's hub. Another file than the published one gives the distance another `name`
+        # the backbone's file, or its folder; None: torch's hub. Another file than the published one
+        # gives the distance another `name`
+        path=None,
     ):
         choose('backbone', net, SMALLEST, 'LPIPS')
         with needs_extra('metrics', 'LPIPS'):
             import lpips
         file,self.published = find_weights(net, path)
-        self.net,self.name = net,f'LPIPS ({net})' if self.published else f'distance by features of {file.name}'
+        self.net = net
+        self.name = f'LPIPS ({net})' if self.published else f'distance by features of {file.name}'
         self.model = _lpips_network(net, file)
     def __repr__(self): return self.name
 
@@ -94,17 +121,32 @@ class LPIPS:
         pred:Tensor, # pictures, `(B,3,H,W)` or `(3,H,W)`, in [0,1]
         targ:Tensor, # what they are compared with, same shape
     )->Tensor: # `(B,)`, 0 for equal pictures
-        x,y = _pictures(pred),_pictures(targ)
-        if x.shape!=y.shape: raise ValueError(f"the two pictures have different shapes, {tuple(x.shape)} and {tuple(y.shape)}: crop or resize one of them first.")
-        if min(x.shape[2:])<SMALLEST[self.net]: raise ValueError(f"the backbone {self.net} needs at least {SMALLEST[self.net]} pixels each way and got {x.shape[2]}x{x.shape[3]}: use psnr, or a larger picture.")
+        x = _pictures(pred)
+        y = _pictures(targ)
+        if x.shape!=y.shape:
+            raise ValueError(
+                f"the two pictures have different shapes, {tuple(x.shape)} and {tuple(y.shape)}: crop or resize one of them first."
+            )
+        if min(x.shape[2:])<SMALLEST[self.net]:
+            raise ValueError(
+                f"the backbone {self.net} needs at least {SMALLEST[self.net]} pixels each way and got {x.shape[2]}x{x.shape[3]}: use psnr, or a larger picture."
+            )
         return self.model.to(x.device)(x*2-1, y*2-1).view(-1)
 
 # %% ../nbs/09_perception.ipynb #9ddcc6f8
 def _pictures(x): # (B,3,H,W) or (3,H,W)
     "As a batch of float pictures, or a sentence why not."
-    if not x.is_floating_point(): raise ValueError(f"float pictures in [0,1] are expected, got {x.dtype}: divide 8-bit values by 255.")
-    if x.ndim not in (3,4) or x.shape[-3]!=3 or x.numel()==0: raise ValueError(f"pictures of shape {tuple(x.shape)} can't be compared: give (B,3,H,W) or (3,H,W), not empty.")
-    if not torch.isfinite(x).all(): raise ValueError("a picture contains NaN or infinite values, so there is nothing to measure: look for the step that made them.")
+    if not x.is_floating_point():
+        raise ValueError(
+            f"float pictures in [0,1] are expected, got {x.dtype}: divide 8-bit values by 255.")
+    if x.ndim not in (3,4) or x.shape[-3]!=3 or x.numel()==0:
+        raise ValueError(
+            f"pictures of shape {tuple(x.shape)} can't be compared: give (B,3,H,W) or (3,H,W), not empty."
+        )
+    if not torch.isfinite(x).all():
+        raise ValueError(
+            "a picture contains NaN or infinite values, so there is nothing to measure: look for the step that made them."
+        )
     return x.as_subclass(Tensor).float().view(-1,*x.shape[-3:])
 
 # %% ../nbs/09_perception.ipynb #6c2ea417
@@ -124,9 +166,15 @@ class InceptionFeatures:
         with needs_extra('metrics', 'The Inception network'):
             import torch_fidelity
         self.name = 'Inception features' if self.published else f'features of {file.name}'
-        _tensors(file, 'inception')                             # nothing in it that would run: torch-fidelity doesn't look
-        try: self.model = network(name='inception-v3-compat', features_list=['2048'], feature_extractor_weights_path=str(file)).eval()
-        except RuntimeError: raise ValueError(f"{file} does not hold the weights of inception: download {weights_url('inception')}.") from None
+        # nothing in it that would run: torch-fidelity doesn't look
+        _tensors(file, 'inception')
+        try:
+            self.model = network(name='inception-v3-compat', features_list=['2048'],
+                                 feature_extractor_weights_path=str(file)).eval()
+        except RuntimeError:
+            raise ValueError(
+                f"{file} does not hold the weights of inception: download {weights_url('inception')}."
+            ) from None
     def __call__(self,
         x:Tensor, # pictures, `(B,3,H,W)`, in [0,1]
     )->Tensor: # `(B,2048)`
@@ -140,19 +188,26 @@ class _Given(nn.Identity):
         self.num_features = D # features a picture
 
 class FrechetDistance:
-    "Fréchet distance of two sets of pictures by their features; FID if these are the published Inception ones (Heusel et al. 2017)."
+    """Fréchet distance of two sets of pictures by their features; FID if these are the published
+    Inception ones (Heusel et al. 2017)."""
     def __init__(self,
-        features=None, # `nn.Module` (put in eval mode) or function of pictures (B,3,H,W) in [0,1] to (B,D); None: `InceptionFeatures()`
-        path=None, # file of the Inception weights, or its folder, if `features` is None; None: torch's hub
+        # `nn.Module` (put in eval mode) or function of pictures (B,3,H,W) in [0,1] to (B,D); None:
+        # `InceptionFeatures()`
+        features=None,
+        # file of the Inception weights, or its folder, if `features` is None; None: torch's hub
+        path=None,
         adjust=None, # function of (pred, targ) to a prediction, e.g. `metrics.gt_mean`; None: raw
     ):
-        self.features = InceptionFeatures(path) if features is None else features.eval() if isinstance(features, nn.Module) else features
+        self.features = InceptionFeatures(path) if features is None else features.eval(
+        ) if isinstance(features, nn.Module) else features
         self.adjust = adjust
         self.published = isinstance(self.features,InceptionFeatures) and self.features.published
         self.reset()
     def reset(self):
         "Forget all pictures."
-        self.tm,self.n = None,[0,0]      # pictures so far: predictions, targets
+        # pictures so far: predictions, targets
+        self.tm = None
+        self.n = [0,0]
     @property
     def name(self):
         "FID with the published Inception features, otherwise what was measured in words."
@@ -160,11 +215,15 @@ class FrechetDistance:
         return name if self.adjust is None else f"{name}, {getattr(self.adjust,'__name__','adjusted')}"
     def update(self,
         pred:Tensor=None, # pictures of the first set, `(B,3,H,W)` in [0,1]
-        targ:Tensor=None, # pictures of the second set; need not be as many, unless `adjust` pairs them
+        # pictures of the second set; need not be as many, unless `adjust` pairs them
+        targ:Tensor=None,
     ):
         "Add pictures to one set, or to both."
         if self.adjust is not None:
-            if pred is None or targ is None: raise ValueError(f"{self.name}: adjust pairs each prediction with its target, so give both in one call.")
+            if pred is None or targ is None:
+                raise ValueError(
+                    f"{self.name}: adjust pairs each prediction with its target, so give both in one call."
+                )
             pred = self.adjust(pred, targ)
         for real,x in enumerate((pred,targ)):
             if x is not None: self._add(_pictures(x), bool(real))
@@ -175,13 +234,21 @@ class FrechetDistance:
         self.update(learn.pred.detach(), learn.yb[0])
     def _add(self, x, real):
         with torch.no_grad(): f = self.features(x)
-        if not isinstance(f,Tensor) or f.ndim!=2 or len(f)!=len(x): raise ValueError(f"features of {len(x)} pictures must be ({len(x)},D) and are {tuple(getattr(f,'shape',()))}: flatten or average them over places.")
-        if not torch.isfinite(f).all(): raise ValueError("the features contain NaN or infinite values, so there is nothing to measure.")
+        if not isinstance(f,Tensor) or f.ndim!=2 or len(f)!=len(x):
+            raise ValueError(
+                f"features of {len(x)} pictures must be ({len(x)},D) and are {tuple(getattr(f,'shape',()))}: flatten or average them over places."
+            )
+        if not torch.isfinite(f).all():
+            raise ValueError(
+                "the features contain NaN or infinite values, so there is nothing to measure.")
         if self.tm is None: self.tm = _torchmetrics()[0](feature=_Given(f.shape[1]))
         self.tm.update(f.detach().double().cpu(), real=real)
         self.n[real] += len(f)
     @property
     def value(self):
         "The distance of all pictures so far; needs two of each set."
-        if min(self.n)<2: raise ValueError(f"{self.name} compares two sets of at least two pictures each and has {self.n[0]} and {self.n[1]}.")
+        if min(self.n)<2:
+            raise ValueError(
+                f"{self.name} compares two sets of at least two pictures each and has {self.n[0]} and {self.n[1]}."
+            )
         return self.tm.compute().item()

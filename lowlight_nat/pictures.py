@@ -17,10 +17,10 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 # %% ../nbs/00_pictures.ipynb #4a4bf475
 from .colour import ColourSpace, from_srgb
-from .files import (ImageError, check_quality, format_of, image_errors, read_bytes, save_options,
-                                source_name, write_beside)
-from .images import (channels_last, decode_bytes, decode_pil, luma, read_image, to_be_written, to_pil,
-                                 to_unit, upright)
+from .files import (ImageError, check_quality, format_of, image_errors, read_bytes,
+                                save_options, source_name, write_beside)
+from .images import (channels_last, decode_bytes, decode_pil, luma, read_image,
+                                 to_be_written, to_pil, to_unit, upright)
 
 # %% ../nbs/00_pictures.ipynb #f40d8c39
 @dataclass(eq=False)
@@ -29,9 +29,13 @@ class Picture:
     x:Tensor # colours, (3,H,W), float32, sRGB in [0,1]
     alpha:Tensor=None # (H,W), float32, 0 transparent, 1 opaque; None: there is no transparency
     depth:int=8 # bits a channel of the file, 8 or 16
-    info:dict=field(default_factory=dict) # to be handed on: `exif`, `icc_profile`, `xmp`, `iptc`, `comment` (bytes), `text` (dict) and `dpi` (two numbers)
+    # to be handed on: `exif`, `icc_profile`, `xmp`, `iptc`, `comment` (bytes), `text` (dict) and
+    # `dpi` (two numbers)
+    info:dict=field(default_factory=dict)
     notes:list=field(default_factory=list) # sentences on what was left out on the way in or out
-    space:ColourSpace=None # what the numbers of the file meant and shall mean again, as `info['icc_profile']` says; None: sRGB
+    # what the numbers of the file meant and shall mean again, as `info['icc_profile']` says; None:
+    # sRGB
+    space:ColourSpace=None
     grey:bool=False # one channel in the file, and one in the result
     lossless:bool=False # was it a WebP without loss?
 
@@ -45,7 +49,8 @@ def _pil_alpha(im):
     if im.mode not in ('RGBA','LA','PA','La','RGBa') and 'transparency' not in im.info: return None
     up = upright(im)
     if im.mode[0] in 'IF':
-        return Image.fromarray(np.where(np.array(up)==im.info['transparency'], 0, 255).astype(np.uint8))
+        return Image.fromarray(
+            np.where(np.array(up) == im.info['transparency'], 0, 255).astype(np.uint8))
     return up.getchannel(1) if up.mode in ('LA','La') else up.convert('RGBA').getchannel('A')
 
 def _deep_alpha(a, transparency):
@@ -55,10 +60,15 @@ def _deep_alpha(a, transparency):
     return torch.from_numpy((a!=np.array(transparency)).any(-1)).float()
 
 # %% ../nbs/00_pictures.ipynb #e9e8fcd1
-_file_tags = {254,255,*range(256,267),269,273,274,*range(277,282),284,285,*range(288,294),297,317,318,319,*range(320,348),*range(512,522),529,530,531,532,700,33723,34377,34675} # where and how pixels lie in the file
+# where and how pixels lie in the file
+_file_tags = {
+    254, 255, *range(256, 267), 269, 273, 274, *range(277, 282), 284, 285, *range(288, 294), 297,
+    317, 318, 319, *range(320, 348), *range(512, 522), 529, 530, 531, 532, 700, 33723, 34377, 34675
+}
 
 def _exif(im, size):
-    "The EXIF block of an opened picture as bytes, less what is no longer true; None if there's none or it can't be read."
+    """The EXIF block of an opened picture as bytes, less what is no longer true; None if there's
+    none or it can't be read."""
     try:
         exif = Image.Exif()
         exif.load(im.getexif().tobytes())
@@ -104,8 +114,17 @@ def _dpi(im, turned):
 
 # %% ../nbs/00_pictures.ipynb #a521da8b
 _google = 'http://ns.google.com/photos/'
-_beyond = ('http://ns.adobe.com/hdr-gain-map/', 'http://ns.apple.com/HDRGainMap/', _google+'1.0/camera/', _google+'1.0/container/', _google+'1.0/depthmap/',
-           _google+'1.0/image/', _google+'1.0/audio/', _google+'dd/', 'http://ns.adobe.com/xmp/note/')   # namespaces that tell of what follows the picture
+_beyond = (
+    'http://ns.adobe.com/hdr-gain-map/',
+    'http://ns.apple.com/HDRGainMap/',
+    _google + '1.0/camera/',
+    _google + '1.0/container/',
+    _google + '1.0/depthmap/',
+    # namespaces that tell of what follows the picture
+    _google + '1.0/image/',
+    _google + '1.0/audio/',
+    _google + 'dd/',
+    'http://ns.adobe.com/xmp/note/')
 _promises = {'a gain map': 'gain-?map|hdrgm', 'a motion photo': 'motion-?photo|micro-?video'}
 
 def _well_formed(text):
@@ -116,10 +135,13 @@ def _well_formed(text):
     return True
 
 def _clean_xmp(xmp, name):
-    "XMP without the orientation, and without what speaks of data that the result doesn't hold; and notes. None: nothing was left."
+    """XMP without the orientation, and without what speaks of data that the result doesn't hold;
+    and notes. None: nothing was left."""
     try: text = xmp.decode('utf-8')
     except UnicodeDecodeError: return None,[f'the XMP of {name} is not UTF-8: it was left out']
-    text = re.sub(r'''tiff:Orientation\s*=\s*["'][0-9]["']|<tiff:Orientation>[0-9]</tiff:Orientation>''', '', text)
+    text = re.sub(
+        r'''tiff:Orientation\s*=\s*["'][0-9]["']|<tiff:Orientation>[0-9]</tiff:Orientation>''', '',
+        text)
     spaces = re.findall(r'''xmlns:([\w.-]+)\s*=\s*["']([^"']*)["']''', text)
     prefixes = {p for p,uri in spaces if uri.startswith(_beyond)}
     words = [k for k,v in _promises.items() if re.search(v, text, re.I)]
@@ -142,8 +164,10 @@ def _iptc(im):
     return iptc if isinstance(iptc, bytes) else None
 
 def _texts(im):
-    "The comment of a JPEG, GIF or PNG as bytes or None, and other texts of a PNG; less what other programs wrote about the old file."
-    comment,text = im.info.get('comment'),{}
+    """The comment of a JPEG, GIF or PNG as bytes or None, and other texts of a PNG; less what other
+    programs wrote about the old file."""
+    comment = im.info.get('comment')
+    text = {}
     if im.format=='PNG':
         try: text = {k: str(v) for k,v in im.text.items() if len(v)<2**20}
         except Exception: text = {}
@@ -155,7 +179,8 @@ def _texts(im):
 
 def _info(im, icc, name):
     "What to hand on of an opened picture, and notes on what can't be."
-    turned,notes = _turned(im),[]
+    turned = _turned(im)
+    notes = []
     xmp = im.info.get('xmp')
     if isinstance(xmp, bytes): xmp,notes = _clean_xmp(xmp, name)
     else: xmp = None
@@ -163,7 +188,8 @@ def _info(im, icc, name):
         notes.append(f'the EXIF block of {name} is damaged: only what could be read of it was kept')
     comment,text = _texts(im)
     exif = _exif(im, im.size[::-1] if turned else im.size)
-    info = dict(exif=exif, icc_profile=icc, xmp=xmp, dpi=_dpi(im, turned), iptc=_iptc(im), comment=comment, text=text)
+    info = dict(exif=exif, icc_profile=icc, xmp=xmp, dpi=_dpi(im, turned), iptc=_iptc(im),
+                comment=comment, text=text)
     return {k:v for k,v in info.items() if v},notes
 
 # %% ../nbs/00_pictures.ipynb #5be4289a
@@ -177,7 +203,8 @@ def _is_lossless(data):
     "Is this a WebP whose (first) picture was written without loss?"
     at = 12
     while data[:4]==b'RIFF' and data[8:12]==b'WEBP' and at+8<=len(data):
-        kind,n = data[at:at+4],int.from_bytes(data[at+4:at+8], 'little')
+        kind = data[at:at+4]
+        n = int.from_bytes(data[at+4:at+8], 'little')
         if kind in (b'VP8L',b'VP8 '): return kind==b'VP8L'
         at += 24 if kind==b'ANMF' else 8+n+n%2   # the chunks of a frame stand inside it
     return False
@@ -209,9 +236,11 @@ def _from_array(src, a):
     return Picture(x, alpha, 16 if a.dtype==np.uint16 else 8, grey=a.ndim==2 or a.shape[2]<3)
 
 def read_picture(
-    src, # path, open binary file, PIL picture, array (H,W) or (H,W,C), or tensor (C,H,W), C of 1 to 4
+    # path, open binary file, PIL picture, array (H,W) or (H,W,C), or tensor (C,H,W), C of 1 to 4
+    src,
 )->Picture:
-    "A picture with all that belongs to it. Raises `ImageError` with one sentence when it can't be read."
+    """A picture with all that belongs to it. Raises `ImageError` with one sentence when it can't be
+    read."""
     if isinstance(src, Tensor): return _from_array(src, channels_last(src))
     if isinstance(src, np.ndarray): return _from_array(src, src)
     if isinstance(src, Image.Image):
@@ -230,7 +259,8 @@ def read_alpha(
     return None if alpha is None else to_pil(alpha[None])
 
 # %% ../nbs/00_pictures.ipynb #9f908c46
-def _chunk(kind, data): return struct.pack('>I', len(data))+kind+data+struct.pack('>I', zlib.crc32(kind+data))
+def _chunk(kind, data):
+    return struct.pack('>I', len(data))+kind+data+struct.pack('>I', zlib.crc32(kind+data))
 
 def _strips(a, rows): return (a[i:i+rows] for i in range(0, len(a), rows))
 
@@ -243,7 +273,9 @@ def _named_texts(info):
 def _write_png16(f, a, info):
     "Write an array (H,W,C) of uint16 as PNG (ISO/IEC 15948)."
     H,W,C = a.shape
-    f.write(b'\x89PNG\r\n\x1a\n'+_chunk(b'IHDR', struct.pack('>IIBBBBB', W, H, 16, {1:0, 2:4, 3:2, 4:6}[C], 0, 0, 0)))
+    f.write(
+        b'\x89PNG\r\n\x1a\n'
+        + _chunk(b'IHDR', struct.pack('>IIBBBBB', W, H, 16, {1: 0, 2: 4, 3: 2, 4: 6}[C], 0, 0, 0)))
     if icc := info.get('icc_profile'):
         f.write(_chunk(b'iCCP', b'ICC profile\0\0'+zlib.compress(icc)))
     if dpi := info.get('dpi'):
@@ -252,7 +284,8 @@ def _write_png16(f, a, info):
     if xmp := info.get('xmp'): f.write(_chunk(b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0'+xmp))
     for k,v in _named_texts(info).items():
         f.write(_chunk(b'iTXt', k.encode('latin-1', 'replace')[:79]+b'\0\0\0\0\0'+v.encode()))
-    z,above = zlib.compressobj(6),np.zeros((1, W*C*2), np.uint8)
+    z = zlib.compressobj(6)
+    above = np.zeros((1, W*C*2), np.uint8)
     for s in _strips(a, max(1, 2**22//(W*C*2))):
         rows = s.astype('>u2').view(np.uint8).reshape(len(s), -1)
         up = rows-np.concatenate([above, rows[:-1]])             # modulo 256, as bytes are
@@ -263,14 +296,23 @@ def _write_png16(f, a, info):
 # %% ../nbs/00_pictures.ipynb #107fae39
 def _directory(a, rows, info):
     "The entries of a TIFF, without the lengths of its strips (TIFF 6.0, section 8)."
-    (H,W,C),d = a.shape,TiffImagePlugin.ImageFileDirectory_v2()
+    H,W,C = a.shape
+    d = TiffImagePlugin.ImageFileDirectory_v2()
     if exif := info.get('exif'):
         e = Image.Exif()
         e.load(exif)
         for t,v in e.items(): d[t] = v if t not in (0x8769,0x8825) else e.get_ifd(t)
         if inner := e.get_ifd(0x8769): d[0x8769] = inner
-    d[256],d[257],d[258],d[259],d[262] = W,H,(8*a.itemsize,)*C,8,1 if C<3 else 2
-    d[277],d[278],d[284],d[317],d[339] = C,rows,1,2,(1,)*C
+    d[256] = W
+    d[257] = H
+    d[258] = (8*a.itemsize,)*C
+    d[259] = 8
+    d[262] = 1 if C<3 else 2
+    d[277] = C
+    d[278] = rows
+    d[284] = 1
+    d[317] = 2
+    d[339] = (1,)*C
     if C in (2,4): d[338] = 2                                          # alpha not multiplied in
     if dpi := info.get('dpi'): d[282],d[283],d[296] = *dpi,2
     if icc := info.get('icc_profile'):
@@ -289,40 +331,54 @@ def _directory(a, rows, info):
 def _write_tiff(f, a, info):
     "Write an array (H,W,C) of uint8 or uint16 as TIFF."
     rows = max(1, 2**20//(a.shape[1]*a.shape[2]*a.itemsize))
-    d,counts = _directory(a, rows, info),[]
+    d = _directory(a, rows, info)
+    counts = []
     space = len(d.tobytes(8))
     f.write(struct.pack('<2sHI', b'II', 42, 8)+bytes(space))
     for s in _strips(a.astype(a.dtype.newbyteorder('<'), copy=False), rows):
         left = s.copy()
         left[:,1:] -= s[:,:-1]
         counts.append(f.write(zlib.compress(left.tobytes())))
-    d[279],d[273] = tuple(counts),tuple(int(o) for o in np.cumsum([0, *counts[:-1]]))
+    d[279] = tuple(counts)
+    d[273] = tuple(int(o) for o in np.cumsum([0, *counts[:-1]]))
     f.seek(8)
     f.write(d.tobytes(8))
 
 # %% ../nbs/00_pictures.ipynb #74a64c91
-_takes = dict(JPEG='exif icc_profile xmp dpi iptc comment', PNG='exif icc_profile xmp dpi comment text', TIFF='exif icc_profile xmp dpi iptc',
+_takes = dict(JPEG='exif icc_profile xmp dpi iptc comment',
+              PNG='exif icc_profile xmp dpi comment text', TIFF='exif icc_profile xmp dpi iptc',
               WEBP='exif icc_profile xmp', AVIF='exif icc_profile xmp', BMP='dpi')
-_called = dict(exif='EXIF', icc_profile='a profile', xmp='XMP', iptc='IPTC', comment='a comment', text='texts')
+_called = dict(exif='EXIF', icc_profile='a profile', xmp='XMP', iptc='IPTC', comment='a comment',
+               text='texts')
 
 def _fitting(like, fmt, name):
-    "What a format can hold of a picture: metadata, alpha or None, depth, whether one channel; and notes on the rest."
-    long = {k for k in ('exif','xmp','iptc','comment') if fmt=='JPEG' and len(like.info.get(k, b''))>65_000}
+    """What a format can hold of a picture: metadata, alpha or None, depth, whether one channel; and
+    notes on the rest."""
+    long = {
+        k
+        for k in ('exif', 'xmp', 'iptc', 'comment')
+        if fmt == 'JPEG' and len(like.info.get(k, b'')) > 65_000
+    }
     info = {k:v for k,v in like.info.items() if k in _takes[fmt].split() and k not in long}
     lost = [_called.get(k, k) for k in like.info if k not in info and k!='dpi']
     notes = [f"{name} can't hold {' and '.join(lost)}: left out"] if lost else []
-    alpha,depth = (None if fmt in ('JPEG','BMP') else like.alpha),(like.depth if fmt in ('PNG','TIFF') else 8)
+    alpha = (None if fmt in ('JPEG','BMP') else like.alpha)
+    depth = (like.depth if fmt in ('PNG','TIFF') else 8)
     if alpha is None and like.alpha is not None:
         notes.append(f"{name} can't hold transparency: write PNG, WebP or TIFF to keep it")
     if depth<like.depth:
-        notes.append(f"{name} has 8 bits of the input's {like.depth}: write PNG or TIFF to keep them")
-    grey = like.grey and fmt not in ('WEBP','AVIF') and not (fmt=='TIFF' and depth==16 and alpha is not None)   # a TIFF that Pillow could not read
+        notes.append(
+            f"{name} has 8 bits of the input's {like.depth}: write PNG or TIFF to keep them")
+    # a TIFF that Pillow could not read
+    grey = like.grey and fmt not in ('WEBP', 'AVIF') and not (fmt == 'TIFF' and depth == 16
+                                                              and alpha is not None)
     if 'icc_profile' in info and grey!=(info['icc_profile'][16:20]==b'GRAY'):
         del info['icc_profile']             # then it's written in sRGB
     return info,alpha,depth,grey,notes
 
 def _to_array(x, alpha, depth, one, neutral, space):
-    "Colours (3,H,W) in sRGB and alpha (H,W) as an array (H,W,C) of uint8 or uint16 in the file's space; `one`: of one channel; `neutral`: without colour."
+    """Colours (3,H,W) in sRGB and alpha (H,W) as an array (H,W,C) of uint8 or uint16 in the file's
+    space; `one`: of one channel; `neutral`: without colour."""
     top,kind = (255,np.uint8) if depth==8 else (65535,np.uint16)
     n = 1 if one else 3
     out = np.empty((*x.shape[-2:], n+(alpha is not None)), kind)
@@ -338,19 +394,22 @@ def _to_array(x, alpha, depth, one, neutral, space):
 # %% ../nbs/00_pictures.ipynb #78618ea8
 def _iptc_segment(iptc):
     "The part of a JPEG that holds IPTC (Photoshop's resource 0x0404)."
-    body = b'Photoshop 3.0\0'+b'8BIM\x04\x04\0\0'+struct.pack('>I', len(iptc))+iptc+bytes(len(iptc)%2)
+    body = b'Photoshop 3.0\0' + b'8BIM\x04\x04\0\0' + struct.pack('>I', len(iptc)) + iptc + bytes(
+        len(iptc)%2)
     return b'\xff\xed'+struct.pack('>H', len(body)+2)+body
 
 def _save(f, a, fmt, info, quality, lossless):
     "Write an array (H,W,C) to an open file by whichever writer does it."
     if fmt=='TIFF' and (a.dtype==np.uint16 or info): return _write_tiff(f, a, info)
     if a.dtype==np.uint16: return _write_png16(f, a, info)
-    info,how = dict(info),save_options(fmt, quality)
+    info = dict(info)
+    how = save_options(fmt, quality)
     if fmt=='WEBP' and lossless:
         how = dict(lossless=True, exact=True, quality=80, method=4)   # quality: how hard it tries
     if fmt=='JPEG' and 'iptc' in info: info['extra'] = _iptc_segment(info.pop('iptc'))
     if fmt=='PNG':
-        texts,xmp = PngImagePlugin.PngInfo(),info.pop('xmp', None)
+        texts = PngImagePlugin.PngInfo()
+        xmp = info.pop('xmp', None)
         if xmp: texts.add_itxt('XML:com.adobe.xmp', xmp.decode('utf-8', 'replace'))
         for k,v in _named_texts(info).items(): texts.add_itxt(k, v)
         info = dict({k: v for k,v in info.items() if k not in ('comment','text')}, pnginfo=texts)
@@ -360,18 +419,22 @@ def _save(f, a, fmt, info, quality, lossless):
 def write_picture(
     x:Tensor, # colours, (3,H,W), sRGB in [0,1], clipped; or uint8, uint16 by their maximum
     path, # where to; the ending chooses the format
-    like:Picture, # whose alpha, depth, colour space and metadata the file gets; what the format can't hold is told in `like.notes`
+    # whose alpha, depth, colour space and metadata the file gets; what the format can't hold is
+    # told in `like.notes`
+    like:Picture,
     quality:int=95, # of JPEG, WebP and AVIF, 1 to 100; a WebP that was lossless stays so
 )->Path: # where it was written
     "Write a picture with all that belongs to it, completely or not at all. Raises `ImageError`."
     path,fmt = Path(path),format_of(path)
     quality = check_quality(quality)
     if x.ndim!=3 or x.shape[0]!=3 or 0 in x.shape:
-        raise ImageError(f"a tensor of shape {tuple(x.shape)} can't become a picture: give (3,H,W).")
+        raise ImageError(
+            f"a tensor of shape {tuple(x.shape)} can't become a picture: give (3,H,W).")
     x = to_be_written(x)
     info,alpha,depth,grey,notes = _fitting(like, fmt, f"'{path}'")
     def go(info):
-        a = _to_array(x, alpha, depth, grey, like.grey, like.space if 'icc_profile' in info else None)
+        a = _to_array(x, alpha, depth, grey, like.grey,
+                      like.space if 'icc_profile' in info else None)
         return write_beside(path, lambda f: _save(f, a, fmt, info, quality, like.lossless))
     try:
         try: go(info)
@@ -379,7 +442,9 @@ def write_picture(
         except Exception as e:
             if not info: raise
             go({})
-            notes.append(f"'{path}' was written without metadata, which are damaged ({' '.join(str(e).split()) or type(e).__name__})")
+            notes.append(
+                f"'{path}' was written without metadata, which are damaged ({' '.join(str(e).split()) or type(e).__name__})"
+            )
     except (OSError, ValueError) as e:
         raise ImageError(f"'{path}' can't be written ({e}): check the folder, "
                          "its permissions and the space left.") from e

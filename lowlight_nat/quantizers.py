@@ -23,7 +23,8 @@ def squared_distances(z:Tensor, # latent (B,d,h,w)
                       codes:Tensor, # codebook (K,d)
                      ) -> Tensor: # squared distances (B,h,w,K), float32, never negative
     "Squared distance of every latent vector to every code, in float32 also under autocast"
-    z, codes = z.float().permute(0, 2, 3, 1), codes.float()
+    z = z.float().permute(0, 2, 3, 1)
+    codes = codes.float()
     d2 = z @ codes.T   # in place from here: the table is large
     return d2.mul_(-2).add_(z.pow(2).sum(-1, keepdim=True)).add_(codes.pow(2).sum(-1)).clamp_(min=0)
 
@@ -33,8 +34,11 @@ def rotate_to(z:Tensor, # latent (B,d,h,w)
              ) -> Tensor: # value e, gradient through a rotation and a scale, (B,d,h,w)
     "The rotation trick; Fifty et al., 2024, section 4.2"
     norm = lambda t: t.norm(dim=1, keepdim=True).clamp(min=1e-6)
-    z0, e0 = z.detach(), e.detach()
-    zh, eh, scale = z0/norm(z0), e0/norm(e0), norm(e0)/norm(z0)
+    z0 = z.detach()
+    e0 = e.detach()
+    zh = z0/norm(z0)
+    eh = e0/norm(e0)
+    scale = norm(e0)/norm(z0)
     r = (zh + eh)/norm(zh + eh)
     dot = lambda a: (a*z).sum(1, keepdim=True)
     return scale*(z - 2*r*dot(r) + 2*eh*dot(zh))
@@ -62,10 +66,15 @@ class Quantizer(nn.Module):
                  beta:float=0.25, # weight of the commitment term
                  rotation:bool=False): # gradient by the rotation trick instead of straight through
         super().__init__()
-        self.n_codes = check_number('n_codes', n_codes, '[1, inf)', True, 'it is K, the size of the vocabulary')
+        self.n_codes = check_number('n_codes', n_codes, '[1, inf)', True,
+                                    'it is K, the size of the vocabulary')
         self.dim = check_number('dim', dim, '[1, inf)', True, 'it is d, the channels of the latent')
-        if self.n_codes < self.dim: raise ValueError(f'n_codes={n_codes} is fewer than dim={dim}; are the two exchanged? n_codes, the size of the vocabulary, comes first')
-        self.beta, self.rotation = check_number('beta', beta, '[0, inf)'), rotation
+        if self.n_codes < self.dim:
+            raise ValueError(
+                f'n_codes={n_codes} is fewer than dim={dim}; are the two exchanged? n_codes, the size of the vocabulary, comes first'
+            )
+        self.beta = check_number('beta', beta, '[0, inf)')
+        self.rotation = rotation
 
     def place(self, z:Tensor) -> Tensor: # latent (B,d,h,w) to the codes' space (B,d,h,w)
         "Where the latent lies among the codes"
@@ -79,7 +88,9 @@ class Quantizer(nn.Module):
         "The codes that the tokens stand for"
         return F.embedding(tokens, self.codes).permute(0, 3, 1, 2)
 
-    def learn(self, z:Tensor, tokens:Tensor): # placed latent (B,d,h,w), the codes they chose (B,h,w)
+
+    def learn(self, z:Tensor,
+              tokens:Tensor): # placed latent (B,d,h,w), the codes they chose (B,h,w)
         "What a training step does to the codes beside the gradient: nothing"
 
     def loss(self, z:Tensor, e:Tensor) -> Tensor: # placed latent and its codes (B,d,h,w) to scalar
@@ -88,10 +99,12 @@ class Quantizer(nn.Module):
 
     def forward(self, z:Tensor, # latent (B,d,h,w)
                ) -> Quantized:
-        "Quantise; in training mode also learn. Before `start`, let the latent pass and only report its tokens"
+        """Quantise; in training mode also learn. Before `start`, let the latent pass and only
+        report its tokens"""
         tokens = self.nearest(z)
         if not self.started: return Quantized(z, tokens, z.new_zeros(()))
-        z, e = self.place(z), self.lookup(tokens)
+        z = self.place(z)
+        e = self.lookup(tokens)
         loss = self.loss(z, e)
         if self.training: self.learn(z.detach(), tokens)
         return Quantized(pass_through(z, e, self.rotation), tokens, loss)
@@ -131,7 +144,10 @@ def kmeans(x:Tensor, # points (N,d)
            generator:torch.Generator=None, # for the choice of the first centres
           ) -> Tensor: # centres (k,d)
     "Lloyd's k-means; an empty cluster is moved onto a random point"
-    if len(x) < k: raise ValueError(f'kmeans: {len(x)} points cannot fill {k} clusters; give at least {k} points (more or larger pictures: bs, crop) or ask for fewer codes (n_codes)')
+    if len(x) < k:
+        raise ValueError(
+            f'kmeans: {len(x)} points cannot fill {k} clusters; give at least {k} points (more or larger pictures: bs, crop) or ask for fewer codes (n_codes)'
+        )
     pick = lambda n: x[torch.randperm(len(x), generator=generator)[:n].to(x.device)]
     centres = pick(k).clone()
     for _ in range(iters):
@@ -228,7 +244,8 @@ class VectorQuantizer(LearnedCodes):
 
 # %% ../nbs/02_quantizers.ipynb #cd0bb76b
 class CosineQuantizer(VectorQuantizer):
-    "Unit vectors, nearest by cosine; codes are moving averages brought back to the sphere. Yu et al., ICLR 2022"
+    """Unit vectors, nearest by cosine; codes are moving averages brought back to the sphere. Yu et
+    al., ICLR 2022"""
     def __init__(self,
                  n_codes:int=512, # K, size of the vocabulary
                  dim:int=4, # d, channels of the latent
@@ -261,11 +278,15 @@ class CosineQuantizer(VectorQuantizer):
         self.total.copy_(self.codes)
 
 # %% ../nbs/02_quantizers.ipynb #c4d52d44
-def fsq_levels(n_codes:int, # K wanted
-               dim:int, # d, channels
-              ) -> tuple[int, ...]: # levels of each channel, the largest first; their product is at most K
+def fsq_levels(
+    n_codes:int, # K wanted
+    dim:int, # d, channels
+) -> tuple[int, ...]: # levels of each channel, the largest first; their product is at most K
     "Nearly equal levels whose product is about K"
-    if n_codes < 3**dim: raise ValueError(f'fsq_levels: n_codes={n_codes} leaves fewer than 3 levels for each of dim={dim} channels; give at least {3**dim} codes, or fewer channels')
+    if n_codes < 3**dim:
+        raise ValueError(
+            f'fsq_levels: n_codes={n_codes} leaves fewer than 3 levels for each of dim={dim} channels; give at least {3**dim} codes, or fewer channels'
+        )
     levels = [max(l for l in range(3, n_codes + 1) if l**dim <= n_codes)]*dim
     for j in range(dim):
         if math.prod(levels)//levels[j]*(levels[j] + 1) <= n_codes: levels[j] += 1
@@ -273,16 +294,21 @@ def fsq_levels(n_codes:int, # K wanted
 
 # %% ../nbs/02_quantizers.ipynb #e24b4b8d
 class FSQuantizer(Quantizer):
-    "Each channel rounded by itself; Mentzer et al., 2023. `n_codes` becomes the product of the levels"
+    """Each channel rounded by itself; Mentzer et al., 2023. `n_codes` becomes the product of the
+    levels"""
     def __init__(self,
                  n_codes:int=512, # K wanted
                  dim:int=4, # d, channels of the latent
                  rotation:bool=False, # gradient by the rotation trick
                  levels:tuple=None): # of each channel; default: `fsq_levels`
         dim = check_number('dim', dim, '[1, inf)', True, 'it is d, the channels of the latent')
-        n_codes = check_number('n_codes', n_codes, '[1, inf)', True, 'it is K, the size of the vocabulary')
+        n_codes = check_number('n_codes', n_codes, '[1, inf)', True,
+                               'it is K, the size of the vocabulary')
         levels = tuple(levels or fsq_levels(n_codes, dim))
-        if len(levels) != dim or min(levels) < 3: raise ValueError(f'FSQuantizer: levels={levels} must name 3 levels or more for each of dim={dim} channels')
+        if len(levels) != dim or min(levels) < 3:
+            raise ValueError(
+                f'FSQuantizer: levels={levels} must name 3 levels or more for each of dim={dim} channels'
+            )
         super().__init__(math.prod(levels), dim, 0., rotation)
         L = torch.tensor(levels).view(1, dim, 1, 1)
         steps = torch.tensor([math.prod(levels[:j]) for j in range(dim)]).view(1, dim, 1, 1)
@@ -290,13 +316,15 @@ class FSQuantizer(Quantizer):
         self.levels = levels
         width = L//2
         codes = (digits - width.flatten())/width.flatten()
-        fixed = dict(span=(L - 1)*(1 + 1e-3)/2, offset=0.5*(L % 2 == 0), width=width, steps=steps, codes=codes)
+        fixed = dict(span=(L - 1)*(1 + 1e-3)/2, offset=0.5*(L%2 == 0), width=width, steps=steps,
+                     codes=codes)
         for name, value in fixed.items(): self.register_buffer(name, value, persistent=False)
         self.register_buffer('started', torch.tensor(False))
 
     def place(self, z):
         "The bounded latent, in the codes' units"
-        return (torch.tanh(z.float() + torch.atanh(self.offset/self.span))*self.span - self.offset)/self.width
+        return (torch.tanh(z.float() + torch.atanh(self.offset/self.span))*self.span
+                - self.offset)/self.width
 
     def nearest(self, z):
         "Tokens by rounding: no table of distances"

@@ -24,7 +24,10 @@ def versions()->dict: # name: version
     def of(name):
         try: return version(name)
         except PackageNotFoundError: return 'unknown'
-    return dict(python=platform.python_version(), **{o:of(o) for o in 'lowlight_nat torch torchvision numpy pillow fastcore'.split()})
+    return dict(
+        python=platform.python_version(),
+        **{o: of(o)
+           for o in 'lowlight_nat torch torchvision numpy pillow fastcore'.split()})
 
 def device_name(
     device, # torch.device, or its name
@@ -33,7 +36,9 @@ def device_name(
     device = torch.device(device)
     if device.type=='cuda': return f'{device} ({torch.cuda.get_device_name(device)})'
     if device.type!='cpu': return str(device)
-    try: cpu = next(o.split(':')[1].strip() for o in open('/proc/cpuinfo') if o.startswith('model name'))
+    try:
+        cpu = next(
+            o.split(':')[1].strip() for o in open('/proc/cpuinfo') if o.startswith('model name'))
     except (OSError,StopIteration): cpu = platform.processor() or platform.machine()
     return f'{device} ({cpu}, {os.cpu_count()} cores)'
 
@@ -69,7 +74,8 @@ def write_csv(
     rows:list, # of dicts; a column for every key that occurs
 )->Path:
     "Write rows as a table, completely or not at all."
-    names,text = list(dict.fromkeys(k for r in rows for k in r)),io.StringIO(newline='')
+    names = list(dict.fromkeys(k for r in rows for k in r))
+    text = io.StringIO(newline='')
     w = csv.DictWriter(text, names, lineterminator='\n')
     w.writeheader()
     w.writerows(_plain(rows))
@@ -77,24 +83,34 @@ def write_csv(
 
 # %% ../nbs/09_record.ipynb #6e047fc7
 class Rows:
-    "The finished rows of an experiment, kept in `folder/rows.jsonl`; a run with the same settings goes on after them."
+    """The finished rows of an experiment, kept in `folder/rows.jsonl`; a run with the same settings
+    goes on after them."""
     def __init__(self,
         folder, # of the experiment, made if it isn't there
         settings:dict, # what the rows depend on
     ): # raises ValueError if the folder has rows of other settings
-        self.folder,self.path = Path(folder),Path(folder)/'rows.jsonl'
+        self.folder = Path(folder)
+        self.path = Path(folder)/'rows.jsonl'
         there = next((p for p in (self.folder, *self.folder.parents) if p.exists()), None)
-        if there and not there.is_dir(): raise ValueError(f"'{there}' is a file: give a folder for the results.")
+        if there and not there.is_dir():
+            raise ValueError(f"'{there}' is a file: give a folder for the results.")
         settings = _plain(settings)
         try: old = json.loads((self.folder/'settings.json').read_text(encoding='utf-8'))
-        except FileNotFoundError: old = write_json(self.folder/'settings.json', settings) and settings
-        except ValueError: raise ValueError(f"'{self.folder/'settings.json'}' is damaged: remove the folder, or give another one.") from None
+        except FileNotFoundError:
+            old = write_json(self.folder/'settings.json', settings) and settings
+        except ValueError:
+            raise ValueError(
+                f"'{self.folder/'settings.json'}' is damaged: remove the folder, or give another one."
+            ) from None
         if other := [k for k in {**old, **settings} if old.get(k)!=settings.get(k)]:
-            raise ValueError(f"'{folder}' holds rows of other settings ({', '.join(f'{k}: {old.get(k)} then, {settings.get(k)} now' for k in other)}): give another folder, or remove this one.")
+            raise ValueError(
+                f"'{folder}' holds rows of other settings ({', '.join(f'{k}: {old.get(k)} then, {settings.get(k)} now' for k in other)}): give another folder, or remove this one."
+            )
         self.done = dict(self._read())
 
     def _read(self):
-        for line in self.path.read_text(encoding='utf-8').splitlines() if self.path.exists() else []:
+        for line in self.path.read_text(
+                encoding='utf-8').splitlines() if self.path.exists() else []:
             try: row = json.loads(line)
             except ValueError: continue   # torn: the process was killed while it wrote
             yield row['key'],AttrDict(row['row'])
@@ -114,7 +130,9 @@ def row(self:Rows,
         row = dict(seconds=round(time.perf_counter()-start, 2))|row
         torn = self.path.exists() and not self.path.read_bytes().endswith(b'\n')
         with open(self.path, 'a', encoding='utf-8') as f:
-            f.write('\n'*torn+json.dumps(dict(key=key, row=row), allow_nan=False)+'\n'); f.flush(); os.fsync(f.fileno())
+            f.write('\n'*torn+json.dumps(dict(key=key, row=row), allow_nan=False)+'\n')
+            f.flush()
+            os.fsync(f.fileno())
         self.done[key] = AttrDict(row)
     return self.done[key]
 
@@ -124,7 +142,8 @@ _held = set()   # folders locked by this process; the system's lock is one for a
 def _take(f):
     "The system's lock on an open file, for this process, or OSError where another one has it."
     if msvcrt:
-        os.lseek(f.fileno(), 2**30, os.SEEK_SET)   # a byte far behind the text, which stays readable
+        # a byte far behind the text, which stays readable
+        os.lseek(f.fileno(), 2**30, os.SEEK_SET)
         msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
     elif fcntl: fcntl.lockf(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
 
@@ -133,11 +152,15 @@ def folder_lock(
     folder, # that one run at a time may write into; it is made
     name:str='.lock', # of the file in it
 ): # ValueError where another run has it
-    "Keep a folder for this run until it ends, also by a kill; a lock that a dead process left is none."
+    """Keep a folder for this run until it ends, also by a kill; a lock that a dead process left is
+    none."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = (folder/name).resolve()
-    def refuse(who): raise ValueError(f"Another run is writing into '{folder}' ({who}): wait until it ends, or give another folder.")
+    def refuse(who):
+        raise ValueError(
+            f"Another run is writing into '{folder}' ({who}): wait until it ends, or give another folder."
+        )
     if path in _held: refuse('in this process')
     f = open(path, 'a+', encoding='utf-8')
     try:
@@ -160,7 +183,8 @@ DIGITS = dict(psnr=2, ssim=4, lpips=4, seconds=2) # by the start of a column's n
 
 def _cell(name, v):
     if v is None: return '-'
-    if isinstance(v, float): return f'{v:.{next((d for k,d in DIGITS.items() if name.startswith(k)), 3)}f}'
+    if isinstance(v, float):
+        return f'{v:.{next((d for k,d in DIGITS.items() if name.startswith(k)), 3)}f}'
     return f'{v:,}' if isinstance(v, int) and not isinstance(v, bool) else str(v)
 
 def markdown_table(
@@ -170,5 +194,8 @@ def markdown_table(
 )->str: # several lines
     "Rows as a table in Markdown."
     names = names or {k:k for r in rows for k in r}
-    lines = [list(names.values()), ['---']*len(names), *[[_cell(k, r.get(k)) for k in names] for r in rows]]
+    lines = [
+        list(names.values()), ['---']*len(names),
+        *[[_cell(k, r.get(k)) for k in names] for r in rows]
+    ]
     return '\n'.join('| '+' | '.join(l)+' |' for l in lines)+(f'\n\n{footnote}' if footnote else '')

@@ -22,7 +22,8 @@ def channel_attention(q:Tensor, # queries (B,heads,c,N): c channels a head, N pl
                       alpha:Tensor, # factor of the cosines, (heads,1,1)
                      ) -> tuple: # mixed values (B,heads,c,N); A (B,heads,c,c), each row sums to one
     "Channels attend to channels; cost grows with N, not with N squared; Zamir et al., 2022, eq. 1"
-    with torch.autocast(q.device.type, enabled=False): A = (alpha*F.normalize(q.float(), dim=-1) @ F.normalize(k.float(), dim=-1).mT).softmax(-1)
+    with torch.autocast(q.device.type, enabled=False):
+        A = (alpha*F.normalize(q.float(), dim=-1) @ F.normalize(k.float(), dim=-1).mT).softmax(-1)
     return A.to(v.dtype) @ v, A
 
 # %% ../nbs/13_restormer.ipynb #2a717f99
@@ -35,7 +36,8 @@ def conv1(ci:int, # channels in
 def local(ci:int, # channels in
           co:int, # channels out
          ) -> nn.Sequential:
-    "Mix the channels at each place, then look around in each channel alone: 1x1, then 3x3 depthwise"
+    """Mix the channels at each place, then look around in each channel alone: 1x1, then 3x3
+    depthwise"""
     return nn.Sequential(conv1(ci, co), nn.Conv2d(co, co, 3, padding=1, groups=co, bias=False))
 
 def plain3(ci:int, # channels in
@@ -46,16 +48,26 @@ def plain3(ci:int, # channels in
 
 # %% ../nbs/13_restormer.ipynb #fbed3ca4
 class ChannelAttention(nn.Module):
-    "Restormer's MDTA: multi-head attention between channels, with depthwise convolutions before it; section 3.1"
+    """Restormer's MDTA: multi-head attention between channels, with depthwise convolutions before
+    it; section 3.1"""
     def __init__(self,
                  dim:int, # C, channels
                  heads:int): # groups of channels that attend among themselves
         super().__init__()
-        if dim % heads: raise ValueError(f'ChannelAttention: dim={dim} is not a multiple of heads={heads}; choose widths that are')
-        self.heads, self.qkv, self.out = heads, local(dim, 3*dim), conv1(dim, dim)
+        if dim % heads:
+            raise ValueError(
+                f'ChannelAttention: dim={dim} is not a multiple of heads={heads}; choose widths that are'
+            )
+        self.heads = heads
+        self.qkv = local(dim, 3*dim)
+        self.out = conv1(dim, dim)
         self.alpha = nn.Parameter(torch.ones(heads, 1, 1))
 
-    def mix(self, x:Tensor) -> tuple: # features (B,C,H,W) to mixed values (B,heads,C/heads,H*W), A (B,heads,C/heads,C/heads)
+
+    def mix(
+        self, x:Tensor
+    # features (B,C,H,W) to mixed values (B,heads,C/heads,H*W), A (B,heads,C/heads,C/heads)
+    ) -> tuple:
         q, k, v = self.qkv(x).view(len(x), 3, self.heads, x.shape[1]//self.heads, -1).unbind(1)
         return channel_attention(q, k, v, self.alpha)
 
@@ -70,7 +82,8 @@ class GatedFeedForward(nn.Module):
                  expansion:float=2.66): # width of each half, in units of C
         super().__init__()
         hidden = int(dim*expansion)
-        self.wide, self.out = local(dim, 2*hidden), conv1(hidden, dim)
+        self.wide = local(dim, 2*hidden)
+        self.out = conv1(hidden, dim)
 
     def forward(self, x:Tensor) -> Tensor: # features (B,C,H,W) to the same
         gate, value = self.wide(x).chunk(2, 1)
@@ -103,8 +116,10 @@ class RestormerBlock(nn.Module):
                  expansion:float=2.66, # of the feed-forward network
                  bias:bool=True): # of the norms
         super().__init__()
-        self.norm1, self.attention = ChannelNorm(dim, bias), ChannelAttention(dim, heads)
-        self.norm2, self.feed_forward = ChannelNorm(dim, bias), GatedFeedForward(dim, expansion)
+        self.norm1 = ChannelNorm(dim, bias)
+        self.attention = ChannelAttention(dim, heads)
+        self.norm2 = ChannelNorm(dim, bias)
+        self.feed_forward = GatedFeedForward(dim, expansion)
 
     def forward(self, x:Tensor) -> Tensor: # features (B,C,H,W) to the same
         x = x + self.attention(self.norm1(x))
@@ -120,12 +135,17 @@ class RestormerConfig:
     refinement: int = 4         # blocks after the last level
     expansion: float = 2.66     # of the feed-forward networks
     bias: bool = True           # of the norms
-    unshuffle: int = 1          # side of the squares of pixels folded into channels before the first level; the paper has 1
+    # side of the squares of pixels folded into channels before the first level; the paper has 1
+    unshuffle: int = 1
 
     def __post_init__(self):
         for f in fields(self):  # JSON has lists, we want tuples
-            if isinstance(getattr(self, f.name), list): object.__setattr__(self, f.name, tuple(getattr(self, f.name)))
-        if len(self.blocks) != len(self.heads): raise ValueError(f'RestormerConfig: blocks={self.blocks} and heads={self.heads} must be as many, one a level')
+            if isinstance(getattr(self, f.name), list):
+                object.__setattr__(self, f.name, tuple(getattr(self, f.name)))
+        if len(self.blocks) != len(self.heads):
+            raise ValueError(
+                f'RestormerConfig: blocks={self.blocks} and heads={self.heads} must be as many, one a level'
+            )
 
     @classmethod
     def full(cls): return cls()
@@ -134,20 +154,28 @@ class RestormerConfig:
 
 # %% ../nbs/13_restormer.ipynb #deef382d
 class Restormer(nn.Module):
-    "U-shaped transformer for restoration: a dark picture in, a bright one out; Zamir et al., CVPR 2022"
+    """U-shaped transformer for restoration: a dark picture in, a bright one out; Zamir et al., CVPR
+    2022"""
     terms = ('l1',)
     def __init__(self, cfg:RestormerConfig=None): # `RestormerConfig.full()` by default
         super().__init__()
         self.cfg = c = cfg or RestormerConfig.full()
-        n, dims, ends = len(c.blocks), [c.dim*2**i for i in range(len(c.blocks))], 3*c.unshuffle**2
-        stack = lambda i, count, dim: nn.Sequential(*[RestormerBlock(dim, c.heads[i], c.expansion, c.bias) for _ in range(count)])
+        n = len(c.blocks)
+        dims = [c.dim*2**i for i in range(len(c.blocks))]
+        ends = 3*c.unshuffle**2
+        stack = lambda i, count, dim: nn.Sequential(
+            *[RestormerBlock(dim, c.heads[i], c.expansion, c.bias) for _ in range(count)])
         self.multiple = c.unshuffle*2**(n - 1)
-        self.stem, self.head = plain3(ends, c.dim), plain3(2*c.dim, ends)
+        self.stem = plain3(ends, c.dim)
+        self.head = plain3(2*c.dim, ends)
         self.down_blocks = nn.ModuleList(stack(i, c.blocks[i], dims[i]) for i in range(n))
-        self.down = nn.ModuleList(nn.Sequential(plain3(d, d//2), nn.PixelUnshuffle(2)) for d in dims[:-1])
+        self.down = nn.ModuleList(
+            nn.Sequential(plain3(d, d//2), nn.PixelUnshuffle(2)) for d in dims[:-1])
         self.up = nn.ModuleList(nn.Sequential(plain3(d, 2*d), nn.PixelShuffle(2)) for d in dims[1:])
-        self.narrow = nn.ModuleList(conv1(2*d, d) if i else nn.Identity() for i, d in enumerate(dims[:-1]))
-        self.up_blocks = nn.ModuleList(stack(i, c.blocks[i], d if i else 2*d) for i, d in enumerate(dims[:-1]))
+        self.narrow = nn.ModuleList(
+            conv1(2*d, d) if i else nn.Identity() for i, d in enumerate(dims[:-1]))
+        self.up_blocks = nn.ModuleList(
+            stack(i, c.blocks[i], d if i else 2*d) for i, d in enumerate(dims[:-1]))
         self.refinement = stack(0, c.refinement, 2*c.dim)
 
     @classmethod
@@ -159,16 +187,24 @@ class Restormer(nn.Module):
 @patch
 def forward(self:Restormer, x_low:Tensor, # dark pictures (B,3,H,W) in [0,1], of any size
            ) -> Tensor: # (B,3,H,W), not clipped
-    "Brighten a batch of pictures; where H or W is no multiple of `multiple`, a mirrored border is added, and cut off again"
-    if x_low.ndim != 4 or x_low.shape[1] != 3 or not x_low.numel(): raise ValueError(f'Restormer: x_low must have shape (B,3,H,W), not {tuple(x_low.shape)}; add a batch axis with x[None], or drop alpha')
+    """Brighten a batch of pictures; where H or W is no multiple of `multiple`, a mirrored border is
+    added, and cut off again"""
+    if x_low.ndim != 4 or x_low.shape[1] != 3 or not x_low.numel():
+        raise ValueError(
+            f'Restormer: x_low must have shape (B,3,H,W), not {tuple(x_low.shape)}; add a batch axis with x[None], or drop alpha'
+        )
     x_low, size = pad_to_multiple(x_low, self.multiple)
-    h, kept = self.stem(F.pixel_unshuffle(x_low, self.cfg.unshuffle)), []
+    h = self.stem(F.pixel_unshuffle(x_low, self.cfg.unshuffle))
+    kept = []
     for blocks, down in zip(self.down_blocks, self.down):
         kept.append(blocks(h))
         h = down(kept[-1])
     h = self.down_blocks[-1](h)
-    for i in reversed(range(len(kept))): h = self.up_blocks[i](self.narrow[i](torch.cat([self.up[i](h), kept[i]], 1)))
-    return crop_to(x_low + F.pixel_shuffle(self.head(self.refinement(h)), self.cfg.unshuffle).to(x_low.dtype), size)
+    for i in reversed(range(len(kept))):
+        h = self.up_blocks[i](self.narrow[i](torch.cat([self.up[i](h), kept[i]], 1)))
+    return crop_to(
+        x_low + F.pixel_shuffle(self.head(self.refinement(h)), self.cfg.unshuffle).to(x_low.dtype),
+        size)
 
 @patch
 def pair(self:Restormer, x_low:Tensor, # dark pictures (B,3,H,W) in [0,1]

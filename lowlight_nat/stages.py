@@ -15,13 +15,15 @@ from .model import LowLightNAT, TrainPlan, load_model
 
 # %% ../nbs/10_stages.ipynb #3c37568c
 class Stage(nn.Module):
-    "A part of the model in training: `forward(x_low, x_high)` gives a picture `x` and the loss `terms` by name"
+    """A part of the model in training: `forward(x_low, x_high)` gives a picture `x` and the loss
+    `terms` by name"""
     name = 'codebook'          # of the stage
     terms = ()                 # names of the loss terms
     whole = False              # does it see whole pieces now and then?
     rounds = None              # of the NATs in training; None: `cfg.rounds`
     mask_range = 0.1, 0.9      # least and largest share that is masked in training
-    parts = ()                 # groups of names of what is trained, a later one takes from an earlier one
+    # groups of names of what is trained, a later one takes from an earlier one
+    parts = ()
     frozen_parts = ()          # the same with `cfg.frozen`
     def __init__(self, model:LowLightNAT, # trained in place
                  plan:TrainPlan=None): # by default the preset of the model's configuration
@@ -31,20 +33,33 @@ class Stage(nn.Module):
         self.plan = plan or TrainPlan.preset(model.cfg.name)
         self.own = self.plan.stages()[self.name]
 
-    def forward(self, x_low, x_high=None): return self.alone(x_low) if x_high is None else self.pair(x_low, x_high)
+    def forward(self, x_low, x_high=None):
+        return self.alone(x_low) if x_high is None else self.pair(x_low, x_high)
 
-    def view(self, x_low, x_high) -> AttrDict: # of large pieces (B,3,H,W): x_low, x (normalised target), each cut to (B,3,size,size); stats, level (B,)
+
+    def view(
+        self, x_low, x_high
+    # of large pieces (B,3,H,W): x_low, x (normalised target), each cut to (B,3,size,size); stats,
+    # level (B,)
+    ) -> AttrDict:
         "Statistics and level of the large pieces; then, in training, an aligned crop of them"
-        stats, (x, level) = picture_stats(x_low), self.model.normalise(x_high)
-        t, size, (B, _, H, W) = AttrDict(x_low=x_low, stats=stats, x=x, level=level), self.own.crop, x.shape
+        stats = picture_stats(x_low)
+        x, level = self.model.normalise(x_high)
+        t = AttrDict(x_low=x_low, stats=stats, x=x, level=level)
+        size = self.own.crop
+        B, _, H, W = x.shape
         if not self.training or size >= min(H, W): return t
-        if self.whole and torch.rand(()) < self.plan.whole: return self.fewer(t, max(1, B*size**2//(H*W)))
+        if self.whole and torch.rand(()) < self.plan.whole:
+            return self.fewer(t, max(1, B*size**2//(H*W)))
         i, j = (int(torch.randint(n - size + 1, (1,))) for n in (H, W))
-        t.x_low, t.x = x_low[..., i:i+size, j:j+size], x[..., i:i+size, j:j+size]
+        t.x_low = x_low[..., i:i+size, j:j+size]
+        t.x = x[..., i:i+size, j:j+size]
         return t
 
     def fewer(self, t, n): # the first n pictures of a view
-        return AttrDict({k: v.each(lambda s: s[:n]) if k == 'stats' else v[:n] for k, v in t.items()})
+        return AttrDict(
+            {k: v.each(lambda s: s[:n]) if k == 'stats' else v[:n]
+             for k, v in t.items()})
 
 # %% ../nbs/10_stages.ipynb #6de31878
 @patch
@@ -58,7 +73,8 @@ def truth(self:Stage, x_low, # dark pieces (B,3,H,W) in [0,1]
 
 @patch
 def lost(self:Stage, a): # of `align`
-    "The terms of a batch whose latent is not finite: NaN, so that `NaNGuard` stops here and names the files"
+    """The terms of a batch whose latent is not finite: NaN, so that `NaNGuard` stops here and names
+    the files"""
     return {k: a.z_tilde.float().sum()*float('nan') for k in self.terms}
 
 @patch
@@ -72,16 +88,21 @@ def expose(self:Stage, x_norm, # normalised pictures (B,3,H,W)
 def own_perceptual(model:LowLightNAT # for the device
                   ): # a `PerceptualLoss`
     "LPIPS where its backbone is at hand, features of the bundled codebook's encoder where not"
-    return perceptual_loss('auto', load_model('small', next(model.parameters()).device).vqgan.encoder)
+    return perceptual_loss('auto',
+                           load_model('small',
+                                      next(model.parameters()).device).vqgan.encoder)
 
 class CodebookStage(Stage):
     "Stage 1: reconstruct normal-light pictures through the codebook"
-    terms, perceptual = ('l1', 'ssim', 'commit'), None
+    terms = ('l1', 'ssim', 'commit')
+    perceptual = None
     parts = ('vqgan.',), ('vqgan.decoder.', 'vqgan.post_quant_conv.')
     def __init__(self, model:LowLightNAT, # trained in place
                  plan:TrainPlan=None): # by default the preset of the model's configuration
         super().__init__(model, plan)
-        if self.plan.perceptual: self.terms, self.perceptual = (*self.terms, 'perceptual'), own_perceptual(model)
+        if self.plan.perceptual:
+            self.terms = (*self.terms, 'perceptual')
+            self.perceptual = own_perceptual(model)
 
     def alone(self, x): # a bright picture
         x_norm, level = self.model.normalise(x)
@@ -90,9 +111,13 @@ class CodebookStage(Stage):
     def pair(self, x_low, x_high):
         t = self.view(x_low, x_high)
         out = self.model.vqgan(t.x)
-        terms = dict(l1=l1_loss(out.x_rec, t.x), ssim=0.2*ssim_loss(out.x_rec, t.x), commit=out.commit)
-        if self.perceptual: terms['perceptual'] = self.plan.perceptual*self.perceptual(out.x_rec.clamp(0, 1), t.x.clamp(0, 1))
-        return AttrDict(x=self.expose(out.x_rec, t.level), x_rec=out.x_rec, x_norm=t.x, z=out.z, tokens=out.tokens, terms=terms)
+        terms = dict(l1=l1_loss(out.x_rec, t.x), ssim=0.2*ssim_loss(out.x_rec, t.x),
+                     commit=out.commit)
+        if self.perceptual:
+            terms['perceptual'] = self.plan.perceptual*self.perceptual(
+                out.x_rec.clamp(0, 1), t.x.clamp(0, 1))
+        return AttrDict(x=self.expose(out.x_rec, t.level), x_rec=out.x_rec, x_norm=t.x, z=out.z,
+                        tokens=out.tokens, terms=terms)
 
 # %% ../nbs/10_stages.ipynb #239b7e91
 def align_terms(model:LowLightNAT, # whose flow maps the truth
@@ -100,24 +125,31 @@ def align_terms(model:LowLightNAT, # whose flow maps the truth
                 t:AttrDict, # of `Stage.truth`
                ) -> dict: # likelihood in bits per dimension, latent error, spread, exposure
     "Loss terms of the alignment"
-    place, (u, logdet) = model.vqgan.quantizer.place, model.flow(t.z, a.cond)
+    place = model.vqgan.quantizer.place
+    u, logdet = model.flow(t.z, a.cond)
     return dict(nll=nll_bits(u, logdet, a.mu), latent=1.5*(a.z_tilde - t.z).abs().mean(),
-                spread=0.2*spread_nll(place(a.z_tilde), place(t.z), a.sigma), exposure=0.1*exposure_nll(a.log_level, a.log_std, t.level))
+                spread=0.2*spread_nll(place(a.z_tilde), place(t.z), a.sigma),
+                exposure=0.1*exposure_nll(a.log_level, a.log_std, t.level))
 
 class FlowStage(Stage):
     "Stage 2: align the dark picture's latent with the bright one's"
     name = 'flow'
     terms = 'nll', 'latent', 'spread', 'exposure'
-    parts, frozen_parts = (('encoder.',), ('flow.',), ('spread.', 'exposure.')), (('spread.',),)
+    parts = (('encoder.',), ('flow.',), ('spread.', 'exposure.'))
+    frozen_parts = (('spread.',),)
     def alone(self, x_low):
         a = self.model.align(x_low)
-        return AttrDict(x=self.expose(self.model.vqgan.decode(self.model.vqgan.quantizer.place(a.z_tilde)), a.log_level.exp()))
+        return AttrDict(
+            x=self.expose(self.model.vqgan.decode(self.model.vqgan.quantizer.place(a.z_tilde)),
+                          a.log_level.exp()))
 
     def pair(self, x_low, x_high):
         t = self.truth(x_low, x_high)
         a = self.model.align(t.x_low, stats=t.stats)
         x = None
-        if not self.training: x = self.expose(self.model.vqgan.decode(self.model.vqgan.quantizer.place(a.z_tilde)), t.level)
+        if not self.training:
+            x = self.expose(self.model.vqgan.decode(self.model.vqgan.quantizer.place(a.z_tilde)),
+                            t.level)
         return AttrDict(x=x, terms=align_terms(self.model, a, t))
 
 # %% ../nbs/10_stages.ipynb #4e7e4ff2
@@ -126,16 +158,21 @@ def random_tau(model:LowLightNAT, # whose doubt is cut
                mask_range:tuple=(0.1, 0.9), # least and largest share
               ) -> float: # a threshold that masks a random share of this batch
     "A threshold that masks a share of the batch drawn from `mask_range`"
-    e, (lo, hi) = model.doubt(a).map, mask_range
+    e = model.doubt(a).map
+    lo, hi = mask_range
     return e.flatten().float().quantile(round(1 - hi, 9) + (hi - lo)*torch.rand(()).item()).item()
 
 def nat_terms(model:LowLightNAT, # for its codes
               r:AttrDict, # of `model.refine`
               t:AttrDict, # of `Stage.truth`
-              soft:float=0.05, # temperature of the targets, in units of squared distance, 0: one-hot
+              # temperature of the targets, in units of squared distance, 0: one-hot
+              soft:float=0.05,
              ) -> dict:
-    "Loss terms of the latent NAT: cross-entropy with soft (or one-hot) targets, and the refined latent's error"
-    z, idle = model.vqgan.quantizer.place(t.z), 0*sum(p.sum() for p in model.nat.parameters())   # a gradient, if only zero, where nothing was masked
+    """Loss terms of the latent NAT: cross-entropy with soft (or one-hot) targets, and the refined
+    latent's error"""
+    # a gradient, if only zero, where nothing was masked
+    z = model.vqgan.quantizer.place(t.z)
+    idle = 0*sum(p.sum() for p in model.nat.parameters())
     targets = token_targets(squared_distances(z, model.vqgan.quantizer.codes), soft)
     return dict(tokens=0.1*token_loss(r.log_q, targets) + idle, refined=(r.z - z).abs().mean())
 
@@ -148,36 +185,52 @@ class NATStage(Stage):
     def alone(self, x_low):
         a = self.model.align(x_low)
         r = self.model.refine(a)
-        return AttrDict(x=self.expose(self.model.vqgan.decode(r.z), a.log_level.exp()), entropy=r.entropy, mask=r.mask)
+        return AttrDict(x=self.expose(self.model.vqgan.decode(r.z), a.log_level.exp()),
+                        entropy=r.entropy, mask=r.mask)
 
     def pair(self, x_low, x_high):
         t = self.truth(x_low, x_high)
         with torch.no_grad(): a = self.model.align(t.x_low, stats=t.stats)
-        if self.training and not a.z_tilde.isfinite().all(): return AttrDict(x=None, terms=self.lost(a))
-        r = self.model.refine(a, tau=random_tau(self.model, a, self.mask_range) if self.training else None, rounds=self.rounds, keep=True)
+        if self.training and not a.z_tilde.isfinite().all():
+            return AttrDict(x=None, terms=self.lost(a))
+        r = self.model.refine(
+            a, tau=random_tau(self.model, a, self.mask_range) if self.training else None,
+            rounds=self.rounds, keep=True)
         terms = nat_terms(self.model, r, t, self.plan.soft_targets)
         if self.training: return AttrDict(x=None, terms=terms)
-        return AttrDict(x=self.expose(self.model.vqgan.decode(r.z), t.level), terms=terms, entropy=r.entropy, mask=r.mask)
+        return AttrDict(x=self.expose(self.model.vqgan.decode(r.z), t.level), terms=terms,
+                        entropy=r.entropy, mask=r.mask)
 
 # %% ../nbs/10_stages.ipynb #12337ee9
 class DecoderStage(Stage):
-    "Stage 3: the fusion decoder and the NAT on its features; alignment and latent NAT go on learning under their own losses"
+    """Stage 3: the fusion decoder and the NAT on its features; alignment and latent NAT go on
+    learning under their own losses"""
     name = 'decoder'
     terms = 'l1', 'ssim', 'low_band', 'nll', 'latent', 'spread', 'exposure', 'tokens', 'refined'
-    whole, perceptual = True, None
+    whole = True
+    perceptual = None
     parts = (('encoder.', 'flow.', 'spread.', 'exposure.'), ('nat.',), ('fusion.',))
     frozen_parts = (('nat.',), ('fusion.nat.',))
-    def __init__(self, model:LowLightNAT, # trained in place
-                 plan:TrainPlan=None, # by default the preset of the model's configuration
-                 use_gt_mean:bool=False, # the GT-mean form of l1 and structure
-                 nats:tuple=None): # which NATs run, on the latent and on the features; by default both, each left out by chance in training
+
+    def __init__(
+        self,
+        model:LowLightNAT, # trained in place
+        plan:TrainPlan=None, # by default the preset of the model's configuration
+        use_gt_mean:bool=False, # the GT-mean form of l1 and structure
+        nats:tuple=None
+    ): # which NATs run, on the latent and on the features; by default both, each left out by chance in training
         super().__init__(model, plan)
         self.use_gt_mean = use_gt_mean
         self.nats = nats
-        for part, on in zip((model.nat, model.fusion.nat), nats or ()): on or part.requires_grad_(False)   # what is off is left as it is, by weight decay too
+        for part, on in zip((model.nat, model.fusion.nat), nats or ()):
+            # what is off is left as it is, by weight decay too
+            on or part.requires_grad_(False)
         self.terms = tuple(self.plan.structure if t == 'ssim' else t for t in self.terms)
-        if self.plan.dec_perceptual: self.terms, self.perceptual = (*self.terms, 'perceptual'), own_perceptual(model)
-    def alone(self, x_low): return self.model(x_low, **dict(zip(('latent_nat', 'decoder_nat'), self.nats or ())))
+        if self.plan.dec_perceptual:
+            self.terms = (*self.terms, 'perceptual')
+            self.perceptual = own_perceptual(model)
+    def alone(self, x_low):
+        return self.model(x_low, **dict(zip(('latent_nat', 'decoder_nat'), self.nats or ())))
 
 # %% ../nbs/10_stages.ipynb #aab680f8
 @patch
@@ -185,9 +238,15 @@ def image_terms(self:DecoderStage, x, # prediction (B,3,H,W), normalised
                 y, # target (B,3,H,W), normalised
                ) -> dict: # l1, structure, perhaps perceptual: scalars
     "What the picture itself is punished for"
-    c, form = self.plan, (lambda loss: gt_mean_loss(loss, x, y)) if self.use_gt_mean else (lambda loss: loss(x, y))
-    terms = {'l1': form(l1_loss), c.structure: c.structure_weight*form(dict(ssim=ssim_loss, ms_ssim=ms_ssim_loss)[c.structure])}
-    if self.perceptual: terms['perceptual'] = c.dec_perceptual*self.perceptual(x.clamp(0, 1), y.clamp(0, 1))
+    c = self.plan
+    form = (lambda loss: gt_mean_loss(loss, x, y)) if self.use_gt_mean else (
+        lambda loss: loss(x, y))
+    terms = {
+        'l1': form(l1_loss), c.structure: c.structure_weight
+        *form(dict(ssim=ssim_loss, ms_ssim=ms_ssim_loss)[c.structure])
+    }
+    if self.perceptual:
+        terms['perceptual'] = c.dec_perceptual*self.perceptual(x.clamp(0, 1), y.clamp(0, 1))
     return terms
 
 @patch
@@ -195,18 +254,27 @@ def pair(self:DecoderStage, x_low, # dark pieces (B,3,H,W) in [0,1]
          x_high, # bright ones (B,3,H,W) in [0,1]
         ) -> AttrDict: # x (B,3,H,W) in [0,1], terms; in evaluation entropy and mask (B,h,w)
     "A pair through the whole model"
-    t, m = self.truth(x_low, x_high), self.model
+    t = self.truth(x_low, x_high)
+    m = self.model
     a = m.align(t.x_low, stats=t.stats)
     if self.training and not a.z_tilde.isfinite().all(): return AttrDict(x=None, terms=self.lost(a))
-    on = self.nats or (torch.rand(2) >= self.plan.nat_off if self.training and not self.cfg.frozen else (True, True))   # frozen, the NATs alone have gradients
-    r = m.refine(a, tau=random_tau(m, a, self.mask_range) if self.training else None, rounds=self.rounds if on[0] else 0, keep=True)
-    mix = torch.rand(()).item() if self.training and torch.rand(()) < 0.2 else None   # the user may set it, so it must work
-    d = m.decode(a, r, rounds=self.rounds if on[1] else 0, mix=mix, record=True)   # with what the NAT predicts of the latent
+    # frozen, the NATs alone have gradients
+    on = self.nats or (torch.rand(2) >= self.plan.nat_off
+                       if self.training and not self.cfg.frozen else (True, True))
+    r = m.refine(a, tau=random_tau(m, a, self.mask_range) if self.training else None,
+                 rounds=self.rounds if on[0] else 0, keep=True)
+    # the user may set it, so it must work
+    mix = torch.rand(()).item() if self.training and torch.rand(()) < 0.2 else None
+    # with what the NAT predicts of the latent
+    d = m.decode(a, r, rounds=self.rounds if on[1] else 0, mix=mix, record=True)
     terms = self.image_terms(d.x, t.x)
     if d.nat.logvar is not None:
         nll = gaussian_nll(d.nat.latent, m.fusion.nat.cells(t.z), d.nat.logvar)
         terms['low_band'] = 0.02*nll[d.nat.mask].mean()
-    terms |= {k: 0.1*v for k, v in {**align_terms(m, a, t), **nat_terms(m, r, t, self.plan.soft_targets)}.items()}
+    terms |= {
+        k: 0.1*v
+        for k, v in {**align_terms(m, a, t), **nat_terms(m, r, t, self.plan.soft_targets)}.items()
+    }
     seen = {} if self.training else dict(entropy=r.entropy, mask=r.mask)
     return AttrDict(x=self.expose(d.x, t.level), terms=terms, **seen)
 
@@ -214,12 +282,19 @@ def pair(self:DecoderStage, x_low, # dark pieces (B,3,H,W) in [0,1]
 @patch(cls_method=True)
 def groups(cls:Stage, model:LowLightNAT, # whose parameters are named
           ) -> list: # of lists of parameters
-    "What the stage trains of a model, group after group, for `freeze_to` and for slices of learning rates"
+    """What the stage trains of a model, group after group, for `freeze_to` and for slices of
+    learning rates"""
     parts = cls.frozen_parts if model.cfg.frozen and cls.frozen_parts else cls.parts
-    of = {p: max((i for i, names in enumerate(parts) if n.startswith(names)), default=-1) for n, p in model.named_parameters()}
+    of = {
+        p: max((i
+                for i, names in enumerate(parts)
+                if n.startswith(names)), default=-1)
+        for n, p in model.named_parameters()
+    }
     return [g for i in range(len(parts)) if (g := [p for p, j in of.items() if i == j])]
 
-STAGES = dict(codebook=CodebookStage, flow=FlowStage, nat=NATStage, decoder=DecoderStage) # in their order
+# in their order
+STAGES = dict(codebook=CodebookStage, flow=FlowStage, nat=NATStage, decoder=DecoderStage)
 
 def trainable(model:LowLightNAT, # whose parameters are frozen and unfrozen
               name:str): # of the stage

@@ -25,15 +25,24 @@ from .training import folder_dls, is_done, previous, train_pipeline, train_stage
 
 # %% ../nbs/15_table1.ipynb #3184f930
 # system: does the NAT on the latent run, and the one on the features?
-SYSTEM_ROWS = {'GLARE': (False,False), '+NAT latent': (True,False), '+NAT decoder': (False,True), '+NAT latent & decoder': (True,True)}
+SYSTEM_ROWS = {
+    'GLARE': (False, False), '+NAT latent': (True, False), '+NAT decoder': (False, True),
+    '+NAT latent & decoder': (True, True)
+}
 BUDGETS = dict( # budget: configuration and plan of GLARE's rows, and plans of the baselines
-    small=AttrDict(cfg=ModelConfig.tiny, plan=TrainPlan.tiny, baselines=dict(restormer=dict(preset='small', steps=600, bs=4, crop=128), llflow=dict(preset='small', steps=600, bs=4, crop=96))),
-    full=AttrDict(cfg=ModelConfig.base, plan=TrainPlan.base, baselines=dict(restormer=dict(preset='full', steps=60_150, bs=8, crop=128), llflow=dict(preset='full', steps=60_150, bs=8, crop=160))))
+    small=AttrDict(
+        cfg=ModelConfig.tiny, plan=TrainPlan.tiny,
+        baselines=dict(restormer=dict(preset='small', steps=600, bs=4, crop=128),
+                       llflow=dict(preset='small', steps=600, bs=4, crop=96))), full=AttrDict(
+                           cfg=ModelConfig.base, plan=TrainPlan.base, baselines=dict(
+                               restormer=dict(preset='full', steps=60_150, bs=8, crop=128),
+                               llflow=dict(preset='full', steps=60_150, bs=8, crop=160))))
 
 def shared_stages(
     cfg:ModelConfig, # sizes
     plan:TrainPlan, # how they are trained
-    data, # folder of a data set of pairs; or what makes DataLoaders of it, as `train_pipeline` takes it
+    # folder of a data set of pairs; or what makes DataLoaders of it, as `train_pipeline` takes it
+    data,
     folder, # for checkpoints
 )->Path: # folder with codebook, flow and nat, finished
     "Stages 1, 2 and 2b, which all rows start from; what is finished is kept."
@@ -51,15 +60,18 @@ def train_system(
     seed:int=42, # of the decoder's stage
 )->Path: # of the finished checkpoint
     "Stage 3 of one system, on the stages it shares with the others; goes on where it was stopped."
-    folder,plan = Path(folder),replace(plan, seed=seed)
+    folder = Path(folder)
+    plan = replace(plan, seed=seed)
     with folder_lock(folder):
         before = (Path(shared)/f"{'nat' if nats[0] else 'flow'}.safetensors").read_bytes()
-        write_beside(folder/'nat.safetensors', lambda f: f.write(before))   # what the decoder's stage stands on
+        # what the decoder's stage stands on
+        write_beside(folder/'nat.safetensors', lambda f: f.write(before))
         if is_done(folder, 'decoder', plan): return folder/'decoder.safetensors'
         torch.manual_seed(seed)
         model = previous(LowLightNAT(cfg), folder/'nat.safetensors', cfg)
         make_dls = data if callable(data) else partial(folder_dls, data, plan)
-        train_stage('decoder', model, plan, make_dls, folder, resume=(folder/'decoder.pt').exists(), validations=1, make=partial(DecoderStage, nats=nats))
+        train_stage('decoder', model, plan, make_dls, folder, resume=(folder/'decoder.pt').exists(),
+                    validations=1, make=partial(DecoderStage, nats=nats))
         return folder/'decoder.safetensors'
 
 # %% ../nbs/15_table1.ipynb #539aa71b
@@ -70,17 +82,25 @@ def system_row(
     plan:TrainPlan, # how they are trained
     seed:int, # of the decoder's stage
     data, # as for `shared_stages`
-)->AttrDict: # scores, parameters in use, and seconds that training took, also where it was done before: shared stages, own stages
+# scores, parameters in use, and seconds that training took, also where it was done before: shared
+# stages, own stages
+) -> AttrDict:
     "Train one of GLARE's systems, and score it."
-    (latent,decoder),trained = SYSTEM_ROWS[name],run.folder.parent/'trained'/f"{cfg.name} {run.about['data']['fingerprint']}"
+    latent,decoder = SYSTEM_ROWS[name]
+    trained = run.folder.parent/'trained'/f"{cfg.name} {run.about['data']['fingerprint']}"
     def make():
         shared = shared_stages(cfg, plan, data, trained/f'shared, seed {plan.seed}')
-        path = train_system(SYSTEM_ROWS[name], cfg, plan, data, shared, trained/f'{name}, seed {seed}', seed)
-        e,took = Enhancer.from_pretrained(path, run.device),lambda p: read_metadata(p).about['figures']['seconds']
-        off = sum(p.numel() for part,on in ((e.model.nat,latent),(e.model.fusion.nat,decoder)) if not on for p in part.parameters())
+        path = train_system(SYSTEM_ROWS[name], cfg, plan, data, shared,
+                            trained/f'{name}, seed {seed}', seed)
+        e = Enhancer.from_pretrained(path, run.device)
+        took = lambda p: read_metadata(p).about['figures']['seconds']
+        off = sum(p.numel() for part, on in ((e.model.nat, latent), (e.model.fusion.nat, decoder))
+                  if not on for p in part.parameters())
         r = run.score(f'{name}, seed {seed}, scores', e, latent_nat=latent, decoder_nat=decoder)
         own = took(path)+(took(shared/'nat.safetensors') if latent else 0)
-        return dict(r, parameters=sum(p.numel() for p in e.model.parameters())-off, seconds_shared=sum(took(shared/f'{o}.safetensors') for o in ('codebook','flow')), seconds_train=own)
+        return dict(
+            r, parameters=sum(p.numel() for p in e.model.parameters()) - off, seconds_shared=sum(
+                took(shared/f'{o}.safetensors') for o in ('codebook', 'flow')), seconds_train=own)
     return run.rows.row(f'{name}, seed {seed}', make)
 
 # %% ../nbs/15_table1.ipynb #3f2369b6
@@ -92,8 +112,13 @@ def baseline_row(
 )->AttrDict: # as `system_row`
     "Train one of the baselines, and score it."
     def make():
-        b = train_baseline(name, data, run.folder.parent/'trained'/f"{name} {plan['preset']} {run.about['data']['fingerprint']}", seed=run.seed, resume=True, **plan)
-        return dict(run.score(f'{name}, scores', b), parameters=sum(p.numel() for p in b.model.parameters()), seconds_train=b.about['seconds'])
+        b = train_baseline(
+            name, data, run.folder.parent/'trained'
+            /f"{name} {plan['preset']} {run.about['data']['fingerprint']}", seed=run.seed,
+            resume=True, **plan)
+        return dict(run.score(f'{name}, scores',
+                              b), parameters=sum(p.numel() for p in b.model.parameters()),
+                    seconds_train=b.about['seconds'])
     return run.rows.row(name, make)
 
 def classical_row(
@@ -101,7 +126,9 @@ def classical_row(
     name:str, # clahe or gamma
 )->AttrDict: # as `system_row`
     "Score what needs no training."
-    return run.rows.row(name, lambda: dict(run.score(f'{name}, scores', load_baseline(name)), parameters=0, seconds_train=0))
+    return run.rows.row(
+        name, lambda: dict(run.score(f'{name}, scores', load_baseline(name)), parameters=0,
+                           seconds_train=0))
 
 # %% ../nbs/15_table1.ipynb #2d89554b
 def table1(
@@ -110,23 +137,41 @@ def table1(
     data=None, # as for `shared_stages`; by default the run's
 )->AttrDict: # as `Run.finish`
     "All five systems of the talk's table 1, trained and scored, and what no training gives."
-    b,data = _budget(budget),data or _held_out(run)
-    cfg,plan = b.cfg(),replace(b.plan(), seed=run.seed)
+    b = _budget(budget)
+    data = data or _held_out(run)
+    cfg = b.cfg()
+    plan = replace(b.plan(), seed=run.seed)
     rows = [dict(system='input', parameters=0, seconds_train=0, **run.score('input', lambda x: x))]
     rows += [dict(system=k, **classical_row(run, k)) for k in ('gamma','clahe')]
-    rows += [dict(system={'llflow':'LLFlow','restormer':'Restormer'}[k], **baseline_row(run, k, b.baselines[k], data)) for k in ('llflow','restormer')]
-    rows += [dict(system=k, **system_row(run, k, cfg, plan, run.seed, data)) for k in ('GLARE','+NAT latent','+NAT latent & decoder')]
-    minutes = (sum(r['seconds_train'] for r in rows)+rows[-1]['seconds_shared']+sum(len(run.pairs)*r['seconds_each'] for r in rows))/60
-    return run.finish(rows, dict(system='system', parameters='parameters', **NAMES, seconds_each='s a picture', seconds_train='s of training'),
-                      f"Budget {budget}: preset {cfg.name}, seed {run.seed}. Stages 1 and 2 of the last three rows are one training of {rows[-1]['seconds_shared']} s, not in their column. All trainings and pictures together: {minutes:.0f} minutes.{_seen(run)}", minutes=minutes)
+    rows += [
+        dict(system={'llflow': 'LLFlow', 'restormer': 'Restormer'}[k],
+             **baseline_row(run, k, b.baselines[k], data)) for k in ('llflow', 'restormer')
+    ]
+    rows += [
+        dict(system=k, **system_row(run, k, cfg, plan, run.seed, data))
+        for k in ('GLARE', '+NAT latent', '+NAT latent & decoder')
+    ]
+    minutes = (sum(r['seconds_train'] for r in rows) + rows[-1]['seconds_shared']
+               + sum(len(run.pairs)*r['seconds_each'] for r in rows))/60
+    return run.finish(
+        rows,
+        dict(system='system', parameters='parameters', **NAMES, seconds_each='s a picture',
+             seconds_train='s of training'),
+        f"Budget {budget}: preset {cfg.name}, seed {run.seed}. Stages 1 and 2 of the last three rows are one training of {rows[-1]['seconds_shared']} s, not in their column. All trainings and pictures together: {minutes:.0f} minutes.{_seen(run)}",
+        minutes=minutes)
 
 def _seen(run):
-    "What has to be said of pictures whose scenes are among the training pictures, which are the same for all rows."
-    return '' if isinstance(run.data, list) else ' '+overlap_note(overlaps(run.pairs, fingerprints(find_pairs(run.data, 'train'))), len(run.pairs))
+    """What has to be said of pictures whose scenes are among the training pictures, which are the
+    same for all rows."""
+    return '' if isinstance(run.data, list) else ' ' + overlap_note(
+        overlaps(run.pairs, fingerprints(find_pairs(run.data, 'train'))), len(run.pairs))
 
 def _held_out(run):
     "The run's data, where its pairs are none of those that are trained on."
-    if run.about['data']['split']=='all': raise ValueError(f"{run.name}: it trains, so it can't be scored on all pairs: give split='val', the ones that are held out.")
+    if run.about['data']['split']=='all':
+        raise ValueError(
+            f"{run.name}: it trains, so it can't be scored on all pairs: give split='val', the ones that are held out."
+        )
     return run.data
 
 def _budget(name):
@@ -141,16 +186,32 @@ def ablation(
     data=None, # as for `shared_stages`; by default the run's
 )->AttrDict: # as `Run.finish`; each: the figures of every seed
     "The four systems, each trained for itself with several seeds, on the same first stages."
-    b,rows,each = _budget(budget),[],{k:[] for k in SYSTEM_ROWS}
-    cfg,plan = b.cfg(),replace(b.plan(), seed=run.seed)
+    b = _budget(budget)
+    rows = []
+    each = {k:[] for k in SYSTEM_ROWS}
+    cfg = b.cfg()
+    plan = replace(b.plan(), seed=run.seed)
     data = data or _held_out(run)
     for s in seeds:   # seed by seed, so that a run that is stopped has whole seeds
         for k in SYSTEM_ROWS: each[k].append(system_row(run, k, cfg, plan, s, data))
     for k,rs in each.items():
         gain = [a['psnr_gt_mean']-b['psnr_gt_mean'] for a,b in zip(rs, each['GLARE'])]
         v = [r['psnr_gt_mean'] for r in rs]
-        rows.append(dict(system=k, seeds=len(rs), **{m: statistics.fmean(r[m] for r in rs) for m in NAMES}, psnr_low=min(v), psnr_high=max(v),
-                         psnr_gain=statistics.fmean(gain), psnr_gain_low=min(gain), psnr_gain_high=max(gain)))
-    return run.finish(rows, dict(system='system', seeds='seeds', **NAMES, psnr_low='lowest', psnr_high='highest', psnr_gain='gain over GLARE', psnr_gain_low='lowest gain', psnr_gain_high='highest gain'),
-                      f'Budget {budget}, preset {cfg.name}. Lowest, highest and gains: PSNR GT-mean, over the seeds of stage 3; stages 1, 2 and 2b are one training.{_seen(run)}',
-                      each={k: [{m: r[m] for m in (*NAMES,'seconds_train')} for r in rs] for k,rs in each.items()})
+        rows.append(
+            dict(system=k, seeds=len(rs), **{m: statistics.fmean(r[m]
+                                                                 for r in rs)
+                                             for m in NAMES}, psnr_low=min(v), psnr_high=max(v),
+                 psnr_gain=statistics.fmean(gain), psnr_gain_low=min(gain),
+                 psnr_gain_high=max(gain)))
+    return run.finish(
+        rows,
+        dict(system='system', seeds='seeds', **NAMES, psnr_low='lowest', psnr_high='highest',
+             psnr_gain='gain over GLARE', psnr_gain_low='lowest gain',
+             psnr_gain_high='highest gain'),
+        f'Budget {budget}, preset {cfg.name}. Lowest, highest and gains: PSNR GT-mean, over the seeds of stage 3; stages 1, 2 and 2b are one training.{_seen(run)}',
+        each={
+            k: [{m: r[m]
+                 for m in (*NAMES, 'seconds_train')}
+                for r in rs]
+            for k, rs in each.items()
+        })

@@ -21,7 +21,8 @@ def pad_to_multiple(
     x:Tensor, # picture or batch, `(...,H,W)`
     m:int, # height and width become multiples of this, in pixels
 )->tuple: # padded `(...,H',W')`, and `(H,W)` for `crop_to`
-    "Mirror the picture at the bottom and right until its sides are multiples of `m`; any size from 1x1."
+    """Mirror the picture at the bottom and right until its sides are multiples of `m`; any size
+    from 1x1."""
     H,W = x.shape[-2:]
     if -H%m: x = x.index_select(-2, _reflect(H, H+-H%m).to(x.device))
     if -W%m: x = x.index_select(-1, _reflect(W, W+-W%m).to(x.device))
@@ -52,7 +53,9 @@ def tile_grid(
     if tile<1 or not 0<=overlap<tile:
         raise ValueError(f"tile={tile} with overlap={overlap} can't cover a picture: "
                          "overlap must be at least 0 and smaller than tile.")
-    return [(t,l,min(t+tile,H),min(l+tile,W)) for t in _starts(H,tile,overlap) for l in _starts(W,tile,overlap)]
+    return [(t, l, min(t + tile, H), min(l + tile, W))
+            for t in _starts(H, tile, overlap)
+            for l in _starts(W, tile, overlap)]
 
 # %% ../nbs/13_tiling.ipynb #cb697316
 def _ramp(
@@ -87,18 +90,23 @@ def apply_tiled(
     tile:int=512, # side of a tile, in pixels
     overlap:int=64, # how far neighbours overlap at least, in pixels
 ): # `(B,C,H,W)`; a list of `(B,C,H/s,W/s)` where `f` gives several
-    "Apply `f` tile by tile and blend the results smoothly; memory is that of one tile and the output."
+    """Apply `f` tile by tile and blend the results smoothly; memory is that of one tile and the
+    output."""
     H,W = x.shape[-2:]
     total = torch.zeros(H, W)
     outs = None
     for box in tile_grid(H, W, tile, overlap):
         top,left,bottom,right = box
-        h,w = bottom-top,right-left
+        h = bottom-top
+        w = right-left
         res = f(x[...,top:bottom,left:right])
         ys = [res] if isinstance(res, Tensor) else res
         if outs is None:
             scales = [max(1, round(h/max(y.shape[-2], 1))) for y in ys]
-            outs = [y.new_zeros(*y.shape[:2], -(-H//s), -(-W//s), dtype=torch.float32) for y,s in zip(ys, scales)]
+            outs = [
+                y.new_zeros(*y.shape[:2], -(-H//s), -(-W//s), dtype=torch.float32)
+                for y, s in zip(ys, scales)
+            ]
         rows = _ramp(h, overlap, top==0, bottom==H)
         columns = _ramp(w, overlap, left==0, right==W)
         weight = rows[:,None]*columns # (h,w)
@@ -109,5 +117,7 @@ def apply_tiled(
                 raise ValueError(f"f turned a tile of {h}x{w} into {y.shape[-2]}x{y.shape[-1]}: "
                                  "it must keep the size, or divide it by a whole number.")
             out[at] += few.to(y.device)*y
-    outs = [out.div_(total[::s,::s].to(out.device)).to(y.dtype) for out,y,s in zip(outs, ys, scales)]
+    outs = [
+        out.div_(total[::s, ::s].to(out.device)).to(y.dtype) for out, y, s in zip(outs, ys, scales)
+    ]
     return outs[0] if isinstance(res, Tensor) else outs

@@ -52,7 +52,8 @@ def split_stage(stage:Stage # of a Learner
     return stage.groups(stage.model)
 
 # %% ../nbs/12_training.ipynb #ac608c4d
-RESTING = AdversarialStep, Checkpoint, CodebookCare, Curve, EMAWeights, NaNGuard, Preview, Resume, ValidateEvery   # outside of `fit`
+# outside of `fit`
+RESTING = AdversarialStep, Checkpoint, CodebookCare, Curve, EMAWeights, NaNGuard, Preview, Resume, ValidateEvery
 
 class UntilNaN(Callback):
     "Stop, without an error, where the loss is not finite"
@@ -63,10 +64,14 @@ class UntilNaN(Callback):
 # %% ../nbs/12_training.ipynb #de05b72d
 class StageLearner(Learner):
     "A fastai Learner whose model returns dictionaries: the prediction is the picture `x`"
-    def to_detach(self, b, cpu=True, gather=True): return super().to_detach(b.x if isinstance(b, (AttrDict, ModelOutput)) else b, cpu, gather)
+    def to_detach(self, b, cpu=True, gather=True):
+        return super().to_detach(b.x if isinstance(b, (AttrDict, ModelOutput)) else b, cpu, gather)
     @contextmanager
-    def loss_not_reduced(self): # the terms are means over a batch: each of its pictures is given that
-        return replacing_yield(self, 'loss_func', lambda out, *ys: sum_terms(out).expand(len(out.x)))
+
+    def loss_not_reduced(
+            self): # the terms are means over a batch: each of its pictures is given that
+        return replacing_yield(self, 'loss_func',
+                               lambda out, *ys: sum_terms(out).expand(len(out.x)))
     def freeze_to(self, n:int): # first group to be trained
         super().freeze_to(n)
         for p, *_ in self.opt.all_params():
@@ -89,23 +94,34 @@ class StageLearner(Learner):
 def lr_find(self:StageLearner, *args, # of fastai's `lr_find`
             **kwargs): # start_lr, end_lr, num_it, show_plot, suggest_funcs, of the same
     "fastai's `lr_find`, without a trace in weights, codes, optimiser, data or random numbers"
-    weights, opt = ({k: v.clone() for k, v in self.model.state_dict().items()}, self.opt and deepcopy(self.opt.state_dict()))
-    untouched, data, chance = [p for p in self.model.parameters() if p.grad is None], deepcopy(data_state(self.dls)), random_state()
+    weights = {k: v.clone() for k, v in self.model.state_dict().items()}
+    opt = self.opt and deepcopy(self.opt.state_dict())
+    untouched = [p for p in self.model.parameters() if p.grad is None]
+    data = deepcopy(data_state(self.dls))
+    chance = random_state()
     try:
-        with self.resting(), self.added_cbs(UntilNaN()): return Learner.lr_find(self, *args, **kwargs)
+        with self.resting(), self.added_cbs(UntilNaN()):
+            return Learner.lr_find(self, *args, **kwargs)
     finally:
         self.model.load_state_dict(weights)
         if opt: self.opt.load_state_dict(opt)
         else: self.opt = None
         for p in untouched: p.grad = None
-        set_data_state(self.dls, data); set_random_state(chance)
+        set_data_state(self.dls, data)
+        set_random_state(chance)
 
 @patch
-def predict(self:StageLearner, item, # a picture: (3,H,W) in [0,1], or what `read_image` takes; any size
-            **kwargs # not used
-           ) -> tuple: # decoded picture, picture, picture, each (3,H,W), as fastai's `predict` gives target, decoded prediction, prediction
-    "What the stage makes of one picture alone, at the level that the model believes in (codebook: of a bright one, its reconstruction)"
-    x, size = pad_to_multiple((item if isinstance(item, Tensor) else read_image(item))[None], self.model.model.multiple)
+def predict(
+    self:StageLearner,
+    item, # a picture: (3,H,W) in [0,1], or what `read_image` takes; any size
+    **kwargs # not used
+# decoded picture, picture, picture, each (3,H,W), as fastai's `predict` gives target, decoded
+# prediction, prediction
+) -> tuple:
+    """What the stage makes of one picture alone, at the level that the model believes in (codebook:
+    of a bright one, its reconstruction)"""
+    x, size = pad_to_multiple((item if isinstance(item, Tensor) else read_image(item))[None],
+                              self.model.model.multiple)
     with self.no_bar(): y = crop_to(self.get_preds(dl=[(x,)])[0][0], size)
     return TensorImage(y), y, y
 
@@ -124,10 +140,12 @@ def gt_mean_ssim(out:AttrDict, # of a stage: x (B,3,H,W)
 # %% ../nbs/12_training.ipynb #e96606a8
 def stage_learner(name:str, # codebook, flow, nat or decoder
                   dls, # pairs (x_low, x_high)
-                  cfg_or_model, # a ModelConfig, for a fresh model, or a LowLightNAT, which is trained in place
+                  # a ModelConfig, for a fresh model, or a LowLightNAT, which is trained in place
+                  cfg_or_model,
                   plan:TrainPlan=None, # by default the preset of the configuration's name
                   cbs=(), # further callbacks
-                  make=None, # function of model and plan to its `Stage`; by default that of `STAGES`
+                  # function of model and plan to its `Stage`; by default that of `STAGES`
+                  make=None,
                   **kwargs # of fastai's `Learner`
                  ) -> StageLearner:
     "A fastai Learner of one stage"
@@ -138,15 +156,26 @@ def stage_learner(name:str, # codebook, flow, nat or decoder
     care = [CodebookCare(model.vqgan)] if name == 'codebook' else []
     if name == 'codebook' and plan.adversarial:
         last = model.vqgan.decoder.conv_out
-        care.append(AdversarialStep(plan.adversarial, (last[1] if isinstance(last, nn.Sequential) else last).weight))
+        care.append(
+            AdversarialStep(plan.adversarial,
+                            (last[1] if isinstance(last, nn.Sequential) else last).weight))
     care += [Autocast()] if plan.bf16 else []
     own = dict(loss_func=sum_terms, opt_func=partial(Adam, wd=1e-4, sqr_mom=0.99), lr=stage.own.lr,
-               metrics=[*map(Term, stage.terms), gt_mean_psnr, gt_mean_ssim], splitter=split_stage, train_bn=False)
-    return StageLearner(dls, stage, cbs=[GiveTarget(), FrozenEval(), EMAWeights(plan.ema), NaNGuard(), GradientClip(1.), *care, *L(cbs)], **{**own, **kwargs})
+               metrics=[*map(Term, stage.terms), gt_mean_psnr,
+                        gt_mean_ssim], splitter=split_stage, train_bn=False)
+    return StageLearner(
+        dls, stage, cbs=[
+            GiveTarget(),
+            FrozenEval(),
+            EMAWeights(plan.ema),
+            NaNGuard(),
+            GradientClip(1.), *care, *L(cbs)
+        ], **{**own, **kwargs})
 
 # %% ../nbs/12_training.ipynb #370da3e7
 def codebook_learner(dls, # pairs, of which the bright pictures are used
-                     cfg_or_model, # a ModelConfig, for a fresh model, or a LowLightNAT, which is trained in place
+                     # a ModelConfig, for a fresh model, or a LowLightNAT, which is trained in place
+                     cfg_or_model,
                      plan:TrainPlan=None, # by default the preset of the configuration's name
                      cbs=(), # further callbacks
                      **kwargs # of fastai's `Learner`
@@ -178,11 +207,14 @@ def decoder_learner(dls, # pairs (x_low, x_high)
                     plan:TrainPlan=None, # by default the preset of the configuration's name
                     cbs=(), # further callbacks
                     use_gt_mean:bool=False, # the GT-mean form of the losses on the picture
-                    nats:tuple=None, # which NATs run, on the latent and on the features; by default both, each left out by chance
+                    # which NATs run, on the latent and on the features; by default both, each left
+                    # out by chance
+                    nats:tuple=None,
                     **kwargs # of fastai's `Learner`
                    ) -> StageLearner:
     "Learner of stage 3"
-    return stage_learner('decoder', dls, cfg_or_model, plan, cbs, partial(DecoderStage, use_gt_mean=use_gt_mean, nats=nats), **kwargs)
+    return stage_learner('decoder', dls, cfg_or_model, plan, cbs,
+                         partial(DecoderStage, use_gt_mean=use_gt_mean, nats=nats), **kwargs)
 
 # %% ../nbs/12_training.ipynb #3a762db2
 @torch.no_grad()
@@ -192,17 +224,26 @@ def set_factor(model:LowLightNAT, # its configuration is replaced
                pictures:int=None, # batches of them, the first ones alone, for a trial; None: all
               seed:int=42, # of the choice of places
               ) -> float: # the factor
-    "Set the factor of the temperature to the one under which the true tokens of held-out pairs are likeliest; Guo et al., ICML 2017, section 4.2"
-    d2s, tokens, q, device = [], [], model.vqgan.quantizer, next(model.parameters()).device
+    """Set the factor of the temperature to the one under which the true tokens of held-out pairs
+    are likeliest; Guo et al., ICML 2017, section 4.2"""
+    d2s = []
+    tokens = []
+    q = model.vqgan.quantizer
+    device = next(model.parameters()).device
     g = torch.Generator().manual_seed(seed)
     model.eval()
     for x_low, x_high in islice(dls.valid, pictures):
         a = model.align(x_low.to(device))
-        z, truth = q.place(a.z_tilde).float().flatten(2), q.place(model.vqgan.encode(model.normalise(x_high.to(device))[0]).float()).flatten(2)
+        z = q.place(a.z_tilde).float().flatten(2)
+        truth = q.place(model.vqgan.encode(model.normalise(
+            x_high.to(device))[0]).float()).flatten(2)
         i = torch.randperm(z.shape[-1], generator=g)[:places].to(device)
-        d2s.append(squared_distances(z[..., i, None], q.codes)[:, :, 0]/(2*a.sigma.float().flatten(1)[:, i, None]**2))
+        d2s.append(
+            squared_distances(z[..., i, None], q.codes)[:, :, 0]/
+            (2*a.sigma.float().flatten(1)[:, i, None]**2))
         tokens.append(squared_distances(truth[..., i, None], q.codes)[:, :, 0].argmin(-1))
-    factor = calibrate_temperature(torch.cat([o.flatten(0, 1) for o in d2s]), torch.cat([o.flatten() for o in tokens]), lo=0.1, hi=100.)
+    factor = calibrate_temperature(torch.cat([o.flatten(0, 1) for o in d2s]),
+                                   torch.cat([o.flatten() for o in tokens]), lo=0.1, hi=100.)
     model.cfg = replace(model.cfg, factor=round(factor, 4))
     return model.cfg.factor
 
@@ -232,20 +273,25 @@ def refit_exposure(model:LowLightNAT, # its exposure head is trained
                    seed:int=42, # of the pieces' darkness, and of the training
                   ):
     "Train the exposure head alone, on what the finished encoder sees"
-    ds, chance = dls.train.dataset, torch.Generator().manual_seed(seed)
-    kept, device = (ds.synthetic, ds.relight), next(model.parameters()).device
+    ds = dls.train.dataset
+    chance = torch.Generator().manual_seed(seed)
+    kept = (ds.synthetic, ds.relight)
+    device = next(model.parameters()).device
     ds.synthetic = ds.relight = 0.   # levels and darkness as the camera had them
     pieces = [ds.draw(k) for k in range(min(limit, len(ds.pairs)))]
-    (ds.synthetic, ds.relight), views = kept, []
+    ds.synthetic, ds.relight = kept
+    views = []
     for v in range(versions):
         each = []
         for x_low, _ in pieces:
-            x = (x_low[None].to(device)*(1 if v == 0 else 0.5 + torch.rand((), generator=chance).item())).clamp(0, 1)
+            x = (x_low[None].to(device)*(1 if v == 0 else 0.5 + torch.rand(
+                (), generator=chance).item())).clamp(0, 1)
             e = model.eval().encoder(x, stats := picture_stats(x))
             each.append(exposure_view(stats, e.summary, e.feats[0]))
         views.append(ExposureView.join(each))
     level = torch.stack([model.normalise(y[None])[1][0] for _, y in pieces]).to(device)
-    with torch.enable_grad(): fit_exposure(model.exposure.requires_grad_(True), views, level, steps, seed=seed)
+    with torch.enable_grad():
+        fit_exposure(model.exposure.requires_grad_(True), views, level, steps, seed=seed)
 
 # %% ../nbs/12_training.ipynb #b30aa150
 def _say(text):
@@ -269,9 +315,14 @@ class EpochLine(WhileTraining):
         self.learn.logger = noop   # or the recorder would print its lists
     def after_epoch(self):
         if not self.begun: return   # skipped by `start_epoch`
-        names, values = list(self.recorder.metric_names), list(self.recorder.log)
-        figures = [f'{k} {v:.4f}' for k, v in zip(names[1:-1], values[1:-1]) if isinstance(v, float)]
-        _say(f'{self.stage_name}: epoch {self.epoch + 1} of {self.n_epoch}, {", ".join(figures)}, {values[-1]}')
+        names = list(self.recorder.metric_names)
+        values = list(self.recorder.log)
+        figures = [
+            f'{k} {v:.4f}' for k, v in zip(names[1:-1], values[1:-1]) if isinstance(v, float)
+        ]
+        _say(
+            f'{self.stage_name}: epoch {self.epoch + 1} of {self.n_epoch}, {", ".join(figures)}, {values[-1]}'
+        )
 
 # %% ../nbs/12_training.ipynb #30aa15c5
 def data_of(dls # DataLoaders
@@ -290,7 +341,8 @@ def train_stage(name:str, # codebook, flow, nat or decoder
                 epoch_steps:int=50, # steps an epoch
                 validations:int=3, # during the stage, with the one at its end
                 make=None, # function of model and plan to its `Stage`; by default that of `STAGES`
-                after:str=None, # SHA-256 of the checkpoint that it starts from; by default `stands_on`
+                # SHA-256 of the checkpoint that it starts from; by default `stands_on`
+                after:str=None,
                 scale:float=1., # of the work that follows the fit, in (0,1]
                ) -> dict: # seconds, validation figures
     "Train one stage, write its checkpoint; a batch that does not fit into memory is taken in parts"
@@ -300,33 +352,49 @@ def train_stage(name:str, # codebook, flow, nat or decoder
     begin = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
     def fit(micro):
         if micro < own.bs:
-            _say(f'{name}: memory ran out, so the stage begins anew with {micro} of {own.bs} pictures at a time')
+            _say(
+                f'{name}: memory ran out, so the stage begins anew with {micro} of {own.bs} pictures at a time'
+            )
             model.load_state_dict(begin)
             model.zero_grad()
-        return _fit_stage(name, model, plan, make_dls, out, resume and micro == own.bs, minutes, micro, epochs, epoch_steps, validations, make, after)
+        return _fit_stage(name, model, plan, make_dls, out, resume and micro == own.bs, minutes,
+                          micro, epochs, epoch_steps, validations, make, after)
     learn, seconds, stands = halve_until_it_fits(fit, own.bs)
     return stage_end(name, model, plan, learn.dls, out, learn, seconds, stands, scale)
 
-def _fit_stage(name, model, plan, make_dls, out, resume, minutes, micro, epochs, epoch_steps, validations, make, after):
+def _fit_stage(name, model, plan, make_dls, out, resume, minutes, micro, epochs, epoch_steps,
+               validations, make, after):
     "Fit of a stage: its Learner, the seconds it took, and what it stood on"
     own = plan.stages()[name]
     torch.manual_seed(plan.seed + list(STAGES).index(name))
     state = out/f'{name}.pt'
     back = Resume(state) if resume else None
-    if back and back.state: micro = own.bs*epoch_steps//back.state['plan'][1]   # as the run that goes on had it
+    if back and back.state:
+        # as the run that goes on had it
+        micro = own.bs*epoch_steps//back.state['plan'][1]
     dls = make_dls(plan.context, micro, own.bs*epoch_steps)
-    if hasattr(dls.train.dataset, 'bright'): dls.train.dataset.bright = name == 'codebook'   # which looks at no dark picture, so none need be made
+    if hasattr(dls.train.dataset, 'bright'):
+        # which looks at no dark picture, so none need be made
+        dls.train.dataset.bright = name == 'codebook'
     stands = dict(after=after or stands_on(out, name), data_fingerprint=data_of(dls))
-    cbs = [Checkpoint(state, minutes), ValidateEvery(max(1, -(-epochs//validations))), Preview(out/'previews'/name)]
+    cbs = [
+        Checkpoint(state, minutes),
+        ValidateEvery(max(1, -(-epochs//validations))),
+        Preview(out/'previews'/name)
+    ]
     cbs += [back] if back else []
     cbs += [EpochLine(name)] if plain_output() else []
     if micro < own.bs: cbs.append(GradientAccumulation(own.bs))
     learn = stage_learner(name, dls, model, plan, cbs, make)
     start = time.time()
-    learn.basis = {'checkpoint to stand on': (stands['after'] or 'none')[:16], 'set of pictures': stands['data_fingerprint']}
+    learn.basis = {
+        'checkpoint to stand on': (stands['after'] or 'none')[:16],
+        'set of pictures': stands['data_fingerprint']
+    }
     begin = f', from epoch {back.epoch + 1}' if back and back.epoch else ''
     _say(f"{name}: {_count(epochs, 'epoch')} of {_count(epoch_steps, 'step')}{begin}")
-    learn.fit_one_cycle(epochs, own.lr, pct_start=0.15, start_epoch=back.epoch if back else 0, cbs=Curve(out/f'{name}.csv', append=bool(back and back.epoch)))
+    learn.fit_one_cycle(epochs, own.lr, pct_start=0.15, start_epoch=back.epoch if back else 0,
+                        cbs=Curve(out/f'{name}.csv', append=bool(back and back.epoch)))
     return learn, time.time() - start, stands
 
 # %% ../nbs/12_training.ipynb #a278ed3e
@@ -336,7 +404,9 @@ def _settle(name, model, plan, dls, scale):
     _say(f"{name}: factor of the temperature, on {_count(pictures, 'validation picture')}")
     set_factor(model, dls, pictures=pictures, seed=plan.seed)
     batches = math.ceil(8*scale)
-    _say(f"{name}: threshold tau, on {_count(batches*dls.train.bs, 'piece')}; the factor is {model.cfg.factor}")
+    _say(
+        f"{name}: threshold tau, on {_count(batches*dls.train.bs, 'piece')}; the factor is {model.cfg.factor}"
+    )
     set_tau(model, dls, batches)
     _say(f'{name}: tau is {model.cfg.tau}')
 
@@ -347,20 +417,33 @@ def stage_end(name:str, # of the stage
               out:Path, # folder of the run
               learn, # the Learner, for its last figures
               seconds:float, # the fit took
-              stands:dict=None, # what the stage stood on when it began: after, data_fingerprint; by default as it is now
+              # what the stage stood on when it began: after, data_fingerprint; by default as it is
+              # now
+              stands:dict=None,
               scale:float=1., # of the work, in (0,1]: share of the pictures, pieces and steps
              ) -> dict: # validation figures, seconds
-    "What follows a fit: exposure head, factor and tau, the checkpoint, and the state of the unfinished run removed"
+    """What follows a fit: exposure head, factor and tau, the checkpoint, and the state of the
+    unfinished run removed"""
     stands = stands or dict(after=stands_on(out, name), data_fingerprint=data_of(dls))
-    if name in ('flow', 'decoder'):   # the decoder's stage moves encoder, flow and spread a little further
-        if model.cfg.arch != 'glare' and not model.cfg.frozen and hasattr(dls.train.dataset, 'draw'):
-            limit, steps = math.ceil(400*scale), math.ceil(150*scale)
-            _say(f"{name}: exposure head alone, {_count(steps, 'step')} on {_count(min(limit, len(dls.train.dataset.pairs)), 'piece')}")
+    # the decoder's stage moves encoder, flow and spread a little further
+    if name in ('flow', 'decoder'):
+        if model.cfg.arch != 'glare' and not model.cfg.frozen and hasattr(
+                dls.train.dataset, 'draw'):
+            limit = math.ceil(400*scale)
+            steps = math.ceil(150*scale)
+            _say(
+                f"{name}: exposure head alone, {_count(steps, 'step')} on {_count(min(limit, len(dls.train.dataset.pairs)), 'piece')}"
+            )
             refit_exposure(model, dls, limit=limit, steps=steps, seed=plan.seed)
         _settle(name, model, plan, dls, scale)
-    figures = {k: round(float(v), 4) for k, v in zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1]) if v is not None} if learn.recorder.values else {}
+    figures = {
+        k: round(float(v), 4)
+        for k, v in zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1])
+        if v is not None
+    } if learn.recorder.values else {}
     figures['seconds'] = round(seconds)
-    save_model(model, out/f'{name}.safetensors', dict(stage=name, figures=figures, **stands), half=False, plan=plan)
+    save_model(model, out/f'{name}.safetensors', dict(stage=name, figures=figures, **stands),
+               half=False, plan=plan)
     (out/f'{name}.pt').unlink(missing_ok=True)
     return figures
 
@@ -382,9 +465,15 @@ def finish(model:LowLightNAT, # whose device is kept
            plan:TrainPlan, # it was trained by
            about:dict, # more to say in the metadata
           ) -> LowLightNAT: # in evaluation mode
-    "Write the final checkpoint in half precision, measure what was written, and put figures and fingerprints of the training pictures into its metadata"
-    model, path = previous(model, out/'decoder.safetensors', cfg).eval(), out/'model.safetensors'
-    stages = {n: f for n in STAGES if (p := out/f'{n}.safetensors').exists() and (f := read_metadata(p).about.get('figures'))}
+    """Write the final checkpoint in half precision, measure what was written, and put figures and
+    fingerprints of the training pictures into its metadata"""
+    model = previous(model, out/'decoder.safetensors', cfg).eval()
+    path = out/'model.safetensors'
+    stages = {
+        n: f
+        for n in STAGES
+        if (p := out/f'{n}.safetensors').exists() and (f := read_metadata(p).about.get('figures'))
+    }
     save_model(model, path)
     dls = make_dls(plan.context, 1, 1)
     seen = getattr(dls.train.dataset, 'pairs', [])
@@ -404,10 +493,12 @@ def folder_dls(data, # folder of a data set, or two folders, of dark and of brig
                n:int, # pieces an epoch
                device=None, # where batches go; None: the accelerator where there is one
               ) -> LowLightDataLoaders:
-    "Loaders of a folder as a plan wants them; what is darkened by formula loses one to eight stops of light"
+    """Loaders of a folder as a plan wants them; what is darkened by formula loses one to eight
+    stops of light"""
     darken = partial(random_low_light, exposure=(-8., -1.))
-    return LowLightDataLoaders.from_folder(data, size=size, bs=bs, items_per_epoch=n, seed=plan.seed,
-        synthetic=plan.synthetic, darken=darken, relight=plan.relight, transpose=plan.transpose, device=device)
+    return LowLightDataLoaders.from_folder(
+        data, size=size, bs=bs, items_per_epoch=n, seed=plan.seed, synthetic=plan.synthetic,
+        darken=darken, relight=plan.relight, transpose=plan.transpose, device=device)
 
 # %% ../nbs/12_training.ipynb #9a085741
 def stands_on(out:Path, # folder of a run
@@ -424,19 +515,31 @@ def is_done(out:Path, # folder of a run
             after:str=None, # SHA-256 of the checkpoint to start from now; by default `stands_on`
             data:str=None, # checksum of the pictures now, as `data_of` gives it; None: not compared
            ) -> bool:
-    "Is the stage finished, on the checkpoint before it as it is now? ValueError if it was trained by another plan, on other pictures, or from another start"
+    """Is the stage finished, on the checkpoint before it as it is now? ValueError if it was trained
+    by another plan, on other pictures, or from another start"""
     path = out/f'{name}.safetensors'
     if not path.exists() or (out/f'{name}.pt').exists(): return False
     meta = read_metadata(path)
     about = meta.about
-    if after and about.get('after') != after: raise ValueError(f'{path} is of a run that started from another checkpoint; start from that of then, use another folder, or train anew (overwrite=True, --overwrite)')
-    if not after and about.get('after') != stands_on(out, name): return False   # what it stands on was trained anew since
+    if after and about.get('after') != after:
+        raise ValueError(
+            f'{path} is of a run that started from another checkpoint; start from that of then, use another folder, or train anew (overwrite=True, --overwrite)'
+        )
+    if not after and about.get('after') != stands_on(out, name):
+        # what it stands on was trained anew since
+        return False
     then = meta.plan.decides(name) if meta.plan else {}
     now = plan.decides(name)
     other = ', '.join(f'{k} ({v} then, {now[k]} now)' for k, v in then.items() if now[k] != v)
-    if other: raise ValueError(f'{path} is of a run with another {other}; use the plan of then, another folder, or train anew (overwrite=True, --overwrite)')
+    if other:
+        raise ValueError(
+            f'{path} is of a run with another {other}; use the plan of then, another folder, or train anew (overwrite=True, --overwrite)'
+        )
     seen = about.get('data_fingerprint')
-    if data and seen and data != seen: raise ValueError(f'{path} was trained on another set of pictures ({seen} then, {data} now); use that of then, another folder, or train anew (overwrite=True, --overwrite)')
+    if data and seen and data != seen:
+        raise ValueError(
+            f'{path} was trained on another set of pictures ({seen} then, {data} now); use that of then, another folder, or train anew (overwrite=True, --overwrite)'
+        )
     return True
 
 def _run_files(out, names=tuple(STAGES)):
@@ -449,53 +552,85 @@ def _run_files(out, names=tuple(STAGES)):
 # %% ../nbs/12_training.ipynb #faa628ad
 def train_pipeline(cfg:ModelConfig, # what the network is
                    plan:TrainPlan, # how it is trained
-                   dls, # folder of a data set, or two folders, of dark and of bright pictures, or a function (size, bs, items_per_epoch) -> DataLoaders
+                   # folder of a data set, or two folders, of dark and of bright pictures, or a
+                   # function (size, bs, items_per_epoch) -> DataLoaders
+                   dls,
                    out, # folder for checkpoints, tables and previews
-                   stages='all', # one of codebook, flow, nat, decoder, or all; a later stage starts from the earlier one's checkpoint
-                   resume:bool=False, # go on from the last checkpoint, in the middle of a stage; what is finished is kept
+                   # one of codebook, flow, nat, decoder, or all; a later stage starts from the
+                   # earlier one's checkpoint
+                   stages='all',
+                   # go on from the last checkpoint, in the middle of a stage; what is finished is
+                   # kept
+                   resume:bool=False,
                    minutes:float=2., # between checkpoints
                    about:dict=None, # more to say in the metadata of the final checkpoint
-                   start=None, # checkpoint that the first stage goes on from, a path or the name of a bundled one, instead of the one of the stage before
-                   overwrite:bool=False, # train anew what the folder holds of these stages already; without it, and without resume, such a folder is refused
-                   scale:float=1., # of the work that follows the steps of a stage, in (0,1]: exposure head, factor, tau
-                   device=None, # where folders' pictures go, and the model with them; None: the accelerator where there is one
+                   # checkpoint that the first stage goes on from, a path or the name of a bundled
+                   # one, instead of the one of the stage before
+                   start=None,
+                   # train anew what the folder holds of these stages already; without it, and
+                   # without resume, such a folder is refused
+                   overwrite:bool=False,
+                   # of the work that follows the steps of a stage, in (0,1]: exposure head, factor,
+                   # tau
+                   scale:float=1.,
+                   # where folders' pictures go, and the model with them; None: the accelerator
+                   # where there is one
+                   device=None,
                   ) -> LowLightNAT:
     "All stages, one after the other; the result is `out/model.safetensors`"
-    names, out = list(STAGES), Path(out)
+    names = list(STAGES)
+    out = Path(out)
     choose('stage', stages, [*names, 'all'])
     todo = names if stages == 'all' else [stages]
-    if not cfg.rounds and {'nat', 'decoder'} & set(todo): raise ValueError('train_pipeline: cfg.rounds is 0, so that the NATs would not run; use replace(cfg, rounds=4)')
-    if resume and overwrite: raise ValueError('train_pipeline: resume goes on with what is there, overwrite trains it anew; give one of them')
+    if not cfg.rounds and {'nat', 'decoder'} & set(todo):
+        raise ValueError(
+            'train_pipeline: cfg.rounds is 0, so that the NATs would not run; use replace(cfg, rounds=4)'
+        )
+    if resume and overwrite:
+        raise ValueError(
+            'train_pipeline: resume goes on with what is there, overwrite trains it anew; give one of them'
+        )
     first = weights_path(start) if start else None
     make_dls = dls if callable(dls) else partial(folder_dls, dls, plan, device=device)
     with folder_lock(out):
         clean_parts(out)   # of runs that were killed
         there = _run_files(out, todo)
         if there and not resume and not overwrite:
-            raise ValueError(f"'{out}' holds a run already ({', '.join(f.name for f in there)}): go on with it by resume=True (--resume), train it anew by overwrite=True (--overwrite), or give another folder")
-        if resume and not _run_files(out): _say(f"'{out}' holds no run to go on with: a new one begins")
+            raise ValueError(
+                f"'{out}' holds a run already ({', '.join(f.name for f in there)}): go on with it by resume=True (--resume), train it anew by overwrite=True (--overwrite), or give another folder"
+            )
+        if resume and not _run_files(out):
+            _say(f"'{out}' holds no run to go on with: a new one begins")
         if overwrite: _forget(out, todo)
-        return _run_stages(cfg, plan, make_dls, out, todo, resume, minutes, about or {}, first, scale)
+        return _run_stages(cfg, plan, make_dls, out, todo, resume, minutes, about or {}, first,
+                           scale)
 
 def _forget(out, names):
-    "Remove the states of unfinished runs of some stages; finished checkpoints stay until they are replaced"
+    """Remove the states of unfinished runs of some stages; finished checkpoints stay until they are
+    replaced"""
     for name in names: (out/f'{name}.pt').unlink(missing_ok=True)
 
 # %% ../nbs/12_training.ipynb #4215803d
 # Figures of the last line: key, words, digits
-_RESULT = [('psnr_gt_mean', 'PSNR GT-mean', 2), ('ssim_gt_mean', 'SSIM GT-mean', 4), ('psnr', 'PSNR', 2), ('gt_mean_psnr', 'PSNR GT-mean', 2), ('gt_mean_ssim', 'SSIM GT-mean', 4)]
+_RESULT = [('psnr_gt_mean', 'PSNR GT-mean', 2), ('ssim_gt_mean', 'SSIM GT-mean', 4),
+           ('psnr', 'PSNR', 2), ('gt_mean_psnr', 'PSNR GT-mean', 2),
+           ('gt_mean_ssim', 'SSIM GT-mean', 4)]
 
 def _run_stages(cfg, plan, make_dls, out, todo, resume, minutes, about, first, scale):
     "The stages of `train_pipeline`, in a folder that is ours"
-    names, data = list(STAGES), data_of(make_dls(plan.context, 1, 1)) if resume else None
+    names = list(STAGES)
+    data = data_of(make_dls(plan.context, 1, 1)) if resume else None
     torch.manual_seed(plan.seed)
     model = LowLightNAT(cfg)
     for k, name in enumerate(todo):
         began = first if name == todo[0] else None
         after = hashlib.sha256(began.read_bytes()).hexdigest() if began else None
-        if resume and is_done(out, name, plan, after, data): _say(f'{name}: finished before, and kept'); continue
+        if resume and is_done(out, name, plan, after, data):
+            _say(f'{name}: finished before, and kept')
+            continue
         if began: model = started(model, began, cfg, plan, name, make_dls, scale)
-        elif name != names[0]: model = previous(model, out/f'{names[names.index(name)-1]}.safetensors', cfg)
+        elif name != names[0]:
+            model = previous(model, out/f'{names[names.index(name)-1]}.safetensors', cfg)
         train_stage(name, model, plan, make_dls, out, resume, minutes, after=after, scale=scale)
         _forget(out, todo[k+1:])   # what stands on this stage is trained anew
         resume = False
@@ -515,13 +650,27 @@ def previous(model:LowLightNAT, # whose device is kept
              path:Path, # checkpoint of the stage before
              cfg:ModelConfig, # asked for now
             ) -> LowLightNAT:
-    "The model as an earlier stage left it, with today's rounds and thresholds, and its factor and tau"
-    if not path.exists(): raise FileNotFoundError(f'{path} is missing; train the stage {path.stem} first, or all')
+    """The model as an earlier stage left it, with today's rounds and thresholds, and its factor and
+    tau"""
+    if not path.exists():
+        raise FileNotFoundError(f'{path} is missing; train the stage {path.stem} first, or all')
     old = load_model(path)
-    free = {'name', 'factor', 'tau', 'mask_by', 'mask_share', 'rounds', 'decay', 'beta', 'rotation', 'glare_compat', 'frozen'}
-    other = [f.name for f in fields(cfg) if f.name not in free and getattr(cfg, f.name) != getattr(old.cfg, f.name)]
-    if other: raise ValueError(f'{path} was trained with another {", ".join(other)}; use the configuration it was trained with, or train into another folder')
-    old.cfg = replace(cfg, factor=old.cfg.factor, tau=old.cfg.tau, frozen=cfg.frozen or old.cfg.frozen)   # what was frozen stays so
+    free = {
+        'name', 'factor', 'tau', 'mask_by', 'mask_share', 'rounds', 'decay', 'beta', 'rotation',
+        'glare_compat', 'frozen'
+    }
+    other = [
+        f.name
+        for f in fields(cfg)
+        if f.name not in free and getattr(cfg, f.name) != getattr(old.cfg, f.name)
+    ]
+    if other:
+        raise ValueError(
+            f'{path} was trained with another {", ".join(other)}; use the configuration it was trained with, or train into another folder'
+        )
+    # what was frozen stays so
+    old.cfg = replace(cfg, factor=old.cfg.factor, tau=old.cfg.tau, frozen=cfg.frozen
+                      or old.cfg.frozen)
     return old.to(next(model.parameters()).device)
 
 def started(model:LowLightNAT, # whose device is kept
@@ -532,7 +681,8 @@ def started(model:LowLightNAT, # whose device is kept
             make_dls, # as given to `train_stage`
             scale:float=1., # of the work, in (0,1]
            ) -> LowLightNAT:
-    "The model of a checkpoint, as `previous`; factor and tau are set before its NATs go on, since it may be older than they"
+    """The model of a checkpoint, as `previous`; factor and tau are set before its NATs go on, since
+    it may be older than they"""
     model = previous(model, path, cfg)
     if name in ('nat', 'decoder'): _settle(name, model, plan, make_dls(plan.context, 1, 8), scale)
     return model

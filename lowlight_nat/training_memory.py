@@ -10,7 +10,8 @@ import gc, torch
 def halve_until_it_fits(run, # function of a micro-batch, in pictures, which may run out of memory
                         batch:int, # pictures a step, tried first
                        ): # what `run` returns
-    "Call `run` with the whole batch, then with half of it, and so on while the graphics card's memory runs out"
+    """Call `run` with the whole batch, then with half of it, and so on while the graphics card's
+    memory runs out"""
     micro = batch
     while True:
         try:

@@ -28,14 +28,23 @@ class RankDL(PairDL):
                  dl:PairDL, # loader of whole batches
                  rank:int, # of this process, from 0
                  world:int): # processes
-        if dl.bs % world: raise ValueError(f'RankDL: a batch of {dl.bs} cannot be shared evenly by {world} processes; choose a batch size that is a multiple of {world}')
-        self.whole, self.rank, self.world = dl, rank, world
-        super().__init__(dl.dataset, bs=dl.bs//world, draws=dl.draws, num_workers=dl.fake_l.num_workers, device=dl.device)
+        if dl.bs % world:
+            raise ValueError(
+                f'RankDL: a batch of {dl.bs} cannot be shared evenly by {world} processes; choose a batch size that is a multiple of {world}'
+            )
+        self.whole = dl
+        self.rank = rank
+        self.world = world
+        super().__init__(dl.dataset, bs=dl.bs//world, draws=dl.draws,
+                         num_workers=dl.fake_l.num_workers, device=dl.device)
     def __len__(self): return len(self.whole)
     def new(self, *args, **kwargs): return self.whole.new(*args, **kwargs)
     def get_idxs(self):
-        B, b = self.whole.bs, self.bs
-        self._order = [self.draws + i*B + self.rank*b + j for i in range(len(self)) for j in range(b)]
+        B = self.whole.bs
+        b = self.bs
+        self._order = [
+            self.draws + i*B + self.rank*b + j for i in range(len(self)) for j in range(b)
+        ]
         return self._order
     def __iter__(self):
         start = self.draws
@@ -44,12 +53,15 @@ class RankDL(PairDL):
             yield batch
 
 # %% ../nbs/12_training_parallel.ipynb #34d878b2
-WRITERS = 'checkpoint', 'curve', 'preview', 'csv_logger', 'progress' # names of callbacks that only rank 0 runs
+# names of callbacks that only rank 0 runs
+WRITERS = 'checkpoint', 'curve', 'preview', 'csv_logger', 'progress'
 
 class Parallel(DistributedTrainer):
-    "fastai's `DistributedTrainer` for our loaders, with one writer, and with equal codes on all processes"
+    """fastai's `DistributedTrainer` for our loaders, with one writer, and with equal codes on all
+    processes"""
     def __init__(self):
-        unused = DistributedDataParallelKwargs(find_unused_parameters=True)   # a NAT that is off by chance
+        # a NAT that is off by chance
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         super().__init__(sync_bn=False, cpu=not torch.cuda.is_available(), kwargs_handlers=[unused])
     def _wrap_dl(self, dl):
         if not isinstance(dl, PairDL): return super()._wrap_dl(dl)
@@ -58,11 +70,14 @@ class Parallel(DistributedTrainer):
     def before_fit(self):
         super().before_fit()
         ddp = self.learn.model
-        ddp.state_dict = ddp.module.state_dict   # names without a prefix: they fit any number of processes
+        # names without a prefix: they fit any number of processes
+        ddp.state_dict = ddp.module.state_dict
         ddp.load_state_dict = ddp.module.load_state_dict
         if rank_distrib():
             for cb in self.learn.cbs: cb.run = cb.run and cb.name not in WRITERS
-    def before_step(self): self.send()   # what started in the forward pass, before averages of weights are taken
+    def before_step(self):
+        # what started in the forward pass, before averages of weights are taken
+        self.send()
     def after_batch(self):
         if self.training: self.send()   # codes that were revived
     def send(self):
@@ -76,7 +91,8 @@ class Parallel(DistributedTrainer):
 # %% ../nbs/12_training_parallel.ipynb #b90ea876
 @contextmanager
 def parallel(learn:Learner): # of any stage, made alike in every process
-    "Fit with the processes that `accelerate launch` started: `with parallel(learn): learn.fit_one_cycle(...)`"
+    """Fit with the processes that `accelerate launch` started: `with parallel(learn):
+    learn.fit_one_cycle(...)`"""
     cbs = [Parallel()] if num_distrib() > 1 else []
     learn.add_cbs(cbs)
     try:

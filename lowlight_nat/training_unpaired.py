@@ -41,21 +41,26 @@ def colour_constancy(x:Tensor, # enhanced picture (B,3,H,W)
 # %% ../nbs/12_training_unpaired.ipynb #6cf5ec4b
 def spatial_consistency(x:Tensor, # enhanced picture (B,3,H,W)
                         x_low:Tensor, # the dark one (B,3,H,W)
-                        gain:bool=True, # compare with the dark picture made as bright as the result (g); False: as it is, the paper's form
+                        # compare with the dark picture made as bright as the result (g); False: as
+                        # it is, the paper's form
+                        gain:bool=True,
                         size:int=4, # side of a region, pixels
                        ) -> Tensor: # scalar
     "Local differences of the result against those of the input; Guo et al., CVPR 2020, eq. 5"
     Y, I = (F.avg_pool2d(t.float().mean(1, keepdim=True), size) for t in (x, x_low))
-    if gain: I = I*(Y.detach().mean((2, 3), keepdim=True)/I.mean((2, 3), keepdim=True).clamp(min=1e-4))
+    if gain:
+        I = I*(Y.detach().mean((2, 3), keepdim=True)/I.mean((2, 3), keepdim=True).clamp(min=1e-4))
     off = [(Y.diff(dim=d).abs() - I.diff(dim=d).abs()).pow(2).flatten(1).sum(1) for d in (2, 3)]
     return (2*sum(off)/Y[0].numel()).mean()
 
 # %% ../nbs/12_training_unpaired.ipynb #a6b0136e
 def codebook_prior(vqgan:VQGAN, # trained, frozen
                    x_norm:Tensor, # exposure-normalised result (B,3,H,W)
-                   T:float=0.1, # temperature, in units of squared distance; 0: distance to the nearest code
+                   # temperature, in units of squared distance; 0: distance to the nearest code
+                   T:float=0.1,
                   ) -> Tensor: # scalar
-    "Negative log-likelihood of the result's latent under a mixture around the codes, times T, per dimension"
+    """Negative log-likelihood of the result's latent under a mixture around the codes, times T, per
+    dimension"""
     q = vqgan.quantizer
     d2 = squared_distances(q.place(vqgan.encode(x_norm)), q.codes)
     if T <= 0: return d2.amin(-1).mean()/q.dim
@@ -63,20 +68,30 @@ def codebook_prior(vqgan:VQGAN, # trained, frozen
 
 # %% ../nbs/12_training_unpaired.ipynb #0043c4e1
 PARTS = 'fusion.after.1.', 'exposure.' # names of what is fine-tuned, the slowest first
-WEIGHTS = dict(exposure=1., colour=0.25, spatial=1., prior=0.02, anchor=50., level=1.) # of the terms
+# of the terms
+WEIGHTS = dict(exposure=1., colour=0.25, spatial=1., prior=0.02, anchor=50., level=1.)
 
 class UnpairedStage(Stage):
-    "Fine-tuning on dark pictures alone: zero-reference losses, the codebook's prior, and the anchor"
+    """Fine-tuning on dark pictures alone: zero-reference losses, the codebook's prior, and the
+    anchor"""
     terms = tuple(WEIGHTS)
     def __init__(self, model:LowLightNAT, # fine-tuned in place
                  E:float=0.6, # level wanted, in (0,1)
                  weights:dict=None): # of terms, where they differ from `WEIGHTS`
         super().__init__(model)
         unknown = set(weights or {}) - set(WEIGHTS)
-        if unknown: raise ValueError(f'UnpairedStage: there is no term {", ".join(sorted(unknown))}; weights may name {", ".join(WEIGHTS)}')
-        if not 0 < E < 1: raise ValueError(f'UnpairedStage: E={E} must lie between 0 and 1; it is the level that the results should have')
-        self.E, self.weights = E, {**WEIGHTS, **(weights or {})}
-        self._first = deepcopy(model).eval().requires_grad_(False),   # in a tuple: no part of the stage, neither trained nor saved
+        if unknown:
+            raise ValueError(
+                f'UnpairedStage: there is no term {", ".join(sorted(unknown))}; weights may name {", ".join(WEIGHTS)}'
+            )
+        if not 0 < E < 1:
+            raise ValueError(
+                f'UnpairedStage: E={E} must lie between 0 and 1; it is the level that the results should have'
+            )
+        self.E = E
+        self.weights = {**WEIGHTS, **(weights or {})}
+        # in a tuple: no part of the stage, neither trained nor saved
+        self._first = deepcopy(model).eval().requires_grad_(False),
 
     def alone(self, x_low): return self.model(x_low)
 
@@ -84,8 +99,10 @@ class UnpairedStage(Stage):
         first = self._first[0].to(x_low.device)
         with torch.no_grad(): was = first(x_low)
         out = self.model(x_low)
-        terms = dict(exposure=exposure_control(out.x, self.E), colour=colour_constancy(out.x), spatial=spatial_consistency(out.x, x_low),
-                     prior=codebook_prior(first.vqgan, out.x_norm), anchor=F.mse_loss(out.x_norm, was.x_norm), level=(out.level.log() - was.level.log()).pow(2).mean())
+        terms = dict(exposure=exposure_control(out.x, self.E), colour=colour_constancy(out.x),
+                     spatial=spatial_consistency(out.x, x_low), prior=codebook_prior(
+                         first.vqgan, out.x_norm), anchor=F.mse_loss(out.x_norm, was.x_norm),
+                     level=(out.level.log() - was.level.log()).pow(2).mean())
         return AttrDict(x=out.x, terms={k: self.weights[k]*v for k, v in terms.items()})
 
 # %% ../nbs/12_training_unpaired.ipynb #8303c390
@@ -99,29 +116,43 @@ def unpaired_dls(images, # folder, files or tensors (3,H,W) of dark pictures
                  size:int=128, # side of the pieces, pixels
                  bs:int=2, # pieces a batch
                  items_per_epoch:int=20, # pieces an epoch
-                 val_images=None, # other dark pictures to validate on; None: centre crops of the same
+                 # other dark pictures to validate on; None: centre crops of the same
+                 val_images=None,
                  val_size:int=256, # side of the crops for validation, pixels
                  **kwargs, # of `LowLightDataLoaders.from_synthetic`
                 ) -> LowLightDataLoaders: # batches (x_low, x_low)
     "Loaders of dark pictures without partners"
-    return LowLightDataLoaders.from_synthetic(images, val_images, as_it_is, size, val_size, bs=bs, items_per_epoch=items_per_epoch, **kwargs)
+    return LowLightDataLoaders.from_synthetic(images, val_images, as_it_is, size, val_size, bs=bs,
+                                              items_per_epoch=items_per_epoch, **kwargs)
 
 # %% ../nbs/12_training_unpaired.ipynb #2d4d2fcd
-def unpaired_learner(images_or_folder, # dark pictures: a folder, files, tensors (3,H,W), or `DataLoaders` of (x_low, x_low)
-                     model='small', # LowLightNAT, fine-tuned in place, or a checkpoint as `load_model` takes it
-                     E:float=0.6, # level that the results should have, in (0,1)
-                     parts:tuple=PARTS, # names of what is fine-tuned, as their parameters begin
-                     weights:dict=None, # of terms, where they differ from `WEIGHTS`
-                     lr=slice(3e-6, 3e-3), # learning rate of the first and of the last part; those between in equal ratios
-                     cbs=(), # further callbacks
-                     **kwargs, # of `unpaired_dls`
-                    ) -> StageLearner: # fastai Learner; fit it for a few dozen steps
+def unpaired_learner(
+        # dark pictures: a folder, files, tensors (3,H,W), or `DataLoaders` of (x_low, x_low)
+        images_or_folder,
+        # LowLightNAT, fine-tuned in place, or a checkpoint as `load_model` takes it
+    model='small',
+        E:float=0.6, # level that the results should have, in (0,1)
+        parts:tuple=PARTS, # names of what is fine-tuned, as their parameters begin
+        weights:dict=None, # of terms, where they differ from `WEIGHTS`
+        # learning rate of the first and of the last part; those between in equal
+        # ratios
+    lr=slice(3e-6, 3e-3),
+        cbs=(), # further callbacks
+        **kwargs, # of `unpaired_dls`
+) -> StageLearner: # fastai Learner; fit it for a few dozen steps
     "A Learner that fine-tunes a trained model on dark pictures without partners"
     model = model if isinstance(model, LowLightNAT) else load_model(model)
-    dls = images_or_folder if hasattr(images_or_folder, 'train') else unpaired_dls(images_or_folder, **kwargs)
+    dls = images_or_folder if hasattr(images_or_folder, 'train') else unpaired_dls(
+        images_or_folder, **kwargs)
     groups = [[p for n, p in model.named_parameters() if n.startswith(o)] for o in parts]
-    if not any(groups): raise ValueError(f'unpaired_learner: no parameter of the model begins with one of {", ".join(parts)}; name parts such as exposure. or fusion.after.1.')
+    if not any(groups):
+        raise ValueError(
+            f'unpaired_learner: no parameter of the model begins with one of {", ".join(parts)}; name parts such as exposure. or fusion.after.1.'
+        )
     model.requires_grad_(False)
     for p in sum(groups, []): p.requires_grad_(True)
-    stage, cbs = UnpairedStage(model, E, weights), [GiveTarget(), FrozenEval(), EMAWeights(0.9), NaNGuard(), GradientClip(1.), *cbs]
-    return StageLearner(dls, stage, loss_func=sum_terms, opt_func=partial(Adam, sqr_mom=0.99), lr=lr, metrics=[*map(Term, stage.terms)], splitter=lambda m: [g for g in groups if g], cbs=cbs, train_bn=False)
+    stage = UnpairedStage(model, E, weights)
+    cbs = [GiveTarget(), FrozenEval(), EMAWeights(0.9), NaNGuard(), GradientClip(1.), *cbs]
+    return StageLearner(dls, stage, loss_func=sum_terms, opt_func=partial(Adam, sqr_mom=0.99),
+                        lr=lr, metrics=[*map(Term, stage.terms)],
+                        splitter=lambda m: [g for g in groups if g], cbs=cbs, train_bn=False)

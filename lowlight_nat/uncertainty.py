@@ -26,13 +26,16 @@ def _even(x, n): return x[..., :x.shape[-2]//n*n, :x.shape[-1]//n*n]
 def places(
     model:LowLightNAT, # in evaluation mode
     pair:Pair, # dark and bright picture
-)->AttrDict: # z: aligned latent (1,d,h,w); sigma (1,h,w); truth: true tokens (h*w,); error: of the latent, root mean square over channels (h*w,)
+# z: aligned latent (1,d,h,w); sigma (1,h,w); truth: true tokens (h*w,); error: of the latent, root
+# mean square over channels (h*w,)
+) -> AttrDict:
     "What the model believes of every place of a picture, and what is true."
     low,high = (_even(read_image(p), model.multiple)[None] for p in (pair.low, pair.high))
     a = model.align(low)
     z = model.vqgan.encode(model.normalise(high)[0]).float()
     truth = token_statistics(z, model.vqgan.quantizer.codes, 1.).tokens
-    return AttrDict(z=a.z_tilde.float(), sigma=a.sigma.float(), truth=truth.flatten(), error=(a.z_tilde-z).pow(2).mean(1).sqrt().flatten())
+    return AttrDict(z=a.z_tilde.float(), sigma=a.sigma.float(), truth=truth.flatten(),
+                    error=(a.z_tilde - z).pow(2).mean(1).sqrt().flatten())
 
 # %% ../nbs/15_uncertainty.ipynb #fae40080
 def temperature(
@@ -51,11 +54,14 @@ def fit_scale(
     n:int=2000, # places a picture
 )->float: # the scale under which the true tokens are likeliest
     "Fit the one number on some places of every picture."
-    g,d2s,truths = torch.Generator().manual_seed(seed),[],[]
+    g = torch.Generator().manual_seed(seed)
+    d2s = []
+    truths = []
     for p in pics:
         i = torch.randperm(len(p.truth), generator=g)[:n]
         d2 = squared_distances(p.z.flatten(2)[...,i,None], model.vqgan.quantizer.codes).flatten(0,2)
-        d2s.append(d2/(2*p.sigma.flatten()[i,None]**2) if spread else d2); truths.append(p.truth[i])
+        d2s.append(d2/(2*p.sigma.flatten()[i,None]**2) if spread else d2)
+        truths.append(p.truth[i])
     return calibrate_temperature(torch.cat(d2s), torch.cat(truths), lo=1e-4, hi=1e3)
 
 # %% ../nbs/15_uncertainty.ipynb #7a432909
@@ -67,17 +73,26 @@ def calibration(
     piece:int=5000, # places at a time, as the table of distances is large
 )->dict: # scale (mean), ece, nll, top1, and the bins: confidence, accuracy, count
     "Reliability of the predicted distribution, and the likelihood of the true tokens."
-    conf,right,nll = [],[],0.
+    conf = []
+    right = []
+    nll = 0.
     for p,s in zip(pics, scales):
-        z,T = p.z.flatten(2)[...,None],torch.as_tensor(temperature(p, s, spread)).expand(1,*p.z.shape[2:]).flatten()
+        z, T = p.z.flatten(2)[..., None], torch.as_tensor(temperature(p, s, spread)).expand(
+            1, *p.z.shape[2:]).flatten()
         for i in torch.arange(len(p.truth)).split(piece):
-            log_p = F.log_softmax(squared_distances(z[:,:,i], model.vqgan.quantizer.codes)[0,:,0]/-T[i,None], -1)
+            log_p = F.log_softmax(
+                squared_distances(z[:, :, i], model.vqgan.quantizer.codes)[0, :, 0]/ -T[i, None],
+                -1)
             c,t = log_p.max(-1)
-            conf.append(c.exp()); right.append(t==p.truth[i]); nll -= log_p.gather(1, p.truth[i,None]).sum().item()
-    conf,right = torch.cat(conf).clamp(max=1),torch.cat(right)
+            conf.append(c.exp())
+            right.append(t==p.truth[i])
+            nll -= log_p.gather(1, p.truth[i,None]).sum().item()
+    conf = torch.cat(conf).clamp(max=1)
+    right = torch.cat(right)
     r = reliability(conf, right)
-    return dict(scale=sum(scales)/len(scales), ece=r.ece, nll=nll/len(conf), top1=right.float().mean().item(),
-                confidence=r.confidence.tolist(), accuracy=r.accuracy.tolist(), count=r.count.tolist())
+    return dict(scale=sum(scales)/len(scales), ece=r.ece, nll=nll/len(conf),
+                top1=right.float().mean().item(), confidence=r.confidence.tolist(),
+                accuracy=r.accuracy.tolist(), count=r.count.tolist())
 
 # %% ../nbs/15_uncertainty.ipynb #0c8352ba
 def maps_of(
@@ -87,11 +102,16 @@ def maps_of(
     factor:float, # the fitted factor of 2 sigma^2
 )->dict: # name: map (h*w,); 'wrong': (h*w,) bool
     "The maps that are compared, of one picture."
-    stats = lambda T,spread=False: token_statistics(p.z, model.vqgan.quantizer.codes, T, spread=spread)
-    own,fitted = stats(temperature(p, 1., True), True),stats(temperature(p, factor, True), True)
-    maps = {'entropy, T = 1': stats(1.).entropy, 'entropy, one T, calibrated': stats(one).entropy, 'entropy, T = 2 sigma^2': own.entropy,
-            'entropy, T = 2 sigma^2, calibrated': fitted.entropy, 'sigma': p.sigma,
-            'expected squared distance': own.spread2, 'expected squared distance, calibrated': fitted.spread2}
+    stats = lambda T, spread=False: token_statistics(p.z, model.vqgan.quantizer.codes, T,
+                                                     spread=spread)
+    own = stats(temperature(p, 1., True), True)
+    fitted = stats(temperature(p, factor, True), True)
+    maps = {
+        'entropy, T = 1': stats(1.).entropy, 'entropy, one T, calibrated': stats(one).entropy,
+        'entropy, T = 2 sigma^2': own.entropy, 'entropy, T = 2 sigma^2, calibrated': fitted.entropy,
+        'sigma': p.sigma, 'expected squared distance': own.spread2,
+        'expected squared distance, calibrated': fitted.spread2
+    }
     return {n: m.flatten() for n,m in maps.items()}|dict(wrong=own.tokens.flatten()!=p.truth)
 
 # %% ../nbs/15_uncertainty.ipynb #55992e80
@@ -100,17 +120,22 @@ def compare_maps(
     pics:list, # of `places`
     one:float, # as for `maps_of`
     factor:float, # as for `maps_of`
-)->dict: # maps: scores by name; curves, share: of the sparsification; wrong: share of wrong tokens; places
+# maps: scores by name; curves, share: of the sparsification; wrong: share of wrong tokens; places
+) -> dict:
     "Scores and sparsification curves of every map, over the places of all pictures."
     per = [maps_of(model, p, one, factor) for p in pics]
-    error,wrong = torch.cat([p.error for p in pics]),torch.cat([m.pop('wrong') for m in per])
-    scores,curves = {},{}
+    error = torch.cat([p.error for p in pics])
+    wrong = torch.cat([m.pop('wrong') for m in per])
+    scores = {}
+    curves = {}
     for n in per[0]:
         s = torch.cat([m[n] for m in per])
         curve = sparsification(s, error)
         within = [rank_correlation(m[n], p.error) for m,p in zip(per, pics)]
-        scores[n],curves[n] = uncertainty_scores(s, error, wrong)|dict(within=sum(within)/len(within)),curve.error.tolist()
-    return dict(maps=scores, curves=curves|dict(oracle=curve.oracle.tolist()), share=curve.share.tolist(), wrong=wrong.float().mean().item(), places=len(error))
+        scores[n] = uncertainty_scores(s, error, wrong)|dict(within=sum(within)/len(within))
+        curves[n] = curve.error.tolist()
+    return dict(maps=scores, curves=curves | dict(oracle=curve.oracle.tolist()),
+                share=curve.share.tolist(), wrong=wrong.float().mean().item(), places=len(error))
 
 # %% ../nbs/15_uncertainty.ipynb #f98cc5d3
 def measure_uncertainty(
@@ -119,16 +144,22 @@ def measure_uncertainty(
     train:list, # of `Pair`: what temperatures are fitted on
     seed:int=42, # of the choice of places
 )->AttrDict: # as `compare_maps`, and calibration: by family and by what it was fitted on; pics
-    "Calibration and maps on some pairs; half of them serve to fit what the other half is judged by."
+    """Calibration and maps on some pairs; half of them serve to fit what the other half is judged
+    by."""
     train,val = ([places(model, p) for p in ps] for ps in (train,val))
-    halves,cal = (val[::2],val[1::2] or val),{}
+    halves = (val[::2],val[1::2] or val)
+    cal = {}
     for spread,name in (False,'one T'),(True,'T = 2 sigma^2'):
-        on_train,on_half = fit_scale(model, train, spread, seed),[fit_scale(model, h, spread, seed) for h in halves]
-        for how,scales in {'raw': [1.]*len(val), 'fitted on training pairs': [on_train]*len(val),
-                           'fitted on the other half': [on_half[1-i%2] for i in range(len(val))]}.items():
+        on_train = fit_scale(model, train, spread, seed)
+        on_half = [fit_scale(model, h, spread, seed) for h in halves]
+        for how, scales in {
+                'raw': [1.]*len(val), 'fitted on training pairs': [on_train]*len(val),
+                'fitted on the other half': [on_half[1 - i%2] for i in range(len(val))]
+        }.items():
             cal[f'{name}, {how}'] = calibration(model, val, scales, spread)
     one,factor = (cal[f'{n}, fitted on training pairs']['scale'] for n in ('one T','T = 2 sigma^2'))
-    return AttrDict(**compare_maps(model, val, one, factor), calibration=cal, pics=val, one=one, factor=factor)
+    return AttrDict(**compare_maps(model, val, one, factor), calibration=cal, pics=val, one=one,
+                    factor=factor)
 
 # %% ../nbs/15_uncertainty.ipynb #d07d41fc
 def uncertainty(
@@ -136,15 +167,29 @@ def uncertainty(
     train:int=24, # training pairs to fit temperatures on
 )->AttrDict: # as `Run.finish`
     "Calibration, AUROC and sparsification of the uncertainty maps as predictors of the real error."
-    if run.about['data']['split']=='all': raise ValueError("uncertainty: temperatures are fitted on training pairs, so it can't be scored on all pairs: give split='val', the ones that are held out.")
+    if run.about['data']['split']=='all':
+        raise ValueError(
+            "uncertainty: temperatures are fitted on training pairs, so it can't be scored on all pairs: give split='val', the ones that are held out."
+        )
     pairs = run.pairs if isinstance(run.data, list) else find_pairs(run.data, 'train')
-    pick = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(run.seed))[:train].tolist()
-    r = run.rows.row('maps', lambda: {k:v for k,v in measure_uncertainty(run.enhancer.model, run.pairs, [pairs[i] for i in pick], run.seed).items() if k!='pics'})
+    pick = torch.randperm(len(pairs),
+                          generator=torch.Generator().manual_seed(run.seed))[:train].tolist()
+    r = run.rows.row(
+        'maps', lambda: {
+            k: v
+            for k, v in measure_uncertainty(run.enhancer.model, run.pairs, [pairs[i] for i in pick],
+                                            run.seed).items()
+            if k != 'pics'
+        })
     draw_uncertainty(r, run.folder/'figure.png')
     rows = [dict(map=n, **m) for n,m in r.maps.items()]
     ece = ', '.join(f"{n}: {c['ece']:.3f}" for n,c in r.calibration.items())
-    return run.finish(rows, dict(map='map', auroc_wrong='AUROC wrong token', auroc_tenth='AUROC worst tenth', auroc_fifth='AUROC worst fifth', spearman='rank correlation', ause='AUSE'),
-                      f'Expected calibration error of {ece}.', calibration=r.calibration, curves=r.curves, share=r.share)
+    return run.finish(
+        rows,
+        dict(map='map', auroc_wrong='AUROC wrong token', auroc_tenth='AUROC worst tenth',
+             auroc_fifth='AUROC worst fifth', spearman='rank correlation', ause='AUSE'),
+        f'Expected calibration error of {ece}.', calibration=r.calibration, curves=r.curves,
+        share=r.share)
 
 # %% ../nbs/15_uncertainty.ipynb #ecbb8dec
 def draw_uncertainty(
@@ -156,10 +201,14 @@ def draw_uncertainty(
         import matplotlib.pyplot as plt
     fig,(a,b) = plt.subplots(1, 2, figsize=(10,5.4), layout='constrained')
     for n,c in r.calibration.items():
-        c = {k: torch.tensor(c[k]) for k in ('confidence','accuracy','count')}; keep = c['count']>0
+        c = {k: torch.tensor(c[k]) for k in ('confidence','accuracy','count')}
+        keep = c['count']>0
         a.plot(c['confidence'][keep], c['accuracy'][keep], 'o-', ms=3, label=n)
-    a.plot([0,1], [0,1], 'k:'); a.set(xlabel='confidence', ylabel='accuracy', title='reliability')
+    a.plot([0,1], [0,1], 'k:')
+    a.set(xlabel='confidence', ylabel='accuracy', title='reliability')
     for n,c in r.curves.items(): b.plot(r.share, c, 'k:' if n=='oracle' else '-', label=n)
-    b.axhline(1, c='grey', lw=.5); b.set(xlabel='share of places left out', ylabel='error of the rest, of the whole', title='sparsification')
+    b.axhline(1, c='grey', lw=.5)
+    b.set(xlabel='share of places left out', ylabel='error of the rest, of the whole',
+          title='sparsification')
     for ax in (a,b): ax.legend(fontsize=8, loc='upper center', bbox_to_anchor=(.5,-.12))
     _figure(path, fig, dpi=90)

@@ -36,8 +36,11 @@ class Tool:
     def __init__(self,
         steps:Steps=None, # of the picture; None: none yet
     ):
-        self.steps,self.busy,self.took = None,False,None
-        self.view,self.said = W.HTML(),W.HTML()
+        self.steps = None
+        self.busy = False
+        self.took = None
+        self.view = W.HTML()
+        self.said = W.HTML()
         self.box = W.VBox([*self.controls(), self.said, self.view])
         self.box.add_class('lowlight-tool')
         if steps: self.show(steps)
@@ -52,7 +55,8 @@ class Tool:
 
     def slider(self, kind, description, **kw): # of ipywidgets; its name; value, min, max and so on
         "A slider, wide enough for its name."
-        s = kind(description=description, style=dict(description_width='9em'), layout=dict(width='34em', max_width='100%'), continuous_update=False, **kw)
+        s = kind(description=description, style=dict(description_width='9em'),
+                 layout=dict(width='34em', max_width='100%'), continuous_update=False, **kw)
         s.observe(lambda _: self.draw(), 'value')
         return s
 
@@ -73,7 +77,8 @@ class Tool:
 
     def show(self, steps:Steps): # of a picture
         "Take up another picture."
-        self.steps,self.busy = steps,True
+        self.steps = steps
+        self.busy = True
         try: self.fit()
         finally: self.busy = False
         self.draw()
@@ -85,17 +90,24 @@ class BeforeAfter(Tool):
     def controls(self):
         self.split = self.slider(W.IntSlider, 'Line, %', value=50, min=0, max=100)
         self.split.continuous_update = True
-        self.predicted = W.Checkbox(True, description='Brightness as predicted', indent=False, layout=dict(width='max-content'))
+        self.predicted = W.Checkbox(True, description='Brightness as predicted', indent=False,
+                                    layout=dict(width='max-content'))
         self.predicted.observe(lambda _: self.draw(), 'value')
         self.level = self.slider(W.FloatSlider, 'Mean grey', value=.4, min=.05, max=.9, step=.01)
         return [self.split, self.predicted, self.level]
-    def fit(self): self.level.value = round(min(.9, max(.05, self.steps.gain()*self.steps.model.cfg.norm_level)), 2)
+    def fit(self):
+        self.level.value = round(
+            min(.9, max(.05,
+                        self.steps.gain()*self.steps.model.cfg.norm_level)), 2)
     def exposure(self)->float: # mean grey; None: as predicted
         "The brightness chosen."
         return None if self.predicted.value else self.level.value
     def html(self):
-        im = before_after(to_pil(self.steps.x), self.steps.picture(exposure=self.exposure()), self.split.value/100)
-        return as_html(im, f'The left {self.split.value} percent of the picture as it was, the rest enhanced', 'as it was | enhanced', '600px;max-width:98%')
+        im = before_after(to_pil(self.steps.x), self.steps.picture(exposure=self.exposure()),
+                          self.split.value/100)
+        return as_html(
+            im, f'The left {self.split.value} percent of the picture as it was, the rest enhanced',
+            'as it was | enhanced', '600px;max-width:98%')
 
 # %% ../nbs/17_widgets.ipynb #024e9f88
 class Explorer(Tool):
@@ -108,39 +120,54 @@ class Explorer(Tool):
         W.dlink((self.rounds,'value'), (self.shown,'max'))
         return [self.tau, self.rounds, self.shown]
     def fit(self):
-        self.tau.value,self.rounds.value = self.steps.model.cfg.tau,self.steps.model.cfg.rounds
+        self.tau.value = self.steps.model.cfg.tau
+        self.rounds.value = self.steps.model.cfg.rounds
         self.shown.value = self.rounds.value
 
     def maps(self)->AttrDict: # entropy, mask, doubt (h,w); picture
         "What is shown, before it becomes pictures."
-        s,r = self.steps,self.shown.value
+        s = self.steps
+        r = self.shown.value
         m = s.mask(self.tau.value)
         res = s.refine(m, rounds=self.rounds.value, upto=r)
-        asked = res.history[r-1].masked[0] if 0<r<=len(res.history) else torch.zeros_like(m[0]) if r else m[0]
-        return AttrDict(entropy=s.doubt().entropy[0], mask=asked, doubt=(1-res.confidence[0])*m[0], picture=s.picture(m, rounds=self.rounds.value, upto=r))
+        asked = res.history[r - 1].masked[0] if 0 < r <= len(res.history) else torch.zeros_like(
+            m[0]) if r else m[0]
+        return AttrDict(entropy=s.doubt().entropy[0], mask=asked,
+                        doubt=(1 - res.confidence[0])*m[0], picture=s.picture(
+                            m, rounds=self.rounds.value, upto=r))
 
     def html(self)->str:
         "Picture, mask, entropy and doubt of the round shown."
-        o,r = self.maps(),self.shown.value
-        n,size = o.mask[:self.steps.grid[0], :self.steps.grid[1]].float().mean().item(),self.steps.size
+        o = self.maps()
+        r = self.shown.value
+        n = o.mask[:self.steps.grid[0], :self.steps.grid[1]].float().mean().item()
+        size = self.steps.size
         asked = f'asked in round {r}: {n:.0%}' if r else f'to be asked: {n:.0%}'
-        ims = ((o.picture, f'after round {r} of {self.rounds.value}'), (tint(o.picture, o.mask), asked),
-               (cells_picture(o.entropy, size), f'entropy at the outset, mean {o.entropy.mean():.2f}'), (cells_picture(o.doubt, size), f'doubt after round {r}: 1 - confidence'))
+        ims = ((o.picture, f'after round {r} of {self.rounds.value}'), (tint(o.picture,
+                                                                             o.mask), asked),
+               (cells_picture(o.entropy, size),
+                f'entropy at the outset, mean {o.entropy.mean():.2f}'), (cells_picture(
+                    o.doubt, size), f'doubt after round {r}: 1 - confidence'))
         return side_by_side(as_html(im, c, c, '400px;max-width:98%') for im,c in ims)
 
 # %% ../nbs/17_widgets.ipynb #ad97d2be
 def _choose(size):
-    "JavaScript of a picture of (H,W) pixels: the cell that is clicked goes into the field of its tool, as if it were typed."
-    return ("const b = this.getBoundingClientRect(), f = this.closest('.lowlight-tool').querySelector('.lowlight-at input'); "
-            f"f.value = Math.floor((event.clientY-b.top)/b.height*{size[0]/LATENT_CELL})+', '+Math.floor((event.clientX-b.left)/b.width*{size[1]/LATENT_CELL}); f.dispatchEvent(new Event('change', {{bubbles: true}}))")
+    """JavaScript of a picture of (H,W) pixels: the cell that is clicked goes into the field of its
+    tool, as if it were typed."""
+    return (
+        "const b = this.getBoundingClientRect(), f = this.closest('.lowlight-tool').querySelector('.lowlight-at input'); "
+        f"f.value = Math.floor((event.clientY-b.top)/b.height*{size[0]/LATENT_CELL})+', '+Math.floor((event.clientX-b.left)/b.width*{size[1]/LATENT_CELL}); f.dispatchEvent(new Event('change', {{bubbles: true}}))"
+    )
 
 # %% ../nbs/17_widgets.ipynb #52d3164e
 class Inspector(Tool):
     "The likeliest codes of one place, their probabilities and patches."
     title = 'One place'
     def controls(self):
-        self.row,self.col = (self.slider(W.IntSlider, o, value=0, min=0, max=0) for o in ('Row','Column'))
-        self.at = W.Text(description='Row, column', continuous_update=False, style=dict(description_width='9em'), layout=dict(width='18em'))
+        self.row, self.col = (self.slider(W.IntSlider, o, value=0, min=0, max=0)
+                              for o in ('Row', 'Column'))
+        self.at = W.Text(description='Row, column', continuous_update=False,
+                         style=dict(description_width='9em'), layout=dict(width='18em'))
         self.at.add_class('lowlight-at')
         self.at.observe(lambda _: self.go(), 'value')
         return [self.row, self.col, self.at]
@@ -150,7 +177,9 @@ class Inspector(Tool):
             s.value = n//2
     def marked(self)->Image.Image:
         "The picture with the place marked."
-        im,(y,x) = self.steps.picture(),(self.row.value*LATENT_CELL, self.col.value*LATENT_CELL)
+        im = self.steps.picture()
+        y = self.row.value*LATENT_CELL
+        x = self.col.value*LATENT_CELL
         clean = im.crop((x-3,y-3,x+LATENT_CELL+3,y+LATENT_CELL+3))
         for d,c in ((7,'black'), (5,'white')):
             im.paste(c, (x-d,y-d,x+LATENT_CELL+d,y+LATENT_CELL+d))
@@ -158,39 +187,57 @@ class Inspector(Tool):
         return im
 
     def go(self):
-        "To the place that was clicked or typed; one outside of the picture is brought to its border."
+        """To the place that was clicked or typed; one outside of the picture is brought to its
+        border."""
         try: place = [int(o) for o in self.at.value.split(',')]
         except ValueError: place = []
         if len(place)!=2:
-            return self.say(f"'{self.at.value}' names no place: give its row and column, such as 12, 30.")
+            return self.say(
+                f"'{self.at.value}' names no place: give its row and column, such as 12, 30.")
         if place==[self.row.value, self.col.value]: return
         self.busy = True
         try:
-            self.row.value,self.col.value = (max(0, min(o, s.max)) for o,s in zip(place, (self.row,self.col)))
+            self.row.value, self.col.value = (max(0, min(o, s.max))
+                                              for o, s in zip(place, (self.row, self.col)))
         finally: self.busy = False
         self.draw()
 
     def html(self)->str:
         "The picture with the place marked, and the patches of its codes."
-        s,(r,c) = self.steps,(self.row.value,self.col.value)
+        s = self.steps
+        r = self.row.value
+        c = self.col.value
         self.at.value = f'{r}, {c}'
         codes,p = s.top_codes(r, c)
         after = s.refine(s.mask())
-        k,conf = after.tokens[0,r,c].view(1),after.confidence[0,r,c].item()
+        k = after.tokens[0,r,c].view(1)
+        conf = after.confidence[0,r,c].item()
         asked = bool(s.mask()[0,r,c])
-        figs = [as_html(im, f'patch of code {i}', f'code {i}: {q:.1%}', '90px') for im,i,q in zip(s.patches(codes), codes.tolist(), p.tolist())]
-        told = f'code {k.item()}: ' + (f'{conf:.1%} sure after the NAT' if asked else 'not uncertain, so the NAT was not asked')
-        return side_by_side([as_html(self.marked(), f'The picture, row {r}, column {c} marked', f'entropy {s.doubt().entropy[0,r,c]:.2f}; click on another place', '600px;max-width:98%', _choose(s.size)),
-                             side_by_side(figs), as_html(s.patches(k)[0], f'patch of {told}', told, '180px')])
+        figs = [
+            as_html(im, f'patch of code {i}', f'code {i}: {q:.1%}', '90px')
+            for im, i, q in zip(s.patches(codes), codes.tolist(), p.tolist())
+        ]
+        told = f'code {k.item()}: ' + (f'{conf:.1%} sure after the NAT'
+                                       if asked else 'not uncertain, so the NAT was not asked')
+        return side_by_side([
+            as_html(self.marked(), f'The picture, row {r}, column {c} marked',
+                    f'entropy {s.doubt().entropy[0,r,c]:.2f}; click on another place',
+                    '600px;max-width:98%', _choose(s.size)),
+            side_by_side(figs),
+            as_html(s.patches(k)[0], f'patch of {told}', told, '180px')
+        ])
 
 # %% ../nbs/17_widgets.ipynb #7ec5a95d
 class Brush(Tool):
     "Mark rectangles; the NATs predict these places anew."
     title = 'Brush'
     def controls(self):
-        self.rows,self.cols = (self.slider(W.IntRangeSlider, o, value=(0,1), min=0, max=1) for o in ('Rows','Columns'))
-        self.own = W.Checkbox(True, description='Only what is marked, not what is uncertain', indent=False, layout=dict(width='max-content'))
-        self.add,self.clear = W.Button(description='Keep this rectangle'),W.Button(description='Start over')
+        self.rows, self.cols = (self.slider(W.IntRangeSlider, o, value=(0, 1), min=0, max=1)
+                                for o in ('Rows', 'Columns'))
+        self.own = W.Checkbox(True, description='Only what is marked, not what is uncertain',
+                              indent=False, layout=dict(width='max-content'))
+        self.add = W.Button(description='Keep this rectangle')
+        self.clear = W.Button(description='Start over')
         self.own.observe(lambda _: self.draw(), 'value')
         self.add.on_click(lambda _: self.keep())
         self.clear.on_click(lambda _: self.fresh())
@@ -202,7 +249,8 @@ class Brush(Tool):
             s.max = n
             s.value = (n//4, n//2)
 
-    def box_now(self): return (self.rows.value[0], self.cols.value[0], self.rows.value[1], self.cols.value[1])
+    def box_now(self):
+        return (self.rows.value[0], self.cols.value[0], self.rows.value[1], self.cols.value[1])
     def keep(self):
         "The rectangle stays; the sliders draw the next."
         if self.steps:
@@ -218,7 +266,10 @@ class Brush(Tool):
     def html(self):
         m = self.mask()
         im = self.steps.picture(m)
-        return side_by_side(as_html(o, c, c, '500px;max-width:98%') for o,c in ((tint(im, m[0]), f'marked: {m.float().mean():.0%}'), (im, 'these places predicted anew')))
+        return side_by_side(
+            as_html(o, c, c, '500px;max-width:98%')
+            for o, c in ((tint(im, m[0]), f'marked: {m.float().mean():.0%}'),
+                         (im, 'these places predicted anew')))
 
 # %% ../nbs/17_widgets.ipynb #34c70937
 class Upload(Tool):
@@ -229,12 +280,17 @@ class Upload(Tool):
         found=None, # called with the `Steps` of each new picture
         settings=None, # gives the settings of `Enhancer.__call__` to save with
     ):
-        self.enhancer,self.found,self.settings,self.src = enhancer,found,settings or dict,None
+        self.enhancer = enhancer
+        self.found = found
+        self.settings = settings or dict
+        self.src = None
         super().__init__()
         self.say('Choose a dark picture to begin: JPEG, PNG, TIFF, WebP.')
     def controls(self):
-        self.file = W.FileUpload(accept='image/*', multiple=False, description='Choose a picture', layout=dict(width='14em'))
-        self.save = W.Button(description='Enhance and save', disabled=True, layout=dict(width='14em'))
+        self.file = W.FileUpload(accept='image/*', multiple=False, description='Choose a picture',
+                                 layout=dict(width='14em'))
+        self.save = W.Button(description='Enhance and save', disabled=True,
+                             layout=dict(width='14em'))
         self.file.observe(lambda _: self.take(), 'value')
         self.save.on_click(lambda _: self.finish())
         return [W.HBox([self.file, self.save])]
@@ -254,14 +310,18 @@ class Upload(Tool):
         name:str, # of the file
     ):
         "Take up a picture from its bytes; what is wrong with it is said in the page."
-        self.src,self.name,self.view.value = data,Path(name).name,''
+        self.src = data
+        self.name = Path(name).name
+        self.view.value = ''
         try: self.steps = Steps(self.enhancer, self.stream())
         except (ImageError, MemoryError) as e:
             self.save.disabled = True
             return self.say(str(e) or 'The picture does not fit into memory: make it smaller.')
         self.save.disabled = False
-        (H,W_),(h,w) = self.steps.full,self.steps.size
-        self.say(f'{self.name}, {W_}x{H}' + (f'; shown at {w}x{h}, saved whole.' if (H,W_)!=(h,w) else '.'))
+        H,W_ = self.steps.full
+        h,w = self.steps.size
+        self.say(f'{self.name}, {W_}x{H}'
+                 + (f'; shown at {w}x{h}, saved whole.' if (H, W_) != (h, w) else '.'))
         if self.found: self.found(self.steps)
 
     def finish(self):
@@ -284,7 +344,11 @@ class Monitor:
     def __init__(self,
         seconds:float=1., # between two drawings, at least
     ):
-        self.seconds,self.terms,self.preview,self.drawn,self.last = seconds,{},None,0,-math.inf
+        self.seconds = seconds
+        self.terms = {}
+        self.preview = None
+        self.drawn = 0
+        self.last = -math.inf
         self.box = W.HTML()
     def add(self,
         step:int, # of the training
@@ -296,8 +360,11 @@ class Monitor:
     def draw(self):
         "Draw now."
         svgs = ''.join(curve_svg(k, v) for k,v in self.terms.items())
-        figure = as_html(self.preview, 'Input, result, truth, entropy and mask side by side', 'input, result, truth, entropy, mask', '98%') if self.preview else ''
-        self.box.value,self.last,self.drawn = f'<div>{svgs}</div>{figure}',time.perf_counter(),self.drawn+1
+        figure = as_html(self.preview, 'Input, result, truth, entropy and mask side by side',
+                         'input, result, truth, entropy, mask', '98%') if self.preview else ''
+        self.box.value = f'<div>{svgs}</div>{figure}'
+        self.last = time.perf_counter()
+        self.drawn = self.drawn+1
 
 # %% ../nbs/17_widgets.ipynb #2352b4ec
 def live(
@@ -311,7 +378,10 @@ def live(
         def after_batch(self):
             if self.training and self.learn.train_iter%every==0:
                 terms = getattr(self.learn.pred, 'terms', None) or {}
-                monitor.add(self.learn.train_iter, dict(loss=self.learn.loss.item()) | {k:v.item() for k,v in terms.items()})
+                monitor.add(
+                    self.learn.train_iter,
+                    dict(loss=self.learn.loss.item()) | {k: v.item()
+                                                         for k, v in terms.items()})
             elif self.begun and not self.training and not self.iter and getattr(self.learn.pred, 'x', None) is not None:
                 monitor.preview = to_pil(preview_row(self.xb[0], self.learn.pred, self.yb[0]))
                 monitor.draw()
@@ -326,15 +396,21 @@ class App:
     ):
         self.tools = [BeforeAfter(), Explorer(), Inspector(), Brush()]
         self.upload = Upload(enhancer, lambda steps: self.draw(), self.settings)
-        self.which = W.ToggleButtons(options=[(o.title, i) for i,o in enumerate(self.tools)], description='Tool', style=dict(button_width='13em'))
+        self.which = W.ToggleButtons(options=[(o.title, i) for i, o in enumerate(self.tools)],
+                                     description='Tool', style=dict(button_width='13em'))
         self.which.observe(lambda _: self.draw(), 'value')
         self.place = W.VBox([])
-        self.box = W.VBox([W.HTML('<h1>lowlight_nat</h1><p>Everything happens on this computer; pictures are kept in memory only.</p>'), self.upload.box, self.which, self.place])
+        self.box = W.VBox([
+            W.HTML(
+                '<h1>lowlight_nat</h1><p>Everything happens on this computer; pictures are kept in memory only.</p>'
+            ), self.upload.box, self.which, self.place
+        ])
         self.draw()
     def settings(self)->dict:
         "What a picture is saved with."
         look,explorer = self.tools[:2]
-        chosen = dict(tau=explorer.tau.value, rounds=explorer.rounds.value) if explorer.steps is self.upload.steps else {}
+        chosen = dict(tau=explorer.tau.value,
+                      rounds=explorer.rounds.value) if explorer.steps is self.upload.steps else {}
         return chosen|dict(exposure=look.exposure())
     def draw(self):
         "Show the chosen tool, with the picture there is."
@@ -351,7 +427,8 @@ def app(
 
 # %% ../nbs/17_widgets.ipynb #069ce22f
 _csp = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' ws: data:; frame-ancestors 'self'"
-_settings = dict(websocket_max_message_size=2**30, allow_remote_access=False, local_hostnames=['localhost'], headers={'Content-Security-Policy': _csp})
+_settings = dict(websocket_max_message_size=2**30, allow_remote_access=False,
+                 local_hostnames=['localhost'], headers={'Content-Security-Policy': _csp})
 _template = """{% extends 'voila/templates/lab/index.html.j2' %}
 {% block notebook_css %}{{ super() | replace('https://cdn.jsdelivr.net/npm/@fortawesome/fontawesome-free@^5/css/all.min.css', 'data:text/css,') | replace('https://cdn.jsdelivr.net/npm/@fortawesome/fontawesome-free@^5/css/v4-shims.min.css', 'data:text/css,') }}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
@@ -365,9 +442,11 @@ def write_app(
     "Write the app's notebook, and the template of its page."
     folder = Path(folder)
     src = f'from lowlight_nat.widgets import app\napp({str(weights)!r}, {str(device)!r})'
-    cell = dict(cell_type='code', id='app', metadata={}, execution_count=None, outputs=[], source=src.splitlines(True))
+    cell = dict(cell_type='code', id='app', metadata={}, execution_count=None, outputs=[],
+                source=src.splitlines(True))
     spec = dict(name='python3', display_name='python3', language='python')
-    nb = dict(cells=[cell], metadata=dict(title='lowlight_nat', kernelspec=spec), nbformat=4, nbformat_minor=5)
+    nb = dict(cells=[cell], metadata=dict(title='lowlight_nat', kernelspec=spec), nbformat=4,
+              nbformat_minor=5)
     (folder/'lowlight_nat.ipynb').write_text(json.dumps(nb), encoding='utf-8')
     page = folder/'voila/templates/lowlight'
     page.mkdir(parents=True)
@@ -381,8 +460,9 @@ def _check_port(port):
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try: s.bind(('127.0.0.1', port))
         except (OSError, OverflowError) as e:
-            raise ValueError(f"port={port} can't be used ({e}): another program may have it, "
-                             f"so give another, for example --port {8867 if port!=8867 else 8868}.") from None
+            raise ValueError(
+                f"port={port} can't be used ({e}): another program may have it, "
+                f"so give another, for example --port {8867 if port!=8867 else 8868}.") from None
 
 def serve(
     weights=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
@@ -401,6 +481,8 @@ def serve(
     cfg = Config(ZMQChannelsWebsocketConnection=big, VoilaConfiguration=dict(template='lowlight'))
     with TemporaryDirectory(prefix='lowlight_app') as d:
         nb = write_app(d, weights, device)
-        os.environ['JUPYTER_PATH'] = os.pathsep.join([d, *filter(None, [os.environ.get('JUPYTER_PATH')])])
-        opts = dict(ip='127.0.0.1', port=port, open_browser=browser, config=cfg, tornado_settings=_settings)
+        os.environ['JUPYTER_PATH'] = os.pathsep.join(
+            [d, *filter(None, [os.environ.get('JUPYTER_PATH')])])
+        opts = dict(ip='127.0.0.1', port=port, open_browser=browser, config=cfg,
+                    tornado_settings=_settings)
         Voila.launch_instance([str(nb)] + ([] if browser else ['--no-browser']), **opts)

@@ -24,7 +24,9 @@ def chapter_row(path):
     "One line of the map of chapters."
     nb = json.loads(path.read_text(encoding='utf-8'))
     fm = frontmatter(nb)
-    module = next((m[1] for c in nb['cells'] if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M))), None)
+    module = next((m[1]
+                   for c in nb['cells']
+                   if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M))), None)
     return f"| [{path.name[:2]} {fm['title']}]({path.name}) | {f'`{module}`' if module else ''} | {fm['description']} |"
 
 def chapters():
@@ -45,8 +47,10 @@ def overlap(d):
     seen = d.get('trained_on', [])
     if not seen: return 'The weights have seen none of these scenes.'
     scenes = 'scene was' if len(seen) == 1 else 'scenes were'
-    return (f"**{len(seen)} of the {d['n']} {scenes} trained on** ({', '.join(seen)}), as the fingerprints in "
-            f"the checkpoint show: a figure on such a scene may flatter, and the last row is without them.")
+    return (
+        f"**{len(seen)} of the {d['n']} {scenes} trained on** ({', '.join(seen)}), as the fingerprints in "
+        f"the checkpoint show: a figure on such a scene may flatter, and the last row is without them."
+    )
 
 FIGURES = [
     ('psnr', 'PSNR, dB', '.2f'),
@@ -62,71 +66,113 @@ def figures():
     d = json.loads(path.read_text(encoding='utf-8'))
     new = without(d)
     rows = []
-    def add(name, o): rows.append(f'| {name} | ' + ' | '.join(format(o[k], f) for k, _, f in FIGURES) + ' |')
+    def add(name, o):
+        rows.append(f'| {name} | ' + ' | '.join(format(o[k], f) for k, _, f in FIGURES) + ' |')
     if 'input' in d: add('the dark picture itself', d['input'])
     add('bundled checkpoint', d)
     if len(new) < d['n']:
-        add(f'bundled checkpoint, the {len(new)} scenes it has not seen', {k: mean(new, k) for k, *_ in FIGURES})
+        add(f'bundled checkpoint, the {len(new)} scenes it has not seen',
+            {k: mean(new, k)
+             for k, *_ in FIGURES})
     return '\n'.join([
-        f"On {d['n']} pairs of real photographs (whole pictures of LOL-v1), mean over the pictures:", '',
-        '| | ' + ' | '.join(o for _, o, _ in FIGURES) + ' |', '|---|' + '---|'*len(FIGURES), *rows, '',
+        f"On {d['n']} pairs of real photographs (whole pictures of LOL-v1), mean over the pictures:",
+        '', '| | ' + ' | '.join(o for _, o, _ in FIGURES) + ' |', '|---|' + '---|'*len(FIGURES),
+        *rows, '',
         overlap(d), '',
         'GT-mean scales the result to the mean brightness of the truth before measuring, which sets the question of exposure aside; '
         'the chapter [Metrics](09_metrics.ipynb) says what that hides. Figures that stand elsewhere with "twelve pictures" were measured on the validation set of '
-        'version 0.1, [which is no longer the set](limits.qmd#twelve). The command:', '',
-        '```sh', d.get('command', 'lowlight_evaluate --data DIR --split val'), '```'])
+        'version 0.1, [which is no longer the set](limits.qmd#twelve). The command:', '', '```sh',
+        d.get('command', 'lowlight_evaluate --data DIR --split val'), '```'
+    ])
 
 def seconds(speed):
     "What a picture takes in each precision, and what was reported from other processors."
     timed = sorted(speed['rows'], key=lambda r: r['median'])
     each = ', '.join(f"{r['median']:.2f} s in {r['precision']}" for r in timed)
     said = f"a picture of {speed['size'][1]}x{speed['size'][0]} on {speed['threads']} threads of {speed['cpu']}: {each}"
-    others = ''.join(f"; on {o['cpu']}, as {o['source']} found, about {o['about']} s in {o['precision']}" for o in speed['reported'])
+    others = ''.join(
+        f"; on {o['cpu']}, as {o['source']} found, about {o['about']} s in {o['precision']}"
+        for o in speed['reported'])
     return said + others
 
 def claims():
-    "What is said of the package, the figure, and the command that shows it; each figure is read from the file that the command wrote."
+    """What is said of the package, the figure, and the command that shows it; each figure is read
+    from the file that the command wrote."""
     def run(name):
         path = NBS/f'figures/{name}.json'
         return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
-    val, speed, big, cost, abl, unc, onnx, mutants = map(run, 'val run/speed run/big_picture run/cost_small run/exp_ablation run/exp_uncertainty run/deploy run/mutants'.split())
+    val, speed, big, cost, abl, unc, onnx, mutants = map(
+        run,
+        'val run/speed run/big_picture run/cost_small run/exp_ablation run/exp_uncertainty run/deploy run/mutants'
+        .split())
     def row(d, **kw): return next(o for o in d['rows'] if all(o.get(k) == v for k, v in kw.items()))
     rows = []
     def add(words, figure, command): rows.append(f'| {words} | {figure} | `{command}` |')
     if val:
-        new, seen = without(val), len(val.get('trained_on', []))
+        new = without(val)
+        seen = len(val.get('trained_on', []))
         words = 'It brightens real photographs'
         figure = (f"{val['psnr_gt_mean']:.2f} dB and SSIM {val['ssim_gt_mean']:.3f} GT-mean, "
                   f"{val['psnr']:.2f} dB and {val['ssim']:.3f} raw, mean of {val['n']} pairs; ")
         if seen:
             words += f", {seen} of {val['n']} of scenes that it was trained on"
-            figure += (f"of the {len(new)} other scenes {mean(new, 'psnr_gt_mean'):.2f} dB GT-mean, "
-                       f"{mean(new, 'psnr'):.2f} raw; ")
+            figure += (
+                f"of the {len(new)} other scenes {mean(new, 'psnr_gt_mean'):.2f} dB GT-mean, "
+                f"{mean(new, 'psnr'):.2f} raw; ")
         figure += (f"the dark pictures themselves: {val['input']['psnr_gt_mean']:.2f} "
                    f"and {val['input']['psnr']:.2f} dB")
         add(words, figure, val.get('command', 'lowlight_evaluate --data lol'))
     if cost:
         both = row(cost, system='both')
-        add('It is small', f"{both['params']/1e6:.1f} million parameters, {(ROOT/'lowlight_nat/weights/small.safetensors').stat().st_size/1e6:.1f} MB", cost['command'])
-        add('The two NATs cost time more than memory', f"{100*both['extra_time']:+.0f}% time, {100*both['extra_memory']:+.0f}% memory, with {100*cost['masked']:.0f}% of the places masked", cost['command'])
+        add(
+            'It is small',
+            f"{both['params']/1e6:.1f} million parameters, {(ROOT/'lowlight_nat/weights/small.safetensors').stat().st_size/1e6:.1f} MB",
+            cost['command'])
+        add(
+            'The two NATs cost time more than memory',
+            f"{100*both['extra_time']:+.0f}% time, {100*both['extra_memory']:+.0f}% memory, with {100*cost['masked']:.0f}% of the places masked",
+            cost['command'])
     if abl:
         both = row(abl, system='+NAT latent & decoder')
         gain = both['psnr_gt_mean'] - row(abl, system='GLARE')['psnr_gt_mean']
-        add('They gain little: systems trained with and without them',
-            f"{gain:+.2f} dB GT-mean, mean of {both['seeds']} seeds, on {abl['data']['n']} pictures", abl['command'])
+        add(
+            'They gain little: systems trained with and without them',
+            f"{gain:+.2f} dB GT-mean, mean of {both['seeds']} seeds, on {abl['data']['n']} pictures",
+            abl['command'])
     if speed:
         add('It runs without a GPU', seconds(speed), speed['command'])
-    if big: add('Pictures may be large', f"{big['size'][0]*big['size'][1]/1e6:.0f} megapixels in {big['over_loaded_gb']:.1f} GB over what is loaded, {big['seconds']} s", big['command'])
+    if big:
+        add(
+            'Pictures may be large',
+            f"{big['size'][0]*big['size'][1]/1e6:.0f} megapixels in {big['over_loaded_gb']:.1f} GB over what is loaded, {big['seconds']} s",
+            big['command'])
     if unc:
-        def found(name): return ', '.join(f"{row(unc, map=name)[f'auroc_{k}']:.2f} of the worst {k}" for k in ('tenth', 'fifth'))
-        add('It knows where it guessed', f"AUROC by the learned spread: {found('sigma')} of the places; with the talk's entropy {found('entropy, T = 1')}", unc['command'])
+        def found(name):
+            return ', '.join(
+                f"{row(unc, map=name)[f'auroc_{k}']:.2f} of the worst {k}" for k in ('tenth',
+                                                                                     'fifth'))
+        add(
+            'It knows where it guessed',
+            f"AUROC by the learned spread: {found('sigma')} of the places; with the talk's entropy {found('entropy, T = 1')}",
+            unc['command'])
     if onnx:
-        f32, i8 = row(onnx, variant='onnx float32'), row(onnx, variant='onnx int8, convolutions too')
-        add('It runs without Python', f"ONNX: {f32['mb']:.1f} MB at {f32['psnr']:.0f} dB against the model, int8 {i8['mb']:.1f} MB at {i8['psnr']:.0f} dB", onnx['command'])
-    add("The preset `base` is GLARE's official network", 'equal within the tolerances of the reference arrays', 'pytest tests/test_glare_parity.py')
-    if mutants: add('The checks can fail', f"{sum(o['noticed'] for o in mutants['rows'])} of {len(mutants['rows'])} deliberate faults noticed", mutants['command'])
-    add('Every notebook runs from top to bottom', 'times in `CONTRIBUTING.md`', 'python .ci/durations.py')
-    return '\n'.join(['| what we say | what was measured | the command that shows it |', '|---|---|---|', *rows])
+        f32 = row(onnx, variant='onnx float32')
+        i8 = row(onnx, variant='onnx int8, convolutions too')
+        add(
+            'It runs without Python',
+            f"ONNX: {f32['mb']:.1f} MB at {f32['psnr']:.0f} dB against the model, int8 {i8['mb']:.1f} MB at {i8['psnr']:.0f} dB",
+            onnx['command'])
+    add("The preset `base` is GLARE's official network",
+        'equal within the tolerances of the reference arrays', 'pytest tests/test_glare_parity.py')
+    if mutants:
+        add(
+            'The checks can fail',
+            f"{sum(o['noticed'] for o in mutants['rows'])} of {len(mutants['rows'])} deliberate faults noticed",
+            mutants['command'])
+    add('Every notebook runs from top to bottom', 'times in `CONTRIBUTING.md`',
+        'python .ci/durations.py')
+    return '\n'.join(
+        ['| what we say | what was measured | the command that shows it |', '|---|---|---|', *rows])
 
 def fill(text, name, body):
     "Put `body` between the two markers called `name`."
@@ -137,7 +183,8 @@ def filled(nb):
     "The index with its map and figures up to date."
     for c in nb['cells']:
         if c['cell_type'] == 'markdown':
-            c['source'] = fill(fill(fill(source(c), 'chapters', chapters()), 'figures', figures()), 'claims', claims()).splitlines(keepends=True)
+            c['source'] = fill(fill(fill(source(c), 'chapters', chapters()), 'figures', figures()),
+                               'claims', claims()).splitlines(keepends=True)
     return nb
 
 def relink(text):
@@ -155,11 +202,13 @@ def outputs(cell):
 
 def readme(nb):
     "The notebook as one Markdown text, without its hidden cells."
-    fm, parts = frontmatter(nb), []
+    fm = frontmatter(nb)
+    parts = []
     for c in nb['cells'][1:]:
         s = source(c).strip()
         if c['cell_type'] == 'markdown': parts.append(relink(s))
-        elif c['cell_type'] == 'code' and s and not HIDDEN.search(s): parts += [f'```python\n{s}\n```', *outputs(c)]
+        elif c['cell_type'] == 'code' and s and not HIDDEN.search(s):
+            parts += [f'```python\n{s}\n```', *outputs(c)]
     note = '<!-- made from nbs/index.ipynb by nbs/readme.py; edit the notebook -->'
     return '\n\n'.join([f"# {fm['title']}", note, f"> {fm['description']}", *parts]) + '\n'
 
@@ -167,8 +216,15 @@ def main(check=False):
     "Write index and README; with `check`, write nothing and say whether they would change."
     index = NBS/'index.ipynb'
     nb = filled(json.loads(index.read_text(encoding='utf-8')))
-    new = {index: json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n', ROOT/'README.md': readme(nb)}
-    stale = [p.relative_to(ROOT).as_posix() for p, s in new.items() if not p.exists() or p.read_text(encoding='utf-8') != s]
+    new = {
+        index: json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n',
+        ROOT/'README.md': readme(nb)
+    }
+    stale = [
+        p.relative_to(ROOT).as_posix()
+        for p, s in new.items()
+        if not p.exists() or p.read_text(encoding='utf-8') != s
+    ]
     if check: return stale
     for p, s in new.items(): p.write_text(s, encoding='utf-8')
 

@@ -24,7 +24,9 @@ def front(title, description):
 def levels():
     "The levels of imports, as the tests hold them."
     tree = ast.parse((ROOT/'tests/test_project.py').read_text(encoding='utf-8'))
-    value = next(o.value for o in tree.body if isinstance(o, ast.Assign) and o.targets[0].id == 'LEVELS')
+    value = next(o.value
+                 for o in tree.body
+                 if isinstance(o, ast.Assign) and o.targets[0].id == 'LEVELS')
     return [o.split() for o in ast.literal_eval(value)]
 
 def chapters():
@@ -41,60 +43,93 @@ def first_line(node): return ((ast.get_docstring(node) or '').splitlines() or ['
 def is_patch(node): return any('patch' in ast.unparse(o) for o in node.decorator_list)
 
 def names(module):
-    "Name, anchor in the chapter, first line of the docstring, and the class a method belongs to; in the module's order."
+    """Name, anchor in the chapter, first line of the docstring, and the class a method belongs to;
+    in the module's order."""
     tree = ast.parse((ROOT/f'lowlight_nat/{module}.py').read_text(encoding='utf-8'))
-    public = next((ast.literal_eval(o.value) for o in tree.body if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == '__all__'), [])
-    out, defined = [], set()
+    public = next((ast.literal_eval(o.value)
+                   for o in tree.body
+                   if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == '__all__'),
+                  [])
+    out = []
+    defined = set()
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and is_patch(node) and node.name[0] != '_':
             owners = [o.strip() for o in ast.unparse(node.args.args[0].annotation).split('|')]
-            for owner in owners:      # nbdev heads a method that is wrapped once more by its name alone, and one of several classes not at all
-                anchor = owner if len(owners) > 1 else node.name if len(node.decorator_list) > 1 else f'{owner}.{node.name}'
-                if owner[0] != '_': out.append((f'{owner}.{node.name}', anchor.lower(), first_line(node), owner))
+            # nbdev heads a method that is wrapped once more by its name alone, and one of several
+            # classes not at all
+            for owner in owners:
+                anchor = owner if len(owners) > 1 else node.name if len(
+                    node.decorator_list) > 1 else f'{owner}.{node.name}'
+                if owner[0] != '_':
+                    out.append((f'{owner}.{node.name}', anchor.lower(), first_line(node), owner))
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in public:
             defined.add(node.name)
             out.append((node.name, node.name.lower(), first_line(node), None))
             if isinstance(node, ast.ClassDef):
-                out += [(f'{node.name}.{m.name}', node.name.lower(), first_line(m), node.name) for m in node.body
+                out += [(f'{node.name}.{m.name}', node.name.lower(), first_line(m), node.name)
+                        for m in node.body
                         if isinstance(m, ast.FunctionDef) and m.name[0] != '_' and first_line(m)]
     rest = [o for o in public if o not in defined]
     return out, rest
 
 def api():
     "The page of all functions and classes."
-    parts = [front('API reference', 'Every function and class that the package exports, with one line on what it does and the place in the book that explains and shows it.'),
-             'Every module is the code of one chapter. A name leads to its signature, with a comment on each parameter, in the section that builds, shows and tests it. '
-             f'`from lowlight_nat.NAME import ...` imports from a module; the source is on [GitHub]({GIT}/tree/main/lowlight_nat). In the chapters, names of PyTorch and fastai '
-             'lead to their own documentation.', '']
+    parts = [
+        front(
+            'API reference',
+            'Every function and class that the package exports, with one line on what it does and the place in the book that explains and shows it.'
+        ),
+        'Every module is the code of one chapter. A name leads to its signature, with a comment on each parameter, in the section that builds, shows and tests it. '
+        f'`from lowlight_nat.NAME import ...` imports from a module; the source is on [GitHub]({GIT}/tree/main/lowlight_nat). In the chapters, names of PyTorch and fastai '
+        'lead to their own documentation.', ''
+    ]
     about = list(chapters())
     parts += ['::: {.module-list}', ' · '.join(f'[{m}](#{m})' for m, *_ in about), ':::', '']
     for module, notebook, title, description in about:
         found, rest = names(module)
-        parts += [f'## {module} {{#{module}}}', '', f'[{title}]({notebook}): {description}', '', '| name | what it does |', '|:--|:--|']
+        parts += [
+            f'## {module} {{#{module}}}', '', f'[{title}]({notebook}): {description}', '',
+            '| name | what it does |', '|:--|:--|'
+        ]
         for name, anchor, line, owner in found:
-            parts.append(f"| {'&emsp;' if owner else ''}[`{name}`]({notebook}#{anchor}) | {line.replace('|', chr(92) + '|')} |")
+            parts.append(
+                f"| {'&emsp;' if owner else ''}[`{name}`]({notebook}#{anchor}) | {line.replace('|', chr(92) + '|')} |"
+            )
         if rest: parts += ['', 'Also exported: ' + ', '.join(f'`{o}`' for o in rest) + '.']
         parts.append('')
     return '\n'.join(parts)
 
 
 def moved():
-    "Names in the text whose link nbdev makes to an anchor that isn't there: methods shown with their class, wrapped ones, private ones (these lead nowhere)."
-    said = {t for p in NBS.rglob('*.ipynb') if p.name[0] != '.' for c in read(p)['cells'] for t in re.findall(r'`([\w.]+)(?:\(\))?`', ''.join(c['source']))}
+    """Names in the text whose link nbdev makes to an anchor that isn't there: methods shown with
+    their class, wrapped ones, private ones (these lead nowhere)."""
+    said = {
+        t
+        for p in NBS.rglob('*.ipynb') if p.name[0] != '.'
+        for c in read(p)['cells']
+        for t in re.findall(r'`([\w.]+)(?:\(\))?`', ''.join(c['source']))
+    }
     out = {}
     for module, notebook, *_ in chapters():
-        page, tree = f'{module}.html#', ast.parse((ROOT/f'lowlight_nat/{module}.py').read_text(encoding='utf-8'))
+        page = f'{module}.html#'
+        tree = ast.parse((ROOT/f'lowlight_nat/{module}.py').read_text(encoding='utf-8'))
         def put(name, to):
-            if name in said and to != name.lower(): out[page + name.lower()] = page + to if to else ''
+            if name in said and to != name.lower():
+                out[page + name.lower()] = page + to if to else ''
         for o in tree.body:
             if isinstance(o, ast.FunctionDef) and is_patch(o):
                 owners = [w.strip() for w in ast.unparse(o.args.args[0].annotation).split('|')]
-                for w in owners: put(f'{w}.{o.name}', '' if '_' in (o.name[0], w[0]) else (w if len(owners) > 1 else o.name if len(o.decorator_list) > 1 else f'{w}.{o.name}').lower())
+                for w in owners:
+                    put(
+                        f'{w}.{o.name}', '' if '_' in (o.name[0], w[0]) else
+                        (w if len(owners) > 1 else
+                         o.name if len(o.decorator_list) > 1 else f'{w}.{o.name}').lower())
             elif isinstance(o, ast.FunctionDef) and o.name[0] == '_': put(o.name, '')
             elif isinstance(o, ast.ClassDef):
                 if o.name[0] == '_': put(o.name, '')
                 for m in o.body:
-                    if isinstance(m, ast.FunctionDef): put(f'{o.name}.{m.name}', '' if o.name[0] == '_' else o.name.lower())
+                    if isinstance(m, ast.FunctionDef):
+                        put(f'{o.name}.{m.name}', '' if o.name[0] == '_' else o.name.lower())
     return '\n'.join(f"  ['{k}'] = '{v}'," for k, v in sorted(out.items()))
 
 
@@ -108,18 +143,28 @@ def number(v, f):
 def table(rows, cols):
     "`rows` as Markdown; `cols` gives key, heading and format of each column."
     cells = [[number(r.get(k), f) for k, _, f in cols] for r in rows]
-    return '\n'.join(['| ' + ' | '.join(h for _, h, _ in cols) + ' |', '|' + '|'.join('--:' if f else ':--' for *_, f in cols) + '|',
-                      *['| ' + ' | '.join(x.replace('|', '\\|') for x in r) + ' |' for r in cells]])
+    return '\n'.join([
+        '| ' + ' | '.join(h for _, h, _ in cols) + ' |', '|' + '|'.join('--:' if f else ':--'
+                                                                        for *_, f in cols) + '|',
+        *['| ' + ' | '.join(x.replace('|', '\\|') for x in r) + ' |' for r in cells]
+    ])
 
-SCORES = [('psnr_gt_mean', 'PSNR GT-mean', '.2f'), ('ssim_gt_mean', 'SSIM GT-mean', '.4f'), ('psnr', 'PSNR raw', '.2f'), ('ssim', 'SSIM raw', '.4f')]
+SCORES = [('psnr_gt_mean', 'PSNR GT-mean', '.2f'), ('ssim_gt_mean', 'SSIM GT-mean', '.4f'),
+          ('psnr', 'PSNR raw', '.2f'), ('ssim', 'SSIM raw', '.4f')]
 
 def named(d): return [dict(name=k, **v) for k, v in d.items()]
 
 def circumstances(d):
     "On what, with what and when, in one line."
     v = d.get('versions') or {}
-    says = [d.get('device'), d.get('cpu') or d.get('machine'), f"{d['threads']} threads" if 'threads' in d else None, f"seed {d['seed']}" if 'seed' in d else None,
-            f"seeds {', '.join(map(str, d['seeds']))}" if 'seeds' in d else None, f"PyTorch {v.get('torch') or d.get('torch')}" if v.get('torch') or d.get('torch') else None, d.get('date')]
+    says = [
+        d.get('device'),
+        d.get('cpu') or d.get('machine'), f"{d['threads']} threads" if 'threads' in d else None,
+        f"seed {d['seed']}" if 'seed' in d else None,
+        f"seeds {', '.join(map(str, d['seeds']))}" if 'seeds' in d else None,
+        f"PyTorch {v.get('torch') or d.get('torch')}" if v.get('torch') or d.get('torch') else None,
+        d.get('date')
+    ]
     return '; '.join(str(o) for o in says if o and isinstance(o, str))
 
 def proof(d):
@@ -130,54 +175,134 @@ def proof(d):
     return f'\n```sh\n{c}\n```\n' + (f'\n{where}.\n' if where else '')
 
 def cost(d):
-    rows = [dict(o, gmac=o['multiply_adds']/1e9, mparams=o['params_used']/1e6, extra_time=100*o['extra_time'], extra_memory=100*o['extra_memory']) for o in d['rows']]
-    cols = [('system', 'system', ''), ('mparams', 'parameters in use, millions', '.2f'), ('gmac', 'multiply-adds, billions', '.1f'), ('seconds', 's a picture', '.3f'),
-            ('extra_time', 'more time, %', '+.1f'), ('extra_memory', 'more weights and working memory, %', '+.1f')]
-    return f"Preset {d['preset']}, {d['size'][0]}x{d['size'][1]} pixels, {d['dtype']}, {d['rounds']} rounds, {100*d['masked']:.0f}% of the places masked, weights: {d['weights']}.\n\n" + table(rows, cols)
+    rows = [
+        dict(o, gmac=o['multiply_adds']/1e9, mparams=o['params_used']/1e6,
+             extra_time=100*o['extra_time'], extra_memory=100*o['extra_memory']) for o in d['rows']
+    ]
+    cols = [('system', 'system', ''), ('mparams', 'parameters in use, millions', '.2f'),
+            ('gmac', 'multiply-adds, billions', '.1f'), ('seconds', 's a picture', '.3f'),
+            ('extra_time', 'more time, %', '+.1f'),
+            ('extra_memory', 'more weights and working memory, %', '+.1f')]
+    return f"Preset {d['preset']}, {d['size'][0]}x{d['size'][1]} pixels, {d['dtype']}, {d['rounds']} rounds, {100*d['masked']:.0f}% of the places masked, weights: {d['weights']}.\n\n" + table(
+        rows, cols)
 
 def lab(rows):
     by = {}
     for r in rows: by.setdefault(r['form'], []).append(r)
-    out = [dict(form=k, seeds=len(v), params=v[0]['params'], steps=v[0]['steps'], psnr=sum(o['psnr_gt_mean'] for o in v)/len(v), ssim=sum(o['ssim_gt_mean'] for o in v)/len(v)) for k, v in by.items()]
-    return table(out, [('form', 'form of the network', ''), ('seeds', 'seeds', 'd'), ('steps', 'steps', 'd'), ('params', 'parameters', ',d'), ('psnr', 'PSNR GT-mean', '.2f'), ('ssim', 'SSIM GT-mean', '.4f')])
+    out = [
+        dict(form=k, seeds=len(v), params=v[0]['params'], steps=v[0]['steps'],
+             psnr=sum(o['psnr_gt_mean']
+                      for o in v)/len(v), ssim=sum(o['ssim_gt_mean']
+                                                   for o in v)/len(v))
+        for k, v in by.items()
+    ]
+    return table(out, [('form', 'form of the network', ''), ('seeds', 'seeds', 'd'),
+                       ('steps', 'steps', 'd'), ('params', 'parameters', ',d'),
+                       ('psnr', 'PSNR GT-mean', '.2f'), ('ssim', 'SSIM GT-mean', '.4f')])
 
 def systems():
-    rows = [dict(read(RUN/f'system_{k}.json'), name=t) for k, t in dict(glare='GLARE (both NATs off)', latent='+ NAT on the latent', decoder='+ NAT on the features', both='both').items()]
-    return table(rows, [('name', 'system', ''), *SCORES]) + '\n\n```sh\n' + '\n'.join(r['command'] for r in rows) + '\n```\n'
+    rows = [
+        dict(read(RUN/f'system_{k}.json'), name=t)
+        for k, t in dict(glare='GLARE (both NATs off)', latent='+ NAT on the latent',
+                         decoder='+ NAT on the features', both='both').items()
+    ]
+    return table(rows, [('name', 'system', ''), *SCORES]) + '\n\n```sh\n' + '\n'.join(
+        r['command'] for r in rows) + '\n```\n'
 
 def table_of(d): return d['table']
-def plain(cols, rows='rows'): return lambda d: table(d[rows] if isinstance(d[rows], list) else named(d[rows]), cols)
+def plain(cols, rows='rows'):
+    return lambda d: table(d[rows] if isinstance(d[rows], list) else named(d[rows]), cols)
 
-MAPS = [('name', 'map', ''), ('auroc_wrong', 'AUROC wrong token', '.3f'), ('auroc_tenth', 'AUROC worst tenth', '.3f'), ('auroc_fifth', 'AUROC worst fifth', '.3f'), ('spearman', 'rank correlation', '.3f'), ('ause', 'AUSE', '.3f')]
+MAPS = [('name', 'map', ''), ('auroc_wrong', 'AUROC wrong token', '.3f'),
+        ('auroc_tenth', 'AUROC worst tenth', '.3f'), ('auroc_fifth', 'AUROC worst fifth', '.3f'),
+        ('spearman', 'rank correlation', '.3f'), ('ause', 'AUSE', '.3f')]
 # file: heading, the page that explains it, how its table is made, and a sentence
 RESULTS = {
-    'val_twelve': ('The bundled checkpoint on the validation set of version 0.1', 'limits.qmd', lambda d: table([d], SCORES), ''),
-    'exp_table1': ('Table 1: systems trained from nothing', '15_table1.ipynb', table_of, 'Each system trained on the same pictures and scored by the same protocol, but not for the same time: the last column counts the seconds that a row had for itself, the line under the table those that the rows of GLARE share.'),
-    'exp_ablation': ('What each NAT adds where it was trained for', '15_table1.ipynb', table_of, ''),
-    'perceptual': ('The same systems by a perceptual distance', '15_table1.ipynb', plain([('system', 'system', ''), ('ablation', 'trained each for itself', '.4f'), ('low', 'lowest', '.4f'), ('high', 'highest', '.4f'), ('bundled', 'bundled weights, switched', '.4f')]), "Features of the bundled codebook's encoder, at equal grey mean; less is better. It is not LPIPS."),
-    'exp_table2': ('Table 2: rounds', '15_experiments.ipynb', table_of, 'The bundled checkpoint with 0 to 8 rounds.'),
+    'val_twelve': ('The bundled checkpoint on the validation set of version 0.1', 'limits.qmd',
+                   lambda d: table([d], SCORES), ''),
+    'exp_table1': (
+        'Table 1: systems trained from nothing', '15_table1.ipynb', table_of,
+        'Each system trained on the same pictures and scored by the same protocol, but not for the same time: the last column counts the seconds that a row had for itself, the line under the table those that the rows of GLARE share.'
+    ),
+    'exp_ablation': ('What each NAT adds where it was trained for', '15_table1.ipynb', table_of,
+                     ''),
+    'perceptual': (
+        'The same systems by a perceptual distance', '15_table1.ipynb',
+        plain(
+            [('system', 'system', ''), ('ablation', 'trained each for itself', '.4f'),
+             ('low', 'lowest', '.4f'), ('high', 'highest',
+                                        '.4f'), ('bundled', 'bundled weights, switched', '.4f')]),
+        "Features of the bundled codebook's encoder, at equal grey mean; less is better. It is not LPIPS."
+    ),
+    'exp_table2': ('Table 2: rounds', '15_experiments.ipynb', table_of,
+                   'The bundled checkpoint with 0 to 8 rounds.'),
     'exp_tau': ('Threshold and rounds', '15_experiments.ipynb', table_of, ''),
     'exp_brightness': ('Darker input', '15_experiments.ipynb', table_of, ''),
     'exp_figure3': ('Figure 3: picture by picture', '15_experiments.ipynb', table_of, ''),
     'exp_uncertainty': ('Does the uncertainty know?', '15_uncertainty.ipynb', table_of, ''),
-    'uncertainty': ('The same, with the maps that the chapter draws', '15_uncertainty.ipynb', plain(MAPS, 'maps'), ''),
-    'rounds': ('Rounds, measured on the tokens', '06_nat.ipynb', plain([('name', 'reading', ''), ('masked', 'masked', '.3f'), ('cross_entropy', 'cross-entropy', '.3f'), ('accuracy', 'accuracy', '.3f'), ('psnr_gt_mean', 'PSNR GT-mean', '.2f'), ('ssim_gt_mean', 'SSIM GT-mean', '.4f')]), ''),
-    'exposure': ('Exposure heads', '08_exposure.ipynb', plain([('name', 'head', ''), ('val error', 'error of the level', '.3f'), ('raw PSNR', 'PSNR raw', '.2f'), ('GT-mean PSNR', 'PSNR GT-mean', '.2f'), ('cv error', 'error, cross-validated', '.3f')]), ''),
-    'lights': ('Sparing the lights', '08_exposure.ipynb', plain([('weight', 'weight', 'd'), *((f'{s} {k}', f'{k}, {n}', f) for s, n in (('val', 'val'), ('train', 'training pieces')) for k, f in (('GT-mean PSNR', '.2f'), ('raw PSNR', '.2f'), ('moved', '.3f')))]), 'The level lowered where it would clip, by how much clipping counts.'),
-    'quantizers': ('Quantizers', '02_quantizers.ipynb', plain([('name', 'quantizer', ''), ('n_codes', 'codes', 'd'), ('psnr', 'PSNR', '.2f'), ('ssim', 'SSIM', '.3f'), ('used', 'codes in use', '.3f'), ('perplexity', 'perplexity', '.1f')]), 'Reconstruction of well-lit pictures after a short training each.'),
-    'flow_vs_regression': ('Flow or regression', '04_flow.ipynb', plain([('name', 'aligner', ''), ('latent_l1', 'latent L1', '.3f'), ('high_frequency', 'high frequency kept', '.3f'), *SCORES], 'mean'), 'Means over the seeds, at equal steps.'),
+    'uncertainty': ('The same, with the maps that the chapter draws', '15_uncertainty.ipynb',
+                    plain(MAPS, 'maps'), ''),
+    'rounds': ('Rounds, measured on the tokens', '06_nat.ipynb',
+               plain([('name', 'reading', ''), ('masked', 'masked', '.3f'),
+                      ('cross_entropy', 'cross-entropy', '.3f'), ('accuracy', 'accuracy', '.3f'),
+                      ('psnr_gt_mean', 'PSNR GT-mean', '.2f'),
+                      ('ssim_gt_mean', 'SSIM GT-mean', '.4f')]), ''),
+    'exposure': ('Exposure heads', '08_exposure.ipynb',
+                 plain([('name', 'head', ''), ('val error', 'error of the level', '.3f'),
+                        ('raw PSNR', 'PSNR raw', '.2f'), ('GT-mean PSNR', 'PSNR GT-mean', '.2f'),
+                        ('cv error', 'error, cross-validated', '.3f')]), ''),
+    'lights': ('Sparing the lights', '08_exposure.ipynb',
+               plain([
+                   ('weight', 'weight', 'd'),
+                   *((f'{s} {k}', f'{k}, {n}', f)
+                     for s, n in (('val', 'val'), ('train', 'training pieces'))
+                     for k, f in (('GT-mean PSNR', '.2f'), ('raw PSNR', '.2f'), ('moved', '.3f')))
+               ]), 'The level lowered where it would clip, by how much clipping counts.'),
+    'quantizers': ('Quantizers', '02_quantizers.ipynb',
+                   plain([('name', 'quantizer', ''), ('n_codes', 'codes', 'd'),
+                          ('psnr', 'PSNR', '.2f'), ('ssim', 'SSIM', '.3f'),
+                          ('used', 'codes in use', '.3f'), ('perplexity', 'perplexity', '.1f')]),
+                   'Reconstruction of well-lit pictures after a short training each.'),
+    'flow_vs_regression': ('Flow or regression', '04_flow.ipynb',
+                           plain([('name', 'aligner', ''), ('latent_l1', 'latent L1', '.3f'),
+                                  ('high_frequency', 'high frequency kept', '.3f'), *SCORES],
+                                 'mean'), 'Means over the seeds, at equal steps.'),
     'lab': ('Fifteen forms of the network', 'lab_nat_gain.ipynb', lab, 'At equal steps.'),
-    'lab_oracles': ('Where the error lies', 'lab_nat_gain.ipynb', lambda d: table([dict(name=k, v=v) for k, v in d['val'].items()], [('name', 'corrected with the truth', ''), ('v', 'PSNR GT-mean', '.2f')]), ''),
+    'lab_oracles': (
+        'Where the error lies', 'lab_nat_gain.ipynb',
+        lambda d: table([dict(name=k, v=v)
+                         for k, v in d['val'].items()], [('name', 'corrected with the truth', ''),
+                                                         ('v', 'PSNR GT-mean', '.2f')]), ''),
     'cost_small': ('What the NATs cost', '15_cost.ipynb', cost, ''),
     'cost_small_bfloat16': ('The same in bfloat16', '15_cost.ipynb', cost, ''),
     'cost_base_float32': ('The official size', '15_cost.ipynb', cost, ''),
     'cost_base_bfloat16': ('The official size in bfloat16', '15_cost.ipynb', cost, ''),
-    'speed': ('Seconds a picture', '13_enhance.ipynb', plain([('precision', 'precision', ''), ('chosen', 'chosen by itself', ''), ('first', 'first, s', '.2f'), ('median', 'median, s', '.2f'), ('fastest', 'fastest, s', '.2f'), ('peak_gb', 'peak, GB', '.2f')]), 'A picture of 400x600, seven times, where nothing else was at work. bfloat16 is for processors that have it; what float32 takes on an older one was reported to us, and is not in the table: about 2.2 s on a processor with AVX2 only.'),
-    'big_picture': ('24 megapixels', '13_enhance.ipynb', lambda d: table([d], [('size', 'pixels', ''), ('tile', 'tile', 'd'), ('precision', 'precision', ''), ('loaded_gb', 'GB when loaded', '.2f'), ('peak_gb', 'GB at most', '.2f'), ('over_loaded_gb', 'GB over what was loaded', '.2f'), ('seconds', 's', 'd')]), ''),
-    'half_precision': ('float16 weights', '08_model.ipynb', lambda d: table([d], [('psnr', 'PSNR against float32', '.2f'), ('same_tokens', 'share of equal tokens', '.4f')]), ''),
+    'speed': (
+        'Seconds a picture', '13_enhance.ipynb',
+        plain([('precision',
+                'precision', ''), ('chosen', 'chosen by itself', ''), ('first', 'first, s', '.2f'),
+               ('median', 'median, s', '.2f'),
+               ('fastest',
+                'fastest, s', '.2f'), ('peak_gb', 'peak, GB', '.2f')]),
+        'A picture of 400x600, seven times, where nothing else was at work. bfloat16 is for processors that have it; what float32 takes on an older one was reported to us, and is not in the table: about 2.2 s on a processor with AVX2 only.'
+    ),
+    'big_picture': ('24 megapixels', '13_enhance.ipynb',
+                    lambda d: table([d], [('size', 'pixels', ''), ('tile', 'tile', 'd'),
+                                          ('precision', 'precision', ''),
+                                          ('loaded_gb', 'GB when loaded', '.2f'),
+                                          ('peak_gb', 'GB at most', '.2f'),
+                                          ('over_loaded_gb', 'GB over what was loaded', '.2f'),
+                                          ('seconds', 's', 'd')]), ''),
+    'half_precision': ('float16 weights', '08_model.ipynb',
+                       lambda d: table([d], [('psnr', 'PSNR against float32', '.2f'),
+                                             ('same_tokens', 'share of equal tokens', '.4f')]), ''),
     'deploy': ('Exported forms', '16_deploy.ipynb', table_of, ''),
-    'unpaired': ('Fine-tuning without pairs', '12_training_unpaired.ipynb', plain([('run', 'run', ''), *SCORES]), ''),
-    'mutants': ('Can the checks fail?', 'architecture.qmd', lambda d: f"{sum(o['noticed'] for o in d['rows'])} of {len(d['rows'])} deliberate faults were noticed by the tests.", ''),
+    'unpaired': ('Fine-tuning without pairs', '12_training_unpaired.ipynb',
+                 plain([('run', 'run', ''), *SCORES]), ''),
+    'mutants': (
+        'Can the checks fail?', 'architecture.qmd', lambda d:
+        f"{sum(o['noticed'] for o in d['rows'])} of {len(d['rows'])} deliberate faults were noticed by the tests.",
+        ''),
 }
 # measured on the twelve validation pictures of version 0.1, which are no longer the set
 TWELVE = [
@@ -190,21 +315,40 @@ SYSTEMS = [f'system_{o}' for o in ('glare', 'latent', 'decoder', 'both')]
 
 def results():
     "The page of everything measured."
-    parts = [front('Results', 'Everything that was measured, each table with the command that gives it again.'),
-             'No figure on this page was typed: a script wrote each table from the file that the command left behind. *Raw* compares the picture as it is; *GT-mean* first scales the result '
-             'to the mean brightness of the truth ([Metrics](09_metrics.ipynb) says what that hides). LPIPS and FID stand nowhere here, because their published networks were not at hand. '
-             'Seconds hold for the machine that is named, and others were at work on it. What the talk reports, beside what we measured, is in the course.', '',
-             '## The bundled checkpoint', '', readme['figures'](), '', '## One network, four systems', '',
-             'The bundled checkpoint with its parts switched off, which it was trained with half of the time, on the same pictures as above; [Lab](lab_nat_gain.ipynb) looks into why the gain is small.', '', systems()]
+    parts = [
+        front('Results',
+              'Everything that was measured, each table with the command that gives it again.'),
+        'No figure on this page was typed: a script wrote each table from the file that the command left behind. *Raw* compares the picture as it is; *GT-mean* first scales the result '
+        'to the mean brightness of the truth ([Metrics](09_metrics.ipynb) says what that hides). LPIPS and FID stand nowhere here, because their published networks were not at hand. '
+        'Seconds hold for the machine that is named, and others were at work on it. What the talk reports, beside what we measured, is in the course.',
+        '', '## The bundled checkpoint', '', readme['figures'](), '',
+        '## One network, four systems', '',
+        'The bundled checkpoint with its parts switched off, which it was trained with half of the time, on the same pictures as above; [Lab](lab_nat_gain.ipynb) looks into why the gain is small.',
+        '',
+        systems()
+    ]
     files = {p.stem: p for p in sorted(RUN.glob('*.json'))}
     for stem, (title, page, make, words) in RESULTS.items():
         if stem not in files: continue
         d = read(files[stem])
         old = f' {TWELVE_SAID}' if stem in TWELVE else ''
-        parts += [f'## {title}', '', f'{words} Explained in [{page_title(page)}]({page}).{old}'.strip(), '', make(d).strip()]
-        parts.append(proof(d) if isinstance(d, dict) else '\n```sh\n' + d[0]['command'] + '   # and so on, one form at a time\n```\n')
+        parts += [
+            f'## {title}', '', f'{words} Explained in [{page_title(page)}]({page}).{old}'.strip(),
+            '',
+            make(d).strip()
+        ]
+        parts.append(
+            proof(d) if isinstance(d, dict) else '\n```sh\n' + d[0]['command']
+            + '   # and so on, one form at a time\n```\n')
     other = [o for o in files if o not in RESULTS and o not in SYSTEMS]
-    if other: parts += ['## Other runs', '', table([dict(file=f'`{o}.json`', command=f"`{read(files[o]).get('command', '-')}`") for o in other], [('file', 'file in `nbs/figures/run`', ''), ('command', 'command', '')]), '']
+    if other:
+        parts += [
+            '## Other runs', '',
+            table([
+                dict(file=f'`{o}.json`', command=f"`{read(files[o]).get('command', '-')}`")
+                for o in other
+            ], [('file', 'file in `nbs/figures/run`', ''), ('command', 'command', '')]), ''
+        ]
     return '\n'.join(parts).rstrip() + '\n'
 
 def page_title(page):
@@ -218,8 +362,10 @@ def page_title(page):
 # --- what is filled in ---
 
 def twelve():
-    "What became of the validation set of version 0.1, read from what was measured on it and on the new one."
-    old, new = read(RUN/'val_twelve.json'), read(NBS/'figures/val.json')
+    """What became of the validation set of version 0.1, read from what was measured on it and on
+    the new one."""
+    old = read(RUN/'val_twelve.json')
+    new = read(NBS/'figures/val.json')
     names = {k: [r['name'] for r in d['rows']] for k, d in dict(old=old, new=new).items()}
     gone = [o for o in names['old'] if o not in names['new']]
     unseen = readme['without'](new)
@@ -244,11 +390,16 @@ def level_list():
     return '\n'.join(f"{i}. {', '.join(o)}" for i, o in enumerate(levels()[:-1], 1))
 
 def card():
-    "The parts of the model card that say what the weights are for, on what terms, and where they fail."
+    """The parts of the model card that say what the weights are for, on what terms, and where they
+    fail."""
     text = (ROOT/'lowlight_nat/weights/README.md').read_text(encoding='utf-8')
-    said = {o: re.search(rf'^\*\*{o}\*\* (.*)$', text, re.M)[1] for o in ('Data and terms.', 'What it is for.', 'What it reaches.')}
+    said = {
+        o: re.search(rf'^\*\*{o}\*\* (.*)$', text, re.M)[1]
+        for o in ('Data and terms.', 'What it is for.', 'What it reaches.')
+    }
     fails = text.split('## Where it fails\n')[1].strip().replace('../../nbs/', '')
-    return said['What it is for.'], said['Data and terms.'], said['What it reaches.'].split(' The same weights')[0], fails
+    return said['What it is for.'], said['Data and terms.'], said['What it reaches.'].split(
+        ' The same weights')[0], fails
 
 def path_rows():
     "Every chapter, by part of the book."
@@ -256,29 +407,41 @@ def path_rows():
     parts = pages['sections'](pages['pages']())
     rows = ['| part | chapters |', '|:--|:--|']
     for part in pages['NAVBAR'][2][1]:
-        if part in parts: rows.append(f"| {part} | " + ', '.join(f'[{page_title(o)}]({o})' for o in parts[part]) + ' |')
+        if part in parts:
+            rows.append(f"| {part} | " + ', '.join(f'[{page_title(o)}]({o})' for o in parts[part])
+                        + ' |')
     return '\n'.join(rows)
 
 def made():
     "Each file that is made or filled in, and its text."
     use, terms, reaches, fails = card()
-    fills = {NBS/'limits.qmd': dict(use=use, terms=terms, reaches=reaches, fails=fails, twelve=twelve()), NBS/'learning_path.qmd': dict(parts=path_rows()),
-             NBS/'architecture.qmd': dict(levels=level_list()), ROOT/'CONTRIBUTING.md': dict(levels=level_list())}
+    fills = {
+        NBS/'limits.qmd': dict(use=use, terms=terms, reaches=reaches, fails=fails,
+                               twelve=twelve()), NBS/'learning_path.qmd': dict(parts=path_rows()),
+        NBS/'architecture.qmd': dict(levels=level_list()),
+        ROOT/'CONTRIBUTING.md': dict(levels=level_list())
+    }
     out = {NBS/'api.qmd': api(), NBS/'results.qmd': results()}
     lua = NBS/'site.lua'
-    out[lua] = re.sub(r'(-- moved:start\n).*?(  -- moved:end)', lambda m: f'{m[1]}{moved()}\n{m[2]}', lua.read_text(encoding='utf-8'), flags=re.S)
+    out[lua] = re.sub(
+        r'(-- moved:start\n).*?(  -- moved:end)', lambda m: f'{m[1]}{moved()}\n{m[2]}',
+        lua.read_text(encoding='utf-8'), flags=re.S)
     for path, bodies in fills.items():
         if not path.exists(): continue
         text = path.read_text(encoding='utf-8')
         for name, body in bodies.items():
-            if f'<!-- {name}:start -->' not in text: raise SystemExit(f'{path.name} has no marker <!-- {name}:start -->')
-            text = re.sub(rf'(<!-- {name}:start -->\n).*?(<!-- {name}:end -->)', lambda m: f'{m[1]}\n{body}\n\n{m[2]}', text, flags=re.S)
+            if f'<!-- {name}:start -->' not in text:
+                raise SystemExit(f'{path.name} has no marker <!-- {name}:start -->')
+            text = re.sub(rf'(<!-- {name}:start -->\n).*?(<!-- {name}:end -->)',
+                          lambda m: f'{m[1]}\n{body}\n\n{m[2]}', text, flags=re.S)
         out[path] = text
     return out
 
 def main(check=False):
     "Write what is stale; with `check`, only name it."
-    stale = [(p, s) for p, s in made().items() if not p.exists() or p.read_text(encoding='utf-8') != s]
+    stale = [(p, s)
+             for p, s in made().items()
+             if not p.exists() or p.read_text(encoding='utf-8') != s]
     if not check:
         for p, s in stale: p.write_text(s, encoding='utf-8')
     return [p.relative_to(ROOT).as_posix() for p, _ in stale]
@@ -286,5 +449,6 @@ def main(check=False):
 
 if __name__ == '__main__':
     stale = main(check='--check' in sys.argv)
-    if '--check' in sys.argv and stale: sys.exit(f"out of date: {', '.join(stale)}; run `python nbs/reference.py`")
+    if '--check' in sys.argv and stale:
+        sys.exit(f"out of date: {', '.join(stale)}; run `python nbs/reference.py`")
     print(*stale or ['nothing to do'], sep='\n')

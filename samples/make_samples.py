@@ -14,7 +14,8 @@ here = Path(__file__).parent
 SKIMAGE = Path(skimage.__file__).parent/'data'
 MATPLOTLIB = Path(matplotlib.get_data_path())/'sample_data'
 
-# file to write: (source, short side in pixels, exposure in stops, shot noise, read noise, gain of red, green and blue light)
+# file to write: (source, short side in pixels, exposure in stops, shot noise, read noise, gain of
+# red, green and blue light)
 RECIPES = {
     'astronaut.webp': (SKIMAGE/'astronaut.png',       320, -5.0, 2e-4, 6e-4, (1.05, 1.00, 0.90)),
     'camera.png':     (SKIMAGE/'camera.png',          300, -5.0, 2e-4, 6e-4, (1.00, 1.00, 1.00)),
@@ -35,11 +36,14 @@ def main():
     for seed, (name, (source, short, exposure, shot, read, cast)) in enumerate(RECIPES.items()):
         bright = shrink(Image.open(source, formats=['PNG', 'JPEG']), short)
         g = torch.Generator().manual_seed(seed)
-        dark = synthesize_low_light(read_image(bright), exposure=exposure, shot=shot, read=read, cast=cast, generator=g)
+        dark = synthesize_low_light(read_image(bright), exposure=exposure, shot=shot, read=read,
+                                    cast=cast, generator=g)
         dark_im = to_pil(dark).convert(bright.mode)
         write_image(bright, here/'reference'/name, quality=92)
         write_image(dark_im, here/name, quality=95)
-        print(f'{name:15} {bright.width}x{bright.height}  mean level {read_image(bright).mean():.3f} -> {dark.mean():.3f}')
+        print(
+            f'{name:15} {bright.width}x{bright.height}  mean level {read_image(bright).mean():.3f} -> {dark.mean():.3f}'
+        )
 
 
 if __name__ == '__main__': main()

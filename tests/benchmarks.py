@@ -21,7 +21,9 @@ def least(f, repeat=3):
 def imports():
     "A new process that imports the Enhancer and ends."
     line = [sys.executable, '-c', 'import lowlight_nat.enhance']
-    print(f'import lowlight_nat.enhance: {least(lambda: subprocess.run(line, cwd=ROOT, check=True)):.2f} s, Python itself included')
+    print(
+        f'import lowlight_nat.enhance: {least(lambda: subprocess.run(line, cwd=ROOT, check=True)):.2f} s, Python itself included'
+    )
 
 def picture():
     "The bundled model on a picture of 400x600."
@@ -31,7 +33,9 @@ def picture():
     for bf16 in False, True:
         enhance = Enhancer.from_pretrained(device='cpu', bf16=bf16)
         enhance(x)
-        print(f"400x600 in {'bfloat16' if bf16 else 'float32'}, {torch.get_num_threads()} threads: {least(lambda: enhance(x)):.2f} s")
+        print(
+            f"400x600 in {'bfloat16' if bf16 else 'float32'}, {torch.get_num_threads()} threads: {least(lambda: enhance(x)):.2f} s"
+        )
 
 def masks():
     "The whole inference by the share of masked places."
@@ -42,13 +46,18 @@ def masks():
     x = dark_picture((192, 288))
     with torch.inference_mode():
         entropy = model(x, latent_nat=False, decoder_nat=False).entropy
-        runs = {share: lambda share=share: model(x, tau=tau_for_share(entropy, share)) for share in SHARES}
-        for share, t in interleaved_seconds(runs, 3).items(): print(f'{share:.0%} masked, 192x288: {min(t):.3f} s')
+        runs = {
+            share: lambda share=share: model(x, tau=tau_for_share(entropy, share))
+            for share in SHARES
+        }
+        for share, t in interleaved_seconds(runs, 3).items():
+            print(f'{share:.0%} masked, 192x288: {min(t):.3f} s')
 
 def batches():
     "Drawing batches of training crops from a folder of pairs."
     from lowlight_nat.data import LowLightDataLoaders
-    if not os.environ.get('LOWLIGHT_DATA'): return print('batches: not measured, since LOWLIGHT_DATA is not set')
+    if not os.environ.get('LOWLIGHT_DATA'):
+        return print('batches: not measured, since LOWLIGHT_DATA is not set')
     dls = LowLightDataLoaders.from_folder(os.environ['LOWLIGHT_DATA'], device='cpu')
     dls.train.dataset.preload()
     def epoch():
@@ -68,8 +77,10 @@ def fingerprints():
 BENCHMARKS = {f.__name__: f for f in (imports, picture, masks, batches, fingerprints)}
 
 if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('names', nargs='*', metavar='NAME', help=', '.join(BENCHMARKS))
     names = p.parse_args().names or [*BENCHMARKS]
-    if unknown := set(names) - set(BENCHMARKS): p.error(f"there is no {', '.join(unknown)}: choose from {', '.join(BENCHMARKS)}")
+    if unknown := set(names) - set(BENCHMARKS):
+        p.error(f"there is no {', '.join(unknown)}: choose from {', '.join(BENCHMARKS)}")
     for name in names: BENCHMARKS[name]()

@@ -5,14 +5,17 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault('MPLBACKEND', 'Agg')
-if 'PYTEST_XDIST_WORKER' in os.environ: os.environ.setdefault('OMP_NUM_THREADS', '1')   # side by side, each worker has a core; read when torch is imported
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    # side by side, each worker has a core; read when torch is imported
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def folder_of(var, *needed):
     "The folder that `var` names, or a skip that says what is missing."
     value = os.environ.get(var)
-    if not value: pytest.skip(f'{var} is not set: it names the folder that holds {", ".join(needed)}')
+    if not value:
+        pytest.skip(f'{var} is not set: it names the folder that holds {", ".join(needed)}')
     path = Path(value)
     absent = [o for o in needed if not (path/o).exists()]
     if absent: pytest.fail(f'{var} is set, but {", ".join(absent)} is not in the folder it names')
@@ -35,11 +38,14 @@ def parity():
 
 @pytest.fixture(scope='session')
 def run():
-    "Run a shell line in a folder, with this Python's commands first on the path; fails with what it printed."
+    """Run a shell line in a folder, with this Python's commands first on the path; fails with what
+    it printed."""
     def _run(line, cwd=ROOT, timeout=300):
-        env = dict(os.environ, PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]))
-        r = subprocess.run(line, shell=True, cwd=cwd, env=env, timeout=timeout, text=True, encoding='utf-8',
-                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        env = dict(os.environ,
+                   PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]))
+        r = subprocess.run(line, shell=True, cwd=cwd, env=env, timeout=timeout, text=True,
+                           encoding='utf-8', stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT)
         assert r.returncode == 0, f'`{line}` ended with {r.returncode}:\n{r.stdout[-4000:]}'
         return r.stdout
     return _run

@@ -13,12 +13,14 @@ from lowlight_nat.model import read_metadata, weights_path
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
 RUN = NBS/'figures/run'
-WORDS = 'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty'.split()
+WORDS = 'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty'.split(
+)
 
 
 def notebooks():
     "Every notebook of the book and of the course."
-    return sorted(p for p in NBS.rglob('*.ipynb') if not any(o[0] in '._' for o in p.relative_to(NBS).parts))
+    return sorted(p for p in NBS.rglob('*.ipynb')
+                  if not any(o[0] in '._' for o in p.relative_to(NBS).parts))
 
 def read(name): return json.loads((RUN/f'{name}.json').read_text(encoding='utf-8'))
 def val(): return json.loads((NBS/'figures/val.json').read_text(encoding='utf-8'))
@@ -35,9 +37,12 @@ def printed(cell):
     return '\n'.join(parts)
 
 def texts():
-    "Every page, slide and front page: name and words, those of notebooks without what their cells printed."
+    """Every page, slide and front page: name and words, those of notebooks without what their cells
+    printed."""
     for p in notebooks(): yield p.name, '\n'.join(source(c) for c in cells(p))
-    pages = [*NBS.glob('*.qmd'), *(NBS/'course').glob('*.qmd'), ROOT/'README.md', ROOT/'CONTRIBUTING.md']
+    pages = [
+        *NBS.glob('*.qmd'), *(NBS/'course').glob('*.qmd'), ROOT/'README.md', ROOT/'CONTRIBUTING.md'
+    ]
     for p in pages: yield p.name, p.read_text(encoding='utf-8')
     yield 'card', (ROOT/'lowlight_nat/weights/README.md').read_text(encoding='utf-8')
 
@@ -58,7 +63,8 @@ OLD_CURVES = ['codebook.csv', 'flow.csv', 'nat.csv', 'decoder.csv', 'decoder_{i}
 
 @pytest.fixture(scope='module')
 def twelve():
-    "The files that were measured on the validation set of version 0.1, as the page of results has them."
+    """The files that were measured on the validation set of version 0.1, as the page of results has
+    them."""
     import runpy
     return runpy.run_path(str(NBS/'reference.py'))['TWELVE']
 
@@ -66,7 +72,9 @@ def pictures(d):
     "How many validation pictures a file says it was measured on; None: it doesn't say."
     if isinstance(d, list): return len(d[0]['each'])
     if isinstance(d.get('data'), dict): return d['data']['n']
-    return next((d[k] for k in ('pictures', 'validation_pictures', 'n', 'val') if isinstance(d.get(k), int)), None)
+    return next((d[k]
+                 for k in ('pictures', 'validation_pictures', 'n', 'val')
+                 if isinstance(d.get(k), int)), None)
 
 def test_files_of_the_old_set_are_told_apart(twelve):
     said = {p.stem: pictures(json.loads(p.read_text(encoding='utf-8'))) for p in RUN.glob('*.json')}
@@ -77,12 +85,17 @@ def test_files_of_the_old_set_are_told_apart(twelve):
 
 def test_results_say_which_set(twelve):
     sections = re.split(r'^## ', page('results.qmd'), flags=re.M)
-    old = [s.splitlines()[0] for s in sections if 'limits.qmd#twelve), which are no longer the set.' in s]
+    old = [
+        s.splitlines()[0]
+        for s in sections
+        if 'limits.qmd#twelve), which are no longer the set.' in s
+    ]
     assert len(old) == len(twelve)
 
 def test_chapters_that_show_the_old_set_say_so(twelve):
     files = [f'run/{o}.json' for o in twelve] + [f'run/{o}' for o in OLD_CURVES]
-    silent, said = [], 0
+    silent = []
+    said = 0
     for p in notebooks():
         text = '\n'.join(source(c) for c in cells(p))
         if not any(o in text or f"read('{Path(o).stem}')" in text for o in files): continue
@@ -91,7 +104,8 @@ def test_chapters_that_show_the_old_set_say_so(twelve):
     assert silent == [] and said >= 9
 
 def test_no_page_calls_a_seen_scene_unseen():
-    assert saying(r'share nothing with the training|scenes never seen|that were not trained on') == []
+    assert saying(
+        r'share nothing with the training|scenes never seen|that were not trained on') == []
 
 def test_the_weights_tell_what_they_saw(lol_data):
     "The names in the weights' fingerprints are those that `trained_on` lists."
@@ -100,7 +114,8 @@ def test_the_weights_tell_what_they_saw(lol_data):
     d = val()
     assert {r['name'] for r in d['rows']} == there and set(seen(d)) == names & there
 
-def unpack_names(): return [f.name for f in unpack(read_metadata(weights_path('small')).about['fingerprints'])]
+def unpack_names():
+    return [f.name for f in unpack(read_metadata(weights_path('small')).about['fingerprints'])]
 
 def test_every_front_says_how_many_were_seen():
     d = val()
@@ -120,22 +135,32 @@ def test_the_four_systems_are_of_one_set():
     assert all(o == [r['name'] for r in val()['rows']] for o in names)
     assert abs(systems[3]['psnr_gt_mean'] - val()['psnr_gt_mean']) < 1e-6
     change = read('exp_figure3')['rows']
-    assert abs(mean(change, 'change') - (systems[3]['psnr_gt_mean'] - systems[0]['psnr_gt_mean'])) < 0.01
+    assert abs(mean(change, 'change')
+               - (systems[3]['psnr_gt_mean'] - systems[0]['psnr_gt_mean'])) < 0.01
 
 
 # --- stored outputs ---
 
 def stale(all_cells):
-    "Cells that printed that something is not set or not measured, beside a text that speaks of a stored run."
-    told = any(re.search(r'[Ss]tored (above|below|here)|stand stored', source(c)) for c in all_cells if c['cell_type'] == 'markdown')
-    return [c['id'] for c in all_cells if re.search(r'\bis not set\b', printed(c)) and (told or 'LOWLIGHT_DATA' in printed(c))]
+    """Cells that printed that something is not set or not measured, beside a text that speaks of a
+    stored run."""
+    told = any(
+        re.search(r'[Ss]tored (above|below|here)|stand stored', source(c))
+        for c in all_cells
+        if c['cell_type'] == 'markdown')
+    return [
+        c['id']
+        for c in all_cells
+        if re.search(r'\bis not set\b', printed(c)) and (told or 'LOWLIGHT_DATA' in printed(c))
+    ]
 
 def test_no_output_says_not_set():
     assert {p.name: s for p in notebooks() if (s := stale(cells(p)))} == {}
 
 def test_a_stale_output_is_noticed():
     text = dict(cell_type='markdown', id='a', source=['Stored above is a run.'])
-    empty = dict(cell_type='code', id='b', source=[], outputs=[dict(output_type='stream', text=['DATA is not set\n'])])
+    empty = dict(cell_type='code', id='b', source=[],
+                 outputs=[dict(output_type='stream', text=['DATA is not set\n'])])
     assert stale([empty, text]) == ['b'] and stale([empty]) == []
     empty['outputs'][0]['text'] = ['LOWLIGHT_DATA is not set']
     assert stale([empty]) == ['b']
@@ -146,7 +171,8 @@ def test_a_stale_output_is_noticed():
 def test_number_of_commands():
     c = ConfigParser(delimiters=['='])
     c.read(ROOT/'settings.ini', encoding='utf-8')
-    commands = re.findall(r'^(lowlight_\w+)=', c['DEFAULT']['console_scripts'].replace('    ', ''), re.M)
+    commands = re.findall(r'^(lowlight_\w+)=', c['DEFAULT']['console_scripts'].replace('    ', ''),
+                          re.M)
     assert len(commands) == len(set(commands)) > 4
     found = saying(r'\b(\w+) commands\b')
     counted = [(name, said) for name, said in found if said.split()[0].lower() in WORDS]
@@ -172,7 +198,8 @@ def test_chapters_do_not_claim_an_order_of_imports():
 def cfg(): return read_metadata(weights_path('small')).config
 
 def test_factor_and_kept_are_printed():
-    "Chapter Masking prints the factor of the bundled model, chapter Decoder whether it corrects kept cells."
+    """Chapter Masking prints the factor of the bundled model, chapter Decoder whether it corrects
+    kept cells."""
     masking = '\n'.join(printed(c) for c in cells(NBS/'05_masking.ipynb'))
     assert f'uses the factor {cfg().factor:.2f} and masks where the entropy exceeds {cfg().tau:.2f}' in masking
     decoder = '\n'.join(printed(c) for c in cells(NBS/'07_decoder.ipynb'))
@@ -183,7 +210,8 @@ def test_decoder_table_ends_at_the_bundled_weights():
     decoder = '\n'.join(printed(c) for c in cells(NBS/'07_decoder.ipynb'))
     last = pd.read_csv(RUN/'decoder_3.csv').query("split == 'val'").gt_mean_psnr.iloc[-1]
     end = read('val_twelve')['psnr_gt_mean']
-    assert f'{last:.4f}'.rstrip('0') in decoder and f'{end:.2f} dB' in decoder and abs(last - end) < 0.1
+    assert f'{last:.4f}'.rstrip('0') in decoder and f'{end:.2f} dB' in decoder and abs(last
+                                                                                       - end) < 0.1
 
 
 # --- the curves ---
@@ -194,8 +222,10 @@ def test_the_loss_of_the_nat():
     assert valid.loss.is_monotonic_decreasing and valid.step.iloc[-1] == 150
     rows = read('rounds')['rows']
     nats = rows['delta, R=0']['cross_entropy'] - rows['delta, R=1']['cross_entropy']
-    assert 0.2 < nats < 0.3                                                   # "about a quarter of a nat"
-    assert rows['delta, R=1']['error_after'] > rows['delta, R=0']['error_after'] - 1e-3   # "no nearer to the truth"
+    # "about a quarter of a nat"
+    assert 0.2 < nats < 0.3
+    # "no nearer to the truth"
+    assert rows['delta, R=1']['error_after'] > rows['delta, R=0']['error_after'] - 1e-3
     slide = page('slides_4.qmd')
     assert '150 steps' in slide and 'quarter of a nat' in slide
     assert saying(r'loss does not fall') == []
@@ -227,7 +257,11 @@ def training_seconds():
     "System: its seconds of training, with what it shares."
     d = read('exp_table1')
     shared = int(re.search(r'one training of (\d+) s', d['note'])[1])
-    return {r['system']: r['seconds_train'] + shared*(r['system'] not in ('LLFlow', 'Restormer')) for r in d['rows'] if r['seconds_train']}
+    return {
+        r['system']: r['seconds_train'] + shared*(r['system'] not in ('LLFlow', 'Restormer'))
+        for r in d['rows']
+        if r['seconds_train']
+    }
 
 def test_table_1_says_the_seconds():
     took = training_seconds()
@@ -235,7 +269,8 @@ def test_table_1_says_the_seconds():
     table = '\n'.join(printed(c) for c in cells(NBS/'15_table1.ipynb'))
     claims = '\n'.join(printed(c) for c in cells(NBS/'course/claims.ipynb'))
     for system, s in took.items():
-        assert re.search(rf'^{re.escape(system)} .*\b{s:,} s with what it shares', table, re.M), system
+        assert re.search(rf'^{re.escape(system)} .*\b{s:,} s with what it shares', table,
+                         re.M), system
         assert f'{system} {s:,}' in claims, system
     assert saying(r'equal seconds of training|about the same seconds|with the same budget') == []
 
@@ -250,7 +285,8 @@ def test_seconds_of_both_precisions_stand_together():
         assert all(f"{r['median']:.2f} s in {r['precision']}" in line for r in d['rows']), line
         assert all(f"about {o['about']} s in {o['precision']}" in line for o in d['reported']), line
     shown = '\n'.join(printed(c) for c in cells(NBS/'13_enhance.ipynb'))
-    assert all(r['precision'] in shown for r in d['rows']) and all(f"about {o['about']} s" in shown for o in d['reported'])
+    assert all(r['precision'] in shown for r in d['rows']) and all(f"about {o['about']} s" in shown
+                                                                   for o in d['reported'])
     assert all(f"about {o['about']} s" in page('results.qmd') for o in d['reported'])
     assert saying(r'0\.7 s (?!in bfloat16)') == []
 
@@ -262,7 +298,8 @@ def test_the_cat_of_figure_3():
     shown = '\n'.join(printed(c) for c in cells(NBS/'15_experiments.ipynb'))
     change = float(re.search(r'^\| chelsea \|.*\| ([-+][\d.]+) \|$', shown, re.M)[1])
     assert change < -1 and 'cat' in page('slides_6.qmd')
-    text = '\n'.join(source(c) for c in cells(NBS/'15_experiments.ipynb') if c['cell_type'] == 'markdown')
+    text = '\n'.join(
+        source(c) for c in cells(NBS/'15_experiments.ipynb') if c['cell_type'] == 'markdown')
     assert re.search(r'cat, chelsea: there the NATs make it worse', text)
 
 def test_the_tutorial_prints_what_its_maps_show():

@@ -34,17 +34,24 @@ def entropy(model, x):
 # --- the counters ---
 
 def attention(mask=None, n=30, m=50):
-    q, k, v = torch.rand(2, 4, n, 16), torch.rand(2, 4, m, 16), torch.rand(2, 4, m, 16)
+    q = torch.rand(2, 4, n, 16)
+    k = torch.rand(2, 4, m, 16)
+    v = torch.rand(2, 4, m, 16)
     return lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
-def deform(groups): return lambda: deform_conv2d(torch.rand(2, 8, 9, 11), torch.zeros(2, 36, 9, 11), torch.rand(12, 8//groups, 3, 3), padding=1, mask=torch.ones(2, 18, 9, 11))
+def deform(groups):
+    return lambda: deform_conv2d(torch.rand(2, 8, 9, 11), torch.zeros(
+        2, 36, 9, 11), torch.rand(12, 8//groups, 3, 3), padding=1, mask=torch.ones(2, 18, 9, 11))
 
-by_hand = {'convolution': (lambda: nn.Conv2d(6, 10, 3, stride=2, padding=1, groups=2)(torch.rand(2, 6, 8, 12)), 2*10*4*6 * 3*9),
-           'linear': (lambda: nn.Linear(7, 3)(torch.rand(2, 5, 7)), 2*5*3*7),
-           'attention': (attention(), 2*4 * 30*50*16*2),
-           'masked attention': (attention(torch.rand(30, 50) > .5), 2*4 * 30*50*16*2),
-           'deformable': (deform(1), 2*12*9*11 * 8*9), 'deformable, groups': (deform(2), 2*12*9*11 * 4*9),
-           'nothing': (lambda: torch.rand(5).sigmoid(), 0)}
+by_hand = {
+    'convolution': (lambda: nn.Conv2d(6, 10, 3, stride=2, padding=1, groups=2)
+                    (torch.rand(2, 6, 8, 12)), 2*10*4*6*3*9),
+    'linear': (lambda: nn.Linear(7, 3)
+               (torch.rand(2, 5, 7)), 2*5*3*7), 'attention': (attention(), 2*4*30*50*16*2),
+    'masked attention': (attention(torch.rand(30, 50) > .5), 2*4*30*50*16*2),
+    'deformable': (deform(1), 2*12*9*11*8*9), 'deformable, groups': (deform(2), 2*12*9*11*4*9),
+    'nothing': (lambda: torch.rand(5).sigmoid(), 0)
+}
 
 @pytest.mark.parametrize('grad', [False, True], ids=['inference', 'grad'])
 @pytest.mark.parametrize('case', by_hand)
@@ -55,7 +62,8 @@ def test_multiply_adds_by_hand(case, grad):
 def test_multiply_adds_under_autocast():
     conv = nn.Conv2d(4, 8, 3, padding=1)
     with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):
-        assert multiply_adds(lambda: conv(torch.rand(1, 4, 8, 8))) == 8*8*8*4*9 and multiply_adds(attention()) == 2*4 * 30*50*16*2
+        assert multiply_adds(lambda: conv(torch.rand(1, 4, 8, 8))) == 8*8*8*4*9 and multiply_adds(
+            attention()) == 2*4*30*50*16*2
 
 # --- nothing that is thrown away ---
 
@@ -64,37 +72,54 @@ def prefixes(model, *kinds): return [n for n, m in model.named_modules() if isin
 def unneeded(model, name):
     "Names of the parts that a system has no use for."
     on = SYSTEMS[name]
-    return (['vqgan.encoder', 'vqgan.decoder.conv_out'] + prefixes(model, LatentNAT)*(not on['latent_nat']) + prefixes(model, FeatureNAT)*(not on['decoder_nat']))
+    return (['vqgan.encoder', 'vqgan.decoder.conv_out'] + prefixes(model, LatentNAT)*
+            (not on['latent_nat']) + prefixes(model, FeatureNAT)*(not on['decoder_nat']))
 
 def under(name, parts): return any(name == p or name.startswith(p+'.') for p in parts)
 
 @system
 @pytest.mark.slow
 def test_unneeded_parts_do_not_run(model, x, name):
-    "By hooks on every module, and by the tensors that are touched at all, since not every method is `forward`. A NAT may be asked and return at once."
-    called, kw = set(), dict(tau=0., **SYSTEMS[name])
-    hooks = [m.register_forward_pre_hook(lambda m, args, n=n: called.add(n)) for n, m in model.named_modules()]
+    """By hooks on every module, and by the tensors that are touched at all, since not every method
+    is `forward`. A NAT may be asked and return at once."""
+    called = set()
+    kw = dict(tau=0., **SYSTEMS[name])
+    hooks = [
+        m.register_forward_pre_hook(lambda m, args, n=n: called.add(n))
+        for n, m in model.named_modules()
+    ]
     try: touched = used_tensors(model, torch.inference_mode()(lambda: model(x, **kw)))
     finally: [h.remove() for h in hooks]
     parts = unneeded(model, name)
-    print(name, 'never called:', *sorted(n for n, _ in model.named_modules() if n and n not in called))
+    print(name, 'never called:',
+          *sorted(n for n, _ in model.named_modules() if n and n not in called))
     assert all(under(p, prefixes(model, nn.Module)) for p in parts), 'a part was renamed'
-    assert [n for n in [*called-set(prefixes(model, LatentNAT, FeatureNAT)), *touched] if under(n, parts)] == []
-    for part, on in ((LatentNAT, kw['latent_nat']), (FeatureNAT, kw['decoder_nat'])):   # and what is on does run
+    assert [
+        n for n in [*called - set(prefixes(model, LatentNAT, FeatureNAT)), *touched]
+        if under(n, parts)
+    ] == []
+    # and what is on does run
+    for part, on in ((LatentNAT, kw['latent_nat']), (FeatureNAT, kw['decoder_nat'])):
         assert on == any(under(n, prefixes(model, part)) for n in touched)
 
 @system
 @pytest.mark.slow
 def test_no_unused_heads(model, x, name):
-    "Every parameter that is touched has a say in some output; by gradients, so what chooses tokens or places (no gradient) is excepted by name."
+    """Every parameter that is touched has a say in some output; by gradients, so what chooses
+    tokens or places (no gradient) is excepted by name."""
     params = dict(model.named_parameters())
     model.zero_grad()
-    touched = set(used_tensors(model, lambda: model(x, tau=tau_for_share(entropy(model, x), .4), **SYSTEMS[name]))) & set(params)
+    touched = set(
+        used_tensors(model, lambda: model(x, tau=tau_for_share(entropy(model, x), .4), **SYSTEMS[
+            name]))) & set(params)
     out = model(x, tau=tau_for_share(entropy(model, x), .4), **SYSTEMS[name])
-    sum(o.float().sum() for o in out.values() if isinstance(o, torch.Tensor) and o.requires_grad).backward()
+    sum(o.float().sum()
+        for o in out.values()
+        if isinstance(o, torch.Tensor) and o.requires_grad).backward()
     silent = {n for n in touched if params[n].grad is None}
     model.zero_grad()
-    chooses = ['vqgan.decoder', *[f'{n}.to_logvar' for n in prefixes(model, FeatureNAT)]]   # features of the tokens' codes; confidence of the rounds
+    # features of the tokens' codes; confidence of the rounds
+    chooses = ['vqgan.decoder', *[f'{n}.to_logvar' for n in prefixes(model, FeatureNAT)]]
     assert sorted(n for n in silent if not under(n, chooses)) == []
 
 
@@ -109,37 +134,57 @@ def test_multiply_adds_follow_the_mask(model, x, monkeypatch):
     def macs(share, **kw):
         r = stage_multiply_adds(model, x, tau_for_share(H, share), **kw)
         return torch.tensor([r['refine'], r['decode']])
-    off, on = macs(.4, latent_nat=False, decoder_nat=False), [macs(s) for s in SHARES]
+    off = macs(.4, latent_nat=False, decoder_nat=False)
+    on = [macs(s) for s in SHARES]
     assert torch.equal(on[0], off), 'nothing is masked, and still the NATs compute'
     for a, b in zip(on, on[1:]): assert (b >= a).all()
-    assert (on[1][0]-off[0]) < .5*(on[3][0]-off[0]), 'the NAT on the latent computes for places that are not masked'
+    assert (on[1][0] - off[0]) < .5*(
+        on[3][0] - off[0]), 'the NAT on the latent computes for places that are not masked'
     assert (on[3] > off).all()
 
 @pytest.mark.slow
 def test_masked_work_grows_with_the_mask(model, x):
-    "From a fifth to four fifths masked: at least by the linear layers of the places, and of the cells, that more rounds then compute. A cost that does not depend on the mask fails"
+    """From a fifth to four fifths masked: at least by the linear layers of the places, and of the
+    cells, that more rounds then compute. A cost that does not depend on the mask fails"""
     H, nat, feat = entropy(model, x), model.nat, model.fusion.nat
     place = sum(l.weight.numel() for l in (nat.place_mlp[1], nat.head))
-    cell = sum(l.weight.numel() for l in (feat.embed, feat.to_feature, *[l for b in feat.blocks for l in (b.qkv, b.proj, b.mlp[0], b.mlp[2])]))
+    cell = sum(l.weight.numel()
+               for l in (feat.embed, feat.to_feature,
+                         *[l for b in feat.blocks for l in (b.qkv, b.proj, b.mlp[0], b.mlp[2])]))
     def macs_and_work(share):
         kw = dict(tau=tau_for_share(H, share), rounds=4)
         rows = stage_multiply_adds(model, x, **kw)
         with torch.inference_mode(): out = model(x, record=True, **kw)
-        n, m = ([h.masked.sum().item() for h in hist] for hist in (out.history, out.feature_history))
+        n, m = ([h.masked.sum().item()
+                 for h in hist]
+                for hist in (out.history, out.feature_history))
         assert len(n) == len(m) == 4
-        return torch.tensor([rows['refine'], rows['decode']]), torch.tensor([sum(n)*place, sum(m[:-1])*cell])   # all cells are computed once, then those just masked
+        # all cells are computed once, then those just masked
+        return torch.tensor([rows['refine'],
+                             rows['decode']]), torch.tensor([sum(n)*place,
+                                                             sum(m[:-1])*cell])
     (few, few_work), (many, many_work) = map(macs_and_work, (.2, .8))
     assert (many_work > 3*few_work).all()
-    assert (many - few >= many_work - few_work).all(), f'{many - few} multiply-adds more, {many_work - few_work} expected at least'
+    assert (many - few >= many_work - few_work
+            ).all(), f'{many - few} multiply-adds more, {many_work - few_work} expected at least'
     assert (many - few <= 2*(many_work - few_work)).all()
 
 @pytest.mark.parametrize('share', [.2, .8])
 @pytest.mark.slow
 def test_later_rounds_compute_masked_cells_only(model, x, share):
-    "The NAT on features, by the sizes its layers are given: all cells once, then those that are masked or have just been settled"
-    nat, seen = model.fusion.nat, {}
-    layers = [nat.embed, nat.to_feature, nat.to_logvar, *[l for b in nat.blocks for l in (b.qkv, b.proj, b.mlp)]]
-    hooks = [l.register_forward_pre_hook(lambda m, args, i=i: seen.setdefault(i, []).append(args[0].shape[1])) for i, l in enumerate(layers)]
+    """The NAT on features, by the sizes its layers are given: all cells once, then those that are
+    masked or have just been settled"""
+    nat = model.fusion.nat
+    seen = {}
+    layers = [
+        nat.embed, nat.to_feature, nat.to_logvar,
+        *[l for b in nat.blocks for l in (b.qkv, b.proj, b.mlp)]
+    ]
+    hooks = [
+        l.register_forward_pre_hook(
+            lambda m, args, i=i: seen.setdefault(i, []).append(args[0].shape[1]))
+        for i, l in enumerate(layers)
+    ]
     with torch.inference_mode():
         try: out = model(x, tau=tau_for_share(entropy(model, x), share), rounds=4, record=True)
         finally: [h.remove() for h in hooks]
@@ -159,14 +204,16 @@ def test_masked_places_alone_are_predicted(model, x, share):
         try: out = model(x, tau=tau_for_share(entropy(model, x), share), rounds=4, record=True)
         finally: [h.remove() for h in hooks]
     masked = [h.masked.sum().item() for h in out.history]
-    assert len(masked) == 4 and masked[-1] < masked[0] < out.mask.numel() and set(rows.values()) == {sum(masked)}
+    assert len(masked) == 4 and masked[-1] < masked[0] < out.mask.numel() and set(
+        rows.values()) == {sum(masked)}
 
 @pytest.mark.parametrize('by', ['entropy', 'spread'])
 @pytest.mark.slow
 def test_share_of_either_map(x, by):
     "The threshold for a share is found on the map that it cuts."
     m = LowLightNAT(replace(ModelConfig.tiny(), mask_by=by)).eval()
-    assert cost(m, (96, 150), .4, repeat=1, threads=1, memory=False, systems=('GLARE',)).masked == pytest.approx(.4, abs=.01)
+    assert cost(m, (96, 150), .4, repeat=1, threads=1, memory=False,
+                systems=('GLARE', )).masked == pytest.approx(.4, abs=.01)
 
 @pytest.mark.parametrize('kept', [False, True])
 @pytest.mark.slow
@@ -181,8 +228,10 @@ def test_rounds_with_nothing_masked_are_free(model, x, kept, monkeypatch):
 
 @pytest.mark.slow
 def test_small_with_both_nats():
-    "Both NATs: at most 12% more memory (weights and working memory) and 25% more multiply-adds than GLARE, 400x600."
-    res = cost('small', (400, 600), .4, rounds=4, repeat=1, threads=min(2, os.cpu_count()), device='cpu', systems=('GLARE', 'both'))
+    """Both NATs: at most 12% more memory (weights and working memory) and 25% more multiply-adds
+    than GLARE, 400x600."""
+    res = cost('small', (400, 600), .4, rounds=4, repeat=1, threads=min(2, os.cpu_count()),
+               device='cpu', systems=('GLARE', 'both'))
     print(cost_table(res))
     glare, both = res.rows
     assert res.masked == pytest.approx(.4, abs=.002)
@@ -204,9 +253,16 @@ def test_complaints(line, say, capsys):
 @pytest.mark.slow
 def test_command(tmp_path, capsys):
     file = tmp_path/'cost.json'
-    assert lowlight_experiment.main(f'cost --preset tiny --size 41 62 --repeat 2 --threads 1 --share .3 --rounds 2 --dtype bfloat16 --json {file}'.split()) == 0
-    out, d = capsys.readouterr().out, json.loads(file.read_text())
+    assert lowlight_experiment.main(
+        f'cost --preset tiny --size 41 62 --repeat 2 --threads 1 --share .3 --rounds 2 --dtype bfloat16 --json {file}'
+        .split()) == 0
+    out = capsys.readouterr().out
+    d = json.loads(file.read_text())
     assert all(name in out for name in SYSTEMS) and [r['system'] for r in d['rows']] == [*SYSTEMS]
-    assert (d['size'], d['threads'], d['dtype'], d['rounds']) == ([41, 62], 1, 'bfloat16', 2) and d['masked'] == pytest.approx(.3, abs=.02)
-    assert {'versions', 'command', 'date', 'device'} <= set(d) and str(tmp_path) not in file.read_text()
-    assert d['command'] == 'lowlight_experiment cost --preset tiny --size 41 62 --share 0.3 --rounds 2 --repeat 2 --threads 1 --dtype bfloat16 --json cost.json'
+    assert (d['size'], d['threads'], d['dtype'], d['rounds']) == ([
+        41, 62
+    ], 1, 'bfloat16', 2) and d['masked'] == pytest.approx(.3, abs=.02)
+    assert {'versions', 'command', 'date', 'device'
+            } <= set(d) and str(tmp_path) not in file.read_text()
+    assert d[
+        'command'] == 'lowlight_experiment cost --preset tiny --size 41 62 --share 0.3 --rounds 2 --repeat 2 --threads 1 --dtype bfloat16 --json cost.json'

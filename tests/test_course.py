@@ -24,21 +24,35 @@ def checks(monkeypatch):
     return checks
 
 def answers(path, checks):
-    "Run a notebook's code from top to bottom; the answers it handed to `check`, and what was said of them"
-    given, space, judge = {}, {}, checks.judge
+    """Run a notebook's code from top to bottom; the answers it handed to `check`, and what was said
+    of them"""
+    given = {}
+    space = {}
+    judge = checks.judge
     said = {}
-    def check(name, answer): given[name] = answer; said[name] = judge(name, answer); checks.verdicts[name] = said[name][0]
-    old, checks.check = checks.check, check
-    checks.verdicts.clear(); os.chdir(path.parent)
+    def check(name, answer):
+        given[name] = answer
+        said[name] = judge(name, answer)
+        checks.verdicts[name] = said[name][0]
+    old = checks.check
+    checks.check = check
+    checks.verdicts.clear()
+    os.chdir(path.parent)
     try:
         for c in cells(path):
-            if c['cell_type'] == 'code' and not re.search(r'nbdev_export\(\)|google\.colab|^set_matplotlib_formats', source(c)): exec(compile(source(c), path.name, 'exec'), space)
+            if c['cell_type'] == 'code' and not re.search(
+                    r'nbdev_export\(\)|google\.colab|^set_matplotlib_formats', source(c)):
+                exec(compile(source(c), path.name, 'exec'), space)
     finally: checks.check = old
     return given, said
 
 def tasks(path):
     "Number, level and text of each exercise"
-    found = [re.match(r'## (\d\.\d+) (.+) · level ([123])\n', source(c)) for c in cells(path) if c['cell_type'] == 'markdown']
+    found = [
+        re.match(r'## (\d\.\d+) (.+) · level ([123])\n', source(c))
+        for c in cells(path)
+        if c['cell_type'] == 'markdown'
+    ]
     return {m[1]: (int(m[3]), m[2]) for m in found if m}
 
 
@@ -66,24 +80,38 @@ def test_wrong_answers_are_noticed(n, checks, monkeypatch):
     monkeypatch.syspath_prepend(str(COURSE/'solutions'))
     wrong = __import__(f'wrong_{n}').WRONG
     assert list(wrong) == list(tasks(COURSE/f'exercises_{n}.ipynb')) and all(wrong.values())
-    said = {f'{k}, wrong answer {i}': checks.judge(k, a) for k, v in wrong.items() for i, a in enumerate(v)}
+    said = {
+        f'{k}, wrong answer {i}': checks.judge(k, a)
+        for k, v in wrong.items()
+        for i, a in enumerate(v)
+    }
     assert {k: v for k, v in said.items() if v[0] != 'wrong'} == {}
     assert all(len(v[1]) > 35 for v in said.values()), 'a hint is a sentence'
 
 @by_session
 def test_tasks_and_levels_agree(n, checks):
-    a, b = COURSE/f'exercises_{n}.ipynb', COURSE/f'solutions/solutions_{n}.ipynb'
-    plain = lambda p: [re.sub(r'\]\([^)]*\)', ']()', source(c)) for c in cells(p) if c['cell_type'] == 'markdown' and source(c).startswith('## ')]
+    a = COURSE/f'exercises_{n}.ipynb'
+    b = COURSE/f'solutions/solutions_{n}.ipynb'
+    plain = lambda p: [
+        re.sub(r'\]\([^)]*\)', ']()', source(c))
+        for c in cells(p)
+        if c['cell_type'] == 'markdown' and source(c).startswith('## ')
+    ]
     assert plain(a) == plain(b), 'exercise and solution state different tasks'
     checks.importlib.import_module(f'checks_{n}')
-    assert {k: v[0] for k, v in tasks(a).items()} == {k: v[0] for k, v in checks.CHECKS.items() if k.startswith(f'{n}.')}
+    assert {k: v[0]
+            for k, v in tasks(a).items()
+            } == {k: v[0]
+                  for k, v in checks.CHECKS.items()
+                  if k.startswith(f'{n}.')}
 
 def test_check_says_what_is_wrong(checks, capsys):
     checks.check('1.3', lambda x, y: None)
     checks.check('1.3', lambda x, y: 1/0)
     checks.check('1.3', ...)
     said = capsys.readouterr().out.splitlines()
-    assert 'return' in said[0] and 'ZeroDivisionError' in said[1] and said[2] == '1.3: not solved yet'
+    assert 'return' in said[0] and 'ZeroDivisionError' in said[1] and said[
+        2] == '1.3: not solved yet'
 
 
 # --- slides and pages ---
@@ -91,7 +119,8 @@ def test_check_says_what_is_wrong(checks, capsys):
 DECKS = [COURSE/f'slides_{n}.qmd' for n in SESSIONS]
 PAGES = ['index', 'projects', 'teaching']
 by_deck = pytest.mark.parametrize('path', DECKS, ids=lambda p: p.stem)
-by_page = pytest.mark.parametrize('path', [*DECKS, *[COURSE/f'{o}.qmd' for o in PAGES]], ids=lambda p: p.stem)
+by_page = pytest.mark.parametrize('path', [*DECKS, *[COURSE/f'{o}.qmd' for o in PAGES]],
+                                  ids=lambda p: p.stem)
 EMBED = re.compile(r'\{\{< embed (\S+)#(\S+) >\}\}')
 
 def frontmatter(path):
@@ -110,7 +139,10 @@ def test_page_frontmatter(path):
 def test_deck_is_a_deck(path):
     slides = re.split(r'^## ', text(path), flags=re.M)[1:]
     assert 15 <= len(slides) <= 25
-    assert [s.splitlines()[0] for s in slides if s.count('::: {.notes}') != 1 or len(s.split('::: {.notes}')[1].split(':::')[0].strip()) < 10] == [], 'without notes'
+    assert [
+        s.splitlines()[0] for s in slides if s.count('::: {.notes}') != 1
+        or len(s.split('::: {.notes}')[1].split(':::')[0].strip()) < 10
+    ] == [], 'without notes'
     assert text(path).count('\n:::\n') == len(slides), 'a block of notes is not closed'
 
 @by_deck
@@ -123,10 +155,14 @@ def test_deck_code_runs(path, monkeypatch):
     space = {}
     with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
         torch.manual_seed(0)
-        for i, b in enumerate(blocks): exec(compile(b, f'{path.name}, block {i + 1}', 'exec'), space)
+        for i, b in enumerate(blocks):
+            exec(compile(b, f'{path.name}, block {i + 1}', 'exec'), space)
 
 def cell_labelled(nb, label):
-    found = [c for c in cells(nb) if c['cell_type'] == 'code' and re.search(rf'^#\| *label: *{re.escape(label)}$', source(c), re.M)]
+    found = [
+        c for c in cells(nb) if c['cell_type'] == 'code'
+        and re.search(rf'^#\| *label: *{re.escape(label)}$', source(c), re.M)
+    ]
     assert len(found) == 1, f'{nb.name} has {len(found)} cells labelled {label}'
     return found[0]
 
@@ -138,43 +174,71 @@ def test_deck_figures_exist(path):
         c = cell_labelled((path.parent/nb).resolve(), label)
         shown = [o for o in c['outputs'] if o['output_type'] in ('display_data', 'execute_result')]
         assert shown, f'{nb}#{label} has no stored output'
-        assert not re.search(r'^#\| *(hide|include: *false)', source(c), re.M), f'{nb}#{label} is hidden'
+        assert not re.search(r'^#\| *(hide|include: *false)', source(c),
+                             re.M), f'{nb}#{label} is hidden'
         if label.startswith('fig-'):
-            assert any(k.startswith('image/') for o in shown for k in o['data']), f'{nb}#{label} shows no picture'
-            assert re.search(r'^#\| *fig-alt: *\S.{20}', source(c), re.M), f'{nb}#{label} has no alternative text'
+            assert any(k.startswith('image/')
+                       for o in shown
+                       for k in o['data']), f'{nb}#{label} shows no picture'
+            assert re.search(r'^#\| *fig-alt: *\S.{20}', source(c),
+                             re.M), f'{nb}#{label} has no alternative text'
 
 def test_labels_are_unique():
-    labels = [m for p in (ROOT/'nbs').glob('*.ipynb') for c in cells(p) if c['cell_type'] == 'code' for m in re.findall(r'^#\| *label: *(\S+)', source(c), re.M)]
+    labels = [
+        m for p in (ROOT/'nbs').glob('*.ipynb') for c in cells(p) if c['cell_type'] == 'code'
+        for m in re.findall(r'^#\| *label: *(\S+)', source(c), re.M)
+    ]
     assert sorted(set(labels)) == sorted(labels)
 
 @by_page
 def test_page_pictures_and_links(path):
-    for alt, to in re.findall(r'!\[([^\]]*)\]\(([^)\s]+)\)', prose(path)): assert len(alt) > 20 and (path.parent/to).is_file(), to
+    for alt, to in re.findall(r'!\[([^\]]*)\]\(([^)\s]+)\)', prose(path)):
+        assert len(alt) > 20 and (path.parent/to).is_file(), to
     for to in re.findall(r'(?<!!)\[[^\]]*\]\(([^)\s]+)\)', prose(path)):
         if re.match(r'[a-z]+:', to): continue
         file, _, anchor = to.partition('#')
-        assert not file or (path.parent/file).is_file(), f'{path.name} links to {to}, which is not there'
+        assert not file or (path.parent
+                            /file).is_file(), f'{path.name} links to {to}, which is not there'
 
 @by_session
 def test_notebook_links(n):
     for p in (COURSE/f'exercises_{n}.ipynb', COURSE/f'solutions/solutions_{n}.ipynb'):
-        links = [m for c in cells(p) if c['cell_type'] == 'markdown' for m in re.findall(r'\]\(([^)\s]+)\)', source(c))]
-        assert links and [o for o in links if ':' not in o and not (p.parent/o.split('#')[0]).is_file()] == []
+        links = [
+            m for c in cells(p) if c['cell_type'] == 'markdown'
+            for m in re.findall(r'\]\(([^)\s]+)\)', source(c))
+        ]
+        assert links and [
+            o for o in links if ':' not in o and not (p.parent/o.split('#')[0]).is_file()
+        ] == []
 
 @pytest.mark.slow
 def test_processed_pages_carry_them(tmp_path):
-    "What nbdev hands to Quarto: the course's pages as they are, and every embedded cell with its label, its options and its output"
+    """What nbdev hands to Quarto: the course's pages as they are, and every embedded cell with its
+    label, its options and its output"""
     wanted = {(nb, label) for p in DECKS for nb, label in EMBED.findall(text(p))}
-    script = ("import shutil, sys; from pathlib import Path; from nbdev.serve_drv import main; from nbdev.processors import FilterDefaults\n"
-              "for o in sys.argv[2:]: main((Path(o), Path(sys.argv[1])/Path(o).name, FilterDefaults))")
-    light = [ROOT/'nbs'/Path(nb).name for nb in sorted({nb for nb, _ in wanted}) if Path(nb).name in ('lab_nat_gain.ipynb', '05_masking.ipynb')]
-    subprocess.run([sys.executable, '-c', script, str(tmp_path), *map(str, light)], cwd=ROOT, check=True, capture_output=True, text=True)
+    script = (
+        "import shutil, sys; from pathlib import Path; from nbdev.serve_drv import main; from nbdev.processors import FilterDefaults\n"
+        "for o in sys.argv[2:]: main((Path(o), Path(sys.argv[1])/Path(o).name, FilterDefaults))")
+    light = [
+        ROOT/'nbs'/Path(nb).name
+        for nb in sorted({nb
+                          for nb, _ in wanted})
+        if Path(nb).name in ('lab_nat_gain.ipynb', '05_masking.ipynb')
+    ]
+    subprocess.run([sys.executable, '-c', script,
+                    str(tmp_path), *map(str, light)], cwd=ROOT, check=True, capture_output=True,
+                   text=True)
     for nb, label in wanted:
         made = tmp_path/Path(nb).name
-        if made.is_file(): assert cell_labelled(made, label)['outputs'], f'{nb}#{label} lost its output'
+        if made.is_file():
+            assert cell_labelled(made, label)['outputs'], f'{nb}#{label} lost its output'
     from nbdev.doclinks import nbglob
-    globbed = {Path(o).relative_to(ROOT/'nbs').as_posix() for o in nbglob(ROOT/'nbs', func=Path, file_glob='', file_re='')}
-    pages = [f'course/{o}.qmd' for o in PAGES] + [f'course/{p.name}' for p in DECKS] + ['course/slides.scss']
+    globbed = {
+        Path(o).relative_to(ROOT/'nbs').as_posix()
+        for o in nbglob(ROOT/'nbs', func=Path, file_glob='', file_re='')
+    }
+    pages = [f'course/{o}.qmd' for o in PAGES] + [f'course/{p.name}'
+                                                  for p in DECKS] + ['course/slides.scss']
     assert [o for o in pages if o not in globbed] == []
 
 @pytest.mark.slow
@@ -184,13 +248,16 @@ def test_projects(monkeypatch):
     parts = re.split(r'^## Project \d: ', s, flags=re.M)[1:]
     assert len(parts) == 5
     for p in parts:
-        assert re.search(r'About \d+ hours', p) and 'Data:' in p and ('samples' in p or 'LOWLIGHT_DATA' in p)
+        assert re.search(r'About \d+ hours', p) and 'Data:' in p and ('samples' in p
+                                                                      or 'LOWLIGHT_DATA' in p)
         assert sum(map(int, re.findall(r'^\| [^|]+ \((\d+)\) \|', p, re.M))) == 20
     monkeypatch.chdir(COURSE)
     import torch
-    space, said = {}, io.StringIO()
+    space = {}
+    said = io.StringIO()
     with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(said):
-        for i, b in enumerate(re.findall(r'^```python\n(.*?)^```', s, re.S | re.M)): exec(compile(b, f'projects.qmd, block {i + 1}', 'exec'), space)
+        for i, b in enumerate(re.findall(r'^```python\n(.*?)^```', s, re.S | re.M)):
+            exec(compile(b, f'projects.qmd, block {i + 1}', 'exec'), space)
     assert 'parameters more' in said.getvalue() and said.getvalue().splitlines()[-1] == 'True'
 
 def test_syllabus_adds_up():
@@ -200,9 +267,14 @@ def test_syllabus_adds_up():
     for n, p in zip(SESSIONS, parts[1::2]):
         p = p.split('\n## ')[0]
         times = [tuple(map(int, m)) for m in re.findall(r'^\| (\d+)-(\d+) \|', p, re.M)]
-        assert times[0][0] == 0 and times[-1][1] == 90 and all(a[1] == b[0] for a, b in zip(times, times[1:])), f'session {n} has a gap'
+        assert times[0][0] == 0 and times[-1][1] == 90 and all(
+            a[1] == b[0] for a, b in zip(times, times[1:])), f'session {n} has a gap'
         goals = set(re.findall(rf'\b{n}\.\d\b', p.split('| minutes')[0]))
-        assert goals == set(tasks(COURSE/f'exercises_{n}.ipynb')), f'session {n}: goals and exercises differ'
+        assert goals == set(tasks(
+            COURSE/f'exercises_{n}.ipynb')), f'session {n}: goals and exercises differ'
         assert f'[{len(goals)}](exercises_{n}.ipynb)' in s
     notes = re.split(r'^## Session \d$', text(COURSE/'teaching.qmd'), flags=re.M)[1:]
-    assert len(notes) == 6 and all(all(o in p for o in ('What students ask', 'get stuck', 'Show live', 'Wrong ideas')) for p in notes)
+    assert len(notes) == 6 and all(
+        all(o in p
+            for o in ('What students ask', 'get stuck', 'Show live', 'Wrong ideas'))
+        for p in notes)

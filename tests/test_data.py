@@ -13,7 +13,8 @@ from lowlight_nat.pairs import data_name, default_split, split_note
 warnings.filterwarnings('ignore', category=FutureWarning)
 
 
-def picture(h=24, w=32, seed=0): return torch.rand(3, h, w, generator=torch.Generator().manual_seed(seed))
+def picture(h=24, w=32, seed=0):
+    return torch.rand(3, h, w, generator=torch.Generator().manual_seed(seed))
 
 def save(path, h=24, w=32, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,41 +49,54 @@ def test_lol_v1(lol1):
 
 def test_lol_v2(tmp_path):
     for d, n in (('Train', 20), ('Test', 4)):
-        save_pairs(tmp_path, f'Real_captured/{d}/Low', f'Real_captured/{d}/Normal', range(1, n+1), 'low{:05d}.png', 'normal{:05d}.png')
-        save_pairs(tmp_path, f'Synthetic/{d}/Low', f'Synthetic/{d}/Normal', [f'r{i:05x}{d}t' for i in range(n)])
+        save_pairs(tmp_path, f'Real_captured/{d}/Low', f'Real_captured/{d}/Normal', range(1, n + 1),
+                   'low{:05d}.png', 'normal{:05d}.png')
+        save_pairs(tmp_path, f'Synthetic/{d}/Low', f'Synthetic/{d}/Normal',
+                   [f'r{i:05x}{d}t' for i in range(n)])
     assert len(find_pairs(tmp_path, 'test')) == 8
     for half in ('Real_captured', 'Synthetic'):
         train, val, test = (find_pairs(tmp_path/half, s) for s in ('train', 'val', 'test'))
         assert len(train) == 19 and len(val) == 1 and len(test) == 4
-        assert all(p.low.stem.replace('low', '') == p.high.stem.replace('normal', '') for p in train+val+test)
+        assert all(
+            p.low.stem.replace('low', '') == p.high.stem.replace('normal', '')
+            for p in train + val + test)
 
 def test_layout_with_val_and_without(tmp_path):
     save_pairs(tmp_path, 'train/low', 'train/high', range(10))
     assert len(find_pairs(tmp_path, 'train')) == 9 and len(find_pairs(tmp_path, 'val')) == 1
     save_pairs(tmp_path, 'val/low', 'val/high', 'ab')
-    assert len(find_pairs(tmp_path, 'train')) == 10 and names(find_pairs(tmp_path, 'val')) == ['a', 'b']
+    assert len(find_pairs(tmp_path, 'train')) == 10 and names(find_pairs(tmp_path,
+                                                                         'val')) == ['a', 'b']
     with pytest.raises(ValueError, match='no test pairs'): find_pairs(tmp_path, 'test')
 
 def test_only_a_test_split(tmp_path):
     save_pairs(tmp_path, 'eval15/low', 'eval15/high', 'ab')
     assert len(find_pairs(tmp_path, 'test')) == 2
-    with pytest.raises(ValueError, match='no train pairs: it lacks our485/low or our485/high'): find_pairs(tmp_path, 'train')
+    with pytest.raises(ValueError, match='no train pairs: it lacks our485/low or our485/high'):
+        find_pairs(tmp_path, 'train')
 
 def test_folders_without_a_split(tmp_path):
-    "low and high in one folder, Low and Normal, or anywhere: train and val are parts of one list, always the same; all gives the whole."
+    """low and high in one folder, Low and Normal, or anywhere: train and val are parts of one list,
+    always the same; all gives the whole."""
     scenes = list(range(30))
     save_pairs(tmp_path/'a', 'low', 'high', scenes)
     save_pairs(tmp_path/'b', 'Low', 'Normal', scenes)
     save_pairs(tmp_path/'c', 'dark', 'light', scenes)
     for root in tmp_path/'a', tmp_path/'b', (tmp_path/'c/dark', tmp_path/'c/light'):
         train, val, whole = (find_pairs(root, s) for s in ('train', 'val', 'all'))
-        assert default_split(root) == 'all' and len(whole) == 30 and set(train) | set(val) == set(whole) and not set(train) & set(val)
-        assert names(val) == names(find_pairs(tmp_path/'a', 'val')) and f'{len(train)} pairs to train on, {len(val)} to validate with: they are held out' in split_note(root)
+        assert default_split(root) == 'all' and len(whole) == 30 and set(train) | set(val) == set(
+            whole) and not set(train) & set(val)
+        assert names(val) == names(
+            find_pairs(tmp_path/'a', 'val')
+        ) and f'{len(train)} pairs to train on, {len(val)} to validate with: they are held out' in split_note(
+            root)
         with pytest.raises(ValueError, match='no split'): find_pairs(root, 'test')
-    assert data_name((tmp_path/'c/dark', tmp_path/'c/light')) == 'dark and light' and data_name(tmp_path/'a') == 'a'
+    assert data_name((tmp_path/'c/dark', tmp_path/'c/light')) == 'dark and light' and data_name(
+        tmp_path/'a') == 'a'
     with pytest.raises(ValueError, match='Two folders are wanted'): find_pairs((tmp_path,))
     with pytest.raises(ValueError, match='none of the layouts'): find_pairs(tmp_path/'c')
-    dls = LowLightDataLoaders.from_folder((tmp_path/'c/dark', tmp_path/'c/light'), bs=4, size=16, device='cpu')
+    dls = LowLightDataLoaders.from_folder((tmp_path/'c/dark', tmp_path/'c/light'), bs=4, size=16,
+                                          device='cpu')
     assert len(dls.train.dataset.pairs) == len(train)
 
 def test_data_with_a_split_are_never_taken_whole(lol1):
@@ -91,9 +105,11 @@ def test_data_with_a_split_are_never_taken_whole(lol1):
 
 def test_extensions_case_blanks_and_foreign_files(tmp_path):
     for n, low, high in (('a b', 'png', 'jpg'), ('Grüße', 'webp', 'png'), ('x.y', 'PNG', 'bmp')):
-        save(tmp_path/'low'/f'{n}.{low.lower()}'); (tmp_path/'low'/f'{n}.{low.lower()}').rename(tmp_path/'low'/f'{n}.{low}')
+        save(tmp_path/'low'/f'{n}.{low.lower()}')
+        (tmp_path/'low'/f'{n}.{low.lower()}').rename(tmp_path/'low'/f'{n}.{low}')
         save(tmp_path/'high'/f'{n}.{high}')
-    for f in ('Thumbs.db', '.DS_Store', '._a b.png', 'list.txt'): (tmp_path/'low'/f).write_bytes(b'x')
+    for f in ('Thumbs.db', '.DS_Store', '._a b.png', 'list.txt'):
+        (tmp_path/'low'/f).write_bytes(b'x')
     assert sorted(names(pair_folders(tmp_path/'low', tmp_path/'high'))) == ['Grüße', 'a b', 'x.y']
 
 def test_numbers_are_sorted_by_value(tmp_path):
@@ -110,16 +126,19 @@ def test_missing_partners_are_named_at_most_ten(tmp_path):
 
 def test_unknown_layout_is_one_sentence_that_says_what_is_read(tmp_path):
     with pytest.raises(ValueError) as e: find_pairs(tmp_path)
-    assert all(o in str(e.value) for o in ('our485', 'eval15', 'Real_captured', 'Synthetic', 'train/{low,high}')) and '\n' not in str(e.value)
+    assert all(o in str(e.value) for o in ('our485', 'eval15', 'Real_captured', 'Synthetic',
+                                           'train/{low,high}')) and '\n' not in str(e.value)
     with pytest.raises(FileNotFoundError, match='no folder'): find_pairs(tmp_path/'nowhere')
 
 @pytest.mark.slow
 def test_the_hold_out_is_the_same_in_every_process():
     code = ("from lowlight_nat.data import *; ps=[Pair(None,None,str(i)) for i in range(200)];"
             "print(','.join(p.name for p in hold_out(ps)[1]))")
-    other = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], env=dict(os.environ, PYTHONHASHSEED='1'), capture_output=True,
-                           text=True, check=True).stdout.strip().split(',')
-    assert other == names(hold_out([Pair(None, None, str(i)) for i in range(200)])[1]) and len(other) == 10
+    other = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], env=dict(
+        os.environ, PYTHONHASHSEED='1'), capture_output=True, text=True,
+                           check=True).stdout.strip().split(',')
+    assert other == names(hold_out([Pair(None, None, str(i))
+                                    for i in range(200)])[1]) and len(other) == 10
 
 
 # broken files
@@ -128,18 +147,21 @@ def test_unequal_sizes_are_named(tmp_path):
     save_pairs(tmp_path, 'low', 'high', range(4))
     save(tmp_path/'low'/'2.png', 20, 32)
     for strict in (True, False):
-        with pytest.raises(ValueError, match=r'2 \(low 20x32, high 24x32\)'): check_pairs(pair_folders(tmp_path/'low', tmp_path/'high'), strict)
+        with pytest.raises(ValueError, match=r'2 \(low 20x32, high 24x32\)'):
+            check_pairs(pair_folders(tmp_path/'low', tmp_path/'high'), strict)
 
 @pytest.mark.parametrize('order,h,w', [(1, 24, 32), (3, 24, 32), (6, 32, 24), (8, 32, 24)])
 def test_sizes_are_those_after_the_exif_rotation(tmp_path, order, h, w):
-    exif = Image.Exif(); exif[274] = order
+    exif = Image.Exif()
+    exif[274] = order
     to_pil(picture()).save(tmp_path/'a.jpg', exif=exif)
     save(tmp_path/'b.png', h, w)
     assert check_pairs([Pair(tmp_path/'a.jpg', tmp_path/'b.png', 'a')])
     assert read_image(tmp_path/'a.jpg').shape == (3, h, w)
 
 def test_a_damaged_exif_block_does_not_cost_a_pair(tmp_path):
-    to_pil(picture()).save(tmp_path/'a.jpg', exif=b'Exif\0\0MM\0*\0\0\0\x08\xff\xff'+bytes(range(40)))
+    to_pil(picture()).save(tmp_path/'a.jpg',
+                           exif=b'Exif\0\0MM\0*\0\0\0\x08\xff\xff' + bytes(range(40)))
     assert len(check_pairs([Pair(tmp_path/'a.jpg', tmp_path/'a.jpg', 'a')])) == 1
 
 @pytest.fixture
@@ -151,7 +173,8 @@ def twelve(tmp_path):
 def test_unreadable_files_in_training_are_left_out_with_a_warning(twelve):
     (twelve/'train/low/3.png').write_bytes(b'')
     (twelve/'train/high/7.png').write_bytes(b'nonsense')
-    with pytest.warns(UserWarning, match=r'2 of 12 pairs left out: .*3\.png.*7\.png'): dls = LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu')
+    with pytest.warns(UserWarning, match=r'2 of 12 pairs left out: .*3\.png.*7\.png'):
+        dls = LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu')
     assert len(dls.train.dataset.pairs) == 10
 
 def test_a_file_that_breaks_off_is_left_out_when_it_is_met(twelve):
@@ -167,7 +190,8 @@ def test_a_file_that_breaks_off_is_left_out_when_it_is_met(twelve):
 @pytest.mark.parametrize('damage', [cut_short, lambda p: p.write_bytes(b'nonsense')])
 def test_unreadable_files_are_refused_in_evaluation(twelve, damage):
     damage(twelve/'val/high/b.png')
-    with pytest.raises(ImageError, match=r'b\.png'): LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu')
+    with pytest.raises(ImageError, match=r'b\.png'):
+        LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu')
 
 @pytest.mark.filterwarnings('ignore')
 def test_nothing_left_to_train_on(twelve):
@@ -175,7 +199,8 @@ def test_nothing_left_to_train_on(twelve):
     dls = LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu')
     with pytest.raises(ImageError, match='No pair is left'): dls.one_batch()
     for f in (twelve/'train/low').iterdir(): f.write_bytes(b'x')
-    with pytest.raises(ImageError, match='No pair is left'): LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu')
+    with pytest.raises(ImageError, match='No pair is left'):
+        LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu')
 
 def test_training_never_opens_the_test_split(lol1):
     for f in (lol1/'eval15').rglob('*.png'): f.write_bytes(b'nobody reads me')
@@ -194,7 +219,11 @@ def test_sixteen_bits_survive_the_cache(tmp_path):
 def test_the_cache_keeps_to_its_limit(twelve):
     ds = PairDataset(find_pairs(twelve), size=16, cache_gb=5*2*3*24*32/1e9).preload()
     assert len(ds._cache) == 5 and ds.room >= 0
-    assert all(torch.equal(a, b) for k in range(24) for a, b in zip(ds.draw(k), PairDataset(find_pairs(twelve), size=16).draw(k)))
+    assert all(
+        torch.equal(a, b)
+        for k in range(24)
+        for a, b in zip(ds.draw(k),
+                        PairDataset(find_pairs(twelve), size=16).draw(k)))
 
 def test_the_cache_is_never_written_to(twelve):
     ds = PairDataset(find_pairs(twelve), train=False)
@@ -203,32 +232,45 @@ def test_the_cache_is_never_written_to(twelve):
 
 @pytest.mark.slow
 def test_worker_processes_draw_the_same(twelve):
-    for make in (lambda n: LowLightDataLoaders.from_folder(twelve, bs=4, size=16, num_workers=n, device='cpu'),
-                 lambda n: LowLightDataLoaders.from_synthetic(twelve/'train/high', bs=4, size=16, num_workers=n, device='cpu')):
-        a, b = make(0), make(2)
+    for make in (lambda n: LowLightDataLoaders.from_folder(
+            twelve, bs=4, size=16, num_workers=n, device='cpu'), lambda n: LowLightDataLoaders.
+                 from_synthetic(twelve/'train/high', bs=4, size=16, num_workers=n, device='cpu')):
+        a = make(0)
+        b = make(2)
         for _ in range(2):
             for x, y in zip(a.train, b.train):
-                assert torch.equal(x[0], y[0]) and torch.equal(x[1], y[1]) and a.last_names == b.last_names
+                assert torch.equal(x[0], y[0]) and torch.equal(
+                    x[1], y[1]) and a.last_names == b.last_names
         assert a.state_dict() == b.state_dict()
 
 def test_looking_at_batches_and_validation_move_nothing_on(twelve):
     a, b = (LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu') for _ in range(2))
-    a.one_batch(); a.train.one_batch(); list(a.valid); torch.manual_seed(1)
+    a.one_batch()
+    a.train.one_batch()
+    list(a.valid)
+    torch.manual_seed(1)
     for x, y in zip(a.train, b.train): assert torch.equal(x[0], y[0])
 
 def test_a_state_resumes_within_an_epoch(twelve):
-    make = lambda: LowLightDataLoaders.from_folder(twelve, bs=4, size=16, items_per_epoch=40, device='cpu')
-    a = make(); batches = [b[0] for _ in range(2) for b in a.train]
+    make = lambda: LowLightDataLoaders.from_folder(twelve, bs=4, size=16, items_per_epoch=40,
+                                                   device='cpu')
+    a = make()
+    batches = [b[0] for _ in range(2) for b in a.train]
     b = make()
     for i, x in enumerate(b.train):
-        if i == 4: state = b.state_dict(); break
-    c = make(); c.load_state_dict(state)
+        if i == 4:
+            state = b.state_dict()
+            break
+    c = make()
+    c.load_state_dict(state)
     assert torch.equal(next(iter(c.train))[0], batches[5])
 
 def test_a_plain_torch_loader_works_too(twelve):
     ds = PairDataset(find_pairs(twelve), size=16)
     dl = torch.utils.data.DataLoader(ds, batch_size=4)
-    first = [b[0] for b in dl]; ds.set_epoch(1); second = [b[0] for b in dl]
+    first = [b[0] for b in dl]
+    ds.set_epoch(1)
+    second = [b[0] for b in dl]
     assert len(first) == 3 and not any(torch.equal(a, b) for a, b in zip(first, second))
 
 def test_validation_of_unlike_sizes_one_by_one(tmp_path):
@@ -237,18 +279,22 @@ def test_validation_of_unlike_sizes_one_by_one(tmp_path):
         for d in ('low', 'high'): save(tmp_path/'val'/d/f'{i}.png', h, w)
     dls = LowLightDataLoaders.from_folder(tmp_path, bs=2, size=16, device='cpu')
     assert [tuple(x.shape[2:]) for x, _ in dls.valid] == [(24, 32), (32, 16), (8, 8), (8, 96)]
-    with pytest.raises(ValueError, match='batches of 1'): list(LowLightDataLoaders.from_folder(tmp_path, bs=2, size=16, val_bs=4, device='cpu').valid)
-    crops = LowLightDataLoaders.from_folder(tmp_path, bs=2, size=16, val_bs=4, val_size=24, device='cpu').valid.one_batch()
+    with pytest.raises(ValueError, match='batches of 1'):
+        list(LowLightDataLoaders.from_folder(tmp_path, bs=2, size=16, val_bs=4, device='cpu').valid)
+    crops = LowLightDataLoaders.from_folder(tmp_path, bs=2, size=16, val_bs=4, val_size=24,
+                                            device='cpu').valid.one_batch()
     assert crops[0].shape == (4, 3, 24, 24)
 
 def test_a_learner_trains_exports_and_loads(twelve):
     dls = LowLightDataLoaders.from_folder(twelve, bs=4, size=16, device='cpu')
-    learn = Learner(dls, nn.Conv2d(3, 3, 1), loss_func=nn.L1Loss(), path=twelve, metrics=nn.MSELoss())
+    learn = Learner(dls, nn.Conv2d(3, 3, 1), loss_func=nn.L1Loss(), path=twelve,
+                    metrics=nn.MSELoss())
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(1, 1e-2)
         preds, targs = learn.get_preds()
         learn.get_preds(ds_idx=0)
-        learn.show_results(); learn.lr_find(show_plot=False, num_it=5)
+        learn.show_results()
+        learn.lr_find(show_plot=False, num_it=5)
     assert preds.shape == targs.shape == (2, 3, 24, 32)
     learn.export(twelve/'learner.pkl')
     assert len(dls.train.dataset.pairs) == 12
@@ -257,11 +303,14 @@ def test_a_learner_trains_exports_and_loads(twelve):
     assert torch.equal(again.model(x), learn.model(x))
 
 def test_the_data_block_reads_what_read_image_reads(tmp_path):
-    exif = Image.Exif(); exif[274] = 6
+    exif = Image.Exif()
+    exif[274] = 6
     for i in range(8):
         (tmp_path/'low').mkdir(exist_ok=True)
-        to_pil(picture(seed=i)).save(tmp_path/'low'/f'{i}.jpg', exif=exif, quality=95); save(tmp_path/'high'/f'{i}.png', 32, 24)
-    dls = LowLightBlock(16).dataloaders(pair_folders(tmp_path/'low', tmp_path/'high'), bs=2, num_workers=0)
+        to_pil(picture(seed=i)).save(tmp_path/'low'/f'{i}.jpg', exif=exif, quality=95)
+        save(tmp_path/'high'/f'{i}.png', 32, 24)
+    dls = LowLightBlock(16).dataloaders(pair_folders(tmp_path/'low', tmp_path/'high'), bs=2,
+                                        num_workers=0)
     x, y = dls.one_batch()
     assert x.shape == y.shape == (2, 3, 16, 16) and dls.train_ds[0][0].size == (24, 32)
     learn = Learner(dls, nn.Conv2d(3, 3, 1), loss_func=nn.L1Loss())
@@ -273,7 +322,8 @@ def test_the_data_block_reads_what_read_image_reads(tmp_path):
 
 @pytest.mark.slow
 def test_real_pairs_fit_together(lol_data):
-    train, val = check_pairs(find_pairs(lol_data, 'train')), check_pairs(find_pairs(lol_data, 'val'))
+    train = check_pairs(find_pairs(lol_data, 'train'))
+    val = check_pairs(find_pairs(lol_data, 'val'))
     assert train and val and not {p.name for p in train} & {p.name for p in val}
     ds = PairDataset(train, size=96)
     r = []
@@ -286,19 +336,29 @@ def test_real_pairs_fit_together(lol_data):
 @pytest.mark.slow
 def test_random_darkness_covers_real_darkness(lol_data):
     def look(low, high):
-        l, h = srgb_to_linear(low), srgb_to_linear(high)
+        l = srgb_to_linear(low)
+        h = srgb_to_linear(high)
         grain = (l[:, 1:, 1:]-l[:, 1:, :-1]-l[:, :-1, 1:]+l[:, :-1, :-1]).abs().mean()/2
         gain = l.mean((1, 2))/h.mean((1, 2))
-        return [torch.log2(l.mean()/h.mean()), (gain[0]/gain[1]).log(), (gain[2]/gain[1]).log(), (grain/l.mean()).log10()]
-    real, made = [], []
+        return [
+            torch.log2(l.mean()/h.mean()), (gain[0]/gain[1]).log(), (gain[2]/gain[1]).log(),
+            (grain/l.mean()).log10()
+        ]
+    real = []
+    made = []
     for i, p in enumerate(find_pairs(lol_data)[::5]):
-        low, high = read_image(p.low), read_image(p.high)
+        low = read_image(p.low)
+        high = read_image(p.high)
         real.append(torch.stack(look(low, high)))
-        made.append(torch.stack(look(random_low_light(high, torch.Generator().manual_seed(i)), high)))
-    real, made = torch.stack(real), torch.stack(made)
+        made.append(
+            torch.stack(look(random_low_light(high,
+                                              torch.Generator().manual_seed(i)), high)))
+    real = torch.stack(real)
+    made = torch.stack(made)
     q = torch.tensor([0.1, 0.9])
     for j, what in enumerate(['exposure in stops', 'red cast', 'blue cast', 'grain']):
-        (a, b), (c, d) = real[:, j].quantile(q), made[:, j].quantile(q)
+        a, b = real[:, j].quantile(q)
+        c, d = made[:, j].quantile(q)
         shared = (min(b, d)-max(a, c))/(b-a)
         assert shared > 0.5, f'{what}: real {a:.2f} to {b:.2f}, made {c:.2f} to {d:.2f}'
 
@@ -309,10 +369,14 @@ def test_synthetic_pairs_are_put_under_another_light():
     kw = dict(size=32, bs=2, items_per_epoch=4, device='cpu', seed=3)
     plain, lit = (LowLightDataLoaders.from_synthetic(xs, relight=r, **kw) for r in (0, 1))
     for k in range(4):
-        (a, b), (c, d) = plain.train.dataset.draw(k), lit.train.dataset.draw(k)
-        assert (b - d).abs().max() > .01 and not torch.equal(a, c) and torch.equal(lit.train.dataset.draw(k)[0], c)
-    assert torch.equal(plain.valid.dataset.draw(0)[1], lit.valid.dataset.draw(0)[1])        # validation stays as it is
+        a, b = plain.train.dataset.draw(k)
+        c, d = lit.train.dataset.draw(k)
+        assert (b - d).abs().max() > .01 and not torch.equal(a, c) and torch.equal(
+            lit.train.dataset.draw(k)[0], c)
+    # validation stays as it is
+    assert torch.equal(plain.valid.dataset.draw(0)[1], lit.valid.dataset.draw(0)[1])
     some = LowLightDataLoaders.from_synthetic(xs, relight=.5, **kw).train.dataset
     changed = [not torch.equal(some.draw(k)[1], plain.train.dataset.draw(k)[1]) for k in range(60)]
     assert 15 < sum(changed) < 45
-    with pytest.raises(ValueError, match='synthetic=0.5'): LowLightDataLoaders.from_synthetic(xs, synthetic=.5, **kw)
+    with pytest.raises(ValueError, match='synthetic=0.5'):
+        LowLightDataLoaders.from_synthetic(xs, synthetic=.5, **kw)

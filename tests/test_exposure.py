@@ -8,20 +8,26 @@ from lowlight_nat.flow import picture_stats
 from lowlight_nat.metrics import grey_mean
 from lowlight_nat.model import LowLightNAT, ModelConfig, load_model, read_metadata, save_model, weights_path
 
-TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1,),
-              nat_width=16, nat_depth=1, feat_width=16, feat_depth=1)
+TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
+              flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, ), nat_width=16,
+              nat_depth=1, feat_width=16, feat_depth=1)
 
 
 @pytest.mark.parametrize('kind', EXPOSURE_HEADS)
 def test_a_kind_survives_its_checkpoint(kind, tmp_path):
     torch.manual_seed(0)
-    model, x = LowLightNAT(replace(TOY, exposure_head=kind)).eval(), torch.rand(2, 3, 32, 48)*0.2
+    model = LowLightNAT(replace(TOY, exposure_head=kind)).eval()
+    x = torch.rand(2, 3, 32, 48)*0.2
     save_model(model, tmp_path/'m.safetensors', half=False)
-    with torch.no_grad(): a, b = model(x), load_model(tmp_path/'m.safetensors')(x)
-    assert torch.equal(a.level, b.level) and torch.equal(a.level_std, b.level_std) and (a.level_std > 0).all()
+    with torch.no_grad():
+        a = model(x)
+        b = load_model(tmp_path/'m.safetensors')(x)
+    assert torch.equal(a.level, b.level) and torch.equal(a.level_std, b.level_std) and (a.level_std
+                                                                                        > 0).all()
 
 def test_unknown_kind_is_named():
-    with pytest.raises(ValueError, match='statistics or attention'): replace(TOY, exposure_head='guess')
+    with pytest.raises(ValueError, match='statistics or attention'):
+        replace(TOY, exposure_head='guess')
 
 def test_bundled_checkpoint_has_the_first_kind():
     "Written before there was a choice: its configuration does not name one"
@@ -29,12 +35,17 @@ def test_bundled_checkpoint_has_the_first_kind():
 
 def test_attention_reads_places_and_nothing_of_the_other_picture():
     torch.manual_seed(0)
-    head, x, f = exposure_head('attention', 16, 8).eval(), torch.rand(2, 3, 32, 48), torch.randn(2, 8, 8, 12)
-    one = head(picture_stats(x), torch.zeros(2, 16), f); f2 = f.clone(); f2[0, 2, 3, 5] += 50
+    head = exposure_head('attention', 16, 8).eval()
+    x = torch.rand(2, 3, 32, 48)
+    f = torch.randn(2, 8, 8, 12)
+    one = head(picture_stats(x), torch.zeros(2, 16), f)
+    f2 = f.clone()
+    f2[0, 2, 3, 5] += 50
     two = head(picture_stats(x), torch.zeros(2, 16), f2)
     torch.testing.assert_close(one.attention.flatten(2).sum(2), torch.ones(2, 4))
     assert one.log_level[0] != two.log_level[0] and one.log_level[1] == two.log_level[1]
-    with pytest.raises(ValueError, match='needs places'): head.read(exposure_view(picture_stats(x), torch.zeros(2, 16), None))
+    with pytest.raises(ValueError, match='needs places'):
+        head.read(exposure_view(picture_stats(x), torch.zeros(2, 16), None))
 
 @pytest.mark.parametrize('bad', [0, 1, -.2, 'bright', True, float('nan')])
 def test_a_wish_that_cannot_be(bad):
@@ -42,13 +53,18 @@ def test_a_wish_that_cannot_be(bad):
 
 def test_the_user_overrules_the_head():
     torch.manual_seed(0)
-    enhance, x = Enhancer(LowLightNAT(TOY).eval()), torch.rand(3, 40, 56)*0.2
-    auto, same, dim, bright = enhance(x), enhance(x, exposure='auto'), enhance(x, exposure='0.2'), enhance(x, exposure=0.5)
+    enhance = Enhancer(LowLightNAT(TOY).eval())
+    x = torch.rand(3, 40, 56)*0.2
+    auto = enhance(x)
+    same = enhance(x, exposure='auto')
+    dim = enhance(x, exposure='0.2')
+    bright = enhance(x, exposure=0.5)
     assert torch.equal(auto.x, same.x) and auto.level == bright.level and 0.01 < auto.level_std < 3
     assert dim.x.mean() < bright.x.mean()
 
 def test_coverage_counts():
-    level = torch.tensor([0.4, 0.4, 0.4]); log_level = level.log() + torch.tensor([0., 0.15, 0.5])
+    level = torch.tensor([0.4, 0.4, 0.4])
+    log_level = level.log() + torch.tensor([0., 0.15, 0.5])
     assert coverage(log_level, torch.full((3,), 0.1).log(), level) == pytest.approx([1/3, 2/3])
 
 def bright(lights=1000.):
@@ -60,9 +76,13 @@ def bright(lights=1000.):
 
 def test_lights_lower_the_level_within_its_doubt():
     x = torch.rand(2, 3, 64, 96)*0.2
-    with torch.no_grad(): out, off = bright()(x), bright(0.)(x)
+    with torch.no_grad():
+        out = bright()(x)
+        off = bright(0.)(x)
     torch.testing.assert_close(off.gain, off.level/0.4)
-    assert torch.equal(out.level, off.level) and (out.gain < off.gain*0.9).all() and (out.gain > off.gain*(-4*out.level_std).exp()).all()
+    assert torch.equal(out.level, off.level) and (out.gain < off.gain
+                                                  *0.9).all() and (out.gain > off.gain*
+                                                                   (-4*out.level_std).exp()).all()
     torch.testing.assert_close(out.x, (out.x_norm*out.gain.view(-1, 1, 1, 1)).clamp(0, 1))
     assert (out.x == 1).float().mean() < (off.x == 1).float().mean()
 
@@ -70,20 +90,27 @@ def test_lights_lower_the_level_within_its_doubt():
 def test_the_spared_level_is_the_likeliest(std):
     "Lower or higher, the sum of both terms is larger"
     g = torch.Generator().manual_seed(1)
-    x, mu = 1.2*torch.rand(2, 3, 30, 30, generator=g), torch.tensor([0.4, 0.5]).log()
-    def cost(l): return ((l - mu)/std)**2/2 + 1000*((x*(l.exp()/0.4).view(-1, 1, 1, 1) - 1).clamp(min=0)**2).mean((1, 2, 3))
+    x = 1.2*torch.rand(2, 3, 30, 30, generator=g)
+    mu = torch.tensor([0.4, 0.5]).log()
+    def cost(l):
+        return ((l - mu)/std)**2/2 + 1000*(
+            (x*(l.exp()/0.4).view(-1, 1, 1, 1) - 1).clamp(min=0)**2).mean((1, 2, 3))
     l = spare_lights(x, mu, torch.full((2,), std).log(), every=1)
     assert (l < mu).all() and all((cost(l + d) > cost(l)).all() for d in (-0.01, 0.01))
 
 def test_lights_of_the_whole_picture_decide_and_the_user_overrules():
-    model, x = bright(), torch.rand(3, 176, 240)*0.2
-    whole, cut = Enhancer(model, tile=128, overlap=32, whole=10**6)(x), Enhancer(model, tile=128, overlap=32, whole=0)(x)
-    assert whole.gain < 0.9*whole.level/0.4 and cut.gain < 0.9*cut.level/0.4 and abs(cut.gain - whole.gain) < 0.05*whole.gain
+    model = bright()
+    x = torch.rand(3, 176, 240)*0.2
+    whole, cut = Enhancer(model, tile=128, overlap=32,
+                          whole=10**6)(x), Enhancer(model, tile=128, overlap=32, whole=0)(x)
+    assert whole.gain < 0.9*whole.level/0.4 and cut.gain < 0.9*cut.level/0.4 and abs(
+        cut.gain - whole.gain) < 0.05*whole.gain
     wish = Enhancer(model)(x, exposure=0.9)
     assert wish.x.mean() == pytest.approx(0.9, abs=0.02) and wish.level == whole.level
 
 def test_lights_are_a_number():
-    with pytest.raises(ValueError, match='lights=-1 must be a number, 0 or more'): replace(TOY, lights=-1)
+    with pytest.raises(ValueError, match='lights=-1 must be a number, 0 or more'):
+        replace(TOY, lights=-1)
 
 
 # --- pictures that are bright already ---
@@ -91,25 +118,33 @@ def test_lights_are_a_number():
 def sunny(h=96, w=128, mean=0.7, seed=0):
     "A bright picture with structure, lights at 1 and a black corner"
     g = torch.Generator().manual_seed(seed)
-    x = torch.nn.functional.interpolate(torch.rand(1, 3, 7, 9, generator=g), (h, w), mode='bilinear')[0]
+    x = torch.nn.functional.interpolate(torch.rand(1, 3, 7, 9, generator=g), (h, w),
+                                        mode='bilinear')[0]
     x = (x + 0.3*torch.rand(3, h, w, generator=g) + mean - 0.65).clamp(0, 1)
     x[:, :8, :8] = 0.
     return x
 
 @pytest.mark.slow
 def test_a_bright_picture_never_gets_darker():
-    "Whole, in tiles, in a batch, by the network alone; also where lights are spared and values clipped"
+    """Whole, in tiles, in a batch, by the network alone; also where lights are spared and values
+    clipped"""
     for model in bright(), load_model('small'):
         for mean in 0.55, 0.8:
             x = sunny(mean=mean)
             own = grey_mean(x).item()
             e = Enhancer(model, 'cpu')
-            results = [e(x), Enhancer(model, 'cpu', tile=64, overlap=16, whole=0)(x), *e.batch([x, x.flip(2)], batch_size=2)]
+            results = [
+                e(x),
+                Enhancer(model, 'cpu', tile=64, overlap=16, whole=0)(x),
+                *e.batch([x, x.flip(2)], batch_size=2)
+            ]
             for r in results:
-                assert grey_mean(r.x).item() > own - 1e-3 and r.level == pytest.approx(own, abs=1e-4)
+                assert grey_mean(r.x).item() > own - 1e-3 and r.level == pytest.approx(
+                    own, abs=1e-4)
                 assert [o.startswith('already bright') for o in r.notes] == [True]
             with torch.inference_mode(): out = model(x[None])
-            assert grey_mean(out.x).item() > own - 1e-3 and out.level.item() == pytest.approx(own, abs=1e-4)
+            assert grey_mean(out.x).item() > own - 1e-3 and out.level.item() == pytest.approx(
+                own, abs=1e-4)
 
 def test_the_wish_for_a_darker_picture_is_granted():
     r = Enhancer(load_model('small'), 'cpu')(sunny(), exposure=0.3)
@@ -117,18 +152,24 @@ def test_the_wish_for_a_darker_picture_is_granted():
     with torch.inference_mode(): assert load_model('small')(sunny()[None], level=0.3).level == 0.3
 
 def test_dark_pictures_know_nothing_of_the_guard():
-    model, x = load_model('small'), torch.rand(2, 3, 64, 96)*0.15
+    model = load_model('small')
+    x = torch.rand(2, 3, 64, 96)*0.15
     with torch.inference_mode():
-        out, a = model(x), model.align(x)
+        out = model(x)
+        a = model.align(x)
         assert torch.equal(out.level, a.log_level.exp())
         assert torch.equal(out.gain, model.gain(out.x_norm, a.log_level, a.log_std))
     assert Enhancer(model, 'cpu')(x[0]).notes == []
 
 def test_the_guard_of_the_fixed_graph_is_the_same():
     from lowlight_nat.dense import OUTPUT_NAMES, DenseModel
-    model, x = load_model('small'), sunny()[None]
-    with torch.inference_mode(): want, have = model(x), dict(zip(OUTPUT_NAMES, DenseModel(model)(x)))
-    for k in 'gain', 'level', 'x': torch.testing.assert_close(have[k], getattr(want, k), atol=1e-3, rtol=1e-3)
+    model = load_model('small')
+    x = sunny()[None]
+    with torch.inference_mode():
+        want = model(x)
+        have = dict(zip(OUTPUT_NAMES, DenseModel(model)(x)))
+    for k in 'gain', 'level', 'x':
+        torch.testing.assert_close(have[k], getattr(want, k), atol=1e-3, rtol=1e-3)
 
 def test_the_explorer_shows_the_same_brightness():
     import numpy as np
@@ -138,11 +179,14 @@ def test_the_explorer_shows_the_same_brightness():
     assert np.abs(shown - e(sunny()).x.permute(1, 2, 0).numpy()).max() < 0.02
 
 def test_glares_network_stays_as_it_was_published():
-    model = LowLightNAT(replace(ModelConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=2, nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1)).eval()
+    model = LowLightNAT(
+        replace(ModelConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=2,
+                nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1)).eval()
     with torch.inference_mode(): assert model(sunny(32, 32)[None]).gain == 1
 
 def test_the_guard_lets_training_move_the_level():
-    "Where the guard lifts a result that came out too dark, the gradient still reaches the head that predicted the level."
+    """Where the guard lifts a result that came out too dark, the gradient still reaches the head
+    that predicted the level."""
     model = LowLightNAT(replace(TOY, lights=0.)).eval()
     x = torch.full((1, 3, 16, 16), 0.5*model.cfg.norm_level)
     log_level = torch.tensor([0.7]).log().requires_grad_()      # 0.35 without the guard

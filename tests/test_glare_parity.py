@@ -15,14 +15,20 @@ from lowlight_nat.glare_release import UNUSED, glare_forward, glare_from_files, 
 from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan, load_model, save_model
 
 SMALL = GlareSizes(ch=32, n_codes=64, flow_steps=3)
-PICTURE, FEATURE, LOGDET = 1e-4, 3e-4, 1e-2   # the absolute tolerances of the reference's notes
-EXACT_INDEX = 1e-5   # a place nearer than this to a tie of two codes may fall either way; the nearest in the fixture is 3.7e-4
+# the absolute tolerances of the reference's notes
+PICTURE = 1e-4
+FEATURE = 3e-4
+LOGDET = 1e-2
+# a place nearer than this to a tie of two codes may fall either way; the nearest in the fixture is
+# 3.7e-4
+EXACT_INDEX = 1e-5
 
 
 # --- the fixture's weights, by its formulas ---
 
 def weight(key, kind, shape):
-    "The value of one tensor: numpy's normal stream seeded by the key's CRC, scaled by the kind of tensor."
+    """The value of one tensor: numpy's normal stream seeded by the key's CRC, scaled by the kind of
+    tensor."""
     n = math.prod(shape)
     r = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(n).reshape(shape)
     if kind == 'embedding': v = r
@@ -51,11 +57,13 @@ def rebuilt(entries):
     "A state dict by the formulas; each tensor's probes are checked."
     state = {}
     for e in entries:
-        k, shape = e['key'], e['shape']
+        k = e['key']
+        shape = e['shape']
         assert kind_of(k, shape) == e['kind'], k
         v = weight(k, e['kind'], shape)
         assert zlib.crc32(k.encode()) == e['crc32'], k
-        np.testing.assert_allclose(v.flatten()[:3], e['first3'][:v.size], rtol=1e-5, atol=1e-7, err_msg=k)
+        np.testing.assert_allclose(v.flatten()[:3], e['first3'][:v.size], rtol=1e-5, atol=1e-7,
+                                   err_msg=k)
         np.testing.assert_allclose(v.sum(), e['sum'], rtol=1e-5, atol=1e-4, err_msg=k)
         state[k] = torch.from_numpy(v.astype(np.float32))
     return state
@@ -74,7 +82,8 @@ def release(states, tmp_path_factory):
     return folder
 
 @pytest.fixture(scope='module')
-def glare(release): return glare_from_files(release/'net_G.pth', release/'vqgan.pkl', SMALL, glare_compat=True)
+def glare(release):
+    return glare_from_files(release/'net_G.pth', release/'vqgan.pkl', SMALL, glare_compat=True)
 
 def picture():
     "The fixture's input."
@@ -110,52 +119,69 @@ def of_codebook(g, o, x):
     o.vq_z = v.encode(x)
     o.vq_indices = v.quantizer.nearest(o.vq_z)
     o.vq_zq = v.quantizer.lookup(o.vq_indices)
-    o.vq_qloss = v.quantizer(o.vq_z).loss*(1 + v.quantizer.beta)/v.quantizer.beta   # ours is the commitment term only
-    o.vq_rec, (o.vq_feat0, o.vq_feat1) = v.decode(o.vq_zq), v.features(o.vq_zq)
+    # ours is the commitment term only
+    o.vq_qloss = v.quantizer(o.vq_z).loss*(1 + v.quantizer.beta)/v.quantizer.beta
+    o.vq_rec = v.decode(o.vq_zq)
+    o.vq_feat0, o.vq_feat1 = v.features(o.vq_zq)
     o.vq_margin = margin(o.vq_z, v.quantizer.codes)
 
 def of_encoder(g, o, x):
     o.enc_z, _ = g.encoder.encoder(o.log_input, keep=True)
     e = g.encoder(x)
-    o.cond_feat, o.color_map = e.cond, e.mu
+    o.cond_feat = e.cond
+    o.color_map = e.mu
     low, o.mid_feat1, o.mid_feat0 = e.feats
     assert torch.equal(low, e.cond) and torch.allclose(e.summary, e.cond.mean((2, 3)))
     return e
 
 def of_flow(g, o):
-    c, z, logdet, steps = o.cond_feat, o.vq_z, 0, []
+    c = o.cond_feat
+    z = o.vq_z
+    logdet = 0
+    steps = []
     for layer in g.flow.layers:
         z, ld = layer(z, c)
         logdet = logdet + ld
         steps.append((z, logdet))
-    o.flow_fwd_steps, o.flow_fwd_steps_logdet = torch.cat([a for a, _ in steps]), torch.cat([b for _, b in steps])
+    o.flow_fwd_steps = torch.cat([a for a, _ in steps])
+    o.flow_fwd_steps_logdet = torch.cat([b for _, b in steps])
     o.flow_fwd, o.flow_fwd_logdet = g.flow(o.vq_z, c)
     o.logp_mean_color_map = logp(o.flow_fwd, o.color_map)
     o.nll_mean_color_map = bits_per_place(o.flow_fwd, o.flow_fwd_logdet, o.color_map)
     o.nll_mean_gt_latent = bits_per_place(o.flow_fwd, o.flow_fwd_logdet, o.vq_z)
     o.flow_roundtrip = g.flow.inverse(o.flow_fwd, c)
-    o.flow_roundtrip_logdet = o.flow_fwd_logdet - g.flow(o.flow_roundtrip, c)[1]   # the inverse's log-determinant, from the forward's
+    # the inverse's log-determinant, from the forward's
+    o.flow_roundtrip_logdet = o.flow_fwd_logdet - g.flow(o.flow_roundtrip, c)[1]
     o.aligned = g.flow.inverse(o.color_map, c)
     o.aligned_logdet = -g.flow(o.aligned, c)[1]
-    u, back = o.color_map, []
+    u = o.color_map
+    back = []
     for layer in reversed(g.flow.layers):
         u = layer.inverse(u, c)
         back.append(u)
     o.flow_inv_steps = torch.cat(back)
 
 def of_fusion(g, o, x, e):
-    v, d = g.vqgan, g.fusion
+    v = g.vqgan
+    d = g.fusion
     o.aligned_indices = v.quantizer.nearest(o.aligned)
     o.aligned_zq = v.quantizer.lookup(o.aligned_indices)
-    o.aligned_vq_rec, feats = v.decode(o.aligned_zq), v.features(o.aligned_zq)
+    o.aligned_vq_rec = v.decode(o.aligned_zq)
+    feats = v.features(o.aligned_zq)
     o.aligned_vq_feat0, o.aligned_vq_feat1 = feats
     o.aligned_margin = margin(o.aligned, v.quantizer.codes)
-    seen, hooks = watch(dict(dd_mid=d.mid) | {f'dd_mix{i}': d.mix[i] for i in (0, 1)} | {f'dd_warp{i}': d.warp[i] for i in (0, 1)}
-                        | {f'dd_conv_offset{i}': d.warp[i].dcn.conv_offset for i in (0, 1)})
+    seen, hooks = watch(
+        dict(dd_mid=d.mid) | {f'dd_mix{i}': d.mix[i]
+                              for i in (0, 1)} | {f'dd_warp{i}': d.warp[i]
+                                                  for i in (0, 1)}
+        | {f'dd_conv_offset{i}': d.warp[i].dcn.conv_offset
+           for i in (0, 1)})
     o.final = d(o.aligned, e.feats, feats).x
     for h in hooks: h.remove()
     o.update(seen)
-    for i in (0, 1): o[f'dd_ratio{i}'] = mean_ratio(o[f'dd_mix{i}'], o[f'dd_warp{i}'], glare_compat=True).flatten()
+    for i in (0, 1):
+        o[f'dd_ratio{i}'] = mean_ratio(o[f'dd_mix{i}'], o[f'dd_warp{i}'],
+                                       glare_compat=True).flatten()
 
 @pytest.fixture(scope='module')
 def ours(glare):
@@ -170,7 +196,8 @@ def ours(glare):
     return o
 
 def part_of(name, value):
-    "The stored part of a quantity: whole, every fourth place, one channel, or its channels' mean or deviation."
+    """The stored part of a quantity: whole, every fourth place, one channel, or its channels' mean
+    or deviation."""
     base, _, part = name.partition('__')
     if part == 'sub':
         a, b = (8, 8) if base == 'dd_conv_offset1' else (4, 4)
@@ -182,15 +209,19 @@ def part_of(name, value):
 
 WHOLE = '''input log_input vq_h vq_z vq_indices vq_zq vq_qloss vq_rec enc_z cond_feat color_map flow_fwd flow_fwd_logdet flow_fwd_steps
     flow_fwd_steps_logdet nll_mean_color_map logp_mean_color_map nll_mean_gt_latent flow_roundtrip flow_roundtrip_logdet aligned aligned_logdet
-    flow_inv_steps aligned_indices aligned_zq aligned_vq_rec dd_ratio0 dd_ratio1 final vq_margin aligned_margin'''.split()
+    flow_inv_steps aligned_indices aligned_zq aligned_vq_rec dd_ratio0 dd_ratio1 final vq_margin aligned_margin'''.split(
+)
 PARTLY = '''vq_feat0 vq_feat1 mid_feat0 mid_feat1 aligned_vq_feat0 aligned_vq_feat1 dd_mid dd_mix0 dd_conv_offset0 dd_warp0 dd_mix1
     dd_conv_offset1 dd_warp1'''.split()
-ARRAYS = WHOLE + [f'{o}__{part}' for o in PARTLY for part in ('sub', 'ch5', 'chan_mean', 'chan_std')]
+ARRAYS = WHOLE + [
+    f'{o}__{part}' for o in PARTLY for part in ('sub', 'ch5', 'chan_mean', 'chan_std')
+]
 
 def tolerance(name):
     if name == 'input': return 1e-7
     if 'logdet' in name or name.startswith('logp'): return LOGDET
-    return FEATURE if re.match('cond_feat|mid_feat|(aligned_)?vq_feat|dd_(mid|mix|warp|conv)', name) else PICTURE
+    return FEATURE if re.match('cond_feat|mid_feat|(aligned_)?vq_feat|dd_(mid|mix|warp|conv)',
+                               name) else PICTURE
 
 @pytest.fixture(scope='module')
 def reference(parity):
@@ -201,7 +232,8 @@ def test_every_array_is_compared(reference): assert sorted(reference) == sorted(
 @pytest.mark.parametrize('name', ARRAYS)
 @pytest.mark.slow
 def test_array(name, ours, reference):
-    want, got = torch.from_numpy(np.asarray(reference[name])), part_of(name, ours[name.partition('__')[0]])
+    want = torch.from_numpy(np.asarray(reference[name]))
+    got = part_of(name, ours[name.partition('__')[0]])
     if name.endswith('indices'):
         clear = torch.from_numpy(reference[name.replace('indices', 'margin')]) > EXACT_INDEX
         assert clear.all() and torch.equal(got.long()[clear], want.long()[clear])
@@ -224,7 +256,9 @@ def plain(release): return glare_from_files(release/'net_G.pth', release/'vqgan.
 
 @torch.no_grad()
 def test_default_ratio_is_the_official_for_one_picture(plain, reference):
-    torch.testing.assert_close(glare_forward(plain, picture()).x, torch.from_numpy(reference['final']), rtol=0, atol=PICTURE)
+    torch.testing.assert_close(
+        glare_forward(plain, picture()).x, torch.from_numpy(reference['final']), rtol=0,
+        atol=PICTURE)
 
 @torch.no_grad()
 def test_default_does_not_depend_on_the_batch(plain, glare):
@@ -235,10 +269,12 @@ def test_default_does_not_depend_on_the_batch(plain, glare):
         assert (change < PICTURE) == same, f'glare_compat={parts.fusion.glare_compat}: {change}'
 
 def test_ratio_at_a_mean_of_zero():
-    h, v = torch.ones(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    h = torch.ones(2, 4, 8, 8)
+    v = torch.randn(2, 4, 8, 8)
     v = v - v.mean((1, 2, 3), keepdim=True)
     assert mean_ratio(h, v).abs().max() < 1 and mean_ratio(h, v*0).abs().max() == 0
-    torch.testing.assert_close(mean_ratio(h*3, v + 2), torch.full((2, 1, 1, 1), 1.5), rtol=1e-4, atol=0)
+    torch.testing.assert_close(mean_ratio(h*3, v + 2), torch.full((2, 1, 1, 1), 1.5), rtol=1e-4,
+                               atol=0)
 
 @torch.no_grad()
 def test_mix_replaces_the_learned_weight(plain):
@@ -262,7 +298,8 @@ def test_nat_trains_with_glare_frozen(release):
             super().__init__()
             self.layer = nn.Conv2d(128 + 64, 128, 1)
         def forward(self, h, f_low, mask, rounds, record, sigma=None, allow=None):
-            return AttrDict(h=torch.where(mask[:, None], self.layer(torch.cat([h, f_low], 1)), h), history=[rounds])
+            return AttrDict(h=torch.where(mask[:, None], self.layer(torch.cat([h, f_low], 1)), h),
+                            history=[rounds])
     g = glare_from_files(release/'net_G.pth', release/'vqgan.pkl', SMALL, nat=NAT())
     for part in g.values(): part.train().requires_grad_(False)
     g.fusion.nat.requires_grad_(True)
@@ -275,9 +312,14 @@ def test_nat_trains_with_glare_frozen(release):
     d = g.fusion(z, e.feats, vq, torch.ones(1, 8, 12, dtype=torch.bool), rounds=3)
     d.x.square().mean().backward()
     assert d.nat.history == [3]
-    assert {k for k, p in g.fusion.named_parameters() if p.grad is not None} == {'nat.layer.weight', 'nat.layer.bias'}
+    assert {k
+            for k, p in g.fusion.named_parameters()
+            if p.grad is not None} == {'nat.layer.weight', 'nat.layer.bias'}
     assert g.fusion.nat.layer.weight.grad.abs().max() > 0
-    assert [k for name, p in g.items() for k, v in p.state_dict().items() if not torch.equal(v, before[name, k])] == []
+    assert [
+        k for name, p in g.items() for k, v in p.state_dict().items()
+        if not torch.equal(v, before[name, k])
+    ] == []
     with torch.no_grad():
         off = g.fusion(z, e.feats, vq, None, rounds=0).x
         g.fusion.nat = None
@@ -288,18 +330,23 @@ def test_nat_trains_with_glare_frozen(release):
 def test_log_input(plain):
     "Black, and below it, goes in as log(0.001); the fixture's picture has no such values."
     seen = []
-    hook = plain.encoder.encoder.conv_in.register_forward_pre_hook(lambda m, args: seen.append(args[0].clone()))
+    hook = plain.encoder.encoder.conv_in.register_forward_pre_hook(
+        lambda m, args: seen.append(args[0].clone()))
     x = torch.tensor([-1., 0., 1e-3, 5e-3, 1.]).view(1, 1, 5, 1).repeat(1, 3, 4, 4)[:, :, :16, :4]
     plain.encoder(x)
     hook.remove()
-    assert torch.allclose(seen[0], torch.from_numpy(np.log(np.maximum(x.double().numpy() + 0.001, 0.001))).float(), atol=1e-5)
+    assert torch.allclose(
+        seen[0],
+        torch.from_numpy(np.log(np.maximum(x.double().numpy() + 0.001, 0.001))).float(), atol=1e-5)
 
 
 # --- what is never computed or stored ---
 
 @torch.no_grad()
 def test_inference_computes_no_codebook_picture(plain):
-    seen, hooks = watch(dict(norm=plain.vqgan.decoder.norm_out, picture=plain.vqgan.decoder.conv_out, encoder=plain.vqgan.quant_conv, final=plain.fusion.residual_conv))
+    seen, hooks = watch(
+        dict(norm=plain.vqgan.decoder.norm_out, picture=plain.vqgan.decoder.conv_out,
+             encoder=plain.vqgan.quant_conv, final=plain.fusion.residual_conv))
     glare_forward(plain, picture()[..., :32, :48])
     for h in hooks: h.remove()
     assert sorted(seen) == ['final']
@@ -308,7 +355,8 @@ def test_inference_computes_no_codebook_picture(plain):
 def test_half_precision_is_close(plain):
     "Both decoders in bfloat16: the same codes, and at least 45 dB of the output's range."
     x = picture()
-    a, b = glare_forward(plain, x), glare_forward(plain, x, half=torch.bfloat16)
+    a = glare_forward(plain, x)
+    b = glare_forward(plain, x, half=torch.bfloat16)
     assert b.x.dtype == torch.bfloat16 and torch.equal(a.tokens, b.tokens)
     psnr = 10*torch.log10((a.x.max() - a.x.min())**2/(a.x - b.x.float()).square().mean()).item()
     assert psnr >= 45, psnr
@@ -328,14 +376,16 @@ def test_flow_stays_in_float32(plain):
 
 def test_names_and_shapes_at_full_width(keys):
     "Our names and the documented unused ones are exactly the 824 and 257 of the release."
-    files, names = keys['base']['files'], glare_names()
+    files = keys['base']['files']
+    names = glare_names()
     assert {f: len(e) for f, e in files.items()} == {'vqgan.pkl': 257, 'net_G.pth': 824}
     for f, entries in files.items():
         mine = names[f.split('.')[0]]
         theirs = {e['key']: tuple(e['shape']) for e in entries}
         used = {e['key'] for e in entries if e['in_stage3'] or e['in_autoencoder']}
         assert {k: shape for k, (_, _, shape) in mine.items()} == {k: theirs[k] for k in used}
-        assert all(k.startswith(UNUSED) for k in set(theirs) - used) and not any(k.startswith(UNUSED) for k in used)
+        assert all(k.startswith(UNUSED)
+                   for k in set(theirs) - used) and not any(k.startswith(UNUSED) for k in used)
 
 def save(state, path):
     torch.save(state, path)
@@ -344,13 +394,20 @@ def save(state, path):
 @pytest.mark.parametrize('change', ['none', 'module. prefix', 'without the unused', 'with leftovers', 'float64', 'old format'])
 @pytest.mark.slow
 def test_loader_tolerates(change, states, release, plain, tmp_path):
-    net, vq = dict(states['net_G.pth']), dict(states['vqgan.pkl'])
+    net = dict(states['net_G.pth'])
+    vq = dict(states['vqgan.pkl'])
     new = {}
     if change == 'module. prefix': net = {f'module.{k}': v for k, v in net.items()}
-    if change == 'without the unused': net, vq = ({k: v for k, v in s.items() if not k.startswith(UNUSED)} for s in (net, vq))
-    if change == 'with leftovers': vq |= {'loss.logvar': torch.zeros(()), 'vgg_feat_extractor.mean': torch.zeros(3), 'vgg_feat_extractor.vgg_net.conv1_1.weight': torch.zeros(1)}
+    if change == 'without the unused':
+        net, vq = ({k: v for k, v in s.items() if not k.startswith(UNUSED)} for s in (net, vq))
+    if change == 'with leftovers':
+        vq |= {
+            'loss.logvar': torch.zeros(()), 'vgg_feat_extractor.mean': torch.zeros(3),
+            'vgg_feat_extractor.vgg_net.conv1_1.weight': torch.zeros(1)
+        }
     if change == 'float64': new = {k: v.double() for k, v in net.items()}
-    if change == 'old format': torch.save(vq, tmp_path/'vqgan.pkl', _use_new_zipfile_serialization=False)
+    if change == 'old format':
+        torch.save(vq, tmp_path/'vqgan.pkl', _use_new_zipfile_serialization=False)
     else: save(vq, tmp_path/'vqgan.pkl')
     got = load_glare(save(new or net, tmp_path/'net_G.pth'), tmp_path/'vqgan.pkl', SMALL)
     for part, state in got.items():
@@ -359,23 +416,28 @@ def test_loader_tolerates(change, states, release, plain, tmp_path):
         assert all(torch.equal(v, own[k]) and v.dtype == own[k].dtype for k, v in state.items())
 
 def test_loader_lists_all_that_does_not_fit(states, tmp_path):
-    net, vq = dict(states['net_G.pth']), dict(states['vqgan.pkl'])
+    net = dict(states['net_G.pth'])
+    vq = dict(states['vqgan.pkl'])
     del net['RRDB.color_conv.bias'], vq['decoder.mid.attn_1.q.weight']
     net['deformable_decoder.mix.1.w'] = torch.zeros(2)
     vq['quantize.embedding.weight'] = torch.zeros(65, 3)
     vq['surprise.weight'] = torch.zeros(1)
-    a, b = save(net, tmp_path/'net_G.pth'), save(vq, tmp_path/'vqgan.pkl')
+    a = save(net, tmp_path/'net_G.pth')
+    b = save(vq, tmp_path/'vqgan.pkl')
     with pytest.raises(ValueError) as e: load_glare(a, b, SMALL)
     text = str(e.value)
     assert text.startswith('5 tensors') and len(text.splitlines()) == 6
-    for line in (f'{a}: missing RRDB.color_conv.bias, shape (3,)', f'{b}: missing decoder.mid.attn_1.q.weight, shape (128, 128, 1, 1)',
-                 f'{a}: deformable_decoder.mix.1.w has shape (2,), needed is (1,)', f'{b}: quantize.embedding.weight has shape (65, 3), needed is (64, 3)',
+    for line in (f'{a}: missing RRDB.color_conv.bias, shape (3,)',
+                 f'{b}: missing decoder.mid.attn_1.q.weight, shape (128, 128, 1, 1)',
+                 f'{a}: deformable_decoder.mix.1.w has shape (2,), needed is (1,)',
+                 f'{b}: quantize.embedding.weight has shape (65, 3), needed is (64, 3)',
                  f'{b}: unknown surprise.weight'):
         assert line in text
 
 def test_loader_names_both_files_where_they_are_swapped(release):
     with pytest.raises(ValueError) as e: load_glare(release/'vqgan.pkl', release/'net_G.pth', SMALL)
-    assert 'in the order net_G, vqgan' in str(e.value) and 'net_G.pth: missing' in str(e.value) and 'vqgan.pkl: missing' in str(e.value)
+    assert 'in the order net_G, vqgan' in str(e.value) and 'net_G.pth: missing' in str(
+        e.value) and 'vqgan.pkl: missing' in str(e.value)
 
 class Trap:
     "Would run code where it is unpickled."
@@ -385,11 +447,15 @@ class Trap:
 def bad_files(folder, release):
     "A path for each kind of file that cannot be used, with what its error says."
     whole = (release/'net_G.pth').read_bytes()
-    for name, data in dict(cut=whole[:len(whole)//2], empty=b'', text=b'not weights at all\n', page=b'<!DOCTYPE html>').items():
-        (folder/name).write_bytes(data); yield folder/name, ValueError, 'not a readable file of weights'
-    (folder/'trap').write_bytes(pickle.dumps({'a': Trap()}, protocol=2)); yield folder/'trap', ValueError, 'not a readable file of weights'
+    for name, data in dict(cut=whole[:len(whole)//2], empty=b'', text=b'not weights at all\n',
+                           page=b'<!DOCTYPE html>').items():
+        (folder/name).write_bytes(data)
+        yield folder/name, ValueError, 'not a readable file of weights'
+    (folder/'trap').write_bytes(pickle.dumps({'a': Trap()}, protocol=2))
+    yield folder/'trap', ValueError, 'not a readable file of weights'
     yield save(dict(a=Trap), folder/'class'), ValueError, 'not a readable file of weights'
-    for name, o in dict(list=[torch.zeros(1)], tensor=torch.zeros(1), level={'state_dict': {'a': torch.zeros(1)}}, nothing={}).items():
+    for name, o in dict(list=[torch.zeros(1)], tensor=torch.zeros(1),
+                        level={'state_dict': {'a': torch.zeros(1)}}, nothing={}).items():
         yield save(o, folder/name), ValueError, 'not a state dict'
     yield folder/'absent.pth', FileNotFoundError, 'no such file'
     yield folder, FileNotFoundError, 'no such file'
@@ -397,7 +463,9 @@ def bad_files(folder, release):
 @pytest.mark.slow
 def test_files_that_are_none(release, tmp_path):
     for path, kind, words in bad_files(tmp_path, release):
-        for call in (lambda: read_weights(path), lambda: load_glare(path, release/'vqgan.pkl', SMALL), lambda: load_glare(release/'net_G.pth', path, SMALL)):
+        for call in (lambda: read_weights(path),
+                     lambda: load_glare(path, release/'vqgan.pkl', SMALL),
+                     lambda: load_glare(release/'net_G.pth', path, SMALL)):
             with pytest.raises(kind) as e: call()
             text = str(e.value)
             assert words in text and str(path) in text and '\n' not in text, text
@@ -406,14 +474,16 @@ def test_files_that_are_none(release, tmp_path):
 def test_sizes_reach_every_part():
     s = replace(SMALL, ch=64, flow_levels=1, hidden=32, n_codes=16)
     names = glare_names(s)
-    assert names['vqgan']['quantize.embedding.weight'][2] == (16, 3) and names['net_G']['RRDB.encoder.conv_in.weight'][2] == (64, 3, 3, 3)
+    assert names['vqgan']['quantize.embedding.weight'][2] == (
+        16, 3) and names['net_G']['RRDB.encoder.conv_in.weight'][2] == (64, 3, 3, 3)
     assert max(int(k.split('.')[2]) for k in names['net_G'] if k.startswith('flow')) == 4
     assert names['net_G']['flowUpsamplerNet.layers.2.affine.fAffine.0.weight'][2] == (32, 65, 3, 3)
 
 
 # --- as a LowLightNAT ---
 
-MINI = replace(ModelConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=3, nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1)
+MINI = replace(ModelConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=3,
+               nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1)
 
 def test_from_glare_is_the_official_network(release, reference):
     model = LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', MINI)
@@ -423,8 +493,10 @@ def test_from_glare_is_the_official_network(release, reference):
     assert (out.z_tilde - torch.from_numpy(reference['aligned'])).abs().max() < 1e-4
 
 def test_from_glare_wants_the_right_sizes(release):
-    with pytest.raises(ValueError, match='arch'): LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', ModelConfig.tiny())
-    with pytest.raises(ValueError, match='codes|embedding'): LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', replace(MINI, n_codes=128))
+    with pytest.raises(ValueError, match='arch'):
+        LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', ModelConfig.tiny())
+    with pytest.raises(ValueError, match='codes|embedding'):
+        LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', replace(MINI, n_codes=128))
 
 @pytest.mark.slow
 def test_from_glare_survives_save_and_load(release, tmp_path):
@@ -438,24 +510,36 @@ def test_nats_train_on_frozen_glare(release, tmp_path):
     from lowlight_nat.training import train_pipeline
     for i in range(4):
         for folder, scale in ('low', 0.15), ('high', 1.):
-            (tmp_path/'data'/'train'/folder).mkdir(parents=True, exist_ok=True); (tmp_path/'data'/'val'/folder).mkdir(parents=True, exist_ok=True)
-            for split in 'train', 'val': Image.fromarray((picture()[0].permute(1, 2, 0).roll(i, 0).numpy()*scale*255).astype(np.uint8)).save(tmp_path/'data'/split/folder/f'{split}{i}.png')
+            (tmp_path/'data'/'train'/folder).mkdir(parents=True, exist_ok=True)
+            (tmp_path/'data'/'val'/folder).mkdir(parents=True, exist_ok=True)
+            for split in 'train', 'val':
+                Image.fromarray((picture()[0].permute(1, 2, 0).roll(i, 0).numpy()*scale*255).astype(
+                    np.uint8)).save(tmp_path/'data'/split/folder/f'{split}{i}.png')
     model = LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', MINI)
     cfg = replace(model.cfg, rounds=2)
     plan = replace(TrainPlan.base().each_stage(crop=32, bs=2, steps=2), context=64, bf16=False)
     save_model(model, tmp_path/'out'/'codebook.safetensors', half=False)
-    for stage in 'flow', 'nat', 'decoder': trained = train_pipeline(cfg, plan, tmp_path/'data', tmp_path/'out', stage)
+    for stage in 'flow', 'nat', 'decoder':
+        trained = train_pipeline(cfg, plan, tmp_path/'data', tmp_path/'out', stage)
     trained = load_model(tmp_path/'out'/'decoder.safetensors')
-    moved = {n.split('.')[0] if not n.startswith('fusion.nat') else 'fusion.nat' for n, p in trained.named_parameters() if not torch.equal(p, model.state_dict()[n])}
+    moved = {
+        n.split('.')[0] if not n.startswith('fusion.nat') else 'fusion.nat'
+        for n, p in trained.named_parameters()
+        if not torch.equal(p,
+                           model.state_dict()[n])
+    }
     assert moved == {'spread', 'nat', 'fusion.nat'}
 
 @pytest.mark.slow
 def test_from_glare_in_bfloat16_keeps_its_codes(release):
-    "Encoder and flow stay in float32, the two decoders do not; at least 45 dB of the output's range."
+    """Encoder and flow stay in float32, the two decoders do not; at least 45 dB of the output's
+    range."""
     model = LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', MINI)
     with torch.no_grad():
         exact = model(picture())
         with torch.autocast('cpu', torch.bfloat16): half = model(picture())
     assert torch.equal(half.tokens, exact.tokens) and torch.equal(half.z_tilde, exact.z_tilde)
-    a, b = exact.x_norm, half.x_norm.float()
-    assert not torch.equal(a, b) and 10*torch.log10((a.max() - a.min())**2/(a - b).square().mean()) >= 45
+    a = exact.x_norm
+    b = half.x_norm.float()
+    assert not torch.equal(a, b) and 10*torch.log10((a.max() - a.min())**2/
+                                                    (a - b).square().mean()) >= 45

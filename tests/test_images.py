@@ -21,7 +21,8 @@ def test_damaged_files_give_a_tensor_or_an_image_error(tmp_path, ext, monkeypatc
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10**6)
     good = tmp_path/f'good.{ext}'
     to_pil(picture()).save(good)
-    data, rng = good.read_bytes(), np.random.default_rng(0)
+    data = good.read_bytes()
+    rng = np.random.default_rng(0)
     for k in range(60):
         bad = bytearray(data)
         if k%2: bad = bad[:rng.integers(0, len(data))]
@@ -44,10 +45,13 @@ def test_damaged_exif_is_ignored(tmp_path):
 @pytest.mark.parametrize('compression', [None, 'zlib'])
 @pytest.mark.parametrize('channels', [3, 4])
 def test_deep_tiff_keeps_16_bits(tmp_path, order, compression, channels):
-    tifffile = pytest.importorskip('tifffile', reason="needs tifffile, which comes with scikit-image, to write a 16-bit colour TIFF")
+    tifffile = pytest.importorskip(
+        'tifffile',
+        reason="needs tifffile, which comes with scikit-image, to write a 16-bit colour TIFF")
     a = np.random.default_rng(0).integers(0, 65536, (9, 14, channels), dtype=np.uint16)
     extra = dict(extrasamples=['unassalpha']) if channels==4 else {}
-    tifffile.imwrite(tmp_path/'a.tif', a, byteorder=order, compression=compression, photometric='rgb', **extra)
+    tifffile.imwrite(tmp_path/'a.tif', a, byteorder=order, compression=compression,
+                     photometric='rgb', **extra)
     got = read_image(tmp_path/'a.tif')
     assert np.abs(got.numpy().transpose(1, 2, 0)-a[..., :3]/65535).max()<1e-6
 
@@ -65,7 +69,9 @@ def test_transparent_palette_and_alpha(tmp_path):
     rgba.putalpha(100)
     rgba.save(tmp_path/'a.png')
     assert torch.equal(read_image(tmp_path/'a.png'), read_image(to_pil(picture())))
-    p = Image.new('P', (4, 3)); p.putpalette([255, 0, 0, 0, 255, 0]); p.save(tmp_path/'p.png', transparency=b'\x80\xff')
+    p = Image.new('P', (4, 3))
+    p.putpalette([255, 0, 0, 0, 255, 0])
+    p.save(tmp_path/'p.png', transparency=b'\x80\xff')
     assert torch.equal(read_image(tmp_path/'p.png')[:, 0, 0], torch.tensor([1., 0., 0.]))
 
 
@@ -83,14 +89,16 @@ def test_writing_follows_a_link(tmp_path):
     target = write_image(picture(), tmp_path/'a.png')
     (tmp_path/'link.png').symlink_to(target)
     write_image(picture(seed=1), tmp_path/'link.png')
-    assert (tmp_path/'link.png').is_symlink() and torch.equal(read_image(target), read_image(to_pil(picture(seed=1))))
+    assert (tmp_path/'link.png').is_symlink() and torch.equal(read_image(target),
+                                                              read_image(to_pil(picture(seed=1))))
 
 
 def test_failed_write_leaves_the_old_file_alone(tmp_path):
     path = write_image(picture(), tmp_path/'a.jpg')
     old = path.read_bytes()
     with pytest.raises(ImageError, match='NaN'): write_image(picture()*float('nan'), path)
-    with pytest.raises(ImageError, match="can't be written"): write_image(Image.new('RGB', (70000, 1)), path)
+    with pytest.raises(ImageError, match="can't be written"):
+        write_image(Image.new('RGB', (70000, 1)), path)
     assert path.read_bytes()==old and list(tmp_path.iterdir())==[path]
 
 
@@ -103,7 +111,8 @@ def test_every_ending_we_write_can_be_read(tmp_path, ext):
 @pytest.mark.parametrize('seed', range(8))
 def test_tiles_are_a_partition_of_unity(seed):
     g = np.random.default_rng(seed)
-    (H, W), tile = g.integers(1, 260, 2).tolist(), int(g.integers(8, 96))
+    H, W = g.integers(1, 260, 2).tolist()
+    tile = int(g.integers(8, 96))
     x = torch.rand(1, 3, H, W)
     out = apply_tiled(lambda t: t, x, tile, int(g.integers(0, tile//2+1)))
     assert (out-x).abs().max()<1e-6
@@ -117,34 +126,43 @@ def test_tiles_of_a_multiple_stay_on_the_grid():
 @pytest.mark.slow
 def test_import_is_light():
     code = "import sys, lowlight_nat.images, lowlight_nat.metrics; print([m for m in ('matplotlib','fastai','IPython','lpips','pandas') if m in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip()=='[]'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True,
+                          text=True).stdout.strip() == '[]'
 
 
 # --- plugins, and files that are open ---
 
 @pytest.mark.parametrize('name, module, extra', [('a.heic', 'pillow_heif', 'heif'), ('a.nef', 'rawpy', 'raw')])
 def test_a_missing_plugin_is_named(tmp_path, monkeypatch, name, module, extra):
-    (tmp_path/name).write_bytes((b'MM\0*' if module == 'rawpy' else b'\0\0\0\x18ftypheic')+bytes(100))
+    (tmp_path/name).write_bytes((b'MM\0*' if module == 'rawpy' else b'\0\0\0\x18ftypheic')
+                                + bytes(100))
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImageError, match=rf'{name}.*needs {module}: run `pip install -e "\.\[{extra}\]"`') as e: read_image(tmp_path/name)
+    with pytest.raises(ImageError,
+                       match=rf'{name}.*needs {module}: run `pip install -e "\.\[{extra}\]"`') as e:
+        read_image(tmp_path/name)
     assert '\n' not in str(e.value)
 
 
 def test_extras_are_offered():
     from configparser import ConfigParser
-    cfg = ConfigParser(delimiters=['=']); cfg.read(Path(__file__).resolve().parents[1]/'settings.ini', encoding='utf-8')
-    assert 'rawpy' in cfg['DEFAULT']['raw_requirements'] and 'pillow-heif' in cfg['DEFAULT']['heif_requirements']
+    cfg = ConfigParser(delimiters=['='])
+    cfg.read(Path(__file__).resolve().parents[1]/'settings.ini', encoding='utf-8')
+    assert 'rawpy' in cfg['DEFAULT']['raw_requirements'] and 'pillow-heif' in cfg['DEFAULT'][
+        'heif_requirements']
 
 
 def test_raw_files_are_known_by_their_content(tmp_path):
-    "A DNG without a name is developed, and not taken for the mosaic that it is; no brightening by the histogram."
-    pytest.importorskip('rawpy', reason='needs rawpy, of the raw extra'); pytest.importorskip('tifffile', reason='needs tifffile to write a DNG')
+    """A DNG without a name is developed, and not taken for the mosaic that it is; no brightening by
+    the histogram."""
+    pytest.importorskip('rawpy', reason='needs rawpy, of the raw extra')
+    pytest.importorskip('tifffile', reason='needs tifffile to write a DNG')
     from odd_pictures import dng
     x = read_image(BytesIO(dng()))
     (tmp_path/'a.dng').write_bytes(dng())
     assert x.shape==(3, 64, 96) and torch.equal(x, read_image(tmp_path/'a.dng'))
     r, g, b = x.mean((1, 2)).tolist()
-    assert r<b<g and abs(g-.72)<.02      # green: 8000 of 16383 of the light; a brightened picture would reach 1
+    # green: 8000 of 16383 of the light; a brightened picture would reach 1
+    assert r<b<g and abs(g-.72)<.02
 
 
 def test_open_files(tmp_path):
@@ -162,7 +180,8 @@ def test_parts_of_killed_processes_are_swept_away(tmp_path):
     part.write_bytes(b'half')
     clean_parts(tmp_path)
     assert part.exists() or os.name=='nt'
-    p.kill(); p.wait()
+    p.kill()
+    p.wait()
     clean_parts(tmp_path)
     assert not part.exists()
 
@@ -176,7 +195,9 @@ def ghostscript(monkeypatch):
     "Pillow's call of Ghostscript, recorded and not made."
     from PIL import EpsImagePlugin
     calls = []
-    def record(*a, **kw): calls.append(a); raise OSError('Ghostscript was started')
+    def record(*a, **kw):
+        calls.append(a)
+        raise OSError('Ghostscript was started')
     monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', record)
     return calls
 
@@ -189,7 +210,8 @@ def test_postscript_starts_nothing(tmp_path, ghostscript, name):
     from lowlight_nat.pictures import read_alpha, read_picture
     path = tmp_path/name
     path.write_bytes(POSTSCRIPT)
-    for f in (read_image, read_picture, read_alpha, read_mask, lambda o: fingerprints([o]), lambda o: check_pairs([Pair(o, o, 'a')])):
+    for f in (read_image, read_picture, read_alpha, read_mask, lambda o: fingerprints([o]),
+              lambda o: check_pairs([Pair(o, o, 'a')])):
         with pytest.raises(ImageError): f(path)
     for f in (read_image, read_picture):
         with pytest.raises(ImageError): f(BytesIO(POSTSCRIPT))
@@ -201,30 +223,46 @@ def calls_without_formats(source):
     import ast
     try: tree = ast.parse(source)
     except SyntaxError: return []
-    opens = [o for o in ast.walk(tree) if isinstance(o, ast.Call) and ast.unparse(o.func) in ('Image.open', 'PIL.Image.open')]
+    opens = [
+        o for o in ast.walk(tree)
+        if isinstance(o, ast.Call) and ast.unparse(o.func) in ('Image.open', 'PIL.Image.open')
+    ]
     return [ast.unparse(o) for o in opens if 'formats' not in [k.arg for k in o.keywords]]
 
 def test_every_opening_names_its_formats():
     "In modules, scripts and notebooks; the tests open what they made themselves."
     import json
     root = Path(__file__).resolve().parents[1]
-    assert calls_without_formats('a = Image.open(p)') and not calls_without_formats("a = Image.open(p, formats=['PNG'])")
-    bad, shown = {}, 'for name in'      # the cell of chapter Files that shows what one line does to files out of order
-    ours = [p for d in ('lowlight_nat', 'nbs', 'app', 'docs') for p in (root/d).rglob('*') if p.suffix in ('.py', '.ipynb')]
+    assert calls_without_formats(
+        'a = Image.open(p)') and not calls_without_formats("a = Image.open(p, formats=['PNG'])")
+    # the cell of chapter Files that shows what one line does to files out of order
+    bad = {}
+    shown = 'for name in'
+    ours = [
+        p for d in ('lowlight_nat', 'nbs', 'app', 'docs') for p in (root/d).rglob('*')
+        if p.suffix in ('.py', '.ipynb')
+    ]
     ours += root.glob('*.py')       # not the environment that a user keeps in the folder
     assert len(ours)>90
     for p in ours:
         if '_proc' in p.relative_to(root).parts: continue
         text = p.read_text(encoding='utf-8')
-        parts = [''.join(c['source']) for c in json.loads(text)['cells'] if c['cell_type']=='code'] if p.suffix=='.ipynb' else [text]
-        found = [o for s in parts for o in calls_without_formats(s) if not (p.name=='00_files.ipynb' and s.startswith(shown))]
+        parts = [
+            ''.join(c['source']) for c in json.loads(text)['cells'] if c['cell_type'] == 'code'
+        ] if p.suffix == '.ipynb' else [text]
+        found = [
+            o for s in parts for o in calls_without_formats(s)
+            if not (p.name == '00_files.ipynb' and s.startswith(shown))
+        ]
         if found: bad[p.name] = found
     assert bad=={}
 
 
 def tiff(a, **kw):
-    tifffile = pytest.importorskip('tifffile', reason='needs tifffile, which comes with scikit-image')
-    f = BytesIO(); tifffile.imwrite(f, a, metadata=None, **kw)
+    tifffile = pytest.importorskip('tifffile',
+                                   reason='needs tifffile, which comes with scikit-image')
+    f = BytesIO()
+    tifffile.imwrite(f, a, metadata=None, **kw)
     return f.getvalue()
 
 @pytest.mark.parametrize('compression', [None, 'zlib'])
@@ -235,11 +273,17 @@ def test_planes_of_16_bits(tmp_path, order, compression, channels):
     from lowlight_nat.pictures import read_picture
     a = np.random.default_rng(0).integers(0, 65536, (channels, 9, 14), dtype=np.uint16)
     extra = dict(extrasamples=['unassalpha']) if channels==4 else {}
-    (tmp_path/'a.tif').write_bytes(tiff(a, photometric='rgb', planarconfig='separate', byteorder=order, compression=compression, **extra))
+    (tmp_path/'a.tif').write_bytes(
+        tiff(a, photometric='rgb', planarconfig='separate', byteorder=order,
+             compression=compression, **extra))
     p = read_picture(tmp_path/'a.tif')
-    assert p.depth==16 and np.abs(p.x.numpy()-a[:3]/65535).max()<1e-6 and torch.equal(p.x, read_image(tmp_path/'a.tif'))
-    assert (p.alpha is None)==(channels==3) and (channels==3 or np.abs(p.alpha.numpy()-a[3]/65535).max()<1e-6)
-    with pytest.raises(ImageError, match='plane by plane.*path'): read_image(Image.open(tmp_path/'a.tif'))
+    assert p.depth == 16 and np.abs(p.x.numpy() - a[:3]/65535).max() < 1e-6 and torch.equal(
+        p.x, read_image(tmp_path/'a.tif'))
+    assert (p.alpha is None) == (channels
+                                 == 3) and (channels == 3
+                                            or np.abs(p.alpha.numpy() - a[3]/65535).max() < 1e-6)
+    with pytest.raises(ImageError, match='plane by plane.*path'):
+        read_image(Image.open(tmp_path/'a.tif'))
 
 @pytest.mark.parametrize('kw', [dict(), dict(compression='zlib'), dict(byteorder='>', compression='zlib')])
 @pytest.mark.parametrize('kind', [np.uint8, np.uint16, np.float32])
@@ -253,23 +297,31 @@ def test_white_is_zero(tmp_path, kind, kw):
 def test_floats_in_colour(tmp_path):
     a = np.random.default_rng(0).random((9, 14, 3)).astype(np.float32)
     for planar in 'contig', 'separate':
-        (tmp_path/'a.tif').write_bytes(tiff(a if planar=='contig' else a.transpose(2, 0, 1), photometric='rgb', planarconfig=planar))
+        (tmp_path/'a.tif').write_bytes(
+            tiff(a if planar == 'contig' else a.transpose(2, 0, 1), photometric='rgb',
+                 planarconfig=planar))
         assert np.array_equal(read_image(tmp_path/'a.tif').permute(1, 2, 0), a)
     (tmp_path/'a.tif').write_bytes(tiff(a*255, photometric='rgb'))
-    with pytest.raises(ImageError, match=r'a.tif.*scale them to \[0,1\]'): read_image(tmp_path/'a.tif')
+    with pytest.raises(ImageError, match=r'a.tif.*scale them to \[0,1\]'):
+        read_image(tmp_path/'a.tif')
 
 def test_colours_multiplied_by_alpha(tmp_path):
     from lowlight_nat.pictures import read_picture
-    a = np.full((4, 5, 4), 30000, np.uint16); a[..., :3] = 10000; a[0] = 0
+    a = np.full((4, 5, 4), 30000, np.uint16)
+    a[..., :3] = 10000
+    a[0] = 0
     (tmp_path/'a.tif').write_bytes(tiff(a, photometric='rgb', extrasamples=['assocalpha']))
     p = read_picture(tmp_path/'a.tif')
-    assert torch.allclose(p.x[:, 1:], torch.tensor(1/3)) and torch.all(p.x[:, 0]==0) and p.alpha[0, 0]==0
+    assert torch.allclose(p.x[:, 1:], torch.tensor(
+        1/3)) and torch.all(p.x[:, 0] == 0) and p.alpha[0, 0] == 0
 
 @pytest.mark.parametrize('turn', range(1, 9))
 def test_odd_tiffs_are_turned_upright(tmp_path, turn):
     from odd_pictures import PLACES, deep
     stored = np.ascontiguousarray(PLACES[turn](deep()).transpose(2, 0, 1))
-    (tmp_path/'a.tif').write_bytes(tiff(stored, photometric='rgb', planarconfig='separate', extratags=[(274, 3, 1, turn, True)]))
+    (tmp_path/'a.tif').write_bytes(
+        tiff(stored, photometric='rgb', planarconfig='separate',
+             extratags=[(274, 3, 1, turn, True)]))
     assert np.abs(read_image(tmp_path/'a.tif').permute(1, 2, 0).numpy()-deep()/65535).max()<1e-6
 
 @pytest.mark.parametrize('missing', ['tifffile', 'imagecodecs'])
@@ -279,12 +331,20 @@ def test_odd_tiffs_without_the_extra(tmp_path, monkeypatch, missing):
     (tmp_path/'a.tif').write_bytes(data)
     import tifffile
     if missing=='tifffile': monkeypatch.setitem(sys.modules, 'tifffile', None)
-    else: monkeypatch.setattr(tifffile.TiffPage, 'asarray', lambda self: (_ for _ in ()).throw(ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")))
-    with pytest.raises(ImageError, match=rf'a.tif.*plane by plane.*{missing}.*pip install -e "\.\[tiff\]"') as e: read_image(tmp_path/'a.tif')
+    else:
+        monkeypatch.setattr(
+            tifffile.TiffPage, 'asarray', lambda self:
+            (_ for _ in
+             ()).throw(ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")))
+    with pytest.raises(
+            ImageError,
+            match=rf'a.tif.*plane by plane.*{missing}.*pip install -e "\.\[tiff\]"') as e:
+        read_image(tmp_path/'a.tif')
     assert '\n' not in str(e.value)
 
 def test_whole_numbers_of_32_bits_are_refused(tmp_path):
-    (tmp_path/'a.tif').write_bytes(tiff(np.full((4, 5), 10**9, np.uint32), photometric='minisblack'))
+    (tmp_path/'a.tif').write_bytes(tiff(np.full((4, 5), 10**9, np.uint32),
+                                        photometric='minisblack'))
     with pytest.raises(ImageError, match='a.tif.*16 bits'): read_image(tmp_path/'a.tif')
 
 
@@ -300,16 +360,19 @@ def test_whole_numbers_are_divided_by_their_maximum(tmp_path):
 @pytest.mark.parametrize('bad', [torch.rand(3, 4, 5)*255, torch.full((3, 4, 5), -50.), torch.ones(3, 4, 5, dtype=torch.int64), torch.full((3, 4, 5), 1e30)])
 def test_numbers_far_outside_are_refused(tmp_path, bad):
     from lowlight_nat.pictures import Picture, write_picture
-    for f in (to_pil, lambda x: write_image(x, tmp_path/'a.png'), lambda x: write_picture(x, tmp_path/'a.png', Picture(None))):
+    for f in (to_pil, lambda x: write_image(x, tmp_path/'a.png'),
+              lambda x: write_picture(x, tmp_path/'a.png', Picture(None))):
         with pytest.raises(ImageError, match=r'\[0,1\]'): f(bad)
     assert list(tmp_path.iterdir())==[]
 
 def used(data):
-    f = BytesIO(data); f.read()
+    f = BytesIO(data)
+    f.read()
     return f
 
 def closed(path):
-    im = Image.open(path); im.close()
+    im = Image.open(path)
+    im.close()
     return im
 
 def test_what_readers_are_given(tmp_path):
@@ -317,10 +380,17 @@ def test_what_readers_are_given(tmp_path):
     from lowlight_nat.pictures import read_picture
     path = write_image(picture(), tmp_path/'a.png')
     (tmp_path/'a.nef').write_bytes(write_image(picture(), tmp_path/'a.jpg').read_bytes())
-    loaded = Image.open(path); loaded.load(); loaded.close()
-    bad = {'download': 'https://example.org/cat.jpg', 'seek': used(path.read_bytes()), 'closed': closed(path), r'closed ': loaded,
-           r'\(60, 80, 3\).*permute': torch.zeros(60, 80, 3), r'\(3, 4, 60, 80\)': torch.zeros(3, 4, 60, 80), 'complex64': torch.zeros(3, 4, 5, dtype=torch.complex64),
-           'plain values': torch.zeros(3, 4, 5).to_sparse(), r'\(80,\)': np.zeros(80), 'bytes': path.read_bytes(), 'list': [1, 2], 'NoneType': None, 'address': 'S3://bucket/a.png'}
+    loaded = Image.open(path)
+    loaded.load()
+    loaded.close()
+    bad = {
+        'download': 'https://example.org/cat.jpg', 'seek': used(path.read_bytes()),
+        'closed': closed(path), r'closed ': loaded, r'\(60, 80, 3\).*permute': torch.zeros(
+            60, 80, 3), r'\(3, 4, 60, 80\)': torch.zeros(3, 4, 60, 80), 'complex64': torch.zeros(
+                3, 4, 5, dtype=torch.complex64), 'plain values': torch.zeros(
+                    3, 4, 5).to_sparse(), r'\(80,\)': np.zeros(80), 'bytes': path.read_bytes(),
+        'list': [1, 2], 'NoneType': None, 'address': 'S3://bucket/a.png'
+    }
     for says, src in bad.items():
         for f in read_image, read_picture:
             with pytest.raises(ImageError, match=says.strip()) as e: f(src)
@@ -329,7 +399,8 @@ def test_what_readers_are_given(tmp_path):
         assert torch.equal(f(tmp_path/'a.nef'), f(tmp_path/'a.jpg'))
         for kind in torch.bfloat16, torch.float16, torch.float64:
             x = torch.tensor([0., .25, 1.], dtype=kind).view(3, 1, 1)
-            assert torch.equal(f(x), x.float()) and torch.equal(f(x[1:2]), torch.full((3, 1, 1), .25))
+            assert torch.equal(f(x), x.float()) and torch.equal(f(x[1:2]), torch.full(
+                (3, 1, 1), .25))
 
 def test_what_readers_may_raise(tmp_path):
     "Whatever a reader or an address raises or looks like: one sentence."
@@ -337,7 +408,9 @@ def test_what_readers_may_raise(tmp_path):
     whole = gzip.compress(write_image(picture(), tmp_path/'a.png').read_bytes())
     class Odd:
         def read(self, n): return b''
-    for src, says in ((gzip.open(BytesIO(whole[:-20])), 'binary mode'), (Odd(), 'binary mode'), (Path('https://example.org/a.png'), 'download'), ('data:image/png;base64,AA', 'download')):
+    for src, says in ((gzip.open(BytesIO(whole[:-20])), 'binary mode'), (Odd(), 'binary mode'),
+                      (Path('https://example.org/a.png'), 'download'), ('data:image/png;base64,AA',
+                                                                        'download')):
         with pytest.raises(ImageError, match=says): read_image(src)
     assert read_image(np.matrix(np.full((4, 5), .5))).shape==(3, 4, 5)
 

@@ -16,19 +16,26 @@ from lowlight_nat.losses import gt_mean_loss, l1_loss
 from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan
 from lowlight_nat.stages import STAGES, random_tau
 
-TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2),
-              nat_width=16, nat_depth=1, feat_width=16, feat_depth=1)
+TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
+              flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2), nat_width=16,
+              nat_depth=1, feat_width=16, feat_depth=1)
 PLAN = replace(TrainPlan.tiny().each_stage(bs=2, crop=32), context=48, bf16=False, seed=0)
 pytestmark = pytest.mark.filterwarnings('ignore')
-LEARNERS = dict(codebook=T.codebook_learner, flow=T.flow_learner, nat=T.nat_learner, decoder=T.decoder_learner)
+LEARNERS = dict(codebook=T.codebook_learner, flow=T.flow_learner, nat=T.nat_learner,
+                decoder=T.decoder_learner)
 every_stage = pytest.mark.parametrize('name', list(STAGES))
 
 
 def pictures(n=3, size=48):
     g = torch.Generator().manual_seed(0)
-    return [torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4, generator=g), size=(size, size), mode='bilinear')[0] for _ in range(n)]
+    return [
+        torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4, generator=g), size=(size, size),
+                                        mode='bilinear')[0] for _ in range(n)
+    ]
 
-def toy_dls(val=2, val_bs=1): return LowLightDataLoaders.from_synthetic(pictures(), val_images=pictures()[:val], size=48, bs=2, val_bs=val_bs, items_per_epoch=6, device='cpu')
+def toy_dls(val=2, val_bs=1):
+    return LowLightDataLoaders.from_synthetic(pictures(), val_images=pictures()[:val], size=48,
+                                              bs=2, val_bs=val_bs, items_per_epoch=6, device='cpu')
 
 def learner(name, path, plan=PLAN, dls=None, cbs=(), **kwargs):
     "A Learner of a model whose codebook has started; always the same"
@@ -46,14 +53,18 @@ def moved(a, b): return sorted(k for k in a if not torch.equal(a[k], b[k]))
 
 @every_stage
 def test_fit_and_one_cycle_move_the_stage_and_nothing_else(name, tmp_path):
-    learn = learner(name, tmp_path); before = state(learn)
-    quiet(learn, learn.fit, 1, 1e-3); middle = state(learn)
-    quiet(learn, learn.fit_one_cycle, 1, 1e-3); after = state(learn)
+    learn = learner(name, tmp_path)
+    before = state(learn)
+    quiet(learn, learn.fit, 1, 1e-3)
+    middle = state(learn)
+    quiet(learn, learn.fit_one_cycle, 1, 1e-3)
+    after = state(learn)
     names = {p: n for n, p in learn.model.named_parameters()}
     own = {names[p] for g in STAGES[name].groups(learn.model.model) for p in g}
     for a, b in (before, middle), (middle, after):
         assert set(moved(a, b)) & own
-        assert {k.split('.')[1] for k in moved(a, b)} <= {k.split('.')[1] for k in own}   # modules: codes and their averages are no parameters
+        # modules: codes and their averages are no parameters
+        assert {k.split('.')[1] for k in moved(a, b)} <= {k.split('.')[1] for k in own}
     assert torch.isfinite(torch.tensor(learn.recorder.losses)).all()
 
 @every_stage
@@ -61,7 +72,9 @@ def test_loss_terms_are_metrics_by_name(name, tmp_path):
     learn = learner(name, tmp_path)
     quiet(learn, learn.fit, 1, 1e-3)
     names = list(learn.recorder.metric_names)[1:-1]
-    assert names == ['train_loss', 'valid_loss', *STAGES[name].terms, 'gt_mean_psnr', 'gt_mean_ssim']
+    assert names == [
+        'train_loss', 'valid_loss', *STAGES[name].terms, 'gt_mean_psnr', 'gt_mean_ssim'
+    ]
     row = dict(zip(names, learn.recorder.values[-1]))
     terms = [row[t] for t in STAGES[name].terms if row[t] is not None]
     assert row['valid_loss'] == pytest.approx(sum(terms), rel=1e-4) and row['gt_mean_psnr'] > 0
@@ -71,35 +84,46 @@ def test_loss_terms_are_metrics_by_name(name, tmp_path):
 def test_lr_find_leaves_no_trace(name, tmp_path):
     "A training after it ends with the same bits as one without."
     def run(search):
-        learn = learner(name, tmp_path); start = state(learn)
+        learn = learner(name, tmp_path)
+        start = state(learn)
         if search:
             quiet(learn, learn.lr_find, num_it=20, show_plot=False)
-            assert not moved(start, state(learn)) and learn.opt is None and learn.dls.train.draws == 0
+            assert not moved(start,
+                             state(learn)) and learn.opt is None and learn.dls.train.draws == 0
         random = torch.get_rng_state()
         quiet(learn, learn.fit_one_cycle, 2, 1e-3)
         if search:
             between = state(learn), deepcopy(learn.opt.state_dict())
             quiet(learn, learn.lr_find, num_it=20, show_plot=False)
             assert not moved(between[0], state(learn))
-            for a, b in zip(between[1]['state'], learn.opt.state_dict()['state']): assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in ('grad_avg', 'sqr_avg') if k in a)
+            for a, b in zip(between[1]['state'], learn.opt.state_dict()['state']):
+                assert a.keys() == b.keys() and all(
+                    torch.equal(a[k], b[k]) for k in ('grad_avg', 'sqr_avg') if k in a)
         quiet(learn, learn.fit_one_cycle, 1, 1e-3)
         return random, state(learn)
-    (r, a), (s, b) = run(False), run(True)
+    r, a = run(False)
+    s, b = run(True)
     assert torch.equal(r, s) and not moved(a, b)
 
 def test_lr_find_suggests_and_leaves_codebook_and_files_alone(tmp_path):
     torch.manual_seed(0)
-    learn = T.codebook_learner(toy_dls(), TOY, PLAN, [ValidateEvery(2), Preview(tmp_path/'previews')], path=tmp_path)   # its codebook has not started
+    # its codebook has not started
+    learn = T.codebook_learner(toy_dls(), TOY, PLAN,
+                               [ValidateEvery(2), Preview(tmp_path/'previews')], path=tmp_path)
     found = quiet(learn, learn.lr_find, num_it=30)
     plt.close('all')
-    assert 1e-7 < found.valley < 10 and not learn.model.model.vqgan.quantizer.started and not (tmp_path/'previews').exists()
+    assert 1e-7 < found.valley < 10 and not learn.model.model.vqgan.quantizer.started and not (
+        tmp_path/'previews').exists()
     assert any(isinstance(cb, EMAWeights) for cb in learn.cbs)   # they rested, and are back
 
 def test_lr_find_ends_quietly_where_the_loss_explodes(tmp_path):
     class Explode(Callback):
         def after_pred(self):
-            if self.training and self.learn.train_iter > 14: self.learn.pred.terms['l1'] = self.learn.pred.terms['l1']*float('nan')
-    learn = learner('codebook', tmp_path, cbs=Explode()); start = state(learn)   # one callback alone, as fastai takes it
+            if self.training and self.learn.train_iter > 14:
+                self.learn.pred.terms['l1'] = self.learn.pred.terms['l1']*float('nan')
+    # one callback alone, as fastai takes it
+    learn = learner('codebook', tmp_path, cbs=Explode())
+    start = state(learn)
     quiet(learn, learn.lr_find, num_it=40, show_plot=False)
     assert len(learn.recorder.losses) == 15 and not moved(start, state(learn))
 
@@ -107,22 +131,30 @@ def test_lr_find_interrupted_puts_back_too(tmp_path):
     class Stop(Callback):
         def before_batch(self):
             if self.learn.train_iter == 5: raise KeyboardInterrupt
-    learn = learner('flow', tmp_path, cbs=[Stop()]); start = state(learn)
+    learn = learner('flow', tmp_path, cbs=[Stop()])
+    start = state(learn)
     with pytest.raises(KeyboardInterrupt): quiet(learn, learn.lr_find, num_it=20, show_plot=False)
-    assert not moved(start, state(learn)) and learn.dls.train.draws == 0 and any(isinstance(cb, EMAWeights) for cb in learn.cbs)
+    assert not moved(start, state(learn)) and learn.dls.train.draws == 0 and any(
+        isinstance(cb, EMAWeights) for cb in learn.cbs)
 
 
 @every_stage
 def test_unfreeze_never_unfreezes_what_a_stage_leaves_alone(name, tmp_path):
-    learn = learner(name, tmp_path); groups = STAGES[name].groups(learn.model.model)
+    learn = learner(name, tmp_path)
+    groups = STAGES[name].groups(learn.model.model)
     trained = lambda: {p for p in learn.model.parameters() if p.requires_grad}
-    own, start = {p for g in groups for p in g}, state(learn)
-    learn.freeze(); assert trained() == set(groups[-1])
-    learn.freeze_to(-2); assert trained() == {p for g in groups[-2:] for p in g}
-    learn.unfreeze(); assert trained() == own
+    own = {p for g in groups for p in g}
+    start = state(learn)
+    learn.freeze()
+    assert trained() == set(groups[-1])
+    learn.freeze_to(-2)
+    assert trained() == {p for g in groups[-2:] for p in g}
+    learn.unfreeze()
+    assert trained() == own
     quiet(learn, learn.fit, 1, 1e-3)
     if name != 'codebook':
-        assert not [k for k in moved(start, state(learn)) if '.vqgan.' in k] and not any(p.requires_grad for p in learn.model.model.vqgan.parameters())
+        assert not [k for k in moved(start, state(learn)) if '.vqgan.' in k] and not any(
+            p.requires_grad for p in learn.model.model.vqgan.parameters())
         assert learn.model.model.vqgan.training is False
 
 @every_stage
@@ -133,7 +165,9 @@ def test_a_frozen_group_keeps_every_bit_after_a_training(name, tmp_path):
     quiet(learn, learn.fit, 1, 1e-3)
     learn.freeze()
     names = {p: n for n, p in learn.model.named_parameters()}
-    before = state(learn); quiet(learn, learn.fit, 1, 1e-3); after = state(learn)
+    before = state(learn)
+    quiet(learn, learn.fit, 1, 1e-3)
+    after = state(learn)
     groups = STAGES[name].groups(learn.model.model)
     assert not set(moved(before, after)) & {names[p] for g in groups[:-1] for p in g}
     assert set(moved(before, after)) & {names[p] for p in groups[-1]}
@@ -141,21 +175,27 @@ def test_a_frozen_group_keeps_every_bit_after_a_training(name, tmp_path):
 @every_stage
 @pytest.mark.slow
 def test_rates_by_slice(name, tmp_path):
-    learn = learner(name, tmp_path); n = len(STAGES[name].groups(learn.model.model))
+    learn = learner(name, tmp_path)
+    n = len(STAGES[name].groups(learn.model.model))
     seen = []
     class Rates(Callback):
         order = 70
         def before_step(self): seen.append([h['lr'] for h in self.opt.hypers])
     quiet(learn, learn.fit, 1, slice(1e-5, 1e-3), cbs=Rates())
-    assert len(seen[0]) == n and seen[0][0] == pytest.approx(1e-5) and seen[0][-1] == pytest.approx(1e-3)
-    seen.clear(); quiet(learn, learn.fit_one_cycle, 1, slice(1e-5, 1e-3), cbs=Rates())
+    assert len(
+        seen[0]) == n and seen[0][0] == pytest.approx(1e-5) and seen[0][-1] == pytest.approx(1e-3)
+    seen.clear()
+    quiet(learn, learn.fit_one_cycle, 1, slice(1e-5, 1e-3), cbs=Rates())
     assert all(r[0] < r[-1] for r in seen)
 
 @pytest.mark.slow
 def test_groups_change_no_bit_of_the_training(tmp_path):
     "One group, as fastai has by default, and ours."
     from fastai.torch_core import trainable_params
-    def run(**kwargs): learn = learner('decoder', tmp_path, **kwargs); quiet(learn, learn.fit_one_cycle, 2, 1e-3); return state(learn)
+    def run(**kwargs):
+        learn = learner('decoder', tmp_path, **kwargs)
+        quiet(learn, learn.fit_one_cycle, 2, 1e-3)
+        return state(learn)
     assert not moved(run(), run(splitter=trainable_params))
 
 
@@ -182,7 +222,8 @@ def test_predictions_are_pictures(name, tmp_path):
 def test_losses_of_larger_batches(name, tmp_path):
     learn = learner(name, tmp_path, dls=toy_dls(val_bs=2))
     losses = quiet(learn, learn.get_preds, with_loss=True)[2]
-    assert losses.shape == (2,) and losses[0] == losses[1] == pytest.approx(quiet(learn, learn.validate)[0], rel=1e-5)
+    assert losses.shape == (2, ) and losses[0] == losses[1] == pytest.approx(
+        quiet(learn, learn.validate)[0], rel=1e-5)
 
 @every_stage
 @pytest.mark.slow
@@ -191,10 +232,13 @@ def test_validate_needs_no_training_and_is_never_skipped(name, tmp_path):
     fresh = quiet(learn, learn.validate)
     assert len(fresh) == 1 + len(STAGES[name].terms) + 2 and fresh[-2] > 0
     quiet(learn, learn.fit, 1, 1e-3)
-    in_training, numbers = learn.recorder.values[-1][1:], lambda vs: [v for v in vs if v is not None]
-    assert numbers(in_training) == pytest.approx(numbers(quiet(learn, learn.validate)))   # averaged weights, in training as after it
+    in_training = learn.recorder.values[-1][1:]
+    numbers = lambda vs: [v for v in vs if v is not None]
+    # averaged weights, in training as after it
+    assert numbers(in_training) == pytest.approx(numbers(quiet(learn, learn.validate)))
     pictures = sorted((tmp_path/'previews').iterdir())
-    quiet(learn, learn.validate); assert sorted((tmp_path/'previews').iterdir()) == pictures
+    quiet(learn, learn.validate)
+    assert sorted((tmp_path/'previews').iterdir()) == pictures
 
 @every_stage
 @pytest.mark.slow
@@ -216,11 +260,13 @@ def test_predict_takes_any_picture(name, tmp_path):
     x = pictures(1)[0][:, :37, :45]*(1 if name == 'codebook' else .2)
     write_image(x, tmp_path/'dark.png')
     shown, decoded, raw = learn.predict(x)
-    assert shown.shape == raw.shape == x.shape and torch.equal(decoded, raw) and (raw >= 0).all() and (raw <= 1).all()
+    assert shown.shape == raw.shape == x.shape and torch.equal(
+        decoded, raw) and (raw >= 0).all() and (raw <= 1).all()
     assert (learn.predict(tmp_path/'dark.png')[2] - raw).abs().max() < .05
     if name == 'decoder':
         whole = pictures(1)[0]*.2
-        with torch.no_grad(): assert torch.equal(learn.predict(whole)[2], learn.model.model.eval()(whole[None]).x[0])
+        with torch.no_grad():
+            assert torch.equal(learn.predict(whole)[2], learn.model.model.eval()(whole[None]).x[0])
 
 
 @every_stage
@@ -228,18 +274,23 @@ def test_predict_takes_any_picture(name, tmp_path):
 def test_save_and_load_with_the_optimiser(name, tmp_path):
     learn = learner(name, tmp_path)
     quiet(learn, learn.fit_one_cycle, 1, 1e-3)
-    kept, opt = state(learn), deepcopy(learn.opt.state_dict())
+    kept = state(learn)
+    opt = deepcopy(learn.opt.state_dict())
     learn.save('here')
-    quiet(learn, learn.fit, 1, 1e-2); assert moved(kept, state(learn))
+    quiet(learn, learn.fit, 1, 1e-2)
+    assert moved(kept, state(learn))
     other = learner(name, tmp_path)
     for l in learn, other:
         with warnings.catch_warnings():
-            warnings.simplefilter('error', UserWarning); l.load('here')   # "could not load the optimizer state"
+            # "could not load the optimizer state"
+            warnings.simplefilter('error', UserWarning)
+            l.load('here')
         assert not moved(kept, state(l))
         back = l.opt.state_dict()
         assert len(back['hypers']) == len(opt['hypers']) and len(back['state']) == len(opt['state'])
         for a, b in zip(opt['state'], back['state']):
-            for k in ('grad_avg', 'sqr_avg'): assert (k in a) == (k in b) and (k not in a or torch.equal(a[k], b[k]))
+            for k in ('grad_avg', 'sqr_avg'):
+                assert (k in a) == (k in b) and (k not in a or torch.equal(a[k], b[k]))
 
 @every_stage
 @pytest.mark.slow
@@ -255,24 +306,30 @@ def test_export_and_load_learner(name, tmp_path):
     assert torch.equal(quiet(back, back.get_preds, dl=dls.valid)[0], preds)
     assert torch.equal(back.predict(pictures(1)[0])[2], learn.predict(pictures(1)[0])[2])
     assert (back.model.cfg, back.model.plan) == (learn.model.cfg, learn.model.plan)
-    back.dls = dls; quiet(back, back.fit, 1, 1e-3)   # it can be trained again
+    # it can be trained again
+    back.dls = dls
+    quiet(back, back.fit, 1, 1e-3)
 
 @pytest.mark.slow
 def test_a_data_block_works_as_well(tmp_path):
     for i, x in enumerate(pictures(6)): write_image(x, tmp_path/f'{i}.png')
     pairs = [Pair(tmp_path/f'{i}.png', tmp_path/f'{i}.png', str(i)) for i in range(6)]
-    dls = LowLightBlock(48, val_fraction=.4).dataloaders(pairs, bs=2, num_workers=0, device=torch.device('cpu'))
+    dls = LowLightBlock(48, val_fraction=.4).dataloaders(pairs, bs=2, num_workers=0,
+                                                         device=torch.device('cpu'))
     learn = learner('flow', tmp_path, dls=dls)
     quiet(learn, learn.fit_one_cycle, 1, 1e-3)
     quiet(learn, learn.lr_find, num_it=10, show_plot=False)
     assert quiet(learn, learn.get_preds)[0].shape[1:] == (3, 48, 48)
-    quiet(learn, learn.show_results, max_n=2); plt.close('all')
+    quiet(learn, learn.show_results, max_n=2)
+    plt.close('all')
 
 
 def test_a_configuration_makes_a_fresh_model(tmp_path):
     learn = T.nat_learner(toy_dls(), TOY, PLAN, path=tmp_path)
     assert learn.model.cfg == TOY and learn.path == tmp_path
-    model = LowLightNAT(TOY); assert T.nat_learner(toy_dls(), model, PLAN).model.model is model   # trained in place
+    # trained in place
+    model = LowLightNAT(TOY)
+    assert T.nat_learner(toy_dls(), model, PLAN).model.model is model
 
 def test_what_fastai_takes_reaches_it(tmp_path):
     learn = learner('flow', tmp_path, metrics=[], wd=.01, loss_func=sum_terms)
@@ -281,41 +338,72 @@ def test_what_fastai_takes_reaches_it(tmp_path):
 @pytest.mark.slow
 def test_gt_mean_is_an_option_of_the_decoder(tmp_path, monkeypatch):
     assert not learner('decoder', tmp_path).model.use_gt_mean
-    learn = learner('decoder', tmp_path, use_gt_mean=True); stage = learn.model.eval()
-    (x, y), g = toy_dls().valid.one_batch(), torch.Generator().manual_seed(1)
-    near, real = .9*stage.truth(x, y).x + .02*torch.randn(x.shape, generator=g), stage.model.decode   # an untrained one is so far off that both forms agree
-    def decode(*args, **kwargs): d = real(*args, **kwargs); d.x = near; return d
-    def terms(on): stage.use_gt_mean = on; return stage(x, y).terms
+    learn = learner('decoder', tmp_path, use_gt_mean=True)
+    stage = learn.model.eval()
+    x, y = toy_dls().valid.one_batch()
+    g = torch.Generator().manual_seed(1)
+    # an untrained one is so far off that both forms agree
+    near = .9*stage.truth(x, y).x + .02*torch.randn(x.shape, generator=g)
+    real = stage.model.decode
+    def decode(*args, **kwargs):
+        d = real(*args, **kwargs)
+        d.x = near
+        return d
+    def terms(on):
+        stage.use_gt_mean = on
+        return stage(x, y).terms
     with monkeypatch.context() as m, torch.no_grad():
         m.setattr(stage.model, 'decode', decode)
-        off, on = terms(False), terms(True)
-    assert {k for k in off if not torch.equal(off[k], on[k])} == {'l1', 'ssim'} and on['l1'] < off['l1']
-    assert torch.equal(on['l1'], gt_mean_loss(l1_loss, near, stage.truth(x, y).x)) and torch.equal(off['l1'], l1_loss(near, stage.truth(x, y).x))
-    quiet(learn, learn.fit, 1, 1e-3); assert learn.recorder.losses[-1].isfinite()
+        off = terms(False)
+        on = terms(True)
+    assert {k
+            for k in off
+            if not torch.equal(off[k], on[k])} == {'l1', 'ssim'} and on['l1'] < off['l1']
+    assert torch.equal(on['l1'], gt_mean_loss(l1_loss, near,
+                                              stage.truth(x, y).x)) and torch.equal(
+                                                  off['l1'], l1_loss(near,
+                                                                     stage.truth(x, y).x))
+    quiet(learn, learn.fit, 1, 1e-3)
+    assert learn.recorder.losses[-1].isfinite()
 
 @pytest.mark.parametrize('name', ['nat', 'decoder'])
 def test_rounds_and_masks_of_a_stage_can_be_set(name, monkeypatch):
-    model = LowLightNAT(TOY); stage, asked = STAGES[name](model, PLAN).train(), []
+    model = LowLightNAT(TOY)
+    stage = STAGES[name](model, PLAN).train()
+    asked = []
     real = LowLightNAT.refine
     def refine(self, a, tau=None, rounds=None, **kwargs):
-        asked.append((rounds, (self.doubt(a).map > tau).float().mean().item())); return real(self, a, tau=tau, rounds=rounds, **kwargs)
+        asked.append((rounds, (self.doubt(a).map > tau).float().mean().item()))
+        return real(self, a, tau=tau, rounds=rounds, **kwargs)
     monkeypatch.setattr(LowLightNAT, 'refine', refine)
     x = torch.stack(pictures())
-    stage(x*.2, x); assert asked.pop()[0] in (None, 0)     # of the configuration; or switched off, one batch in ten
-    stage.rounds, stage.mask_range = 2, (.3, .5)
+    # of the configuration; or switched off, one batch in ten
+    stage(x*.2, x)
+    assert asked.pop()[0] in (None, 0)
+    stage.rounds = 2
+    stage.mask_range = (.3, .5)
     for _ in range(12): stage(x*.2, x)
     assert {r for r, _ in asked} <= {0, 2} and 2 in {r for r, _ in asked}
     assert all(.25 < m < .55 for _, m in asked) and len({m for _, m in asked}) > 3
 
 def test_the_default_threshold_is_the_one_of_before():
-    model = LowLightNAT(TOY); x = torch.stack(pictures()); a = model.align(x*.2)
-    torch.manual_seed(3); tau = random_tau(model, a)
-    torch.manual_seed(3); assert tau == model.doubt(a).map.flatten().float().quantile(.1 + .8*torch.rand(()).item()).item()
+    model = LowLightNAT(TOY)
+    x = torch.stack(pictures())
+    a = model.align(x*.2)
+    torch.manual_seed(3)
+    tau = random_tau(model, a)
+    torch.manual_seed(3)
+    assert tau == model.doubt(a).map.flatten().float().quantile(.1
+                                                                + .8*torch.rand(()).item()).item()
 
 @pytest.mark.parametrize('name', ['nat', 'decoder'])
 def test_in_evaluation_stages_show_doubt_and_mask(name):
-    stage = STAGES[name](LowLightNAT(TOY), PLAN).eval(); x = torch.stack(pictures())
-    with torch.no_grad(): pair, alone = stage(x*.2, x), stage(x*.2)
-    for out in pair, alone: assert out.entropy.shape == out.mask.shape == (3, 12, 12) and out.mask.dtype == torch.bool
+    stage = STAGES[name](LowLightNAT(TOY), PLAN).eval()
+    x = torch.stack(pictures())
+    with torch.no_grad():
+        pair = stage(x*.2, x)
+        alone = stage(x*.2)
+    for out in pair, alone:
+        assert out.entropy.shape == out.mask.shape == (3, 12, 12) and out.mask.dtype == torch.bool
     assert torch.equal(pair.entropy, alone.entropy) and not hasattr(alone, 'terms')
     assert 'entropy' not in stage.train()(x*.2, x)

@@ -19,49 +19,75 @@ ROOT = Path(__file__).resolve().parents[1]
 CHECKS = 'docstring docments shapes example test'.split()
 
 AS_ANOTHER = re.compile(r'\b(scalars?|any shape|(same|its) shapes?|shapes? of)\b')
-AXIS = re.compile(r"\.\.\.|\.{0,3}[\w']{1,3}|(?=.*[\d*/+^])[\w'*/+^.-]+")       # B, 2h, dim/4, ...: one of these at least, so that (bright, dark) is no shape
+# B, 2h, dim/4, ...: one of these at least, so that (bright, dark) is no shape
+AXIS = re.compile(r"\.\.\.|\.{0,3}[\w']{1,3}|(?=.*[\d*/+^])[\w'*/+^.-]+")
 
-BY_FRAMEWORK = re.compile(r'forward|(before|after)_\w+')                     # PyTorch and fastai call these: they are shown where their class is
-CHECKING = re.compile(r'(^|[;:])\s*(with )?(assert|test_\w+\(|fail\(|ExceptionExpected|expect_fail)|pytest\.raises|ExceptionExpected', re.M)
+# PyTorch and fastai call these: they are shown where their class is
+BY_FRAMEWORK = re.compile(r'forward|(before|after)_\w+')
+CHECKING = re.compile(
+    r'(^|[;:])\s*(with )?(assert|test_\w+\(|fail\(|ExceptionExpected|expect_fail)|pytest\.raises|ExceptionExpected',
+    re.M)
 
 
 # --- what the modules offer ---
 
 def comments_of(src):
     "Comment of each line that has one, and the lines that hold nothing else."
-    toks = [o for o in tokenize.generate_tokens(io.StringIO(src).readline) if o.type == tokenize.COMMENT]
+    toks = [
+        o for o in tokenize.generate_tokens(io.StringIO(src).readline) if o.type == tokenize.COMMENT
+    ]
     lines = src.splitlines()
-    return {o.start[0]: o.string.lstrip('#| ').strip() for o in toks}, {o.start[0] for o in toks if lines[o.start[0]-1].strip().startswith('#')}
+    return {o.start[0]: o.string.lstrip('#| ').strip()
+            for o in toks
+            }, {o.start[0]
+                for o in toks
+                if lines[o.start[0] - 1].strip().startswith('#')}
 
 def comment_at(comments, line, end=None):
     "The comment at the end of these lines, or alone above them."
     found, alone = comments
     for i in range(end or line, line-1, -1):
         if found.get(i): return found[i]
-    return found.get(line-1, '') if line-1 in alone and not found.get(line-1, '').startswith('%%') else ''
+    return found.get(
+        line - 1, '') if line - 1 in alone and not found.get(line - 1, '').startswith('%%') else ''
 
-def is_static(node): return any(isinstance(d, ast.Name) and d.id == 'staticmethod' for d in node.decorator_list)
+def is_static(node):
+    return any(isinstance(d, ast.Name) and d.id == 'staticmethod' for d in node.decorator_list)
 
 def by_param(annotation):
     "What the commands say of a parameter inside `Param(...)`, which stands where its type does."
-    return ast.unparse(annotation.args[0]) if isinstance(annotation, ast.Call) and getattr(annotation.func, 'id', '') == 'Param' and annotation.args else ''
+    return ast.unparse(annotation.args[0]) if isinstance(annotation, ast.Call) and getattr(
+        annotation.func, 'id', '') == 'Param' and annotation.args else ''
 
 def parameters(fn, comments, method):
-    "Name, annotation and comment of each parameter of `fn`, and of what it returns. As in fastcore, a line's comment is its last parameter's."
+    """Name, annotation and comment of each parameter of `fn`, and of what it returns. As in
+    fastcore, a line's comment is its last parameter's."""
     a = fn.args
-    args = [*a.posonlyargs, *a.args, *([a.vararg] if a.vararg else []), *a.kwonlyargs, *([a.kwarg] if a.kwarg else [])]
+    args = [
+        *a.posonlyargs, *a.args, *([a.vararg] if a.vararg else []), *a.kwonlyargs,
+        *([a.kwarg] if a.kwarg else [])
+    ]
     last = {}
     for o in args: last[o.lineno] = o.arg
     if fn.returns: last[fn.returns.lineno] = 'return'
-    both = fn.returns.lineno if fn.returns and ' to ' in comment_at(comments, fn.returns.lineno) else None      # `# (B,3,H,W) to (B,d,h,w)` is of what goes in, too
-    said = {o.arg: by_param(o.annotation) or (comment_at(comments, o.lineno) if last[o.lineno] == o.arg or o.lineno == both else '') for o in args}
+    # `# (B,3,H,W) to (B,d,h,w)` is of what goes in, too
+    both = fn.returns.lineno if fn.returns and ' to ' in comment_at(comments,
+                                                                    fn.returns.lineno) else None
+    said = {
+        o.arg: by_param(o.annotation)
+        or (comment_at(comments, o.lineno) if last[o.lineno] == o.arg or o.lineno == both else '')
+        for o in args
+    }
     out = [(o.arg, ast.unparse(o.annotation) if o.annotation else '', said[o.arg]) for o in args]
-    if fn.returns: out.append(('return', ast.unparse(fn.returns), comment_at(comments, fn.returns.lineno)))
+    if fn.returns:
+        out.append(('return', ast.unparse(fn.returns), comment_at(comments, fn.returns.lineno)))
     return out[1:] if method and not is_static(fn) else out
 
 def fields_of(cls, comments):
     "The same of a dataclass."
-    return [(o.target.id, ast.unparse(o.annotation), comment_at(comments, o.lineno, o.end_lineno)) for o in cls.body if isinstance(o, ast.AnnAssign)]
+    return [(o.target.id, ast.unparse(o.annotation), comment_at(comments, o.lineno, o.end_lineno))
+            for o in cls.body
+            if isinstance(o, ast.AnnAssign)]
 
 def is_tensor(annotation): return bool(re.search(r'\bTensor\b', annotation))
 
@@ -70,38 +96,65 @@ def one_line(doc): return bool(doc) and '\n' not in doc.strip()
 def decorators(node): return [ast.unparse(o) for o in node.decorator_list]
 
 def read_module(name, src):
-    "The names that a module defines and exports, each with its docstring and parameters; and where it takes others from."
-    tree, comments = ast.parse(src), comments_of(src)
-    lists = [ast.literal_eval(o.value) for o in tree.body if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == '__all__']
-    public, names, taken = set(lists[0] if lists else []), {}, {}
-    def add(key, kind, doc, params, extra=()): names[key] = SimpleNamespace(module=name, name=key, kind=kind, doc=doc, params=params, tensors=[*params, *extra])
+    """The names that a module defines and exports, each with its docstring and parameters; and
+    where it takes others from."""
+    tree = ast.parse(src)
+    comments = comments_of(src)
+    lists = [
+        ast.literal_eval(o.value)
+        for o in tree.body
+        if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == '__all__'
+    ]
+    public = set(lists[0] if lists else [])
+    names = {}
+    taken = {}
+    def add(key, kind, doc, params, extra=()):
+        names[key] = SimpleNamespace(module=name, name=key, kind=kind, doc=doc, params=params,
+                                     tensors=[*params, *extra])
     for o in tree.body:
-        if isinstance(o, ast.ImportFrom) and (o.level or (o.module or '').startswith('lowlight_nat')):
-            for i in o.names: taken[i.asname or i.name] = ((o.module or '').removeprefix('lowlight_nat').strip('.'), i.name)
+        if isinstance(o, ast.ImportFrom) and (o.level or
+                                              (o.module or '').startswith('lowlight_nat')):
+            for i in o.names:
+                taken[i.asname
+                      or i.name] = ((o.module
+                                     or '').removeprefix('lowlight_nat').strip('.'), i.name)
         elif isinstance(o, ast.ClassDef) and o.name in public:
             fns = {f.name: f for f in o.body if isinstance(f, ast.FunctionDef)}
             fields = fields_of(o, comments) if any('dataclass' in d for d in decorators(o)) else []
             init = parameters(fns['__init__'], comments, True) if '__init__' in fns else []
-            add(o.name, 'class', ast.get_docstring(o), fields + init, parameters(fns['forward'], comments, True) if 'forward' in fns else ())
+            add(o.name, 'class', ast.get_docstring(o), fields + init,
+                parameters(fns['forward'], comments, True) if 'forward' in fns else ())
         elif isinstance(o, ast.FunctionDef) and any(d.startswith('patch') for d in decorators(o)):
-            if o.name[0] != '_' and (owner := ast.unparse(o.args.args[0].annotation)).split('.')[-1][0] != '_':
-                for c in re.findall(r'\w+', owner): add(f'{c}.{o.name}', 'method', ast.get_docstring(o), parameters(o, comments, True))
-        elif isinstance(o, ast.FunctionDef) and o.name in public: add(o.name, 'function', ast.get_docstring(o), parameters(o, comments, False))
+            if o.name[0] != '_' and (owner := ast.unparse(
+                    o.args.args[0].annotation)).split('.')[-1][0] != '_':
+                for c in re.findall(r'\w+', owner):
+                    add(f'{c}.{o.name}', 'method', ast.get_docstring(o),
+                        parameters(o, comments, True))
+        elif isinstance(o, ast.FunctionDef) and o.name in public:
+            add(o.name, 'function', ast.get_docstring(o), parameters(o, comments, False))
         elif isinstance(o, (ast.Assign, ast.AnnAssign)):
             for t in (o.targets if isinstance(o, ast.Assign) else [o.target]):
                 for n in ast.walk(t):
-                    if isinstance(n, ast.Name) and n.id in public: add(n.id, 'constant', comment_at(comments, o.lineno, o.end_lineno), [])
+                    if isinstance(n, ast.Name) and n.id in public:
+                        add(n.id, 'constant', comment_at(comments, o.lineno, o.end_lineno), [])
     return SimpleNamespace(name=name, names=names, public=public, taken=taken)
 
 def has_shape(said):
-    "Does a comment give a shape, as (B,3,H,W) or (n,), or say that it is a number or shaped as another?"
+    """Does a comment give a shape, as (B,3,H,W) or (n,), or say that it is a number or shaped as
+    another?"""
     def is_shape(inside):
         first, *rest = [o.strip() for o in inside.split(',')]
-        return rest == [''] if re.fullmatch(r'\w+', first) and len(rest) == 1 and not rest[0] else bool(rest) and all(re.fullmatch(r"[\w'*/+^.-]+", o) for o in (first, *rest)) and any(AXIS.fullmatch(o) for o in (first, *rest))
-    return bool(AS_ANOTHER.search(said)) or '(...)' in said or any(is_shape(o) for o in re.findall(r'\(([^()]*)\)', said))
+        return rest == [
+            ''
+        ] if re.fullmatch(r'\w+', first) and len(rest) == 1 and not rest[0] else bool(rest) and all(
+            re.fullmatch(r"[\w'*/+^.-]+", o)
+            for o in (first, *rest)) and any(AXIS.fullmatch(o) for o in (first, *rest))
+    return bool(AS_ANOTHER.search(said)) or '(...)' in said or any(
+        is_shape(o) for o in re.findall(r'\(([^()]*)\)', said))
 
 def missing_parameters(item): return [p for p, _, said in item.params if not said and p != 'return']
-def missing_shapes(item): return [p for p, kind, said in item.tensors if is_tensor(kind) and not has_shape(said)]
+def missing_shapes(item):
+    return [p for p, kind, said in item.tensors if is_tensor(kind) and not has_shape(said)]
 
 
 # --- where they are used ---
@@ -109,7 +162,8 @@ def missing_shapes(item): return [p for p, kind, said in item.tensors if is_tens
 def cells_of(nb): return [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code']
 def is_run(src): return not re.search(r'^#\|\s*eval:\s*false', src, re.M)
 def is_export(src): return bool(re.search(r'^#\|\s*exports?\b', src, re.M))
-def is_hidden(src): return bool(re.search(r'^#\|\s*(hide|include:\s*false|echo:\s*false)\s*$', src, re.M))
+def is_hidden(src):
+    return bool(re.search(r'^#\|\s*(hide|include:\s*false|echo:\s*false)\s*$', src, re.M))
 def is_test(src): return bool(CHECKING.search(src))
 
 def parsed(src):
@@ -118,18 +172,22 @@ def parsed(src):
 
 def imported(trees, modules):
     "What each name, and each alias of a module, of these cells stands for."
-    names, aliases = {}, {}
+    names = {}
+    aliases = {}
     for node in (n for t in trees for n in ast.walk(t)):
         if isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == 'lowlight_nat':
             m = node.module.removeprefix('lowlight_nat').strip('.')
             for o in node.names:
                 if not m: aliases[o.asname or o.name] = o.name
                 elif o.name == '*':
-                    for mod in (modules.values() if m == 'all' else [modules[m]] if m in modules else []): names.update({n: (mod.name, n) for n in mod.public})
+                    for mod in (modules.values()
+                                if m == 'all' else [modules[m]] if m in modules else []):
+                        names.update({n: (mod.name, n) for n in mod.public})
                 else: names[o.asname or o.name] = (m, o.name)
         elif isinstance(node, ast.Import):
             for o in node.names:
-                if o.name.startswith('lowlight_nat.') and o.asname: aliases[o.asname] = o.name.split('.')[1]
+                if o.name.startswith('lowlight_nat.') and o.asname:
+                    aliases[o.asname] = o.name.split('.')[1]
     return names, aliases
 
 def home(modules, module, name):
@@ -140,29 +198,37 @@ def home(modules, module, name):
     return module, name
 
 def used(tree, names, aliases, modules, near):
-    "The exported names that these statements use, and the patched methods of the modules `near`, from which something is taken."
+    """The exported names that these statements use, and the patched methods of the modules `near`,
+    from which something is taken."""
     out = set()
     for n in ast.walk(tree):
         if isinstance(n, ast.Name) and n.id in names: out.add(home(modules, *names[n.id]))
         elif isinstance(n, ast.Attribute):
-            if isinstance(n.value, ast.Name) and n.value.id in aliases: out.add(home(modules, aliases[n.value.id], n.attr))
+            if isinstance(n.value, ast.Name) and n.value.id in aliases:
+                out.add(home(modules, aliases[n.value.id], n.attr))
             out |= {(m, k) for m in near for k in modules[m].names if k.endswith('.' + n.attr)}
     return out
 
 def uses(cells, modules, own=None):
-    "For each cell that is run and exports nothing: its text, and the names it uses. `own` is the module that the notebook exports."
+    """For each cell that is run and exports nothing: its text, and the names it uses. `own` is the
+    module that the notebook exports."""
     trees = [parsed(s) for s in cells]
     names, aliases = imported(trees, modules)
     if own in modules: names.update({n: (own, n) for n in modules[own].names if '.' not in n})
     near = {home(modules, *o)[0] for o in names.values()} | set(aliases.values())
     for s, t in zip(cells, trees):
-        if is_run(s) and not is_export(s): yield s, used(t, names, aliases, modules, near & set(modules))
+        if is_run(s) and not is_export(s):
+            yield s, used(t, names, aliases, modules, near & set(modules))
 
-def default_exp(cells): return next((m[1] for s in cells if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', s, re.M))), None)
+def default_exp(cells):
+    return next((m[1] for s in cells if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', s, re.M))),
+                None)
 
 def shown(modules, notebooks, tests):
-    "Names with an example (a cell that the reader sees) and names with a test (a cell that checks, or a file of `tests/`)."
-    example, test = set(), set()
+    """Names with an example (a cell that the reader sees) and names with a test (a cell that
+    checks, or a file of `tests/`)."""
+    example = set()
+    test = set()
     for nb in notebooks:
         cells = cells_of(nb)
         for src, found in uses(cells, modules, default_exp(cells)):
@@ -178,19 +244,38 @@ def check(modules, notebooks, tests):
     out = {}
     for item in (i for m in modules.values() for i in m.names.values()):
         key = item.module, item.name
-        cls = (item.module, item.name.split('.')[0]) if item.kind == 'method' and BY_FRAMEWORK.fullmatch(item.name.split('.')[1]) else key
-        out[f'{item.module}.{item.name}'] = dict(docstring=[] if one_line(item.doc) else ['none of one line'], docments=missing_parameters(item), shapes=missing_shapes(item),
-            example=[] if {key, cls} & example else ['none'], test=[] if {key, cls} & test else ['none'])
+        cls = (item.module,
+               item.name.split('.')[0]) if item.kind == 'method' and BY_FRAMEWORK.fullmatch(
+                   item.name.split('.')[1]) else key
+        out[f'{item.module}.{item.name}'] = dict(
+            docstring=[] if one_line(item.doc) else ['none of one line'],
+            docments=missing_parameters(item), shapes=missing_shapes(item),
+            example=[] if {key, cls} & example else ['none'],
+            test=[] if {key, cls} & test else ['none'])
     return out
 
 def project():
-    modules = {p.stem: read_module(p.stem, p.read_text(encoding='utf-8')) for p in sorted((ROOT/'lowlight_nat').glob('*.py')) if p.stem not in ('all', '_modidx', '__init__')}
-    pages = [p for p in sorted((ROOT/'nbs').rglob('*.ipynb')) if not any(o[0] in '._' for o in p.relative_to(ROOT).parts)]
-    return modules, [json.loads(p.read_text(encoding='utf-8')) for p in pages], [p.read_text(encoding='utf-8') for p in sorted((ROOT/'tests').glob('test_*.py')) if p.name != 'test_names.py']
+    modules = {
+        p.stem: read_module(p.stem, p.read_text(encoding='utf-8'))
+        for p in sorted((ROOT/'lowlight_nat').glob('*.py'))
+        if p.stem not in ('all', '_modidx', '__init__')
+    }
+    pages = [
+        p for p in sorted((ROOT/'nbs').rglob('*.ipynb'))
+        if not any(o[0] in '._' for o in p.relative_to(ROOT).parts)
+    ]
+    return modules, [json.loads(p.read_text(encoding='utf-8')) for p in pages], [
+        p.read_text(encoding='utf-8')
+        for p in sorted((ROOT/'tests').glob('test_*.py'))
+        if p.name != 'test_names.py'
+    ]
 
 def report(found):
     "The counts, and what is missing."
-    lines = [f'{len(found)} names; ' + ', '.join(f'{sum(not o[k] for o in found.values())} with {k}' for k in CHECKS)]
+    lines = [
+        f'{len(found)} names; '
+        + ', '.join(f'{sum(not o[k] for o in found.values())} with {k}' for k in CHECKS)
+    ]
     return lines + [f'{k} {n}: {", ".join(o[k])}' for k in CHECKS for n, o in found.items() if o[k]]
 
 def missing(found): return {f'{k} {n}' for k in CHECKS for n, o in found.items() if o[k]}
@@ -228,7 +313,11 @@ def double(x:Tensor, # picture (B,3,H,W)
     return k*x
 def _hidden(x): return x
 '''
-CELLS = ['#| default_exp made', '#| export\n' + MODULE, 'n = Net(); n.drop(0.1); Sizes()', 'double(x, LIMIT)', '#| hide\ntest_eq(double(x, LIMIT), 2*x)', 'n.drop(.2); assert Net() and Sizes()']
+CELLS = [
+    '#| default_exp made', '#| export\n' + MODULE, 'n = Net(); n.drop(0.1); Sizes()',
+    'double(x, LIMIT)', '#| hide\ntest_eq(double(x, LIMIT), 2*x)',
+    'n.drop(.2); assert Net() and Sizes()'
+]
 
 def made(src=MODULE, cells=CELLS, tests=()):
     nb = dict(cells=[dict(cell_type='code', source=[c]) for c in cells])
@@ -260,12 +349,18 @@ def test_notebook_checks_can_fail(i, new, lack):
     assert lack <= made(cells=cells)
 
 def test_tests_count_by_import():
-    cells = [c for c in CELLS if 'test_eq' not in c]          # Net and Sizes have their test in the last cell
+    # Net and Sizes have their test in the last cell
+    cells = [c for c in CELLS if 'test_eq' not in c]
     use = 'def test_it(): assert double(x, LIMIT)'
     assert 'test made.double' in made(cells=cells, tests=[use])
-    assert 'test made.double' in made(cells=cells, tests=['from lowlight_nat.other import double, LIMIT\n' + use])
+    assert 'test made.double' in made(
+        cells=cells, tests=['from lowlight_nat.other import double, LIMIT\n' + use])
     assert made(cells=cells, tests=['from lowlight_nat.made import double, LIMIT\n' + use]) == set()
-    assert made(cells=cells, tests=['import lowlight_nat.made as m\n' + use.replace('double', 'm.double').replace('LIMIT', 'm.LIMIT')]) == set()
+    assert made(
+        cells=cells, tests=[
+            'import lowlight_nat.made as m\n'
+            + use.replace('double', 'm.double').replace('LIMIT', 'm.LIMIT')
+        ]) == set()
 
 if __name__ == '__main__':
     found = check(*project())

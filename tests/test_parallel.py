@@ -42,17 +42,25 @@ torch.distributed.destroy_process_group()
 @pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path):
     (tmp_path/'train.py').write_text(PROGRAM)
-    line = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', str(tmp_path/'train.py'), str(tmp_path)]
+    line = [
+        sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
+        str(tmp_path/'train.py'),
+        str(tmp_path)
+    ]
     env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', ACCELERATE_USE_CPU='true')
-    r = subprocess.run(line, env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
+    r = subprocess.run(line, env=env, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                       stderr=subprocess.STDOUT, timeout=600)
     assert r.returncode == 0, r.stdout[-4000:]
     a, b = (json.loads((tmp_path/f'rank{i}.json').read_text()) for i in (0, 1))
     for name in a:
-        assert a[name]['draws'] == b[name]['draws'] == 32 and a[name]['wrapped'] == b[name]['wrapped'] != 'DistributedDataParallel'
+        assert a[name]['draws'] == b[name]['draws'] == 32 and a[name]['wrapped'] == b[name][
+            'wrapped'] != 'DistributedDataParallel'
         assert [k for k, v in a[name]['weights'].items() if v != b[name]['weights'][k]] == []
-        assert (tmp_path/f'{name}0.pt').exists() and not (tmp_path/f'{name}1.pt').exists()   # one writer
+        # one writer
+        assert (tmp_path/f'{name}0.pt').exists() and not (tmp_path/f'{name}1.pt').exists()
 
 def test_says_what_is_missing():
     code = "import sys; sys.modules['accelerate'] = None; import lowlight_nat.training_parallel"
     r = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True)
-    assert r.returncode and 'needs accelerate: run `pip install -e ".[parallel]"`' in r.stderr.splitlines()[-1]
+    assert r.returncode and 'needs accelerate: run `pip install -e ".[parallel]"`' in r.stderr.splitlines(
+    )[-1]

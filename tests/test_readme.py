@@ -22,7 +22,8 @@ def spread(path): return ImageStat.Stat(Image.open(path).convert('L')).stddev[0]
 
 @pytest.fixture
 def place(tmp_path):
-    "An empty folder that has the samples, so that what the README's lines write does not land in the project."
+    """An empty folder that has the samples, so that what the README's lines write does not land in
+    the project."""
     (tmp_path/'samples').symlink_to(ROOT/'samples', target_is_directory=True)
     return tmp_path
 
@@ -37,13 +38,15 @@ def test_links_lead_somewhere():
     for link in links:
         path, _, anchor = link.partition('#')
         if not (ROOT/path).exists(): broken.append(link)
-        elif anchor and f'{{#{anchor}}}' not in (ROOT/path).read_text(encoding='utf-8'): broken.append(link)
+        elif anchor and f'{{#{anchor}}}' not in (ROOT/path).read_text(encoding='utf-8'):
+            broken.append(link)
     assert links and broken == []
 
 def test_commands_begin_on_a_fresh_machine():
     for mark in ('command: enhance', 'command: test'):
         line = block(mark)
-        assert '\n' not in line and line.startswith('python3 -m venv .venv && . .venv/bin/activate && pip install -e ')
+        assert '\n' not in line and line.startswith(
+            'python3 -m venv .venv && . .venv/bin/activate && pip install -e ')
 
 @pytest.mark.slow
 def test_enhance_command(place, run):
@@ -54,7 +57,9 @@ def test_enhance_command(place, run):
         out = place/'enhanced'/p.name
         assert out.exists(), f'{p.name} was not written'
         assert Image.open(out).size == Image.open(p).size, p.name
-        assert level(out) > max(0.15, 1.3*level(p)) and spread(out) > 0.05, f'{p.name}: level {level(p):.3f} -> {level(out):.3f}, spread {spread(out):.3f}'
+        assert level(out) > max(0.15, 1.3*level(p)) and spread(
+            out
+        ) > 0.05, f'{p.name}: level {level(p):.3f} -> {level(out):.3f}, spread {spread(out):.3f}'
 
 @pytest.mark.slow
 def test_test_command(run):
@@ -84,7 +89,9 @@ def help_of(program, rest, run):
 @pytest.mark.slow
 def test_options_exist(run):
     rows = re.findall(r'^\| `(lowlight_\w+)([^`]*)` \|(.*)\|$', README, re.M)
-    assert {o[0] for o in rows} == set(re.findall(r'^    (lowlight_\w+)=', (ROOT/'settings.ini').read_text(), re.M))
+    assert {o[0]
+            for o in rows} == set(
+                re.findall(r'^    (lowlight_\w+)=', (ROOT/'settings.ini').read_text(), re.M))
     for name, use, words in rows:
         usage = help_of(name, use.split(), run)
         assert [o for o in re.findall(r'--[a-z][\w-]*', use + words) if o not in usage] == [], name
@@ -120,13 +127,22 @@ def test_claims_have_commands(run):
     rows = claim_rows(README)
     assert len(rows) >= 10 and all(len(o) == 3 and o[2].startswith('`') for o in rows)
     assert commandless(rows, run) == []
-    assert commandless([['words', '1 dB', '`python nbs/figures/no_such.py`'], ['more', '2 dB', '`lowlight_evaluate --faith`'], ['most', '3', '`true`']], run) == ['words', 'more', 'most']
+    assert commandless([['words', '1 dB', '`python nbs/figures/no_such.py`'],
+                        ['more', '2 dB', '`lowlight_evaluate --faith`'], ['most', '3', '`true`']],
+                       run) == ['words', 'more', 'most']
 
 def unproven(text):
     "Measured figures in running text that stand in no table of figures or claims."
-    shown = ' '.join(re.findall(r'<!-- (?:figures|claims):start -->.*?<!-- (?:figures|claims):end -->', text, re.S))
-    prose = re.sub(r'<!-- (?:figures|claims|chapters):start -->.*?end -->|```.*?```|`[^`]*`', '', text, flags=re.S)
-    return [o for o in re.findall(r'[-+]?\d[\d.,]*(?: (?:dB|seconds|s|MB|GB|megapixels|million parameters)|%)(?!\w)', prose) if o not in shown]
+    shown = ' '.join(
+        re.findall(r'<!-- (?:figures|claims):start -->.*?<!-- (?:figures|claims):end -->', text,
+                   re.S))
+    prose = re.sub(r'<!-- (?:figures|claims|chapters):start -->.*?end -->|```.*?```|`[^`]*`', '',
+                   text, flags=re.S)
+    return [
+        o for o in re.findall(
+            r'[-+]?\d[\d.,]*(?: (?:dB|seconds|s|MB|GB|megapixels|million parameters)|%)(?!\w)',
+            prose) if o not in shown
+    ]
 
 def test_figures_in_the_text_are_shown():
     assert unproven(README) == []

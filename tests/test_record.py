@@ -13,7 +13,8 @@ from lowlight_nat.record import write_csv, write_json, write_text
 
 def at_once(jobs):
     "Run jobs in threads that all begin at the same moment: what went wrong in them"
-    wrong, gate = [], threading.Barrier(len(jobs))
+    wrong = []
+    gate = threading.Barrier(len(jobs))
     def go(job):
         gate.wait()
         try: job()
@@ -30,23 +31,35 @@ def model():
 
 @pytest.mark.parametrize('kind', ['json', 'csv', 'text', 'state', 'model', 'baseline', 'onnx'])
 def test_many_savers_of_one_file_lose_none(tmp_path, model, kind):
-    path, rows = tmp_path/'one', [dict(n=i, text='x'*4000) for i in range(50)]
+    path = tmp_path/'one'
+    rows = [dict(n=i, text='x'*4000) for i in range(50)]
     if kind == 'onnx':
         onnx = pytest.importorskip('onnx', reason='needs onnx')
         from lowlight_nat.deploy import write_onnx
         x = onnx.helper.make_tensor_value_info('x', onnx.TensorProto.FLOAT, [1])
-        graph = onnx.helper.make_model(onnx.helper.make_graph([onnx.helper.make_node('Identity', ['x'], ['y'])], 'g', [x], [x]))
+        graph = onnx.helper.make_model(
+            onnx.helper.make_graph([onnx.helper.make_node('Identity', ['x'], ['y'])], 'g', [x],
+                                   [x]))
     flow = LLFlow(LLFlowConfig.small()) if kind == 'baseline' else None
-    save = dict(json=lambda: write_json(path, dict(rows=rows)), csv=lambda: write_csv(path, rows), text=lambda: write_text(path, 'ü'*10**5),
-                state=lambda: save_beside(dict(a=torch.zeros(10**5)), path), model=lambda: save_model(model, path),
-                baseline=lambda: save_baseline(flow, BaselinePlan('llflow'), path), onnx=lambda: write_onnx(graph, path))[kind]
+    save = dict(json=lambda: write_json(path, dict(rows=rows)), csv=lambda: write_csv(path, rows),
+                text=lambda: write_text(path, 'ü'*10**5),
+                state=lambda: save_beside(dict(a=torch.zeros(10**5)), path),
+                model=lambda: save_model(model, path),
+                baseline=lambda: save_baseline(flow, BaselinePlan('llflow'), path),
+                onnx=lambda: write_onnx(graph, path))[kind]
     assert at_once([save]*18) == []
-    read = dict(json=lambda: json.loads(path.read_text())['rows'][-1]['n'], csv=lambda: path.read_text().count('\n'), text=lambda: path.read_text(encoding='utf-8')[-1],
-                state=lambda: len(load_state(path)['a']), model=lambda: load_model(path).cfg.name, baseline=lambda: read_baseline(path).plan.name,
+    read = dict(json=lambda: json.loads(path.read_text())['rows'][-1]['n'],
+                csv=lambda: path.read_text().count('\n'),
+                text=lambda: path.read_text(encoding='utf-8')[-1],
+                state=lambda: len(load_state(path)['a']), model=lambda: load_model(path).cfg.name,
+                baseline=lambda: read_baseline(path).plan.name,
                 onnx=lambda: onnx.load(path).graph.name)[kind]
-    assert read() == dict(json=49, csv=51, text='ü', state=10**5, model='tiny', baseline='llflow', onnx='g')[kind]
+    assert read() == dict(json=49, csv=51, text='ü', state=10**5, model='tiny', baseline='llflow',
+                          onnx='g')[kind]
     assert [p.name for p in tmp_path.iterdir()] == ['one']
-    if os.name == 'posix': assert path.stat().st_mode & 0o444 == 0o444 & ~mask()   # readable as any new file is
+    if os.name == 'posix':
+        # readable as any new file is
+        assert path.stat().st_mode & 0o444 == 0o444 & ~mask()
 
 def mask():
     m = os.umask(0)
@@ -57,7 +70,9 @@ def test_one_writer_in_the_whole_package(root):
     "Nothing but `write_beside` renames a half-written file."
     for p in sorted((root/'lowlight_nat').glob('*.py')):
         if p.name == 'files.py': continue
-        assert not re.search(r"\.part['\"]|os\.replace\(|\.savefig\(path|torch\.save\((?!obj, f\))|save_file\(", p.read_text(encoding='utf-8')), p.name
+        assert not re.search(
+            r"\.part['\"]|os\.replace\(|\.savefig\(path|torch\.save\((?!obj, f\))|save_file\(",
+            p.read_text(encoding='utf-8')), p.name
 
 class Shell:
     "What a pickle may ask for"
@@ -66,7 +81,11 @@ class Shell:
 def test_a_state_runs_no_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(dict(epoch=1, evil=Shell()), 'a.pt')
-    with pytest.raises(ValueError, match=r'a.pt cannot be read as a checkpoint of a run \(it holds \S*system, which is no part of a state\)') as e: load_state('a.pt')
+    with pytest.raises(
+            ValueError,
+            match=r'a.pt cannot be read as a checkpoint of a run \(it holds \S*system, which is no part of a state\)'
+    ) as e:
+        load_state('a.pt')
     assert not Path('ran.txt').exists() and '\n' not in str(e.value)
     torch.save(dict(epoch=1), 'b.pt')
     Path('b.pt').write_bytes(Path('b.pt').read_bytes()[:99])
@@ -74,7 +93,9 @@ def test_a_state_runs_no_code(tmp_path, monkeypatch):
     assert '\n' not in str(e.value)
 
 def test_a_state_holds_what_numpy_and_fastai_put_into_it(tmp_path):
-    s = dict(random=np.random.get_state(), hypers=L(dict(lr=np.float64(.1)), dict(lr=np.float32(.5), n=np.int64(3))), on=np.bool_(True), a=np.arange(3.))
+    s = dict(random=np.random.get_state(), hypers=L(dict(lr=np.float64(.1)),
+                                                    dict(lr=np.float32(.5), n=np.int64(3))),
+             on=np.bool_(True), a=np.arange(3.))
     save_beside(s, tmp_path/'a.pt')
     got = load_state(tmp_path/'a.pt')
     assert got['hypers'] == s['hypers'] and got['on'] == True and got['a'].tolist() == [0., 1., 2.]

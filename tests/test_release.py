@@ -128,7 +128,8 @@ def test_wheel_and_sdist(tmp_path):
 @pytest.fixture
 def told(monkeypatch):
     "What setup.py tells setuptools."
-    setuptools, seen = pytest.importorskip('setuptools'), {}
+    setuptools = pytest.importorskip('setuptools')
+    seen = {}
     monkeypatch.setattr(setuptools, 'setup', lambda **kwargs: seen.update(kwargs))
     runpy.run_path(str(ROOT/'setup.py'))
     return seen

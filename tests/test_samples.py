@@ -6,7 +6,8 @@ samples = Path(__file__).parent.parent/'samples'
 
 
 def test_six_dark_pictures_and_their_originals():
-    dark, bright = list_images(samples), list_images(samples/'reference')
+    dark = list_images(samples)
+    bright = list_images(samples/'reference')
     assert len(dark)==6 and [p.name for p in dark]==[p.name for p in bright]
     for d, b in zip(map(read_image, dark), map(read_image, bright)):
         assert d.shape==b.shape and 300<=min(d.shape[1:])<=400

@@ -6,32 +6,45 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
-TUTORIAL, CLAIMS = NBS/'tutorial.ipynb', NBS/'course/claims.ipynb'
+TUTORIAL = NBS/'tutorial.ipynb'
+CLAIMS = NBS/'course/claims.ipynb'
 TALK = "# the talk's figures"       # how the one cell begins that may type figures
-MEASURED = re.compile(r'psnr|ssim|gain|change|cross_entropy|spearman|level$|drift|extra_|seconds|_gb$')
+MEASURED = re.compile(
+    r'psnr|ssim|gain|change|cross_entropy|spearman|level$|drift|extra_|seconds|_gb$')
 
 
-def cells(path, kind): return [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == kind]
+def cells(path, kind):
+    return [
+        c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == kind
+    ]
 def source(cell): return ''.join(cell['source'])
-def shown(path): return [s for c in cells(path, 'code') if not re.match(r'#\|\s*hide', s := source(c))]
+def shown(path):
+    return [s for c in cells(path, 'code') if not re.match(r'#\|\s*hide', s := source(c))]
 
 def code_lines(sources):
     "Lines that are neither empty nor a comment."
-    return [l for s in sources for l in s.splitlines() if l.strip() and not l.strip().startswith('#')]
+    return [
+        l for s in sources for l in s.splitlines() if l.strip() and not l.strip().startswith('#')
+    ]
 
 def numbers(o, key=''):
     "The measured numbers in a file of results."
     if isinstance(o, dict): o = o.items()
     elif isinstance(o, list): o = [(key, v) for v in o]
-    else: return {float(o)} if isinstance(o, (int, float)) and not isinstance(o, bool) and MEASURED.search(key) and math.isfinite(o) else set()
+    else:
+        return {float(o)} if isinstance(o, (int, float)) and not isinstance(
+            o, bool) and MEASURED.search(key) and math.isfinite(o) else set()
     return {n for k, v in o for n in numbers(v, k)}
 
 def typed(text, measured):
-    "Numbers of three digits or more with a decimal point in `text` that are a measured number, rounded to as many places."
+    """Numbers of three digits or more with a decimal point in `text` that are a measured number,
+    rounded to as many places."""
     found = []
     for m in re.finditer(r'(?<![\w.])\d*\.\d+(?![\w.]*\d)', text):
         places = len(m[0].split('.')[1])
-        if len(m[0].replace('.', '').lstrip('0')) >= 3 and any(round(abs(n), places) == float(m[0]) for n in measured): found.append(m[0])
+        if len(m[0].replace('.', '').lstrip('0')) >= 3 and any(
+                round(abs(n), places) == float(m[0]) for n in measured):
+            found.append(m[0])
     return found
 
 @pytest.fixture(scope='module')
@@ -51,13 +64,25 @@ def test_tutorial_cells_are_small():
     assert [s[:50] for s in shown(TUTORIAL) if len(code_lines([s])) > 14] == []
 
 def test_tutorial_stands_alone():
-    names = {n.split('.')[0] for s in shown(TUTORIAL) for node in ast.walk(ast.parse(s)) for n in ([o.name for o in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else [])}
+    names = {
+        n.split('.')[0]
+        for s in shown(TUTORIAL)
+        for node in ast.walk(ast.parse(s))
+        for n in ([o.name for o in node.names] if isinstance(node, ast.Import) else
+                  [node.module] if isinstance(node, ast.ImportFrom) else [])
+    }
     assert names <= {'math', 'time', 'numpy', 'torch', 'matplotlib', 'pathlib', 'PIL'}, names
 
 def test_tutorial_says_why_before_each_cell():
     "Every cell of code has a text before it, of two sentences or more."
-    all_cells = [c for c in json.loads(TUTORIAL.read_text(encoding='utf-8'))['cells'] if not (c['cell_type'] == 'code' and re.match(r'#\|\s*hide', source(c)))]
-    bare = [source(b)[:50] for a, b in zip(all_cells, all_cells[1:]) if b['cell_type'] == 'code' and (a['cell_type'] != 'markdown' or len(re.findall(r'[.?!:]+(?:\s|$)', source(a))) < 2)]
+    all_cells = [
+        c for c in json.loads(TUTORIAL.read_text(encoding='utf-8'))['cells']
+        if not (c['cell_type'] == 'code' and re.match(r'#\|\s*hide', source(c)))
+    ]
+    bare = [
+        source(b)[:50] for a, b in zip(all_cells, all_cells[1:]) if b['cell_type'] == 'code' and (
+            a['cell_type'] != 'markdown' or len(re.findall(r'[.?!:]+(?:\s|$)', source(a))) < 2)
+    ]
     assert [o for o in bare if not o.startswith('import')] == []
 
 def test_tutorial_maps_to_chapters():
@@ -70,37 +95,59 @@ def test_tutorial_maps_to_chapters():
 
 def test_claims_type_no_measured_figure(measured):
     assert len(measured) > 500
-    assert typed(f'a {max(n for n in measured if 20 < n < 30):.2f} dB', measured)     # the check does find one
-    texts = [source(c) for kind in ('code', 'markdown') for c in cells(CLAIMS, kind) if not source(c).startswith(TALK)]
+    # the check does find one
+    assert typed(f'a {max(n for n in measured if 20 < n < 30):.2f} dB', measured)
+    texts = [
+        source(c)
+        for kind in ('code', 'markdown')
+        for c in cells(CLAIMS, kind)
+        if not source(c).startswith(TALK)
+    ]
     assert [(t[:40], found) for t in texts if (found := typed(t, measured))] == []
 
 def test_claims_measured_column_is_made_by_code():
-    "The fourth argument of each card: no digits of its own but `x0.3`-like labels, unless it says that nothing was measured."
-    calls = [n for s in shown(CLAIMS) for n in ast.walk(ast.parse(s)) if isinstance(n, ast.Call) and getattr(n.func, 'id', '') == 'card']
+    """The fourth argument of each card: no digits of its own but `x0.3`-like labels, unless it says
+    that nothing was measured."""
+    calls = [
+        n for s in shown(CLAIMS) for n in ast.walk(ast.parse(s))
+        if isinstance(n, ast.Call) and getattr(n.func, 'id', '') == 'card'
+    ]
     assert len(calls) >= 12
     for call in calls:
         ours = call.args[3]
-        words = ' '.join(n.value for n in ast.walk(ours) if isinstance(n, ast.Constant) and isinstance(n.value, str))
-        assert 'unmeasured' in words or any(isinstance(n, (ast.FormattedValue, ast.Call)) for n in ast.walk(ours)), ast.unparse(ours)
+        words = ' '.join(n.value
+                         for n in ast.walk(ours)
+                         if isinstance(n, ast.Constant) and isinstance(n.value, str))
+        assert 'unmeasured' in words or any(
+            isinstance(n, (ast.FormattedValue, ast.Call))
+            for n in ast.walk(ours)), ast.unparse(ours)
         assert not re.search(r'\d\.\d', words), ast.unparse(ours)
 
 def test_claims_say_what_the_files_say():
     "The stored page was made from the files that lie there now."
-    page = '\n'.join(''.join(o.get('data', {}).get('text/markdown', o.get('text', ''))) for c in cells(CLAIMS, 'code') for o in c['outputs'])
+    page = '\n'.join(''.join(o.get('data', {}).get('text/markdown', o.get('text', '')))
+                     for c in cells(CLAIMS, 'code')
+                     for o in c['outputs'])
     def read(name): return json.loads((NBS/f'figures/run/{name}.json').read_text(encoding='utf-8'))
     for r in read('exp_ablation')['rows'][1:]:
-        if r['system'] != '+NAT decoder': assert f"{r['psnr_gain']:+.2f} dB ({r['psnr_gain_low']:+.2f} to {r['psnr_gain_high']:+.2f}" in page, r['system']
+        if r['system'] != '+NAT decoder':
+            assert f"{r['psnr_gain']:+.2f} dB ({r['psnr_gain_low']:+.2f} to {r['psnr_gain_high']:+.2f}" in page, r[
+                'system']
     for r in read('exp_table1')['rows']:
-        if r['system'] in ('LLFlow', 'Restormer', '+NAT latent & decoder'): assert f"{r['psnr_gt_mean']:.2f} dB, SSIM {r['ssim_gt_mean']:.3f}" in page, r['system']
+        if r['system'] in ('LLFlow', 'Restormer', '+NAT latent & decoder'):
+            assert f"{r['psnr_gt_mean']:.2f} dB, SSIM {r['ssim_gt_mean']:.3f}" in page, r['system']
     for k, v in read('uncertainty')['maps'].items():
         if k in ('sigma', 'entropy, T = 1'): assert f"{k} {v['spearman']:+.2f}" in page, k
 
 def test_claims_commands_exist():
     "Every command on the page is a script of the project or one of its console commands."
-    page = '\n'.join(''.join(o.get('data', {}).get('text/markdown', '')) for c in cells(CLAIMS, 'code') for o in c['outputs'])
+    page = '\n'.join(''.join(o.get('data', {}).get('text/markdown', ''))
+                     for c in cells(CLAIMS, 'code')
+                     for o in c['outputs'])
     commands = set(re.findall(r'`((?:lowlight_|python )[^`]+)`', page))
     scripts = (ROOT/'settings.ini').read_text(encoding='utf-8')
     assert len(commands) >= 8
     for c in commands:
         first, second = c.split()[:2]
-        assert (NBS/second.removeprefix('nbs/')).is_file() if first == 'python' else f'{first}=' in scripts, c
+        assert (NBS/second.removeprefix('nbs/')
+                ).is_file() if first == 'python' else f'{first}=' in scripts, c

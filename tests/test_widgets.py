@@ -32,7 +32,8 @@ def photo():
 def steps(enhancer, photo): return Steps(enhancer, photo)
 
 def file_of(im, kind='PNG'):
-    b = BytesIO(); im.save(b, kind)
+    b = BytesIO()
+    im.save(b, kind)
     return b.getvalue()
 
 def array(im): return np.array(im).astype(int)
@@ -41,16 +42,19 @@ def array(im): return np.array(im).astype(int)
 def test_steps_are_the_model(enhancer, photo, steps):
     "Every combination of settings gives the picture of `Enhancer`, as far as 8 bits can say."
     m = Counter()
-    for kw in (dict(), dict(tau=0.), dict(tau=1.), dict(tau=.9, rounds=0), dict(tau=.3, rounds=1), dict(tau=.3, rounds=3, mix=.7), dict(exposure=.3)):
+    for kw in (dict(), dict(tau=0.), dict(tau=1.), dict(tau=.9, rounds=0), dict(tau=.3, rounds=1),
+               dict(tau=.3, rounds=3, mix=.7), dict(exposure=.3)):
         want = enhancer(photo, **kw).image
-        got = steps.picture(steps.mask(kw.get('tau')), rounds=kw.get('rounds'), mix=kw.get('mix'), exposure=kw.get('exposure'))
+        got = steps.picture(steps.mask(kw.get('tau')), rounds=kw.get('rounds'), mix=kw.get('mix'),
+                            exposure=kw.get('exposure'))
         assert abs(array(want)-array(got)).max() <= 1, kw
         m[got.tobytes()] += 1
     assert len(m) >= 5, 'the settings must make a difference, or nothing was compared'
 
 def test_rounds_in_between(steps):
     m = steps.mask(0.)
-    whole, probs = steps.refine(m, rounds=4), []
+    whole = steps.refine(m, rounds=4)
+    probs = []
     for r in (1, 2, 3):
         part = steps.refine(m, rounds=4, upto=r)
         assert len(part.history) == r and torch.equal(part.tokens, whole.history[r-1].tokens)
@@ -61,7 +65,8 @@ def test_rounds_in_between(steps):
 def test_nothing_is_computed_twice(steps):
     steps.picture()
     first = Counter(steps.ran)
-    steps.picture(); steps.picture(exposure=.5)
+    steps.picture()
+    steps.picture(exposure=.5)
     assert steps.ran == first
     steps.picture(mix=.1)
     assert steps.ran - first == Counter(decode=1)
@@ -93,7 +98,8 @@ def test_inspector_probabilities(steps):
     t = Inspector(steps)
     assert (t.row.max, t.col.max) == (9, 12)
     for r, c in ((0, 0), (9, 12)):
-        t.row.value, t.col.value = r, c
+        t.row.value = r
+        t.col.value = c
         codes, p = steps.top_codes(r, c, 512)
         assert abs(p.sum().item()-1) < 1e-4 and sorted(codes.tolist()) == list(range(512))
         assert t.marked().size == (50, 37) and f'row {r}, column {c}' in t.view.value
@@ -108,7 +114,8 @@ def test_inspector_goes_where_is_clicked_or_typed(steps):
     assert t.at.value == '7, 11' and 'row 7, column 11' in t.view.value
     t.at.value = '-4,99'
     assert (t.row.value, t.col.value) == (0, 12) and t.at.value == '0, 12'
-    shown, n = t.view.value, steps.ran['decode']
+    shown = t.view.value
+    n = steps.ran['decode']
     for bad in 'here', '3', '1,2,3', '<b>, 2':
         t.at.value = bad
         assert 'names no place' in t.said.value and '<b>' not in t.said.value and t.view.value == shown
@@ -117,11 +124,13 @@ def test_inspector_goes_where_is_clicked_or_typed(steps):
 
 def test_brush_touches_what_is_marked(steps):
     t = Brush(steps)
-    t.rows.value, t.cols.value = (2, 4), (3, 6)
+    t.rows.value = (2, 4)
+    t.cols.value = (3, 6)
     m = t.mask()
     changed = (steps.refine(m).z - steps.align().z_tilde).abs().sum(1) > 1e-6
     assert m.sum() == 6 and changed.any() and not (changed & ~m).any()
-    t.add.click(); t.rows.value = (6, 7)
+    t.add.click()
+    t.rows.value = (6, 7)
     assert t.mask().sum() == 6 + 3
     t.own.value = False
     assert torch.equal(t.mask(), m | steps.brush([(6, 3, 7, 6)]) | steps.mask())
@@ -129,15 +138,19 @@ def test_brush_touches_what_is_marked(steps):
     assert t.boxes == []
 
 def test_before_after_ends(photo):
-    a, b = photo, Image.new('RGB', photo.size, 'red')
-    assert (array(before_after(a, b, 1)) == array(a)).all() and (array(before_after(a, b, 0)) == array(b)).all()
+    a = photo
+    b = Image.new('RGB', photo.size, 'red')
+    assert (array(before_after(a, b, 1)) == array(a)).all() and (array(before_after(a, b, 0))
+                                                                 == array(b)).all()
 
 def test_upload_and_save(enhancer, photo):
     "What is saved is what the command would write: whole, with its transparency and 16 bits."
     got = []
     u = Upload(enhancer, got.append, lambda: dict(tau=.2))
-    rgba = photo.copy(); rgba.putalpha(Image.new('L', photo.size, 77))
-    u.file.value = (dict(name='../night.png', type='image/png', size=1, content=memoryview(file_of(rgba)), last_modified=datetime.now(timezone.utc)),)
+    rgba = photo.copy()
+    rgba.putalpha(Image.new('L', photo.size, 77))
+    u.file.value = (dict(name='../night.png', type='image/png', size=1, content=memoryview(
+        file_of(rgba)), last_modified=datetime.now(timezone.utc)), )
     assert len(got) == 1 and not u.save.disabled
     u.save.click()
     assert 'download="night_enhanced.png"' in u.view.value and 'ready' in u.said.value
@@ -153,7 +166,8 @@ def test_upload_of_what_is_no_picture(enhancer, data, name):
 
 def test_a_bad_picture_leaves_the_last_one_unsaved(enhancer, photo):
     u = Upload(enhancer)
-    u.open(file_of(photo), 'a.png'); u.open(b'no', 'b.png')
+    u.open(file_of(photo), 'a.png')
+    u.open(b'no', 'b.png')
     assert u.save.disabled and u.view.value == ''
 
 def test_error_becomes_a_sentence(steps):
@@ -165,14 +179,16 @@ def test_error_becomes_a_sentence(steps):
     assert 'out of memory' in e.said.value
 
 def test_words_are_escaped_and_everywhere(enhancer, photo):
-    assert '<b>' not in as_html(photo, '"<b>', '<b>') and '&quot;&lt;b&gt;' in as_html(photo, '"<b>')
+    assert '<b>' not in as_html(photo, '"<b>', '<b>') and '&quot;&lt;b&gt;' in as_html(
+        photo, '"<b>')
     app = App(enhancer)
     app.upload.open(file_of(photo), 'a.png')
     for i, tool in enumerate(app.tools):
         app.which.value = i
         assert tool.view.value.count('<img ') == tool.view.value.count('<img alt="') > 0
         assert 'alt=""' not in tool.view.value
-        for w in tool.controls(): assert getattr(w, 'description', None) or all(o.description for o in w.children)
+        for w in tool.controls():
+            assert getattr(w, 'description', None) or all(o.description for o in w.children)
 
 def test_app_draws_what_is_seen(enhancer, photo):
     app = App(enhancer)
@@ -188,7 +204,8 @@ def test_monitor_of_a_learner():
     m = Monitor(seconds=60)
     learn = synth_learner(cbs=[live(m, 7)])
     with learn.no_bar(), learn.no_logging(): learn.fit(3)
-    assert [s for s, _ in m.terms['loss']] == list(range(7, learn.train_iter + 1, 7)) and m.drawn == 2
+    assert [s
+            for s, _ in m.terms['loss']] == list(range(7, learn.train_iter + 1, 7)) and m.drawn == 2
     assert '<svg' in m.box.value and '<img' not in m.box.value
 
 @pytest.mark.slow
@@ -200,16 +217,20 @@ def test_monitor_of_a_stage(tmp_path):
     from torch.utils.data import DataLoader
     from dataclasses import replace
     g = torch.Generator().manual_seed(0)
-    pairs = [(torch.rand(3, 64, 64, generator=g)*.1, torch.rand(3, 64, 64, generator=g)) for _ in range(4)]
+    pairs = [(torch.rand(3, 64, 64, generator=g)*.1, torch.rand(3, 64, 64, generator=g))
+             for _ in range(4)]
     dls = DataLoaders(*(DataLoader(pairs, 2) for _ in range(2)))
     m = Monitor(seconds=0)
-    learn = decoder_learner(dls, ModelConfig.tiny(), replace(TrainPlan.tiny().each_stage(crop=64), bf16=False), [live(m, 1)])
+    learn = decoder_learner(dls, ModelConfig.tiny(),
+                            replace(TrainPlan.tiny().each_stage(crop=64), bf16=False), [live(m, 1)])
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
-    assert len(m.terms['loss']) == 2 and {'l1', 'ssim'} < set(m.terms)      # some terms are not in every batch
+    # some terms are not in every batch
+    assert len(m.terms['loss']) == 2 and {'l1', 'ssim'} < set(m.terms)
     assert m.preview.width % 64 == 0 and m.preview.width >= 192 and m.preview.height == 64
 
 def test_curve_of_nothing_and_of_nan():
-    assert 'no finite value' in curve_svg('a', []) and 'polyline' not in curve_svg('a', [(0, float('inf'))])
+    assert 'no finite value' in curve_svg('a', []) and 'polyline' not in curve_svg(
+        'a', [(0, float('inf'))])
     assert curve_svg('<b>', [(1, 2.)]).count('&lt;b&gt;') == 2
 
 def test_app_file_is_a_notebook(tmp_path):
@@ -217,10 +238,12 @@ def test_app_file_is_a_notebook(tmp_path):
     (cell,) = nb['cells']
     assert nb['nbformat'] == 4 and cell['cell_type'] == 'code'
     call = ast.parse(''.join(cell['source'])).body[-1].value
-    assert call.func.id == 'app' and [ast.literal_eval(o) for o in call.args] == ['a "quoted" name.safetensors', 'cpu']
+    assert call.func.id == 'app' and [ast.literal_eval(o)
+                                      for o in call.args] == ['a "quoted" name.safetensors', 'cpu']
 
 @pytest.mark.slow
 def test_commands_do_not_need_the_widgets():
     "Other commands start without ipywidgets and Voila."
     code = "import sys; import lowlight_nat.cli; print([o for o in ('ipywidgets', 'voila') if o in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          check=True).stdout.strip() == '[]'

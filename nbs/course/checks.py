@@ -6,7 +6,9 @@ import functools, importlib
 import torch
 from torch import Tensor
 
-CHECKS,verdicts = {},{}   # name to (level, function); name to the last verdict: open, wrong or right
+# name to (level, function); name to the last verdict: open, wrong or right
+CHECKS = {}
+verdicts = {}
 
 class NotSolved(Exception): "The answer is still the three dots of the stub"
 
@@ -15,7 +17,9 @@ def exercise(
     level:int, # 1: one line; 2: several, thought through; 3: a small piece of work
 ): # decorator of a function that gets the answer, and raises an AssertionError with a hint if it is wrong
     "Register a check."
-    def put(f): CHECKS[name] = level,f; return f
+    def put(f):
+        CHECKS[name] = level,f
+        return f
     return put
 
 def need(ok, hint:str):
@@ -23,9 +27,11 @@ def need(ok, hint:str):
     if not ok: raise AssertionError(hint)
 
 def close(a, b, hint:str, eps:float=1e-4):
-    "`a`, from the answer, must have the shape of `b` and be as large up to `eps`, relative to numbers above one."
+    """`a`, from the answer, must have the shape of `b` and be as large up to `eps`, relative to
+    numbers above one."""
     need(a is not None, 'it returns nothing: is there a `return`?')
-    a,b = (o.detach().double() if isinstance(o, Tensor) else torch.as_tensor(o, dtype=torch.float64) for o in (a,b))
+    a, b = (o.detach().double() if isinstance(o, Tensor) else torch.as_tensor(
+        o, dtype=torch.float64) for o in (a, b))
     need(a.shape==b.shape, f'the shape is {tuple(a.shape)}, {tuple(b.shape)} is wanted. {hint}')
     need(bool((((a-b).abs()<=eps*b.abs().clamp(min=1)) | (a==b)).all()), hint)
 

@@ -11,24 +11,35 @@ _samples = Path(__file__).resolve().parents[2]/'samples'
 
 @exercise('5.1', 1)
 def mix_up(f):
-    h,low = torch.randn(2,3,4,4), torch.randn(2,3,4,4)
-    close(f(h, low, torch.tensor(20.)), low, 'a large w trusts the dark picture: m = sigmoid(w) is the weight of f_low', 1e-3)
-    for w in (-1.,.5): close(f(h, low, torch.tensor(w)), torch.sigmoid(torch.tensor(w))*low + (1-torch.sigmoid(torch.tensor(w)))*h, 'm f_low + (1-m) h with m = sigmoid(w)')
+    h = torch.randn(2,3,4,4)
+    low = torch.randn(2,3,4,4)
+    close(f(h, low, torch.tensor(20.)), low,
+          'a large w trusts the dark picture: m = sigmoid(w) is the weight of f_low', 1e-3)
+    for w in (-1.,.5):
+        close(f(h, low, torch.tensor(w)),
+              torch.sigmoid(torch.tensor(w))*low + (1 - torch.sigmoid(torch.tensor(w)))*h,
+              'm f_low + (1-m) h with m = sigmoid(w)')
 
 @exercise('5.2', 1)
 def normalise(f):
     x = torch.rand(2,3,8,8)*torch.tensor([.9,.5,.2]).view(3,1,1)
     got = f(x, .4)
     need(isinstance(got, tuple) and len(got)==2, 'return the picture and its level')
-    close(got[1], grey_mean(x), 'the level is the mean of the grey picture, one number a picture: `grey_mean`')
-    close(got[0], x*(.4/grey_mean(x)).view(2,1,1,1), 'scale by level over mean, and do not clip: the network must see what was bright')
+    close(got[1], grey_mean(x),
+          'the level is the mean of the grey picture, one number a picture: `grey_mean`')
+    close(got[0],
+          x*(.4/grey_mean(x)).view(2, 1, 1, 1),
+          'scale by level over mean, and do not clip: the network must see what was bright')
 
 @exercise('5.3', 1)
 def logvar(f):
     e = torch.randn(500,4)*3
     got = float(f(e))
     nll = lambda v: float((.5*(e.pow(2).mean(-1)*torch.exp(-torch.tensor(v))+v)).mean())
-    need(nll(got)<=min(nll(got+.01), nll(got-.01))+1e-6, f'at {got:.3f} the loss still falls to one side. Set the derivative by v of m exp(-v) + v to zero, m the mean square')
+    need(
+        nll(got) <= min(nll(got + .01), nll(got - .01)) + 1e-6,
+        f'at {got:.3f} the loss still falls to one side. Set the derivative by v of m exp(-v) + v to zero, m the mean square'
+    )
 
 @exercise('5.4', 2)
 def shift_by_offsets(f):
@@ -40,43 +51,66 @@ def shift_by_offsets(f):
         ys,xs = torch.meshgrid(torch.arange(9)+dy, torch.arange(11)+dx, indexing='ij')
         ok = (ys>=0)&(ys<9)&(xs>=0)&(xs<11)
         want[..., ok] = x[..., ys[ok], xs[ok]]
-        close(got, want, f'dy={dy}, dx={dx}: y[i,j] = x[i+dy, j+dx]. Offsets come in pairs (row, column); with a 1x1 kernel there is one pair, (B,2,H,W)')
+        close(
+            got, want,
+            f'dy={dy}, dx={dx}: y[i,j] = x[i+dy, j+dx]. Offsets come in pairs (row, column); with a 1x1 kernel there is one pair, (B,2,H,W)'
+        )
 
 @exercise('5.5', 2)
 def low_band(f):
-    h,new,cell = torch.randn(1,3,8,8), torch.randn(1,3,2,2), 4
+    h = torch.randn(1,3,8,8)
+    new = torch.randn(1,3,2,2)
+    cell = 4
     mask = torch.tensor([[[True,False],[False,True]]])
     got = f(h, new, mask, cell)
     low = lambda x: F.avg_pool2d(x, cell)
     up = lambda x: x.repeat_interleave(cell,-1).repeat_interleave(cell,-2)
     wide = up(mask[:,None].float())>0
-    close(torch.where(wide, 0., got), torch.where(wide, 0., h), 'cells that are not masked stay as they are')
-    close(torch.where(mask[:,None], low(got), new), new, 'the mean of a masked cell must be the new one')
-    close(got-up(low(got)), h-up(low(h)), 'what a cell holds beside its mean, its detail, must stay: add the difference of the means')
+    close(torch.where(wide, 0., got), torch.where(wide, 0., h),
+          'cells that are not masked stay as they are')
+    close(torch.where(mask[:, None], low(got), new), new,
+          'the mean of a masked cell must be the new one')
+    close(
+        got - up(low(got)), h - up(low(h)),
+        'what a cell holds beside its mean, its detail, must stay: add the difference of the means')
 
 @exercise('5.6', 2)
 def coverage(f):
-    m,s = torch.randn(20_000)*.3-1, torch.rand(20_000)*.3+.05
+    m = torch.randn(20_000)*.3-1
+    s = torch.rand(20_000)*.3+.05
     level = (m+s*torch.randn(20_000)).exp()
-    for k,want in ((1,.683),(2,.954)): close(float(f(m, s.log(), level, k)), want, f'a head that tells the truth covers {want} within {k} deviations. It speaks of log levels, and of the log of its standard deviation', .02)
-    close(float(f(m, (s*.5).log(), level, 1)), .383, 'a head that claims half its error covers less', .02)
+    for k,want in ((1,.683),(2,.954)):
+        close(
+            float(f(m, s.log(), level, k)), want,
+            f'a head that tells the truth covers {want} within {k} deviations. It speaks of log levels, and of the log of its standard deviation',
+            .02)
+    close(float(f(m, (s*.5).log(), level, 1)), .383,
+          'a head that claims half its error covers less', .02)
 
 @exercise('5.7', 3)
 def match_level(f):
-    for x,level in ((torch.rand(1,3,16,16)*.3, .4), (torch.rand(1,3,16,16)**4, .6), (torch.rand(1,3,16,16)*.9+.1, .2)):
+    for x, level in ((torch.rand(1, 3, 16, 16)*.3, .4), (torch.rand(1, 3, 16, 16)**4, .6),
+                     (torch.rand(1, 3, 16, 16)*.9 + .1, .2)):
         g = float(f(x, level))
         m = grey_mean((x*g).clamp(0,1)).item()
-        need(abs(m-level)<1e-3, f'with g={g:.3f} the clipped picture has the level {m:.4f}, {level} is wanted. Clipping makes it darker than g says: halve an interval of g until the level fits')
+        need(
+            abs(m - level) < 1e-3,
+            f'with g={g:.3f} the clipped picture has the level {m:.4f}, {level} is wanted. Clipping makes it darker than g says: halve an interval of g until the level fits'
+        )
 
 @exercise('5.8', 3)
 def nat_gain(f):
     enhance = Enhancer.from_pretrained(device='cpu')
-    dark,truth = (read_image(f'{o}/chelsea.jpg')[:,:96,:128] for o in (_samples, _samples/'reference'))
+    dark, truth = (read_image(f'{o}/chelsea.jpg')[:, :96, :128]
+                   for o in (_samples, _samples/'reference'))
     def score(rounds):
         x = enhance(dark, rounds=rounds).x.cpu().view(1,*dark.shape)
         return psnr(gt_mean(x, truth[None]), truth[None]).item()
     got = f(enhance, dark, truth)
     need(isinstance(got, float) or getattr(got, 'numel', lambda: 0)()==1, 'one number, in dB')
     want = score(4)-score(0)
-    close(float(got), want, f'{want:+.3f} dB is wanted, you have {float(got):+.3f}: PSNR after `gt_mean` with rounds=4, less that with rounds=0', 1e-4)
+    close(
+        float(got), want,
+        f'{want:+.3f} dB is wanted, you have {float(got):+.3f}: PSNR after `gt_mean` with rounds=4, less that with rounds=0',
+        1e-4)
 

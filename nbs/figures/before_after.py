@@ -5,7 +5,9 @@ from PIL import Image
 
 from lowlight_nat.enhance import Enhancer
 
-NAMES, HEIGHT, GAP = ('chelsea.jpg', 'coffee.png', 'hopper.jpg', 'rocket.webp'), 220, 6
+NAMES = ('chelsea.jpg', 'coffee.png', 'hopper.jpg', 'rocket.webp')
+HEIGHT = 220
+GAP = 6
 SAMPLES = Path(__file__).resolve().parents[2]/'samples'
 
 

@@ -14,70 +14,119 @@ SAMPLES = HERE.parents[1]/'samples'
 CARD = HERE.parents[1]/'lowlight_nat'/'weights'/'README.md'
 
 
-LOSSY = ('Saved with loss (WebP of quality 95, five stops down): of shadows no deeper than a level or two the format has made blocks of 0 and 1, and the model brings that step '
-         'out as black blocks (helmet and chair). JPEG does the same, a lossless file of the same picture does not.')
+LOSSY = (
+    'Saved with loss (WebP of quality 95, five stops down): of shadows no deeper than a level or two the format has made blocks of 0 and 1, and the model brings that step '
+    'out as black blocks (helmet and chair). JPEG does the same, a lossless file of the same picture does not.'
+)
 
 def cases():
     "Name, true picture, and what the model is given"
     whole = lambda n: read_image(next((SAMPLES/'reference').glob(f'{n}.*')))
     ref = lambda n: whole(n)[:, :224, :288]
     dark = lambda x, **kw: synthesize_low_light(x, generator=torch.Generator().manual_seed(0), **kw)
-    coffee, cat, face = ref('coffee'), ref('chelsea'), ref('astronaut')
-    yield 'Seven stops too dark: what is left is noise and eight-bit steps, and the picture is invented from them.', coffee, dark(coffee, exposure=-7.)
+    coffee = ref('coffee')
+    cat = ref('chelsea')
+    face = ref('astronaut')
+    yield 'Seven stops too dark: what is left is noise and eight-bit steps, and the picture is invented from them.', coffee, dark(
+        coffee, exposure=-7.)
     yield 'Not dark at all: it was trained on pictures that are at least a stop too dark, and changes contrast and colour of a bright one.', cat, cat
     red = (face*torch.tensor([1.3, 0.55, 0.3]).view(3, 1, 1)).clamp(0, 1)
-    yield 'Coloured light, four stops down: it guesses a balance, and takes part of the light\'s colour away.', red, dark(red, exposure=-4.)
+    yield 'Coloured light, four stops down: it guesses a balance, and takes part of the light\'s colour away.', red, dark(
+        red, exposure=-4.)
     yield LOSSY, whole('astronaut')[:, 96:, 32:], read_image(SAMPLES/'astronaut.webp')[:, 96:, 32:]
 
 def failures(enhance):
     "The figure: given, enhanced, truth; and the figures of each row"
-    rows, said = [], []
+    rows = []
+    said = []
     for text, truth, given in cases():
         out = enhance(given).x
         s = score_pair(out[None], truth[None])
-        rows.append(torch.cat([given, out, truth], -1)); said.append(f"{text} ({s['psnr']:.1f} dB raw, {s['psnr_gt_mean']:.1f} dB GT-mean)")
+        rows.append(torch.cat([given, out, truth], -1))
+        said.append(f"{text} ({s['psnr']:.1f} dB raw, {s['psnr_gt_mean']:.1f} dB GT-mean)")
     write_image(torch.cat(rows, 1), HERE/'failures.jpg', quality=82)
     return said
 
 def verdict(systems, seeds=.15):
     "What the table says of the NATs; `seeds`: dB by which equal trainings differed in trials"
-    gain = {k: systems[k]['psnr_gt_mean'] - systems['glare']['psnr_gt_mean'] for k in ('latent', 'decoder', 'both')}
-    said = ', '.join(f'{gain[k]:+.2f} dB with {n}' for k, n in (('latent', 'the NAT on the latent'), ('decoder', 'the NAT on the features'), ('both', 'both')))
-    small = f'less than the {seeds} dB by which seeds differ: these weights do not show a gain' if gain['both'] < seeds else f'more than the {seeds} dB by which seeds differ; but this is one network with its parts switched off, which it was trained with half of the time, and not networks trained without them'
+    gain = {
+        k: systems[k]['psnr_gt_mean'] - systems['glare']['psnr_gt_mean']
+        for k in ('latent', 'decoder', 'both')
+    }
+    said = ', '.join(
+        f'{gain[k]:+.2f} dB with {n}' for k, n in (('latent', 'the NAT on the latent'),
+                                                   ('decoder',
+                                                    'the NAT on the features'), ('both', 'both')))
+    small = f'less than the {seeds} dB by which seeds differ: these weights do not show a gain' if gain[
+        'both'] < seeds else f'more than the {seeds} dB by which seeds differ; but this is one network with its parts switched off, which it was trained with half of the time, and not networks trained without them'
     return f'GT-mean, against GLARE: **{said}**. For both that is {small}.'
 
 def overlap(v):
     "What the scenes that the training set also shows do to the figures"
     new = [r for r in v['rows'] if r['name'] not in v['trained_on']]
     if len(new) == len(v['rows']): return ''
-    m = {k: sum(r[k] for r in new)/len(new) for k in ('psnr_gt_mean', 'ssim_gt_mean', 'psnr', 'ssim')}
-    return (f"{v['note']} The {len(new)} others: **{m['psnr_gt_mean']:.2f} dB, SSIM {m['ssim_gt_mean']:.3f} GT-mean; "
-            f"{m['psnr']:.2f} dB, SSIM {m['ssim']:.3f} raw**. ")
+    m = {
+        k: sum(r[k]
+               for r in new)/len(new)
+        for k in ('psnr_gt_mean', 'ssim_gt_mean', 'psnr', 'ssim')
+    }
+    return (
+        f"{v['note']} The {len(new)} others: **{m['psnr_gt_mean']:.2f} dB, SSIM {m['ssim_gt_mean']:.3f} GT-mean; "
+        f"{m['psnr']:.2f} dB, SSIM {m['ssim']:.3f} raw**. ")
 
-COMMITS = {'d6bfd63e': '5278f5d', '369a51e9': '1b9144e'} # by the beginning of a file's SHA-256: where an earlier edition of the weights is in the history
+# by the beginning of a file's SHA-256: where an earlier edition of the weights is in the history
+COMMITS = {'d6bfd63e': '5278f5d', '369a51e9': '1b9144e'}
 
 def editions(about):
     "What the metadata say of each training, the first one first"
     return (editions(about['start']) if 'start' in about else []) + [about]
 
-def table(rows): return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [rows[0], ['---']*len(rows[0]), *rows[1:]])
+def table(rows):
+    return '\n'.join('| ' + ' | '.join(r) + ' |'
+                     for r in [rows[0], ['---']*len(rows[0]), *rows[1:]])
 
 def card():
-    meta, size = read_metadata(weights_path('small')), weights_path('small').stat().st_size
-    about, plan, model = meta.about, meta.plan, load_model('small')
-    v, systems = json.loads((HERE/'val.json').read_text()), {k: json.loads((HERE/f'run/system_{k}.json').read_text()) for k in ('glare', 'latent', 'decoder', 'both')}
-    names = dict(glare='GLARE (both NATs off)', latent='+ NAT on the latent', decoder='+ NAT on the features', both='both')
+    meta = read_metadata(weights_path('small'))
+    size = weights_path('small').stat().st_size
+    about = meta.about
+    plan = meta.plan
+    model = load_model('small')
+    v = json.loads((HERE/'val.json').read_text())
+    systems = {
+        k: json.loads((HERE/f'run/system_{k}.json').read_text())
+        for k in ('glare', 'latent', 'decoder', 'both')
+    }
+    names = dict(glare='GLARE (both NATs off)', latent='+ NAT on the latent',
+                 decoder='+ NAT on the features', both='both')
     said = failures(Enhancer.from_pretrained('small', device='cpu'))
     worst = sorted(systems['both']['rows'], key=lambda r: r['psnr_gt_mean'])
-    systems_table = table([['system', 'PSNR GT-mean', 'SSIM GT-mean', 'PSNR raw', 'SSIM raw'], *[[names[k], *(f'{s[m]:.{d}f}' for m, d in (('psnr_gt_mean', 2), ('ssim_gt_mean', 4), ('psnr', 2), ('ssim', 4)))] for k, s in systems.items()]])
-    all_, STAGES = editions(dict(about, steps=[o.steps for o in plan.stages().values()])), list(MODEL_STAGES)
-    stages = table([['training', 'stage', 'steps', 'seconds'], *[[str(i), k, str(n), str(e['stages'][k]['seconds'])] for i, e in enumerate(all_, 1) for k, n in zip(STAGES, e['steps']) if k in e['stages']]])
-    begun = [EDITION.format(i=i, command=e['command'], ssim=e['val']['ssim_gt_mean'], psnr=e['val']['psnr_gt_mean'], commit=COMMITS[then['start']['sha256'][:8]], **{k: then['start'][k] for k in ('sha256', 'file')})
-             for i, (e, then) in enumerate(zip(all_, all_[1:]), 1)]
+    systems_table = table([['system', 'PSNR GT-mean', 'SSIM GT-mean', 'PSNR raw', 'SSIM raw'], *[[
+        names[k], *(f'{s[m]:.{d}f}' for m, d in (('psnr_gt_mean', 2), ('ssim_gt_mean', 4),
+                                                 ('psnr', 2), ('ssim', 4)))
+    ] for k, s in systems.items()]])
+    all_ = editions(dict(about, steps=[o.steps for o in plan.stages().values()]))
+    STAGES = list(MODEL_STAGES)
+    stages = table([['training', 'stage', 'steps', 'seconds'],
+                    *[[str(i), k, str(n), str(e['stages'][k]['seconds'])]
+                      for i, e in enumerate(all_, 1)
+                      for k, n in zip(STAGES, e['steps'])
+                      if k in e['stages']]])
+    begun = [
+        EDITION.format(i=i, command=e['command'], ssim=e['val']['ssim_gt_mean'],
+                       psnr=e['val']['psnr_gt_mean'], commit=COMMITS[then['start']['sha256'][:8]],
+                       **{k: then['start'][k]
+                          for k in ('sha256', 'file')})
+        for i, (e, then) in enumerate(zip(all_, all_[1:]), 1)
+    ]
     begun = '\n'.join(begun + [LIGHT.format(light=plan.relight)]*(plan.relight > 0))
-    CARD.write_text(TEXT.format(size=size/1e6, params=sum(p.numel() for p in model.parameters())/1e6, v=v, command=about['command'], seed=about['seed'], torch=about['torch'], note=about['note'], share=plan.synthetic, begun=begun,
-                                systems=systems_table, stages=stages, failures='\n'.join(f'{i}. {s}' for i, s in enumerate(said, 1)), low=worst[0]['psnr_gt_mean'], high=worst[-1]['psnr_gt_mean'], overlap=overlap(v), seen=len(v['trained_on']) or 'none', old=about['val']['n'],
-                                verdict=verdict(systems)), encoding='utf-8')
+    CARD.write_text(
+        TEXT.format(size=size/1e6, params=sum(p.numel() for p in model.parameters())/1e6, v=v,
+                    command=about['command'], seed=about['seed'], torch=about['torch'],
+                    note=about['note'], share=plan.synthetic, begun=begun, systems=systems_table,
+                    stages=stages, failures='\n'.join(
+                        f'{i}. {s}' for i, s in enumerate(said, 1)), low=worst[0]['psnr_gt_mean'],
+                    high=worst[-1]['psnr_gt_mean'], overlap=overlap(v), seen=len(v['trained_on'])
+                    or 'none', old=about['val']['n'], verdict=verdict(systems)), encoding='utf-8')
 
 EDITION = '''{i}. `{command}`: {psnr:.2f} dB, SSIM {ssim:.3f} GT-mean. Its weights are `lowlight_nat/weights/small.safetensors` as of commit {commit}, SHA-256 `{sha256}`, in the next command called `{file}`.'''
 LIGHT = '''
@@ -118,4 +167,6 @@ Given, enhanced, truth:
 Also: brightness is a guess (most of the distance between raw and GT-mean; override it with `exposure=`); fine texture in the darkest parts becomes smooth or grainy; lamps and other clipped places stay white; pictures of other cameras than LOL's may come out with a cast.
 '''
 
-if __name__ == '__main__': card(); print(CARD.read_text())
+if __name__ == '__main__':
+    card()
+    print(CARD.read_text())

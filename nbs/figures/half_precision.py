@@ -8,11 +8,15 @@ from lowlight_nat.metrics import psnr
 from lowlight_nat.model import LowLightNAT, ModelConfig
 
 torch.manual_seed(42)
-model, x = LowLightNAT(ModelConfig.base()).eval(), dark_picture((420, 620), 42)
+model = LowLightNAT(ModelConfig.base()).eval()
+x = dark_picture((420, 620), 42)
 x = pad_to_multiple(x, model.multiple)[0]
 out = {}
 for half in False, True:
-    with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16, enabled=half): out[half] = model(x, latent_nat=False, decoder_nat=False)
-res = dict(psnr=psnr(out[True].x.float(), out[False].x.float()).item(), same_tokens=(out[True].tokens == out[False].tokens).float().mean().item(), command='python nbs/figures/half_precision.py', torch=torch.__version__)
+    with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16, enabled=half):
+        out[half] = model(x, latent_nat=False, decoder_nat=False)
+res = dict(psnr=psnr(out[True].x.float(), out[False].x.float()).item(),
+           same_tokens=(out[True].tokens == out[False].tokens).float().mean().item(),
+           command='python nbs/figures/half_precision.py', torch=torch.__version__)
 (Path(__file__).parent/'run/half_precision.json').write_text(json.dumps(res, indent=1) + '\n')
 print(res)

@@ -19,19 +19,33 @@ PATH = Path(__file__).parent/'run'/'perceptual.json'
 def distance(judge, pairs, path, latent, decoder):
     "Mean over the pairs, for one checkpoint with its NATs on or off"
     e = Enhancer.from_pretrained(path, 'cpu')
-    return statistics.fmean(judge(gt_mean(e(low, latent_nat=latent, decoder_nat=decoder).x, high[0])[None], high).item() for low, high in pairs)
+    return statistics.fmean(
+        judge(gt_mean(e(low, latent_nat=latent, decoder_nat=decoder).x, high[0])[None],
+              high).item() for low, high in pairs)
 
 def main(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('data', help='folder of pairs'); p.add_argument('runs', type=Path, help='out of lowlight_experiment ablation'); p.add_argument('--seeds', type=int, nargs='*', default=[42, 43, 44])
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('data', help='folder of pairs')
+    p.add_argument('runs', type=Path, help='out of lowlight_experiment ablation')
+    p.add_argument('--seeds', type=int, nargs='*', default=[42, 43, 44])
     a = p.parse_args(argv)
     pairs = [(f.low, read_picture(f.high).x[None]) for f in find_pairs(a.data, 'val')]
-    judge, rows = perceptual_loss('encoder', load_model('small').vqgan.encoder), []
+    judge = perceptual_loss('encoder', load_model('small').vqgan.encoder)
+    rows = []
     folder = next((a.runs/'trained').glob('tiny *'))
     for name, on in SYSTEM_ROWS.items():
-        each = [distance(judge, pairs, folder/f'{name}, seed {s}'/'decoder.safetensors', *on) for s in a.seeds]
-        rows.append(dict(system=name, ablation=statistics.fmean(each), low=min(each), high=max(each), seeds=len(each), bundled=distance(judge, pairs, 'small', *on)))
+        each = [
+            distance(judge, pairs, folder/f'{name}, seed {s}'/'decoder.safetensors', *on)
+            for s in a.seeds
+        ]
+        rows.append(
+            dict(system=name, ablation=statistics.fmean(each), low=min(each), high=max(each),
+                 seeds=len(each), bundled=distance(judge, pairs, 'small', *on)))
         print(rows[-1], flush=True)
-    PATH.write_text(json.dumps(dict(command=f'python nbs/figures/perceptual.py {Path(a.data).name} {a.runs}', val=len(pairs), distance=judge.name, rows=rows), indent=1) + '\n')
+    PATH.write_text(
+        json.dumps(
+            dict(command=f'python nbs/figures/perceptual.py {Path(a.data).name} {a.runs}', val=len(
+                pairs), distance=judge.name, rows=rows), indent=1) + '\n')
 
 if __name__ == '__main__': main()

@@ -6,7 +6,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FONT = 'font-family="Verdana,DejaVu Sans,Geneva,sans-serif" font-size="11"'
-BADGES = {'badge_colab.svg': ('open in', 48, 'Colab', 44, '#8a5a00'), 'badge_binder.svg': ('launch', 46, 'Binder', 46, '#2b6a9e')}
+BADGES = {
+    'badge_colab.svg': ('open in', 48, 'Colab', 44, '#8a5a00'),
+    'badge_binder.svg': ('launch', 46, 'Binder', 46, '#2b6a9e')
+}
 
 
 def badge(left, w, right, v, colour):
@@ -35,7 +38,9 @@ def card():
     out.paste(picture, (0, 630 - picture.height))
     draw = ImageDraw.Draw(out)
     draw.text((40, 22), 'lowlight_nat', fill='#ffd76a', font=ImageFont.load_default(64))
-    draw.text((42, 104), 'From a dark photograph to a bright one: a package, and the book it is written in', fill='white', font=ImageFont.load_default(29))
+    draw.text((42, 104),
+              'From a dark photograph to a bright one: a package, and the book it is written in',
+              fill='white', font=ImageFont.load_default(29))
     return out
 
 

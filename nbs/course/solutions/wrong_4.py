@@ -14,26 +14,57 @@ def _batch(conf, mask, share):
     return again.view_as(mask)
 
 def _decode(predict, tokens, mask, rounds, fault):
-    confidence,todo = torch.ones(mask.shape),mask
+    confidence = torch.ones(mask.shape)
+    todo = mask
     for r in range(1, rounds+1):
         conf,best = predict(tokens, todo).exp().max(-1)
         where = torch.ones_like(todo) if fault=='everywhere' else todo
-        tokens,confidence = torch.where(where, best, tokens),torch.where(where, conf, confidence)
-        if r<rounds: todo = remask(confidence, todo if fault=='shrinks' else mask, cosine_schedule(r-1 if fault=='late' else r, rounds))
+        tokens = torch.where(where, best, tokens)
+        confidence = torch.where(where, conf, confidence)
+        if r<rounds:
+            todo = remask(confidence, todo if fault == 'shrinks' else mask,
+                          cosine_schedule(r - 1 if fault == 'late' else r, rounds))
     return tokens
 
 def _with(fault): return lambda *args: _decode(*args, fault)
 def _d2(z, codes): return (z.permute(0,2,3,1)[...,None,:]-codes).square().sum(-1)
 
 WRONG = {
-    '4.1': [lambda d2,T: F.log_softmax(d2/T, -1), lambda d2,T: F.softmax(-d2/T, -1).log(), lambda d2,T: F.log_softmax(-d2*T, -1)],   # sign; underflow; times T
-    '4.2': [lambda l: -(l.exp()*l).sum(-1)/math.log(l.shape[-1]), lambda l: torch.special.entr(l.exp()).sum(-1)],                  # NaN; in nats
-    '4.3': [lambda n,R: [math.floor(n*(1-r/R)+1e-6) for r in range(R)],                                                         # linear
-            lambda n,R: [math.floor(n*math.cos(math.pi/2*r/R)+1e-6) for r in range(1,R+1)]],                                    # one round off
-    '4.4': [lambda d2,t: 1., lambda d2,t: _grid(d2, t, lambda l,t: -l.softmax(-1).amax(-1).mean()),                               # none; the most confident
-            lambda d2,t: torch.linspace(1, 100, 400)[torch.stack([F.cross_entropy(-d2/T, t) for T in torch.linspace(1, 100, 400)]).argmin()].item()],
-    '4.5': [lambda c,m,s: remask(-c, m, s), _batch, lambda c,m,s: remask(c, torch.ones_like(m), s)],                             # the surest; over the batch; outside
-    '4.6': [lambda z,e,s: (-_d2(z,e)/s[...,None]**2).softmax(-1), lambda z,e,s: (-_d2(z,e)/(2*s[...,None])).softmax(-1)],          # T = sigma^2; T = 2 sigma
-    '4.7': [lambda z,p,q,e: q.exp()@e, lambda z,p,q,e: z+(p.exp()-q.exp())@e, lambda z,p,q,e: z+(q-p)@e],                        # expectation; sign; logs
+    # sign; underflow; times T
+    '4.1': [
+        lambda d2, T: F.log_softmax(d2/T, -1), lambda d2, T: F.softmax(-d2/T, -1).log(),
+        lambda d2, T: F.log_softmax(-d2*T, -1)
+    ],
+    # NaN; in nats
+    '4.2': [
+        lambda l: -(l.exp()*l).sum(-1)/math.log(l.shape[-1]),
+        lambda l: torch.special.entr(l.exp()).sum(-1)
+    ],
+    # linear
+    '4.3': [
+        lambda n, R: [math.floor(n*(1 - r/R) + 1e-6) for r in range(R)],
+        # one round off
+        lambda n, R: [math.floor(n*math.cos(math.pi/2*r/R) + 1e-6) for r in range(1, R + 1)]
+    ],
+    # none; the most confident
+    '4.4': [
+        lambda d2, t: 1., lambda d2, t: _grid(d2, t, lambda l, t: -l.softmax(-1).amax(-1).mean()),
+        lambda d2, t: torch.linspace(1, 100, 400)[torch.stack(
+            [F.cross_entropy(-d2/T, t) for T in torch.linspace(1, 100, 400)]).argmin()].item()
+    ],
+    # the surest; over the batch; outside
+    '4.5': [
+        lambda c, m, s: remask(-c, m, s), _batch, lambda c, m, s: remask(c, torch.ones_like(m), s)
+    ],
+    # T = sigma^2; T = 2 sigma
+    '4.6': [
+        lambda z, e, s: (-_d2(z, e)/s[..., None]**2).softmax(-1), lambda z, e, s:
+        (-_d2(z, e)/(2*s[..., None])).softmax(-1)
+    ],
+    # expectation; sign; logs
+    '4.7': [
+        lambda z, p, q, e: q.exp()@e, lambda z, p, q, e: z + (p.exp() - q.exp())@e,
+        lambda z, p, q, e: z + (q - p)@e
+    ],
     '4.8': [_with(o) for o in ('everywhere', 'shrinks', 'late')],
 }
