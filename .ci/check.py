@@ -81,7 +81,7 @@ def wheel(file, folder):
     import lowlight_nat
     assert Path(lowlight_nat.__file__).is_relative_to(
         folder), f'imported {lowlight_nat.__file__}, not the wheel'
-    from lowlight_nat.enhance import Enhancer
+    from lowlight_nat.inference.enhancer import Enhancer
     from PIL import Image
     out = Enhancer.from_pretrained()(Image.new('RGB', (40, 24), (9, 8, 7))).image
     assert out.size == (40, 24)

@@ -31,9 +31,9 @@ def modules():
 
 def toy(out):
     "Train a toy through all stages; the model as read from its checkpoint."
-    from lowlight_nat.data import LowLightDataLoaders
-    from lowlight_nat.model import ModelConfig, TrainPlan, load_model
-    from lowlight_nat.training import train_pipeline
+    from lowlight_nat.data.loaders import LowLightDataLoaders
+    from lowlight_nat.models.lowlight_nat import ModelConfig, TrainPlan, load_model
+    from lowlight_nat.training.learner import train_pipeline
     def dls(crop, bs, n):
         return LowLightDataLoaders.from_synthetic(ROOT/'samples/reference', [torch.rand(3, 32, 40)],
                                                   size=crop, bs=bs, items_per_epoch=n, device='cpu')
@@ -44,8 +44,8 @@ def toy(out):
 def learner(out):
     "A Learner of its own, with the DataBlock, exported and read again."
     from fastai.learner import Learner, load_learner
-    from lowlight_nat.data import LowLightBlock, Pair
-    from lowlight_nat.images import list_images
+    from lowlight_nat.data.loaders import LowLightBlock, Pair
+    from lowlight_nat.io.images import list_images
     files = list_images(ROOT/'samples/reference')
     dls = LowLightBlock(32).dataloaders([Pair(f, f, f.stem) for f in files], bs=2, num_workers=0,
                                         device=torch.device('cpu'))
@@ -59,9 +59,9 @@ def stage_learner(out):
     """A Learner of a stage, as a fastai user has it: fitted, exported, read again, asked for a
     picture."""
     from fastai.learner import load_learner
-    from lowlight_nat.data import LowLightDataLoaders
-    from lowlight_nat.model import ModelConfig, TrainPlan
-    from lowlight_nat.training import flow_learner
+    from lowlight_nat.data.loaders import LowLightDataLoaders
+    from lowlight_nat.models.lowlight_nat import ModelConfig, TrainPlan
+    from lowlight_nat.training.learner import flow_learner
     dls = LowLightDataLoaders.from_synthetic(ROOT/'samples/reference', [torch.rand(3, 32, 40)],
                                              size=32, bs=2, items_per_epoch=4, device='cpu')
     learn = flow_learner(dls, replace(ModelConfig.tiny(), **TOY),
@@ -86,7 +86,7 @@ def main():
         version('fastcore').split('.')
         [0]) >= 2, "this is no newest set; run it where only `pip install -e '.[train]'` was done"
     names = modules()
-    from lowlight_nat.enhance import Enhancer
+    from lowlight_nat.inference.enhancer import Enhancer
     with tempfile.TemporaryDirectory() as tmp:
         try:
             with contextlib.redirect_stdout(said):

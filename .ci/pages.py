@@ -18,7 +18,7 @@ SECTIONS = [
     ('The network', '07_*.ipynb 08_*.ipynb'),
     ('Measuring', '09_*.ipynb'),
     ('Training', '10_*.ipynb 11_*.ipynb 12_*.ipynb'),
-    ('Using it', '13_a*.ipynb 13_tiling.ipynb 13_enhance.ipynb 13_folders.ipynb'),
+    ('Using it', '13_a*.ipynb workshop/12_tiling.ipynb part6_using/23_enhancer.ipynb workshop/14_folders.ipynb'),
     ('Experiments', '13_*.ipynb 14_*.ipynb 15_*.ipynb'),
     ('Deploying and widgets', '16_*.ipynb 17_*.ipynb 18_*.ipynb'),
     ('Research', 'lab_*.ipynb'),

@@ -80,7 +80,7 @@ def figures():
         *rows, '',
         overlap(d), '',
         'GT-mean scales the result to the mean brightness of the truth before measuring, which sets the question of exposure aside; '
-        'the chapter [Metrics](09_metrics.ipynb) says what that hides. Figures that stand elsewhere with "twelve pictures" were measured on the validation set of '
+        'the chapter [Metrics](part1_light/02_fidelity.ipynb) says what that hides. Figures that stand elsewhere with "twelve pictures" were measured on the validation set of '
         'version 0.1, [which is no longer the set](limits.qmd#twelve). The command:', '', '```sh',
         d.get('command', 'lowlight_evaluate --data DIR --split val'), '```'
     ])

@@ -20,15 +20,15 @@ def least(f, repeat=3):
 
 def imports():
     "A new process that imports the Enhancer and ends."
-    line = [sys.executable, '-c', 'import lowlight_nat.enhance']
+    line = [sys.executable, '-c', 'import lowlight_nat.inference.enhancer']
     print(
-        f'import lowlight_nat.enhance: {least(lambda: subprocess.run(line, cwd=ROOT, check=True)):.2f} s, Python itself included'
+        f'import lowlight_nat.inference.enhancer: {least(lambda: subprocess.run(line, cwd=ROOT, check=True)):.2f} s, Python itself included'
     )
 
 def picture():
     "The bundled model on a picture of 400x600."
     import torch
-    from lowlight_nat.enhance import Enhancer
+    from lowlight_nat.inference.enhancer import Enhancer
     x = torch.rand(3, 400, 600, generator=torch.Generator().manual_seed(0))*0.1
     for bf16 in False, True:
         enhance = Enhancer.from_pretrained(device='cpu', bf16=bf16)
@@ -40,8 +40,8 @@ def picture():
 def masks():
     "The whole inference by the share of masked places."
     import torch
-    from lowlight_nat.cost import dark_picture, interleaved_seconds, tau_for_share
-    from lowlight_nat.model import load_model
+    from lowlight_nat.experiments.cost import dark_picture, interleaved_seconds, tau_for_share
+    from lowlight_nat.models.lowlight_nat import load_model
     model = load_model('small').eval()
     x = dark_picture((192, 288))
     with torch.inference_mode():
@@ -55,7 +55,7 @@ def masks():
 
 def batches():
     "Drawing batches of training crops from a folder of pairs."
-    from lowlight_nat.data import LowLightDataLoaders
+    from lowlight_nat.data.loaders import LowLightDataLoaders
     if not os.environ.get('LOWLIGHT_DATA'):
         return print('batches: not measured, since LOWLIGHT_DATA is not set')
     dls = LowLightDataLoaders.from_folder(os.environ['LOWLIGHT_DATA'], device='cpu')
@@ -67,7 +67,7 @@ def batches():
 def fingerprints():
     "Looking up one picture of 400x600 among 340 fingerprints."
     import numpy as np, torch
-    from lowlight_nat.fingerprints import fingerprint, overlaps, pack
+    from lowlight_nat.data.overlap import fingerprint, overlaps, pack
     x = torch.rand(3, 400, 600, generator=torch.Generator().manual_seed(0))
     known = fingerprint(x, 'known')
     others = [type(known)(16, 16, np.random.default_rng(i).bytes(60), str(i)) for i in range(339)]

@@ -387,9 +387,9 @@ def run_one(odd, path, enhancer, out):
     """Put a file through an enhancer: dict of name, outcome ('picture', 'error', 'wrong'), and what
     was said."""
     import torch
-    from lowlight_nat.files import ImageError
-    from lowlight_nat.folders import make_jobs
-    from lowlight_nat.pictures import read_picture
+    from lowlight_nat.io.files import ImageError
+    from lowlight_nat.inference.folders import make_jobs
+    from lowlight_nat.io.metadata import read_picture
     def res(outcome, says=''):
         return dict(name=odd.name, outcome=outcome, says=says.replace(f'{path.parent}{os.sep}', ''))
     try: p = read_picture(path)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
 
-from lowlight_nat.enhance import Enhancer
-from lowlight_nat.widgets import write_app
+from lowlight_nat.inference.enhancer import Enhancer
+from lowlight_nat.app.widgets import write_app
 
 pytestmark = pytest.mark.slow
 

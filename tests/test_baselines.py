@@ -7,15 +7,15 @@ import pytest, torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from safetensors.torch import load_file, save_file
-import lowlight_nat.baselines as B
-from lowlight_nat.baselines import Baseline, BaselinePlan, baseline_learner, baseline_plan, build_baseline, clahe, gamma, load_baseline, save_baseline, train_baseline
-from lowlight_nat.checkpoints import Checkpoint
-from lowlight_nat.data import LowLightDataLoaders
-from lowlight_nat.flow import check_flow
-from lowlight_nat.llflow import ImageFlow, LLFlow, LLFlowConfig, colour_map, noise_map, squeeze
-from lowlight_nat.metrics import grey_mean
-from lowlight_nat.record import folder_lock
-from lowlight_nat.restormer import ChannelNorm, Restormer, RestormerConfig, channel_attention
+import lowlight_nat.peers.baselines as B
+from lowlight_nat.peers.baselines import Baseline, BaselinePlan, baseline_learner, baseline_plan, build_baseline, clahe, gamma, load_baseline, save_baseline, train_baseline
+from lowlight_nat.training.checkpoints import Checkpoint
+from lowlight_nat.data.loaders import LowLightDataLoaders
+from lowlight_nat.models.flow import check_flow
+from lowlight_nat.peers.llflow import ImageFlow, LLFlow, LLFlowConfig, colour_map, noise_map, squeeze
+from lowlight_nat.evaluation.fidelity import grey_mean
+from lowlight_nat.io.records import folder_lock
+from lowlight_nat.peers.restormer import ChannelNorm, Restormer, RestormerConfig, channel_attention
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 NAMES = ('restormer', 'llflow')
@@ -317,7 +317,7 @@ def test_errors_are_one_sentence(tmp_path):
 
 
 def test_restormer_takes_any_size():
-    from lowlight_nat.restormer import Restormer, RestormerConfig
+    from lowlight_nat.peers.restormer import Restormer, RestormerConfig
     torch.manual_seed(0)
     net = Restormer(
         RestormerConfig(dim=8, blocks=(1, 1, 1), heads=(1, 2, 4), refinement=1,

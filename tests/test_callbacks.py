@@ -12,12 +12,12 @@ from fastai.learner import Learner
 import fastai.callback.schedule
 from fastcore.basics import AttrDict
 from torch import nn
-from lowlight_nat import callbacks
-from lowlight_nat.callbacks import AdversarialStep, Autocast, CodebookCare, Curve, EMAWeights, FrozenEval, GiveTarget, MixedPrecision, NaNGuard, Preview, Term, Throughput, ValidateEvery, sum_terms
-from lowlight_nat.checkpoints import Checkpoint, Resume, load_state, random_state, set_random_state
-from lowlight_nat.codebook import VQGAN
-from lowlight_nat.layers import has_bf16
-from lowlight_nat.model import ModelConfig, TrainPlan
+from lowlight_nat.training import callbacks
+from lowlight_nat.training.callbacks import AdversarialStep, Autocast, CodebookCare, Curve, EMAWeights, FrozenEval, GiveTarget, MixedPrecision, NaNGuard, Preview, Term, Throughput, ValidateEvery, sum_terms
+from lowlight_nat.training.checkpoints import Checkpoint, Resume, load_state, random_state, set_random_state
+from lowlight_nat.models.vqgan import VQGAN
+from lowlight_nat.models.layers import has_bf16
+from lowlight_nat.models.lowlight_nat import ModelConfig, TrainPlan
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 EPOCHS = 6

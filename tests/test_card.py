@@ -1,7 +1,7 @@
 "The model card says what the checkpoint's metadata says, and what `lowlight_evaluate` measured."
 import pytest
 import json
-from lowlight_nat.model import read_metadata, weights_path
+from lowlight_nat.models.lowlight_nat import read_metadata, weights_path
 
 
 def test_card_agrees_with_the_checkpoint(root):
@@ -22,9 +22,9 @@ def test_blocks_come_from_saving_with_loss(root):
     same picture."""
     import io, torch
     from PIL import Image
-    from lowlight_nat.darkness import synthesize_low_light
-    from lowlight_nat.enhance import Enhancer
-    from lowlight_nat.images import read_image, to_pil
+    from lowlight_nat.data.degradations import synthesize_low_light
+    from lowlight_nat.inference.enhancer import Enhancer
+    from lowlight_nat.io.images import read_image, to_pil
     bright = read_image(root/'samples/reference/astronaut.webp')
     dark = to_pil(
         synthesize_low_light(bright, exposure=-5., shot=2e-4, read=6e-4,

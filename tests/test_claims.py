@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lowlight_nat.fingerprints import unpack
-from lowlight_nat.model import read_metadata, weights_path
+from lowlight_nat.data.overlap import unpack
+from lowlight_nat.models.lowlight_nat import read_metadata, weights_path
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
@@ -39,7 +39,7 @@ def printed(cell):
 def texts():
     """Every page, slide and front page: name and words, those of notebooks without what their cells
     printed."""
-    for p in notebooks(): yield p.name, '\n'.join(source(c) for c in cells(p))
+    for p in notebooks(): yield p.relative_to(NBS).as_posix(), '\n'.join(source(c) for c in cells(p))
     pages = [
         *NBS.glob('*.qmd'), *(NBS/'course').glob('*.qmd'), ROOT/'README.md', ROOT/'CONTRIBUTING.md'
     ]
@@ -176,11 +176,11 @@ def test_number_of_commands():
     assert len(commands) == len(set(commands)) > 4
     found = saying(r'\b(\w+) commands\b')
     counted = [(name, said) for name, said in found if said.split()[0].lower() in WORDS]
-    of_the_package = [o for o in counted if o[0] in ('README.md', 'index.ipynb', '18_cli.ipynb')]
-    assert {o[0] for o in of_the_package} == {'README.md', 'index.ipynb', '18_cli.ipynb'}
+    of_the_package = [o for o in counted if o[0] in ('README.md', 'index.ipynb', 'part6_using/24_cli.ipynb')]
+    assert {o[0] for o in of_the_package} == {'README.md', 'index.ipynb', 'part6_using/24_cli.ipynb'}
     wrong = [o for o in of_the_package if o[1].split()[0].lower() != WORDS[len(commands)]]
     assert wrong == []
-    for name in ('README.md', 'index.ipynb', '18_cli.ipynb'):
+    for name in ('README.md', 'index.ipynb', 'part6_using/24_cli.ipynb'):
         assert [o for o in commands if f'`{o}' not in page(name)] == [], name
 
 def test_number_of_forms():
@@ -200,14 +200,14 @@ def cfg(): return read_metadata(weights_path('small')).config
 def test_factor_and_kept_are_printed():
     """Chapter Masking prints the factor of the bundled model, chapter Decoder whether it corrects
     kept cells."""
-    masking = '\n'.join(printed(c) for c in cells(NBS/'05_masking.ipynb'))
+    masking = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/09_masking.ipynb'))
     assert f'uses the factor {cfg().factor:.2f} and masks where the entropy exceeds {cfg().tau:.2f}' in masking
-    decoder = '\n'.join(printed(c) for c in cells(NBS/'07_decoder.ipynb'))
+    decoder = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/12_fusion.ipynb'))
     assert f'trained with kept={cfg().feat_kept}' in decoder
     assert saying(r'keeps the factor 1\b|weights were trained without\.') == []
 
 def test_decoder_table_ends_at_the_bundled_weights():
-    decoder = '\n'.join(printed(c) for c in cells(NBS/'07_decoder.ipynb'))
+    decoder = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/12_fusion.ipynb'))
     last = pd.read_csv(RUN/'decoder_3.csv').query("split == 'val'").gt_mean_psnr.iloc[-1]
     end = read('val_twelve')['psnr_gt_mean']
     assert f'{last:.4f}'.rstrip('0') in decoder and f'{end:.2f} dB' in decoder and abs(last
@@ -229,11 +229,11 @@ def test_the_loss_of_the_nat():
     slide = page('slides_4.qmd')
     assert '150 steps' in slide and 'quarter of a nat' in slide
     assert saying(r'loss does not fall') == []
-    shown = '\n'.join(printed(c) for c in cells(NBS/'06_nat.ipynb'))
+    shown = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/11_latent_nat.ipynb'))
     assert f'validation, loss: {valid.loss.iloc[0]:.4f} at step 50, {valid.loss.iloc[-1]:.4f} at step 150: it fell' in shown
 
 def test_wrong_tokens_of_the_toy_are_counted():
-    shown = '\n'.join(printed(c) for c in cells(NBS/'06_nat.ipynb'))
+    shown = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/11_latent_nat.ipynb'))
     assert re.search(r'wrong tokens: \d+ after round 1', shown)
     assert saying(r'red crosses are wrong tokens|red is a wrong token') == []
 
@@ -266,7 +266,7 @@ def training_seconds():
 def test_table_1_says_the_seconds():
     took = training_seconds()
     assert max(took.values()) > 5*min(took.values())
-    table = '\n'.join(printed(c) for c in cells(NBS/'15_table1.ipynb'))
+    table = '\n'.join(printed(c) for c in cells(NBS/'part5_truth/20_tables.ipynb'))
     claims = '\n'.join(printed(c) for c in cells(NBS/'course/claims.ipynb'))
     for system, s in took.items():
         assert re.search(rf'^{re.escape(system)} .*\b{s:,} s with what it shares', table,
@@ -284,7 +284,7 @@ def test_seconds_of_both_precisions_stand_together():
         line = next(l for l in page(name).splitlines() if 'It runs without a GPU' in l)
         assert all(f"{r['median']:.2f} s in {r['precision']}" in line for r in d['rows']), line
         assert all(f"about {o['about']} s in {o['precision']}" in line for o in d['reported']), line
-    shown = '\n'.join(printed(c) for c in cells(NBS/'13_enhance.ipynb'))
+    shown = '\n'.join(printed(c) for c in cells(NBS/'part6_using/23_enhancer.ipynb'))
     assert all(r['precision'] in shown for r in d['rows']) and all(f"about {o['about']} s" in shown
                                                                    for o in d['reported'])
     assert all(f"about {o['about']} s" in page('results.qmd') for o in d['reported'])
@@ -295,11 +295,11 @@ def test_seconds_of_both_precisions_stand_together():
 
 def test_the_cat_of_figure_3():
     "The chapter prints what the NATs do to each sample, and says that they harm the cat."
-    shown = '\n'.join(printed(c) for c in cells(NBS/'15_experiments.ipynb'))
+    shown = '\n'.join(printed(c) for c in cells(NBS/'part5_truth/19_runs.ipynb'))
     change = float(re.search(r'^\| chelsea \|.*\| ([-+][\d.]+) \|$', shown, re.M)[1])
     assert change < -1 and 'cat' in page('slides_6.qmd')
     text = '\n'.join(
-        source(c) for c in cells(NBS/'15_experiments.ipynb') if c['cell_type'] == 'markdown')
+        source(c) for c in cells(NBS/'part5_truth/19_runs.ipynb') if c['cell_type'] == 'markdown')
     assert re.search(r'cat, chelsea: there the NATs make it worse', text)
 
 def test_the_tutorial_prints_what_its_maps_show():

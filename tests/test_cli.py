@@ -6,10 +6,10 @@ import numpy as np, pytest, torch
 from PIL import Image
 from lowlight_nat.cli import *
 from lowlight_nat.cli import _short
-from lowlight_nat.images import write_image
-from lowlight_nat.metrics import GT_MEAN_FORMULA
+from lowlight_nat.io.images import write_image
+from lowlight_nat.evaluation.fidelity import GT_MEAN_FORMULA
 from dataclasses import replace
-from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan, save_model
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, save_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT/'samples'
@@ -77,7 +77,7 @@ def test_all_options(place, toy):
 @pytest.mark.slow
 def test_quality(place, toy, capsys):
     "Less quality, a smaller file; a WebP that was lossless stays so."
-    from lowlight_nat.pictures import _is_lossless
+    from lowlight_nat.io.metadata import _is_lossless
     Image.open('in/a.png').convert('RGB').save('l.webp', lossless=True)
     sizes = []
     for q in '30', '95':
@@ -267,8 +267,8 @@ def test_evaluate(pairs, toy, capsys):
     assert names('new') == ['val.json']
 
 def test_evaluate_equals_skimage(pairs, toy):
-    from lowlight_nat.enhance import Enhancer
-    from lowlight_nat.images import read_image
+    from lowlight_nat.inference.enhancer import Enhancer
+    from lowlight_nat.io.images import read_image
     skm = pytest.importorskip('skimage.metrics', reason='needs scikit-image, the outside reference')
     res = lowlight_evaluate('data', weights=toy)
     enhance = Enhancer.from_pretrained(toy, 'cpu')
@@ -287,9 +287,9 @@ def test_evaluate_equals_skimage(pairs, toy):
 def test_evaluate_says_which_scenes_were_trained_on(tmp_path, monkeypatch, capsys):
     """A crop of one test picture, exposed otherwise, was trained on: the note names that one and no
     other."""
-    from lowlight_nat.fingerprints import fingerprints, pack
-    from lowlight_nat.images import write_image
-    from lowlight_nat.model import LowLightNAT, save_model
+    from lowlight_nat.data.overlap import fingerprints, pack
+    from lowlight_nat.io.images import write_image
+    from lowlight_nat.models.lowlight_nat import LowLightNAT, save_model
     monkeypatch.chdir(tmp_path)
     g = torch.Generator().manual_seed(0)
     xs = [
@@ -373,7 +373,7 @@ def test_train_refuses(pairs, capsys, args, says):
 
 def test_train_hands_over(pairs, monkeypatch):
     "Preset, scale, seed, stage and command reach the pipeline."
-    import lowlight_nat.training as training
+    import lowlight_nat.training.learner as training
     got = {}
     monkeypatch.setattr(
         training, 'train_pipeline',
@@ -399,7 +399,7 @@ def two_folders(n=12, size=48):
 SMALL = '--preset tiny --stage codebook --steps-scale 1e-9 --bs 2 --crop 32 --lr 1e-3 --device cpu'
 
 def test_train_takes_its_plan_from_the_command(place, monkeypatch):
-    import lowlight_nat.training as training
+    import lowlight_nat.training.learner as training
     got = {}
     monkeypatch.setattr(
         training, 'train_pipeline',
@@ -430,7 +430,7 @@ def test_a_folder_with_low_and_high_is_trained_on(place, capsys):
             -1].startswith(f"done: 'run{len(how)}/codebook.safetensors'")
     a, b = (Path(f'run{n}/codebook.safetensors')
             for n in (len('--data mine'), len('--low mine/low --high mine/high')))
-    from lowlight_nat.model import load_model
+    from lowlight_nat.models.lowlight_nat import load_model
     assert all(
         torch.equal(x, y)
         for x, y in zip(load_model(a).state_dict().values(),
@@ -478,8 +478,8 @@ def test_nan_in_training_is_one_sentence(place, capsys):
 def release(place, monkeypatch):
     "GLARE's two files, in small, and a base preset of that size"
     from dataclasses import replace
-    from lowlight_nat.glare_release import glare_names, glare_parts
-    from lowlight_nat.model import glare_sizes
+    from lowlight_nat.models.glare_weights import glare_names, glare_parts
+    from lowlight_nat.models.lowlight_nat import glare_sizes
     mini = replace(ModelConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=3,
                    nat_width=32, nat_depth=1, nat_heads=4, feat_width=32, feat_depth=1)
     monkeypatch.setattr(ModelConfig, 'base', classmethod(lambda cls: mini))
@@ -495,8 +495,8 @@ def release(place, monkeypatch):
 
 @pytest.mark.slow
 def test_glares_weights_become_a_checkpoint(release, capsys):
-    from lowlight_nat.glare_release import GLARE_RELEASE
-    from lowlight_nat.model import load_model
+    from lowlight_nat.models.glare_weights import GLARE_RELEASE
+    from lowlight_nat.models.lowlight_nat import load_model
     assert lowlight_export.main('--glare net_G.pth vqgan.pkl glare.safetensors'.split()) == 0
     assert '--weights glare.safetensors' in capsys.readouterr().out
     model = load_model('glare.safetensors')
@@ -524,5 +524,5 @@ def test_glares_weights_refused(release, capsys, line, says):
     ).err and not Path('glare.safetensors').exists() and not Path('ran.txt').exists()
 
 def test_the_help_says_where_the_release_is():
-    from lowlight_nat.glare_release import GLARE_RELEASE
+    from lowlight_nat.models.glare_weights import GLARE_RELEASE
     assert GLARE_RELEASE in make_parser(lowlight_export.__wrapped__).format_help()

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image, ImageCms, features
 
-from lowlight_nat.colour import *
-from lowlight_nat.enhance import Enhancer
-from lowlight_nat.images import ImageError, read_image, to_pil, write_image
-from lowlight_nat.pictures import Picture, luma, read_picture, write_picture
+from lowlight_nat.io.colour import *
+from lowlight_nat.inference.enhancer import Enhancer
+from lowlight_nat.io.images import ImageError, read_image, to_pil, write_image
+from lowlight_nat.io.metadata import Picture, luma, read_picture, write_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 LINEAR = ColourSpace('linear', (Curve(),)*3, SPACES['sRGB'].matrix)
@@ -89,7 +89,7 @@ def test_a_wide_space_is_enhanced_as_srgb_is(enhance, dark, tmp_path, name):
 
 def read_image_raw(path):
     "The numbers of a file as they are, (3,H,W)."
-    from lowlight_nat.images import _deep_array, _is_deep
+    from lowlight_nat.io.images import _deep_array, _is_deep
     hi = Image.open(path)
     lo = Image.open(path)
     if _is_deep(hi): return _deep_array(hi, lo).transpose(2, 0, 1)/65535
@@ -166,7 +166,7 @@ def test_adobe_rgb_by_exif_alone(tmp_path):
         0xa005).get(1) == 'R03'
 
 def test_avif_codes():
-    from lowlight_nat.images import _codes
+    from lowlight_nat.io.images import _codes
     assert _codes(b'\0\0\0\x20ftypavif' + bytes(20) + b'colrnclx'
                   + struct.pack('>HHHB', 12, 13, 1, 128)) == (12, 13)
     assert _codes(b'\0\0\0\x20ftypavif'+bytes(200)) is None
@@ -309,7 +309,7 @@ def test_grey_arrays_and_tensors(enhance):
         assert enhance(src, rounds=0).image.mode == 'RGB'
 
 def test_the_luma_keeps_the_level():
-    from lowlight_nat.metrics import grey_mean
+    from lowlight_nat.evaluation.fidelity import grey_mean
     x = torch.rand(3, 20, 30)
     assert grey_mean(luma(x).expand(3, -1,
                                     -1)).item() == pytest.approx(grey_mean(x).item(), abs=1e-6)
@@ -418,7 +418,7 @@ def test_other_xmp_is_kept_as_it_is(tmp_path):
 IPTC = b'\x1c\x02\x78\x00\x09A caption'
 
 def jpeg(**kw):
-    from lowlight_nat.pictures import _iptc_segment
+    from lowlight_nat.io.metadata import _iptc_segment
     f = BytesIO()
     Image.new('RGB', (9, 9), 'gray').save(f, 'JPEG', extra=_iptc_segment(IPTC), **kw)
     return f.getvalue()
@@ -553,7 +553,7 @@ def test_xmp_made_to_take_long(text):
     """Tags that never end, a megabyte of blanks and 9,000 prefixes took minutes. In a process of
     its own, that is ended after a while."""
     import subprocess
-    code = "from lowlight_nat.pictures import _clean_xmp; import sys; print(_clean_xmp(sys.stdin.buffer.read(), 'x')[1])"
+    code = "from lowlight_nat.io.metadata import _clean_xmp; import sys; print(_clean_xmp(sys.stdin.buffer.read(), 'x')[1])"
     text = text.replace('{w}', 'xmlns:g="http://ns.adobe.com/hdr-gain-map/1.0/"')
     done = subprocess.run([sys.executable, '-c', code], input=text.encode(), capture_output=True,
                           timeout=100)

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import deform_conv2d
 from lowlight_nat.cli import lowlight_experiment
-from lowlight_nat.decoder import FeatureNAT
-from lowlight_nat.cost import *
-from lowlight_nat.tiling import pad_to_multiple
-from lowlight_nat.model import LowLightNAT, ModelConfig
-from lowlight_nat.nat import LatentNAT
+from lowlight_nat.models.fusion import FeatureNAT
+from lowlight_nat.experiments.cost import *
+from lowlight_nat.inference.tiling import pad_to_multiple
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig
+from lowlight_nat.models.latent_nat import LatentNAT
 
 system = pytest.mark.parametrize('name', SYSTEMS)
 

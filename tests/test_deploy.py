@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest, torch
 from fastcore.basics import AttrDict
-from lowlight_nat.cost import dark_picture
-from lowlight_nat.decoder import DeformAlign
-from lowlight_nat.dense import OUTPUT_NAMES, DenseModel
-from lowlight_nat.deploy import OnnxEnhancer, compiled, export_onnx, exported_program, has_compiler, quantize_dynamic, to_half, to_onnx, weights_sha256, write_onnx
-from lowlight_nat.deploy import _translations
-from lowlight_nat.enhance import Enhancer
-from lowlight_nat.images import ImageError, read_image
-from lowlight_nat.metrics import psnr
-from lowlight_nat.model import LowLightNAT, ModelConfig, load_model
+from lowlight_nat.experiments.cost import dark_picture
+from lowlight_nat.models.fusion import DeformAlign
+from lowlight_nat.export.static_graph import OUTPUT_NAMES, DenseModel
+from lowlight_nat.export.onnx import OnnxEnhancer, compiled, export_onnx, exported_program, has_compiler, quantize_dynamic, to_half, to_onnx, weights_sha256, write_onnx
+from lowlight_nat.export.onnx import _translations
+from lowlight_nat.inference.enhancer import Enhancer
+from lowlight_nat.io.images import ImageError, read_image
+from lowlight_nat.evaluation.fidelity import psnr
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def proto(program):
 @pytest.fixture(scope='module')
 def files(model, proto, tmp_path_factory):
     "The bundled network as float32, float16 and int8 files; exported once."
-    from lowlight_nat.deploy import _stamp
+    from lowlight_nat.export.onnx import _stamp
     d = tmp_path_factory.mktemp('onnx')
     m = _stamp(proto, model, ROUNDS, 20)
     return {
@@ -233,7 +233,7 @@ def test_compile_is_the_model():
 
 def test_command(model, proto, root, tmp_path, monkeypatch, capsys):
     "The command, with the slow steps, which are tested above, taken from there."
-    import lowlight_nat.deploy as d
+    import lowlight_nat.export.onnx as d
     from lowlight_nat.cli import lowlight_export
     monkeypatch.chdir(tmp_path)
     asked = []

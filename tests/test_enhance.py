@@ -7,12 +7,13 @@ import numpy as np, pytest, torch
 from PIL import Image
 from odd_pictures import pictures, run_one, write
 from torch.utils._python_dispatch import TorchDispatchMode
-from lowlight_nat import flow, masking
-from lowlight_nat.enhance import *
-from lowlight_nat.images import ImageError, list_images, read_image, to_pil
-from lowlight_nat.tiling import tile_grid
-from lowlight_nat.metrics import grey_mean
-from lowlight_nat.model import LowLightNAT, ModelConfig, load_model, save_model
+from lowlight_nat.models import flow
+from lowlight_nat.models import masking
+from lowlight_nat.inference.enhancer import *
+from lowlight_nat.io.images import ImageError, list_images, read_image, to_pil
+from lowlight_nat.inference.tiling import tile_grid
+from lowlight_nat.evaluation.fidelity import grey_mean
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model, save_model
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT/'samples'
@@ -109,7 +110,7 @@ def test_tiles_have_no_seams(enhance):
     assert step.max() < 4*step.mean()+.01
 
 def test_statistics_by_strips():
-    from lowlight_nat.flow import picture_stats
+    from lowlight_nat.models.flow import picture_stats
     x = picture(120, 80)[None]
     a = picture_stats(x)
     b = whole_stats(x, 999)
@@ -157,7 +158,8 @@ def test_odd_pictures(enhance, odd, tmp_path):
 def test_the_checks_of_odd_pictures_can_fail(enhance, tmp_path, monkeypatch):
     """Readers that forget the rotation, the alpha channel, the lower eight bits or the profile are
     noticed."""
-    from lowlight_nat import images, pictures as P
+    from lowlight_nat.io import images
+    from lowlight_nat.io import metadata as P
     named = {o.name: o for o in ODD}
     def wrong(name):
         return run_one(named[name], write(named[name], tmp_path), enhance,
@@ -332,7 +334,7 @@ def test_modes(enhance, mode):
 def test_transparent_palette():
     im = to_pil(picture(8, 8)).convert('P')
     im.info['transparency'] = 0
-    from lowlight_nat.pictures import read_alpha
+    from lowlight_nat.io.metadata import read_alpha
     assert read_alpha(im).size == (8, 8)
 
 def test_jpeg_drops_alpha_png_keeps_it(enhance, tmp_path):
@@ -577,7 +579,7 @@ def test_checkpoint_by_path(tmp_path, enhance):
 @pytest.mark.parametrize('path', list_images(SAMPLES), ids=lambda p: p.stem)
 @pytest.mark.slow
 def test_samples_become_brighter(path):
-    from lowlight_nat.metrics import gt_mean, psnr
+    from lowlight_nat.evaluation.fidelity import gt_mean, psnr
     low = read_image(path)
     high = read_image(SAMPLES/'reference'/path.name)
     res = Enhancer.from_pretrained(device='cpu')(path)
@@ -589,7 +591,7 @@ def test_samples_become_brighter(path):
 def test_tiles_against_the_whole_at_800x1200():
     """At least 45 dB, and where tiles overlap a smooth gradient has no larger step than elsewhere,
     but for one level of 255."""
-    from lowlight_nat.metrics import psnr
+    from lowlight_nat.evaluation.fidelity import psnr
     whole = Enhancer.from_pretrained(device='cpu')
     cut = Enhancer(whole.model, 'cpu', whole=0, bf16=whole.bf16)
     x = torch.nn.functional.interpolate(
@@ -634,7 +636,7 @@ def test_bundled_metadata():
 
 MEASURE = """
 import json, resource, sys, torch
-from lowlight_nat.enhance import Enhancer
+from lowlight_nat.inference.enhancer import Enhancer
 torch.set_num_threads(2)
 enhance, x = Enhancer.from_pretrained(device='cpu'), torch.rand(3, 400, 600)*.1
 for _ in range(2): enhance(x)
@@ -708,7 +710,8 @@ def test_a_mistake_in_the_program_is_not_swallowed(enhance, monkeypatch):
 def test_settings_come_by_name_and_in_one_order():
     "picture, tau, rounds, heat, mix, exposure (or level), wherever several of them are"
     import inspect
-    from lowlight_nat import cli, explore
+    from lowlight_nat import cli
+    from lowlight_nat.app import steps as explore
     order = ['tau', 'rounds', 'heat', 'mix', 'exposure', 'level']
     for f in Enhancer.__call__, check_settings, LowLightNAT.forward, LowLightNAT.refine, LowLightNAT.decode, LowLightNAT.align, explore.Steps.picture, explore.Steps.decode, cli.lowlight_enhance:
         ps = [p for p in inspect.signature(f).parameters.values() if p.name in order]

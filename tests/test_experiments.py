@@ -7,11 +7,11 @@ import pytest, torch
 from fastcore.basics import AttrDict
 
 from lowlight_nat.cli import EXPERIMENTS, lowlight_experiment, make_parser
-from lowlight_nat.experiments import Run, brightness, compare, differ_most, evaluate, match_results, pareto, scaled, table2
-from lowlight_nat.images import read_image, write_image
-from lowlight_nat.model import LowLightNAT, ModelConfig, save_model
-from lowlight_nat.pairs import find_pairs
-from lowlight_nat.record import Rows, folder_lock, write_json
+from lowlight_nat.experiments.runs import Run, brightness, compare, differ_most, evaluate, match_results, pareto, scaled, table2
+from lowlight_nat.io.images import read_image, write_image
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, save_model
+from lowlight_nat.data.pairs import find_pairs
+from lowlight_nat.io.records import Rows, folder_lock, write_json
 
 
 @pytest.fixture(scope='module')

@@ -2,11 +2,11 @@
 from dataclasses import replace
 
 import pytest, torch
-from lowlight_nat.enhance import Enhancer
-from lowlight_nat.exposure import EXPOSURE_HEADS, coverage, exposure_head, exposure_view, parse_exposure, spare_lights
-from lowlight_nat.flow import picture_stats
-from lowlight_nat.metrics import grey_mean
-from lowlight_nat.model import LowLightNAT, ModelConfig, load_model, read_metadata, save_model, weights_path
+from lowlight_nat.inference.enhancer import Enhancer
+from lowlight_nat.models.light import EXPOSURE_HEADS, coverage, exposure_head, exposure_view, parse_exposure, spare_lights
+from lowlight_nat.models.flow import picture_stats
+from lowlight_nat.evaluation.fidelity import grey_mean
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model, read_metadata, save_model, weights_path
 
 TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
               flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, ), nat_width=16,
@@ -162,7 +162,7 @@ def test_dark_pictures_know_nothing_of_the_guard():
     assert Enhancer(model, 'cpu')(x[0]).notes == []
 
 def test_the_guard_of_the_fixed_graph_is_the_same():
-    from lowlight_nat.dense import OUTPUT_NAMES, DenseModel
+    from lowlight_nat.export.static_graph import OUTPUT_NAMES, DenseModel
     model = load_model('small')
     x = sunny()[None]
     with torch.inference_mode():
@@ -173,7 +173,7 @@ def test_the_guard_of_the_fixed_graph_is_the_same():
 
 def test_the_explorer_shows_the_same_brightness():
     import numpy as np
-    from lowlight_nat.explore import Steps
+    from lowlight_nat.app.steps import Steps
     e = Enhancer(load_model('small'), 'cpu', bf16=False)
     shown = np.array(Steps(e, sunny()).picture())/255
     assert np.abs(shown - e(sunny()).x.permute(1, 2, 0).numpy()).max() < 0.02

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest, torch
 from PIL import Image
-from lowlight_nat.fingerprints import (LEAST, THRESHOLD, Overlap, agreement, data_fingerprint,
+from lowlight_nat.data.overlap import (LEAST, THRESHOLD, Overlap, agreement, data_fingerprint,
                                        fingerprint, fingerprints, overlap_note, overlaps, pack,
                                        same_scene, signs, unpack)
-from lowlight_nat.images import ImageError, read_image, to_pil, write_image
-from lowlight_nat.pairs import Pair, check_pairs, find_pairs
+from lowlight_nat.io.images import ImageError, read_image, to_pil, write_image
+from lowlight_nat.data.pairs import Pair, check_pairs, find_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -95,7 +95,7 @@ def test_json_round_trip_in_another_process(tmp_path):
     assert str(tmp_path) not in text and unpack(json.loads(text)) == fingerprints(
         sorted(tmp_path.glob('*.png')))
     (tmp_path/'packed.json').write_text(text)
-    code = ("import json, sys; from lowlight_nat.fingerprints import overlaps; "
+    code = ("import json, sys; from lowlight_nat.data.overlap import overlaps; "
             "print([tuple(o) for o in overlaps(sys.argv[1:2], json.load(open(sys.argv[2])))])")
     out = subprocess.run(
         [sys.executable, '-c', code,
@@ -254,7 +254,7 @@ def opened(root, code, out='', timeout=600):
 def is_test(kind, path): return any(path == t or path.startswith(t + '/') for t in TESTS[kind])
 
 LOADERS = """
-from lowlight_nat.data import LowLightDataLoaders
+from lowlight_nat.data.loaders import LowLightDataLoaders
 dls = LowLightDataLoaders.from_folder(root, bs=4, size=32, device='cpu')
 for b in [*dls.train, *dls.valid]: assert len(b) == 2
 """
@@ -274,7 +274,7 @@ def test_who_asks_for_the_test_pictures_does_open_them(tmp_path, kind):
     "The control: the poison works, and the watch sees it."
     lay_out(tmp_path, kind)
     with pytest.raises(ImageError, match='00000.png'): check_pairs(find_pairs(tmp_path, 'test'))
-    code = "from lowlight_nat.pairs import *\ncheck_pairs(find_pairs(root, 'test'))"
+    code = "from lowlight_nat.data.pairs import *\ncheck_pairs(find_pairs(root, 'test'))"
     status, err, seen = opened(tmp_path, code)
     assert status != 0 and 'ImageError' in err and all(
         any(o.startswith(t) for o in seen) for t in TESTS[kind])
@@ -344,4 +344,4 @@ def test_no_code_that_trains_or_selects_names_the_test_split():
     assert ('cli.py', 'lowlight_evaluate') in open_split
     assert open_split - MEASURE <= {
         ('data.py', 'from_folder')
-    } and "for s in ('train','val'))" in (ROOT/'lowlight_nat/data.py').read_text(encoding='utf-8')
+    } and "for s in ('train','val'))" in (ROOT/'lowlight_nat/data/loaders.py').read_text(encoding='utf-8')

@@ -6,12 +6,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest, torch
-from lowlight_nat.flow import (ActNorm, ConditionalAffine, ConditionalCoupling, ConditionalEncoder,
+from lowlight_nat.models.flow import (ActNorm, ConditionalAffine, ConditionalCoupling, ConditionalEncoder,
                                ConditionalFlow, InvConv1x1, SpreadHead, check_flow, low_light_views,
                                nll_bits, picture_stats)
-from lowlight_nat.glare import GlareActNorm, GlareCoupling, GlareFlow, GlareSizes, GlareStep, shift_scale
-from lowlight_nat.images import list_images, read_image
-from lowlight_nat.model import LowLightNAT, ModelConfig, load_model
+from lowlight_nat.models.glare import GlareActNorm, GlareCoupling, GlareFlow, GlareSizes, GlareStep, shift_scale
+from lowlight_nat.io.images import list_images, read_image
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model
 from torch import nn
 
 LAYERS = dict(actnorm=lambda: ActNorm(4), invconv=lambda: InvConv1x1(4),

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest, torch
 from PIL import Image
-from lowlight_nat import folders
+from lowlight_nat.inference import folders
 from lowlight_nat.cli import lowlight_enhance
-from lowlight_nat.enhance import Enhancer
-from lowlight_nat.files import ImageError
-from lowlight_nat.folders import *
-from lowlight_nat.images import read_image, to_pil, write_image
-from lowlight_nat.model import LowLightNAT, ModelConfig, save_model
+from lowlight_nat.inference.enhancer import Enhancer
+from lowlight_nat.io.files import ImageError
+from lowlight_nat.inference.folders import *
+from lowlight_nat.io.images import read_image, to_pil, write_image
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, save_model
 
 TOY = dict(n_codes=64, vq_channels=(8, 16), enc_channels=(8, 12, 16), cond=8, flow_steps=2,
            flow_hidden=8, nat_width=16, nat_depth=1, nat_heads=2, dec_channels=(8, 12),
@@ -230,7 +230,8 @@ def test_progress_tells_rate_and_remaining_time(enhance, folder, tmp_path, monke
 
 def test_a_full_disk_ends_the_run_and_keeps_what_is_done(enhance, folder, tmp_path, monkeypatch,
                                                          capsys):
-    from lowlight_nat import files, pictures
+    from lowlight_nat.io import files
+    from lowlight_nat.io import metadata as pictures
     real = files.write_beside
     def write(path, save):
         if path.name == 'c.webp':
@@ -255,8 +256,8 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_done(enhance, folder, tmp_pa
 @pytest.mark.parametrize('depth', [8, 16])
 def test_a_write_that_fails_in_the_middle_leaves_nothing(tmp_path, monkeypatch, ext, depth):
     "A disk with room for 2,000 bytes: the old file stays, and nothing is beside it."
-    from lowlight_nat import files
-    from lowlight_nat.pictures import Picture, write_picture
+    from lowlight_nat.io import files
+    from lowlight_nat.io.metadata import Picture, write_picture
     class SmallDisk(io.FileIO):
         def fileno(self): raise io.UnsupportedOperation       # Pillow would go round `write`
         def write(self, data):
@@ -308,7 +309,7 @@ def command(top, out, src='in', *more): return lowlight_enhance.main(line(top, o
 
 KILLED = """
 import os, signal, sys
-from lowlight_nat import pictures
+from lowlight_nat.io import metadata as pictures
 from lowlight_nat.cli import lowlight_enhance
 real, n = pictures.write_beside, 0
 def write(path, save):

@@ -10,8 +10,8 @@ from PIL import Image
 pytest.importorskip('hypothesis', reason='needs hypothesis, of the dev extra')
 from hypothesis import HealthCheck, given, settings, strategies as st
 from odd_pictures import pictures
-from lowlight_nat.images import ImageError, read_image
-from lowlight_nat.pictures import Picture, read_picture, write_picture
+from lowlight_nat.io.images import ImageError, read_image
+from lowlight_nat.io.metadata import Picture, read_picture, write_picture
 
 def bounded(n):
     return settings(max_examples=n, deadline=None, derandomize=True, database=None,

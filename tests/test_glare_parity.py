@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from PIL import Image
 from fastcore.basics import AttrDict
 from torch import nn
-from lowlight_nat.codebook import squared_distances
-from lowlight_nat.flow import nll_bits
-from lowlight_nat.glare import GlareSizes
-from lowlight_nat.glare_release import UNUSED, glare_forward, glare_from_files, glare_names, load_glare, mean_ratio, read_weights
-from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan, load_model, save_model
+from lowlight_nat.models.vqgan import squared_distances
+from lowlight_nat.models.flow import nll_bits
+from lowlight_nat.models.glare import GlareSizes
+from lowlight_nat.models.glare_weights import UNUSED, glare_forward, glare_from_files, glare_names, load_glare, mean_ratio, read_weights
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, load_model, save_model
 
 SMALL = GlareSizes(ch=32, n_codes=64, flow_steps=3)
 # the absolute tolerances of the reference's notes
@@ -507,7 +507,7 @@ def test_from_glare_survives_save_and_load(release, tmp_path):
 
 @pytest.mark.slow
 def test_nats_train_on_frozen_glare(release, tmp_path):
-    from lowlight_nat.training import train_pipeline
+    from lowlight_nat.training.learner import train_pipeline
     for i in range(4):
         for folder, scale in ('low', 0.15), ('high', 1.):
             (tmp_path/'data'/'train'/folder).mkdir(parents=True, exist_ok=True)

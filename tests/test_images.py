@@ -4,9 +4,9 @@ from io import BytesIO
 from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
-from lowlight_nat.images import *
-from lowlight_nat.tiling import apply_tiled, crop_to, pad_to_multiple, tile_grid
-from lowlight_nat.files import WRITTEN_FORMATS, write_beside
+from lowlight_nat.io.images import *
+from lowlight_nat.inference.tiling import apply_tiled, crop_to, pad_to_multiple, tile_grid
+from lowlight_nat.io.files import WRITTEN_FORMATS, write_beside
 
 FORMATS = ['jpg', 'png', 'webp', 'tif', 'bmp', 'gif']
 
@@ -125,7 +125,7 @@ def test_tiles_of_a_multiple_stay_on_the_grid():
 
 @pytest.mark.slow
 def test_import_is_light():
-    code = "import sys, lowlight_nat.images, lowlight_nat.metrics; print([m for m in ('matplotlib','fastai','IPython','lpips','pandas') if m in sys.modules])"
+    code = "import sys, lowlight_nat.io.images, lowlight_nat.evaluation.fidelity; print([m for m in ('matplotlib','fastai','IPython','lpips','pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True,
                           text=True).stdout.strip() == '[]'
 
@@ -174,7 +174,7 @@ def test_open_files(tmp_path):
 
 
 def test_parts_of_killed_processes_are_swept_away(tmp_path):
-    from lowlight_nat.files import clean_parts
+    from lowlight_nat.io.files import clean_parts
     p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])
     part = tmp_path/f'.{p.pid}-0123456789ab.part'
     part.write_bytes(b'half')
@@ -204,10 +204,10 @@ def ghostscript(monkeypatch):
 @pytest.mark.parametrize('name', ['a.jpg', 'a.png', 'a.eps', 'a.tif', 'a.nef'])
 def test_postscript_starts_nothing(tmp_path, ghostscript, name):
     "A program under a picture's name is no picture, by whichever door it comes in."
-    from lowlight_nat.enhance import read_mask
-    from lowlight_nat.fingerprints import fingerprints
-    from lowlight_nat.pairs import Pair, check_pairs
-    from lowlight_nat.pictures import read_alpha, read_picture
+    from lowlight_nat.inference.enhancer import read_mask
+    from lowlight_nat.data.overlap import fingerprints
+    from lowlight_nat.data.pairs import Pair, check_pairs
+    from lowlight_nat.io.metadata import read_alpha, read_picture
     path = tmp_path/name
     path.write_bytes(POSTSCRIPT)
     for f in (read_image, read_picture, read_alpha, read_mask, lambda o: fingerprints([o]),
@@ -252,7 +252,7 @@ def test_every_opening_names_its_formats():
         ] if p.suffix == '.ipynb' else [text]
         found = [
             o for s in parts for o in calls_without_formats(s)
-            if not (p.name == '00_files.ipynb' and s.startswith(shown))
+            if not (p.name == 'workshop/01_files.ipynb' and s.startswith(shown))
         ]
         if found: bad[p.name] = found
     assert bad=={}
@@ -270,7 +270,7 @@ def tiff(a, **kw):
 @pytest.mark.parametrize('channels', [3, 4])
 def test_planes_of_16_bits(tmp_path, order, compression, channels):
     "Channel by channel instead of pixel by pixel: all 16 bits, in the right places."
-    from lowlight_nat.pictures import read_picture
+    from lowlight_nat.io.metadata import read_picture
     a = np.random.default_rng(0).integers(0, 65536, (channels, 9, 14), dtype=np.uint16)
     extra = dict(extrasamples=['unassalpha']) if channels==4 else {}
     (tmp_path/'a.tif').write_bytes(
@@ -306,7 +306,7 @@ def test_floats_in_colour(tmp_path):
         read_image(tmp_path/'a.tif')
 
 def test_colours_multiplied_by_alpha(tmp_path):
-    from lowlight_nat.pictures import read_picture
+    from lowlight_nat.io.metadata import read_picture
     a = np.full((4, 5, 4), 30000, np.uint16)
     a[..., :3] = 10000
     a[0] = 0
@@ -349,7 +349,7 @@ def test_whole_numbers_of_32_bits_are_refused(tmp_path):
 
 
 def test_whole_numbers_are_divided_by_their_maximum(tmp_path):
-    from lowlight_nat.pictures import Picture, write_picture
+    from lowlight_nat.io.metadata import Picture, write_picture
     x = torch.randint(0, 256, (3, 8, 9), dtype=torch.uint8)
     deep = torch.from_numpy(x.numpy().astype(np.uint16)*257)
     for o in x, deep:
@@ -359,7 +359,7 @@ def test_whole_numbers_are_divided_by_their_maximum(tmp_path):
 
 @pytest.mark.parametrize('bad', [torch.rand(3, 4, 5)*255, torch.full((3, 4, 5), -50.), torch.ones(3, 4, 5, dtype=torch.int64), torch.full((3, 4, 5), 1e30)])
 def test_numbers_far_outside_are_refused(tmp_path, bad):
-    from lowlight_nat.pictures import Picture, write_picture
+    from lowlight_nat.io.metadata import Picture, write_picture
     for f in (to_pil, lambda x: write_image(x, tmp_path/'a.png'),
               lambda x: write_picture(x, tmp_path/'a.png', Picture(None))):
         with pytest.raises(ImageError, match=r'\[0,1\]'): f(bad)
@@ -377,7 +377,7 @@ def closed(path):
 
 def test_what_readers_are_given(tmp_path):
     "One sentence on what is wrong, from either reader."
-    from lowlight_nat.pictures import read_picture
+    from lowlight_nat.io.metadata import read_picture
     path = write_image(picture(), tmp_path/'a.png')
     (tmp_path/'a.nef').write_bytes(write_image(picture(), tmp_path/'a.jpg').read_bytes())
     loaded = Image.open(path)

@@ -8,13 +8,13 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from fastai.callback.core import Callback
 from fastai.learner import load_learner
-import lowlight_nat.training as T
-from lowlight_nat.callbacks import EMAWeights, Preview, ValidateEvery, sum_terms
-from lowlight_nat.data import LowLightBlock, LowLightDataLoaders, Pair
-from lowlight_nat.images import write_image
-from lowlight_nat.losses import gt_mean_loss, l1_loss
-from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan
-from lowlight_nat.stages import STAGES, random_tau
+import lowlight_nat.training.learner as T
+from lowlight_nat.training.callbacks import EMAWeights, Preview, ValidateEvery, sum_terms
+from lowlight_nat.data.loaders import LowLightBlock, LowLightDataLoaders, Pair
+from lowlight_nat.io.images import write_image
+from lowlight_nat.training.losses import gt_mean_loss, l1_loss
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan
+from lowlight_nat.training.stages import STAGES, random_tau
 
 TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
               flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2), nat_width=16,

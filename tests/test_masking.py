@@ -2,8 +2,8 @@
 import json, math, sys
 
 import pytest, torch
-from lowlight_nat import masking as M
-from lowlight_nat.codebook import squared_distances
+from lowlight_nat.models import masking as M
+from lowlight_nat.models.vqgan import squared_distances
 
 
 @pytest.fixture(autouse=True)

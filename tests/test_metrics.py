@@ -1,6 +1,6 @@
 "PSNR and SSIM held against scikit-image on pictures of many sizes and brightnesses; GT-mean against its four formulas; all against faults of known size."
 import pytest, torch
-from lowlight_nat.metrics import *
+from lowlight_nat.evaluation.fidelity import *
 
 skm = pytest.importorskip('skimage.metrics', reason="needs scikit-image, the outside reference")
 
@@ -109,7 +109,7 @@ def test_an_unknown_form_is_refused():
 @pytest.fixture(scope='module', params=['coffee.png', 'astronaut.webp', 'rocket.webp'])
 def photo(request):
     from pathlib import Path
-    from lowlight_nat.images import read_image
+    from lowlight_nat.io.images import read_image
     return read_image(Path(__file__).parents[1]/'samples/reference'/request.param)[None]
 
 def test_a_perfect_output_is_perfect(photo):
@@ -204,7 +204,7 @@ def test_as_fastai_metrics_they_weigh_every_picture_alike():
 
 def test_what_would_give_a_plausible_figure_is_refused():
     "Floats from 0 to 255, arrays, channels last: SSIM of the first was 0.997"
-    from lowlight_nat.metrics import score_pair
+    from lowlight_nat.evaluation.fidelity import score_pair
     x = torch.rand(3, 24, 32)
     y = (x + .02*torch.randn_like(x)).clamp(0, 1)
     for f in psnr, ssim, gt_mean, score_pair:

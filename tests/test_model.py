@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest, torch
 from fastcore.basics import AttrDict
 from torch.utils._python_dispatch import TorchDispatchMode
-from lowlight_nat.flow import picture_stats
-from lowlight_nat.model import LowLightNAT, ModelConfig, StagePlan, TrainPlan, load_model, read_metadata, save_model, weights_path
-from lowlight_nat.stages import align_terms
-from lowlight_nat.training import STAGES, trainable
+from lowlight_nat.models.flow import picture_stats
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, StagePlan, TrainPlan, load_model, read_metadata, save_model, weights_path
+from lowlight_nat.training.stages import align_terms
+from lowlight_nat.training.learner import STAGES, trainable
 
 TOY = replace(ModelConfig.tiny(), n_codes=64, vq_channels=(8, 16), enc_channels=(8, 16, 16), cond=8,
               flow_steps=2, flow_hidden=8, dec_channels=(8, 16), nat_width=32, feat_width=32,
@@ -347,7 +347,7 @@ def test_files_keep_everything(model, tmp_path, half):
         load_model(tmp_path/'o.safetensors')
 
 def test_mixup_weighs_the_photograph_against_the_codebook():
-    from lowlight_nat.decoder import MixUp
+    from lowlight_nat.models.fusion import MixUp
     torch.manual_seed(0)
     m = MixUp(3, 3, w=-1.)
     h = torch.rand(2, 3, 4, 4)
@@ -370,7 +370,7 @@ def test_a_fresh_latent_nat_adds_nothing():
 
 def test_read_out_is_that_of_softmax():
     "Also where the logits lie thousands apart, and where many are near the best"
-    from lowlight_nat.nat import read_out
+    from lowlight_nat.models.latent_nat import read_out
     torch.manual_seed(0)
     codes = torch.randn(64, 4)
     for size in 0.1, 1., 10., 3e3:
@@ -480,8 +480,8 @@ def test_a_network_refuses_settings_in_one_sentence(model):
         with pytest.raises(ValueError, match=[*bad][0]): model(x, **bad)
 
 def test_exchanged_sizes_are_noticed():
-    from lowlight_nat.nat import LatentNAT
-    from lowlight_nat.quantizers import CosineQuantizer, NearestQuantizer, VectorQuantizer, make_quantizer
+    from lowlight_nat.models.latent_nat import LatentNAT
+    from lowlight_nat.models.quantizers import CosineQuantizer, NearestQuantizer, VectorQuantizer, make_quantizer
     for make in LatentNAT, VectorQuantizer, NearestQuantizer, CosineQuantizer, lambda n, d: make_quantizer(
             'ema', n, d):
         with pytest.raises(ValueError, match='exchanged'): make(4, 512)
@@ -510,7 +510,7 @@ def waits(model, x, **kwargs):
 def test_each_nat_waits_for_a_gpu_once(model, monkeypatch, rounds):
     "How many places are masked is asked for once; what the rounds do follows from it"
     # as on a GPU
-    monkeypatch.setattr('lowlight_nat.layers.counting_is_free', lambda device: False)
+    monkeypatch.setattr('lowlight_nat.models.layers.counting_is_free', lambda device: False)
     x = pair(2, 48)[0]
     without = waits(model, x, tau=.3, latent_nat=False, decoder_nat=False)
     assert without <= 4 and waits(model, x, tau=.3, rounds=rounds) <= without + 2
@@ -520,7 +520,7 @@ def test_counting_changes_nothing(model, monkeypatch):
     x = pair(2, 48)[0]
     with torch.no_grad():
         counted = model(x, tau=.3)
-        monkeypatch.setattr('lowlight_nat.layers.counting_is_free', lambda device: False)
+        monkeypatch.setattr('lowlight_nat.models.layers.counting_is_free', lambda device: False)
         bounded = model(x, tau=.3)
     assert torch.equal(counted.tokens,
                        bounded.tokens) and (counted.x - bounded.x).abs().max() < 1e-5

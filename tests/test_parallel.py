@@ -14,12 +14,12 @@ import torch
 from accelerate import PartialState
 PartialState(cpu=True)
 from fastai.torch_core import rank_distrib
-from lowlight_nat.checkpoints import Checkpoint
-from lowlight_nat.data import LowLightDataLoaders
-from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan
-from lowlight_nat.stages import STAGES
-from lowlight_nat.training import stage_learner
-from lowlight_nat.training_parallel import parallel
+from lowlight_nat.training.checkpoints import Checkpoint
+from lowlight_nat.data.loaders import LowLightDataLoaders
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan
+from lowlight_nat.training.stages import STAGES
+from lowlight_nat.training.learner import stage_learner
+from lowlight_nat.training.distributed import parallel
 
 torch.set_num_threads(1)
 out, rank = Path(sys.argv[1]), rank_distrib()
@@ -60,7 +60,7 @@ def test_two_processes_train_one_model(tmp_path):
         assert (tmp_path/f'{name}0.pt').exists() and not (tmp_path/f'{name}1.pt').exists()
 
 def test_says_what_is_missing():
-    code = "import sys; sys.modules['accelerate'] = None; import lowlight_nat.training_parallel"
+    code = "import sys; sys.modules['accelerate'] = None; import lowlight_nat.training.distributed"
     r = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True)
     assert r.returncode and 'needs accelerate: run `pip install -e ".[parallel]"`' in r.stderr.splitlines(
     )[-1]

@@ -2,9 +2,9 @@
 import hashlib
 import pytest, torch
 from torch import nn
-from lowlight_nat import perception
-from lowlight_nat.metrics import batch_mean, gt_mean, score_pair
-from lowlight_nat.perception import *
+from lowlight_nat.evaluation import perceptual as perception
+from lowlight_nat.evaluation.fidelity import batch_mean, gt_mean, score_pair
+from lowlight_nat.evaluation.perceptual import *
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 URLS = dict(
@@ -176,7 +176,7 @@ def test_files_that_do_not_fit_end_in_one_sentence(tmp_path, content, said):
 @pytest.mark.slow
 def test_losses_use_the_same_search(hub, monkeypatch, random_alex):
     import shutil
-    from lowlight_nat.losses import lpips_loss, perceptual_loss
+    from lowlight_nat.training.losses import lpips_loss, perceptual_loss
     with pytest.raises(FileNotFoundError, match='encoder_feature_loss') as e: lpips_loss()
     assert URLS['alex'] in str(e.value)
     shutil.copy(random_alex, hub/'a.pth')

@@ -221,8 +221,8 @@ def without_extras(script, cwd=ROOT, rc=0):
 @pytest.mark.slow
 def test_enhances_without_extras(tmp_path):
     said = without_extras(f"""
-from lowlight_nat.enhance import Enhancer
-import lowlight_nat.explore
+from lowlight_nat.inference.enhancer import Enhancer
+import lowlight_nat.app.steps
 result = Enhancer.from_pretrained(device='cpu')('samples/chelsea.jpg')
 result.image.save({str(tmp_path/'a.png')!r})
 from lowlight_nat.cli import lowlight_enhance

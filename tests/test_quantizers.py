@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest, torch
 from torch.nn import functional as F
 
-from lowlight_nat.codebook import VQGAN, VectorQuantizer, squared_distances
-from lowlight_nat.quantizers import KINDS, CosineQuantizer, FSQuantizer, NearestQuantizer, fsq_levels, kmeans, make_quantizer, pass_through, rotate_to
+from lowlight_nat.models.vqgan import VQGAN, VectorQuantizer, squared_distances
+from lowlight_nat.models.quantizers import KINDS, CosineQuantizer, FSQuantizer, NearestQuantizer, fsq_levels, kmeans, make_quantizer, pass_through, rotate_to
 
 K = 32
 D = 4
@@ -176,7 +176,7 @@ def test_ema_is_what_it_was():
         codes = q.codes.clone()
 
 def test_bundled_checkpoint_loads():
-    from lowlight_nat.model import load_model, weights_path
+    from lowlight_nat.models.lowlight_nat import load_model, weights_path
     model = load_model(weights_path('small'))
     assert isinstance(model.vqgan.quantizer, VectorQuantizer) and bool(
         model.vqgan.quantizer.started)

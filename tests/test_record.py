@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np, pytest, torch
 from fastcore.foundation import L
-from lowlight_nat.baselines import BaselinePlan, read_baseline, save_baseline
-from lowlight_nat.checkpoints import load_state, save_beside
-from lowlight_nat.llflow import LLFlow, LLFlowConfig
-from lowlight_nat.model import LowLightNAT, ModelConfig, load_model, save_model
-from lowlight_nat.record import write_csv, write_json, write_text
+from lowlight_nat.peers.baselines import BaselinePlan, read_baseline, save_baseline
+from lowlight_nat.training.checkpoints import load_state, save_beside
+from lowlight_nat.peers.llflow import LLFlow, LLFlowConfig
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model, save_model
+from lowlight_nat.io.records import write_csv, write_json, write_text
 
 
 def at_once(jobs):
@@ -35,7 +35,7 @@ def test_many_savers_of_one_file_lose_none(tmp_path, model, kind):
     rows = [dict(n=i, text='x'*4000) for i in range(50)]
     if kind == 'onnx':
         onnx = pytest.importorskip('onnx', reason='needs onnx')
-        from lowlight_nat.deploy import write_onnx
+        from lowlight_nat.export.onnx import write_onnx
         x = onnx.helper.make_tensor_value_info('x', onnx.TensorProto.FLOAT, [1])
         graph = onnx.helper.make_model(
             onnx.helper.make_graph([onnx.helper.make_node('Identity', ['x'], ['y'])], 'g', [x],

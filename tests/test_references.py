@@ -4,12 +4,12 @@ import math, subprocess, sys
 import pytest, torch
 import torch.nn.functional as F
 from torch import nn
-from lowlight_nat import glare
-from lowlight_nat.codebook import VectorQuantizer, squared_distances, usage_stats
-from lowlight_nat.decoder import DeformAlign
-from lowlight_nat.layers import Places, TransformerBlock, apply_rope, grid_positions, rope_angles
-from lowlight_nat.losses import gaussian_nll, hinge_d_loss, ms_ssim_loss, ssim_loss, token_loss, token_targets
-from lowlight_nat.masking import entropy_map, expected_code, token_log_probs
+from lowlight_nat.models import glare
+from lowlight_nat.models.vqgan import VectorQuantizer, squared_distances, usage_stats
+from lowlight_nat.models.fusion import DeformAlign
+from lowlight_nat.models.layers import Places, TransformerBlock, apply_rope, grid_positions, rope_angles
+from lowlight_nat.training.losses import gaussian_nll, hinge_d_loss, ms_ssim_loss, ssim_loss, token_loss, token_targets
+from lowlight_nat.models.masking import entropy_map, expected_code, token_log_probs
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +141,7 @@ def test_alignment_reads_where_its_offsets_point(dy, dx):
 def test_absurd_offsets_do_not_end_the_process(value):
     """torchvision's operator reads outside the picture where an offset is not a number, and takes
     Python with it."""
-    code = f'''import torch; from lowlight_nat.decoder import DeformAlign
+    code = f'''import torch; from lowlight_nat.models.fusion import DeformAlign
 a = DeformAlign(8, 16, groups=1); a.offset[-1].bias.data[:18] = float("{value}")
 a(torch.randn(1, 8, 64, 64), torch.randn(1, 16, 64, 64))'''
     assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code],

@@ -492,7 +492,7 @@ def test_pipeline_is_upright_on_narrow_screens(site):
         name, lines = script['SHORTER'].get(k, script['PARTS'][k][4:])
         assert max([len(name)*13*.58, *(len(o)*11.5*.55 for o in lines)
                     ]) <= w and 0 <= x <= script['UPRIGHT_W'] - w and h >= 17*(len(lines) + 1), k
-    shown = re.findall(r'srcset="(\S+)"', site['06_nat.ipynb'].rendered)
+    shown = re.findall(r'srcset="(\S+)"', site['part3_doubt/11_latent_nat.ipynb'].rendered)
     assert shown == [
         'figures/pipeline_upright.svg#nat'
     ] and 'srcset="figures/pipeline_upright.svg#"' in site['architecture.qmd'].rendered

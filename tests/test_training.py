@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest, torch
 from fastai.callback.core import Callback
-import lowlight_nat.training as T
-from lowlight_nat.callbacks import AdversarialStep
-from lowlight_nat.checkpoints import Checkpoint, Resume, load_state
-from lowlight_nat.data import LowLightDataLoaders
-from lowlight_nat.images import write_image
-from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan, load_model, read_metadata
+import lowlight_nat.training.learner as T
+from lowlight_nat.training.callbacks import AdversarialStep
+from lowlight_nat.training.checkpoints import Checkpoint, Resume, load_state
+from lowlight_nat.data.loaders import LowLightDataLoaders
+from lowlight_nat.io.images import write_image
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, load_model, read_metadata
 
 TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
               flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2), nat_width=16,
@@ -186,7 +186,7 @@ def test_killed_and_resumed_is_the_same_run(whole, tmp_path):
         assert not same(weights(tmp_path/f'{s}.safetensors'), weights(whole/f'{s}.safetensors')), s
 
 def test_never_half_a_checkpoint(tmp_path, monkeypatch):
-    from lowlight_nat.checkpoints import save_beside
+    from lowlight_nat.training.checkpoints import save_beside
     save_beside(dict(a=1), tmp_path/'c.pt')
     def half(obj, file):
         file.write(b'half')
@@ -401,7 +401,7 @@ def test_the_factor_mends_a_head_that_says_too_little(whole):
     assert T.set_factor(model, dls) == pytest.approx(4*first, rel=.02)
 
 def test_the_finished_model_knows_what_it_saw(whole):
-    from lowlight_nat.fingerprints import unpack
+    from lowlight_nat.data.overlap import unpack
     assert len(unpack(read_metadata(whole/'model.safetensors').about['fingerprints'])) == len(
         pictures())
 
@@ -549,7 +549,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_kept(whole, tmp_path, monkeypa
 
 HOLD = """
 import sys, time
-from lowlight_nat.record import folder_lock
+from lowlight_nat.io.records import folder_lock
 with folder_lock({out!r}): print('mine', flush=True); time.sleep(600)
 """
 def test_two_runs_in_one_folder_at_once(tmp_path):
@@ -569,7 +569,7 @@ def test_two_runs_in_one_folder_at_once(tmp_path):
 
 def test_locks_without_fcntl(tmp_path, monkeypatch):
     "As on Windows, where msvcrt locks one byte: taken, refused to the next, given back."
-    from lowlight_nat import record
+    from lowlight_nat.io import records as record
     taken = []
     class Msvcrt:
         LK_NBLCK = 2

@@ -87,7 +87,7 @@ def test_tutorial_says_why_before_each_cell():
 
 def test_tutorial_maps_to_chapters():
     last = source(cells(TUTORIAL, 'markdown')[-1])
-    links = re.findall(r'\]\((\w+\.ipynb)\)', last)
+    links = re.findall(r'\]\(([\w/]+\.ipynb)\)', last)
     assert len(set(links)) >= 10 and [o for o in links if not (NBS/o).exists()] == []
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 from functools import partial
 
 import pytest, torch
-from lowlight_nat.model import LowLightNAT, ModelConfig, load_model
-from lowlight_nat.training_unpaired import (PARTS, WEIGHTS, UnpairedStage, as_it_is, codebook_prior,
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model
+from lowlight_nat.training.unpaired import (PARTS, WEIGHTS, UnpairedStage, as_it_is, codebook_prior,
                                             colour_constancy, exposure_control, spatial_consistency,
                                             unpaired_dls, unpaired_learner)
 
@@ -130,9 +130,9 @@ def test_measured_cost(root):
 @pytest.fixture(scope='module')
 def two_pairs(lol_data):
     "Two real pairs to measure on, and the bundled model's scores"
-    from lowlight_nat.data import LowLightDataLoaders
-    from lowlight_nat.pairs import find_pairs
-    from lowlight_nat.training import validate_pairs
+    from lowlight_nat.data.loaders import LowLightDataLoaders
+    from lowlight_nat.data.pairs import find_pairs
+    from lowlight_nat.training.learner import validate_pairs
     pairs = find_pairs(lol_data, 'val')[:2]
     score = partial(
         validate_pairs, dl=LowLightDataLoaders.from_pairs(pairs, pairs, size=64, val_size=192,

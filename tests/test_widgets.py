@@ -8,10 +8,10 @@ import numpy as np, pytest, torch
 from PIL import Image
 
 pytest.importorskip('ipywidgets', reason="ipywidgets isn't installed: pip install -e '.[app]'")
-from lowlight_nat.enhance import Enhancer
-from lowlight_nat.explore import Steps, as_html, before_after, curve_svg, side_by_side, tint
-from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan
-from lowlight_nat.widgets import App, BeforeAfter, Brush, Explorer, Inspector, Monitor, Upload, live, write_app
+from lowlight_nat.inference.enhancer import Enhancer
+from lowlight_nat.app.steps import Steps, as_html, before_after, curve_svg, side_by_side, tint
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan
+from lowlight_nat.app.widgets import App, BeforeAfter, Brush, Explorer, Inspector, Monitor, Upload, live, write_app
 
 
 @pytest.fixture(scope='module')
@@ -212,7 +212,7 @@ def test_monitor_of_a_learner():
 def test_monitor_of_a_stage(tmp_path):
     "Terms of the loss and a preview, from the stage that this project trains."
     import fastai.callback.progress
-    from lowlight_nat.training import decoder_learner
+    from lowlight_nat.training.learner import decoder_learner
     from fastai.data.core import DataLoaders
     from torch.utils.data import DataLoader
     from dataclasses import replace

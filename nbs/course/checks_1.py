@@ -1,8 +1,8 @@
 "Checks of session 1: light, darkness, and how a result is measured."
 import torch
-from lowlight_nat.darkness import synthesize_low_light
-from lowlight_nat.images import linear_to_srgb, srgb_to_linear
-from lowlight_nat.metrics import GREY, gt_mean, psnr
+from lowlight_nat.data.degradations import synthesize_low_light
+from lowlight_nat.io.images import linear_to_srgb, srgb_to_linear
+from lowlight_nat.evaluation.fidelity import GREY, gt_mean, psnr
 from checks import close, exercise, need
 
 @exercise('1.1', 1)

@@ -2,8 +2,8 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from lowlight_nat import losses
-from lowlight_nat.quantizers import VectorQuantizer, rotate_to, squared_distances, usage_stats
+from lowlight_nat.training import losses
+from lowlight_nat.models.quantizers import VectorQuantizer, rotate_to, squared_distances, usage_stats
 from checks import close, exercise, need
 
 @exercise('2.1', 1)

@@ -1,7 +1,7 @@
 "Checks of session 3: the conditional flow."
 import math, torch
 import torch.nn.functional as F
-from lowlight_nat.flow import ActNorm, ConditionalCoupling, InvConv1x1, check_flow, nll_bits
+from lowlight_nat.models.flow import ActNorm, ConditionalCoupling, InvConv1x1, check_flow, nll_bits
 from checks import close, exercise, need
 
 def _pair(got, names='(u, logdet)'):

@@ -1,8 +1,8 @@
 "Checks of session 4: token distribution, entropy, masks and the rounds of the latent NAT."
 import math, torch
 import torch.nn.functional as F
-from lowlight_nat.masking import calibrate_temperature, entropy_map, mask_share_threshold, remask, token_log_probs
-from lowlight_nat.quantizers import squared_distances
+from lowlight_nat.models.masking import calibrate_temperature, entropy_map, mask_share_threshold, remask, token_log_probs
+from lowlight_nat.models.quantizers import squared_distances
 from checks import close, exercise, need
 
 @exercise('4.1', 1)

@@ -2,9 +2,9 @@
 import torch
 from pathlib import Path
 import torch.nn.functional as F
-from lowlight_nat.enhance import Enhancer
-from lowlight_nat.images import read_image
-from lowlight_nat.metrics import grey_mean, gt_mean, psnr
+from lowlight_nat.inference.enhancer import Enhancer
+from lowlight_nat.io.images import read_image
+from lowlight_nat.evaluation.fidelity import grey_mean, gt_mean, psnr
 from checks import close, exercise, need
 
 _samples = Path(__file__).resolve().parents[2]/'samples'

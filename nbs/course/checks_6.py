@@ -3,8 +3,8 @@ import tempfile, torch
 import torch.nn.functional as F
 from pathlib import Path
 from torch import nn
-from lowlight_nat.tiling import tile_grid
-from lowlight_nat.masking import auroc
+from lowlight_nat.inference.tiling import tile_grid
+from lowlight_nat.models.masking import auroc
 from checks import close, exercise, need
 
 @exercise('6.1', 1)

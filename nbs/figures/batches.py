@@ -3,10 +3,10 @@ import os, time
 from pathlib import Path
 
 import torch
-from lowlight_nat.enhance import Enhancer, check_settings
-from lowlight_nat.images import read_image
-from lowlight_nat.pictures import read_picture
-from lowlight_nat.record import device_name, versions, write_json
+from lowlight_nat.inference.enhancer import Enhancer, check_settings
+from lowlight_nat.io.images import read_image
+from lowlight_nat.io.metadata import read_picture
+from lowlight_nat.io.records import device_name, versions, write_json
 
 HERE = Path(__file__).parent
 SIZES = ((64, 64), (96, 128), (192, 256), (288, 344))

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lowlight_nat.enhance import Enhancer
+from lowlight_nat.inference.enhancer import Enhancer
 
 NAMES = ('chelsea.jpg', 'coffee.png', 'hopper.jpg', 'rocket.webp')
 HEIGHT = 220

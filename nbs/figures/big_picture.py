@@ -17,7 +17,7 @@ def status(key):
 def make(path, *size):
     "Write the photograph."
     import torch, torch.nn.functional as F
-    from lowlight_nat.images import read_image, write_image
+    from lowlight_nat.io.images import read_image, write_image
     torch.manual_seed(0)
     x = F.interpolate(
         read_image(HERE.parents[1]/'samples/rocket.webp')[None], size, mode='bicubic')[0]
@@ -36,8 +36,8 @@ def only(enhance, n):
 def measure(path, threads, tiles):
     "In this process: memory with the picture loaded, its peak from then on, and seconds."
     import torch
-    from lowlight_nat.enhance import Enhancer
-    from lowlight_nat.pictures import read_picture
+    from lowlight_nat.inference.enhancer import Enhancer
+    from lowlight_nat.io.metadata import read_picture
     torch.set_num_threads(threads)
     enhance = Enhancer.from_pretrained(device='cpu')
     enhance(torch.rand(3, 64, 64)*.1)                        # what is loaded at first use

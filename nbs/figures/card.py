@@ -2,12 +2,12 @@
 import json
 from pathlib import Path
 import torch
-from lowlight_nat.darkness import synthesize_low_light
-from lowlight_nat.enhance import Enhancer
-from lowlight_nat.images import read_image, write_image
-from lowlight_nat.metrics import score_pair
-from lowlight_nat.model import load_model, read_metadata, weights_path
-from lowlight_nat.stages import STAGES as MODEL_STAGES
+from lowlight_nat.data.degradations import synthesize_low_light
+from lowlight_nat.inference.enhancer import Enhancer
+from lowlight_nat.io.images import read_image, write_image
+from lowlight_nat.evaluation.fidelity import score_pair
+from lowlight_nat.models.lowlight_nat import load_model, read_metadata, weights_path
+from lowlight_nat.training.stages import STAGES as MODEL_STAGES
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = HERE.parents[1]/'samples'

@@ -8,18 +8,18 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from lowlight_nat.cost import dark_picture
-from lowlight_nat.darkness import synthesize_low_light
-from lowlight_nat.deploy import OnnxEnhancer, _stamp, compiled, exported_program, has_compiler, quantize_dynamic, to_half, to_onnx, write_onnx
-from lowlight_nat.dense import DenseModel
-from lowlight_nat.enhance import shrink
-from lowlight_nat.experiments import evaluate
-from lowlight_nat.images import read_image, write_image
-from lowlight_nat.tiling import pad_to_multiple
-from lowlight_nat.metrics import psnr
-from lowlight_nat.model import load_model, weights_path
-from lowlight_nat.pairs import find_pairs
-from lowlight_nat.record import device_name, markdown_table, versions, write_json
+from lowlight_nat.experiments.cost import dark_picture
+from lowlight_nat.data.degradations import synthesize_low_light
+from lowlight_nat.export.onnx import OnnxEnhancer, _stamp, compiled, exported_program, has_compiler, quantize_dynamic, to_half, to_onnx, write_onnx
+from lowlight_nat.export.static_graph import DenseModel
+from lowlight_nat.inference.enhancer import shrink
+from lowlight_nat.experiments.runs import evaluate
+from lowlight_nat.io.images import read_image, write_image
+from lowlight_nat.inference.tiling import pad_to_multiple
+from lowlight_nat.evaluation.fidelity import psnr
+from lowlight_nat.models.lowlight_nat import load_model, weights_path
+from lowlight_nat.data.pairs import find_pairs
+from lowlight_nat.io.records import device_name, markdown_table, versions, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = 'astronaut.webp', 'camera.png', 'chelsea.jpg', 'coffee.png', 'rocket.webp'

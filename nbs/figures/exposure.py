@@ -2,7 +2,7 @@
 
     python nbs/figures/exposure.py DATA
 
-DATA is a folder of pairs that `lowlight_nat.pairs.find_pairs` reads. Writes run/exposure.json and run/exposure.jpg beside this file.
+DATA is a folder of pairs that `lowlight_nat.data.pairs.find_pairs` reads. Writes run/exposure.json and run/exposure.jpg beside this file.
 `--views FILE` keeps what the encoder sees (the longer half of the work) and reads it again."""
 import hashlib, json, time
 from dataclasses import dataclass, replace
@@ -13,14 +13,14 @@ import torch
 from fastcore.basics import AttrDict
 from fastcore.script import call_parse
 
-from lowlight_nat.record import versions
-from lowlight_nat.exposure import AttentionExposure, ExposureHead, ExposureView, coverage, exposure_view, fit_exposure, inspect_exposure, pick_views
-from lowlight_nat.flow import picture_stats
-from lowlight_nat.images import read_image
-from lowlight_nat.tiling import pad_to_multiple
-from lowlight_nat.metrics import gt_mean, grey_mean, psnr
-from lowlight_nat.model import load_model, weights_path
-from lowlight_nat.pairs import find_pairs
+from lowlight_nat.io.records import versions
+from lowlight_nat.models.light import AttentionExposure, ExposureHead, ExposureView, coverage, exposure_view, fit_exposure, inspect_exposure, pick_views
+from lowlight_nat.models.flow import picture_stats
+from lowlight_nat.io.images import read_image
+from lowlight_nat.inference.tiling import pad_to_multiple
+from lowlight_nat.evaluation.fidelity import gt_mean, grey_mean, psnr
+from lowlight_nat.models.lowlight_nat import load_model, weights_path
+from lowlight_nat.data.pairs import find_pairs
 
 RUN = Path(__file__).resolve().parent/'run'
 SAMPLE = Path(__file__).resolve().parents[2]/'samples'/'rocket.webp'

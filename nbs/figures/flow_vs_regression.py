@@ -2,7 +2,7 @@
 
     python nbs/figures/flow_vs_regression.py DATA
 
-DATA is a folder of pairs that `lowlight_nat.pairs.find_pairs` reads. Writes run/flow_vs_regression.json and run/flow_vs_regression.jpg beside this file;
+DATA is a folder of pairs that `lowlight_nat.data.pairs.find_pairs` reads. Writes run/flow_vs_regression.json and run/flow_vs_regression.jpg beside this file;
 the pictures in the latter are of `samples`, none of DATA."""
 import json, math, platform, random, time
 from importlib.metadata import version
@@ -14,13 +14,13 @@ from fastcore.script import call_parse
 from PIL import Image, ImageDraw
 from torch import nn
 
-from lowlight_nat.flow import ConditionalFlow, nll_bits, picture_stats
-from lowlight_nat.images import read_image, to_pil
-from lowlight_nat.tiling import pad_to_multiple
-from lowlight_nat.layers import ResBlock, conv3
-from lowlight_nat.metrics import score_pair
-from lowlight_nat.model import exposure_normalise, load_model
-from lowlight_nat.pairs import Pair, find_pairs
+from lowlight_nat.models.flow import ConditionalFlow, nll_bits, picture_stats
+from lowlight_nat.io.images import read_image, to_pil
+from lowlight_nat.inference.tiling import pad_to_multiple
+from lowlight_nat.models.layers import ResBlock, conv3
+from lowlight_nat.evaluation.fidelity import score_pair
+from lowlight_nat.models.lowlight_nat import exposure_normalise, load_model
+from lowlight_nat.data.pairs import Pair, find_pairs
 
 RUN = Path(__file__).resolve().parent/'run'
 SAMPLES = Path(__file__).resolve().parents[2]/'samples'

@@ -2,10 +2,10 @@
 import json
 from pathlib import Path
 import torch
-from lowlight_nat.cost import dark_picture
-from lowlight_nat.tiling import pad_to_multiple
-from lowlight_nat.metrics import psnr
-from lowlight_nat.model import LowLightNAT, ModelConfig
+from lowlight_nat.experiments.cost import dark_picture
+from lowlight_nat.inference.tiling import pad_to_multiple
+from lowlight_nat.evaluation.fidelity import psnr
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig
 
 torch.manual_seed(42)
 model = LowLightNAT(ModelConfig.base()).eval()

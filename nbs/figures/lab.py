@@ -10,16 +10,16 @@ import torch
 from torch import nn
 import torch.nn.functional as F
 from fastcore.basics import AttrDict
-from lowlight_nat.data import LowLightDataLoaders
-from lowlight_nat.decoder import FusionDecoder
-from lowlight_nat.flow import ConditionalEncoder, SpreadHead, picture_stats, spread_nll
-from lowlight_nat.layers import has_bf16
-from lowlight_nat.losses import gaussian_nll, ssim_loss, token_loss, token_targets
-from lowlight_nat.codebook import squared_distances
-from lowlight_nat.masking import cosine_schedule, remask, token_statistics
-from lowlight_nat.metrics import score_pair
-from lowlight_nat.model import load_model, exposure_normalise, overview
-from lowlight_nat.nat import LatentNAT, parallel_decode
+from lowlight_nat.data.loaders import LowLightDataLoaders
+from lowlight_nat.models.fusion import FusionDecoder
+from lowlight_nat.models.flow import ConditionalEncoder, SpreadHead, picture_stats, spread_nll
+from lowlight_nat.models.layers import has_bf16
+from lowlight_nat.training.losses import gaussian_nll, ssim_loss, token_loss, token_targets
+from lowlight_nat.models.vqgan import squared_distances
+from lowlight_nat.models.masking import cosine_schedule, remask, token_statistics
+from lowlight_nat.evaluation.fidelity import score_pair
+from lowlight_nat.models.lowlight_nat import load_model, exposure_normalise, overview
+from lowlight_nat.models.latent_nat import LatentNAT, parallel_decode
 
 HERE = Path(__file__).parent
 HALF = has_bf16(torch.device('cpu'))

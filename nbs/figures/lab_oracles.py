@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from lowlight_nat.data import LowLightDataLoaders
-from lowlight_nat.losses import perceptual_loss
-from lowlight_nat.metrics import gt_mean, psnr, score_pair
-from lowlight_nat.model import load_model
+from lowlight_nat.data.loaders import LowLightDataLoaders
+from lowlight_nat.training.losses import perceptual_loss
+from lowlight_nat.evaluation.fidelity import gt_mean, psnr, score_pair
+from lowlight_nat.models.lowlight_nat import load_model
 
 HERE = Path(__file__).parent
 

@@ -1,11 +1,11 @@
 "What sparing the lights does, for several weights: `python nbs/figures/lights.py DATA` writes run/lights.json beside this file."
 import argparse, json, statistics, torch
 from pathlib import Path
-from lowlight_nat.data import find_pairs
-from lowlight_nat.enhance import Enhancer
-from lowlight_nat.exposure import spare_lights
-from lowlight_nat.metrics import gt_mean, psnr
-from lowlight_nat.pictures import read_picture
+from lowlight_nat.data.loaders import find_pairs
+from lowlight_nat.inference.enhancer import Enhancer
+from lowlight_nat.models.light import spare_lights
+from lowlight_nat.evaluation.fidelity import gt_mean, psnr
+from lowlight_nat.io.metadata import read_picture
 
 WEIGHTS = 0, 100, 300, 1000, 3000, 10000
 PATH = Path(__file__).parent/'run'/'lights.json'

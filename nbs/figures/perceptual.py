@@ -5,13 +5,13 @@ The distance is the mean difference of features of the bundled codebook's frozen
 """
 import argparse, json, statistics, torch
 from pathlib import Path
-from lowlight_nat.enhance import Enhancer
-from lowlight_nat.losses import perceptual_loss
-from lowlight_nat.metrics import gt_mean
-from lowlight_nat.model import load_model
-from lowlight_nat.pairs import find_pairs
-from lowlight_nat.pictures import read_picture
-from lowlight_nat.table1 import SYSTEM_ROWS
+from lowlight_nat.inference.enhancer import Enhancer
+from lowlight_nat.training.losses import perceptual_loss
+from lowlight_nat.evaluation.fidelity import gt_mean
+from lowlight_nat.models.lowlight_nat import load_model
+from lowlight_nat.data.pairs import find_pairs
+from lowlight_nat.io.metadata import read_picture
+from lowlight_nat.experiments.tables import SYSTEM_ROWS
 
 PATH = Path(__file__).parent/'run'/'perceptual.json'
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import fastai, torch
 from fastai.callback.core import Callback
 
-from lowlight_nat import __version__, training
-from lowlight_nat.codebook import VQGAN, usage_stats
-from lowlight_nat.callbacks import AdversarialStep, CodebookCare
-from lowlight_nat.data import LowLightDataLoaders
-from lowlight_nat.losses import perceptual_loss
-from lowlight_nat.metrics import score_pair
-from lowlight_nat.model import LowLightNAT, ModelConfig, TrainPlan, exposure_normalise, load_model, weights_path
+from lowlight_nat import __version__
+from lowlight_nat.training import learner as training
+from lowlight_nat.models.vqgan import VQGAN, usage_stats
+from lowlight_nat.training.callbacks import AdversarialStep, CodebookCare
+from lowlight_nat.data.loaders import LowLightDataLoaders
+from lowlight_nat.training.losses import perceptual_loss
+from lowlight_nat.evaluation.fidelity import score_pair
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, exposure_normalise, load_model, weights_path
 
 START = 0.4
 EARLY = 0.15

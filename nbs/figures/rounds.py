@@ -5,15 +5,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from lowlight_nat.record import versions
-from lowlight_nat.codebook import squared_distances
-from lowlight_nat.images import read_image
-from lowlight_nat.losses import token_targets
-from lowlight_nat.masking import prior_at
-from lowlight_nat.metrics import score_pair
-from lowlight_nat.model import exposure_normalise, load_model
-from lowlight_nat.nat import OUTPUTS
-from lowlight_nat.pairs import find_pairs
+from lowlight_nat.io.records import versions
+from lowlight_nat.models.vqgan import squared_distances
+from lowlight_nat.io.images import read_image
+from lowlight_nat.training.losses import token_targets
+from lowlight_nat.models.masking import prior_at
+from lowlight_nat.evaluation.fidelity import score_pair
+from lowlight_nat.models.lowlight_nat import exposure_normalise, load_model
+from lowlight_nat.models.latent_nat import OUTPUTS
+from lowlight_nat.data.pairs import find_pairs
 
 
 def even(x, n): return x[..., :x.shape[-2]//n*n, :x.shape[-1]//n*n]

@@ -12,7 +12,7 @@ def measure(bf16, n=7):
     """In this process: median seconds of n pictures after one to warm up, and the peak of resident
     memory"""
     import torch
-    from lowlight_nat.enhance import Enhancer
+    from lowlight_nat.inference.enhancer import Enhancer
     torch.manual_seed(0)
     torch.set_num_threads(2)
     enhance = Enhancer.from_pretrained(device='cpu')

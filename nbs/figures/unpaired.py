@@ -3,12 +3,12 @@ import argparse, json, os, time
 from pathlib import Path
 
 import torch
-from lowlight_nat.record import versions
-from lowlight_nat.data import LowLightDataLoaders, SyntheticDataset
-from lowlight_nat.model import load_model
-from lowlight_nat.pairs import find_pairs
-from lowlight_nat.training import validate_pairs
-from lowlight_nat.training_unpaired import unpaired_dls, unpaired_learner
+from lowlight_nat.io.records import versions
+from lowlight_nat.data.loaders import LowLightDataLoaders, SyntheticDataset
+from lowlight_nat.models.lowlight_nat import load_model
+from lowlight_nat.data.pairs import find_pairs
+from lowlight_nat.training.learner import validate_pairs
+from lowlight_nat.training.unpaired import unpaired_dls, unpaired_learner
 
 HERE = Path(__file__).resolve().parent
 ZERO = 'exposure', 'colour', 'spatial' # terms that look at the result alone
