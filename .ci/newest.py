@@ -20,9 +20,8 @@ EXTRAS = dict(training_parallel='parallel', widgets='app')
 
 def modules():
     "Import every module of the package."
-    names = sorted(p.stem
-                   for p in (ROOT/'lowlight_nat').glob('*.py')
-                   if p.stem not in ('__init__', '_modidx'))
+    files = (p for p in (ROOT/'lowlight_nat').rglob('*.py') if p.name[0] != '_')
+    names = sorted('.'.join(p.relative_to(ROOT/'lowlight_nat').with_suffix('').parts) for p in files)
     for o in names:
         try: importlib.import_module(f'lowlight_nat.{o}')
         except ImportError as e:   # an extra's, which is not installed here: it has to say so

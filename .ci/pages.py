@@ -13,18 +13,17 @@ NBS = ROOT/'nbs'
 # pattern before it took; a page that none takes is an error.
 SECTIONS = [
     ('Start', 'index.ipynb learning_path.qmd tutorial.ipynb'),
-    ('Pictures and data', '00_*.ipynb 01_*.ipynb'),
-    ('The method', '02_*.ipynb 03_*.ipynb 04_*.ipynb 05_*.ipynb 06_*.ipynb'),
-    ('The network', '07_*.ipynb 08_*.ipynb'),
-    ('Measuring', '09_*.ipynb'),
-    ('Training', '10_*.ipynb 11_*.ipynb 12_*.ipynb'),
-    ('Using it', '13_a*.ipynb workshop/12_tiling.ipynb part6_using/23_enhancer.ipynb workshop/14_folders.ipynb'),
-    ('Experiments', '13_*.ipynb 14_*.ipynb 15_*.ipynb'),
-    ('Deploying and widgets', '16_*.ipynb 17_*.ipynb 18_*.ipynb'),
-    ('Research', 'lab_*.ipynb'),
+    ('I Light and judgement', 'part1_light/*.ipynb'),
+    ('II A vocabulary, and a guess', 'part2_vocabulary/*.ipynb'),
+    ('III Doubt and repair', 'part3_doubt/*.ipynb'),
+    ('IV Training', 'part4_training/*.ipynb'),
+    ('V Is it true?', 'part5_truth/*.ipynb'),
+    ('VI Using it', 'part6_using/*.ipynb'),
+    ('Workshop', 'workshop/*.ipynb'),
+    ("Other people's networks", 'networks/*.ipynb'),
     ('Course',
-     'course/index.qmd course/slides_*.qmd course/exercises_*.ipynb course/solutions/*.ipynb course/projects.qmd course/teaching.qmd course/claims.ipynb course/*.*'
-     ),
+     'course/index.qmd course/slides_*.qmd course/exercises_*.ipynb course/solutions/*.ipynb '
+     'course/projects.qmd course/teaching.qmd course/claims.ipynb course/*.*'),
     ('Reference', 'api.qmd glossary.ipynb symbols.ipynb results.qmd limits.qmd architecture.qmd'),
 ]
 # The top bar: words, and the menu under them: pages, or (words, page), or (words, section), which
@@ -33,7 +32,7 @@ SECTIONS = [
 # site.
 NAVBAR = [
     ('Start', ['index.ipynb', 'learning_path.qmd', 'tutorial.ipynb']),
-    ('Book', [(o, o) for o, _ in SECTIONS[1:10]]),
+    ('Book', [(o, o) for o, _ in SECTIONS[1:9]]),
     ('Course', [('The course', 'course/index.qmd'), ('Slides', 'course/slides_1.qmd'),
                 ('Exercises', 'course/exercises_1.ipynb'),
                 ('Solutions', 'course/solutions/solutions_1.ipynb'), 'course/projects.qmd',
@@ -48,9 +47,8 @@ NAVBAR = [
 def pages():
     "Every page of the site, relative to nbs/."
     found = (p for o in ('*.ipynb', '*.qmd') for p in NBS.rglob(o))
-    return sorted(
-        p.relative_to(NBS).as_posix() for p in found if not any(o[0] in '._'
-                                                                for o in p.relative_to(NBS).parts))
+    names = (p.relative_to(NBS) for p in found)
+    return sorted(p.as_posix() for p in names if not any(o[0] in '._' for o in p.parts))
 
 def sections(names):
     "The pages `names` by section; fails if one belongs nowhere."

@@ -20,18 +20,29 @@ def frontmatter(nb):
     pairs = (o.split(':', 1) for o in source(nb['cells'][0]).splitlines() if ':' in o)
     return {k.strip(): v.strip().strip('"') for k, v in pairs}
 
+def module_of(nb):
+    "The module that a notebook writes, as `room.module`; None if it writes none."
+    found = (re.search(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M) for c in nb['cells'])
+    return next((m[1] for m in found if m), None)
+
+def chapter_files():
+    "The notebooks of the book: its parts in order, then the workshop and the networks of others."
+    last = ['workshop', 'networks']
+    found = NBS.glob('*/[0-9][0-9]_*.ipynb')
+    return sorted(found, key=lambda p: (last.index(p.parent.name) if p.parent.name in last else -1, p))
+
 def chapter_row(path):
     "One line of the map of chapters."
     nb = json.loads(path.read_text(encoding='utf-8'))
     fm = frontmatter(nb)
-    module = next((m[1]
-                   for c in nb['cells']
-                   if (m := re.search(r'^#\|\s*default_exp\s+(\S+)', source(c), re.M))), None)
-    return f"| [{path.name[:2]} {fm['title']}]({path.name}) | {f'`{module}`' if module else ''} | {fm['description']} |"
+    module = module_of(nb)
+    number = f'{path.name[:2]} ' if path.parent.name.startswith('part') else ''
+    link = path.relative_to(NBS).as_posix()
+    return f"| [{number}{fm['title']}]({link}) | {f'`{module}`' if module else ''} | {fm['description']} |"
 
 def chapters():
     "The map of chapters as a table, in reading order."
-    rows = [chapter_row(p) for p in sorted(NBS.glob('[0-9][0-9]_*.ipynb'))]
+    rows = [chapter_row(p) for p in chapter_files()]
     return '\n'.join(['| chapter | module | what it is about |', '|---|---|---|', *rows])
 
 def without(d):

@@ -21,19 +21,22 @@ def front(title, description):
     "The frontmatter of a page."
     return f'---\ntitle: "{title}"\ndescription: "{description}"\nimage: figures/card.jpg\n---\n\n<!-- made by nbs/reference.py; do not edit -->\n'
 
-def levels():
-    "The levels of imports, as the tests hold them."
-    tree = ast.parse((ROOT/'tests/test_project.py').read_text(encoding='utf-8'))
-    value = next(o.value
-                 for o in tree.body
-                 if isinstance(o, ast.Assign) and o.targets[0].id == 'LEVELS')
-    return [o.split() for o in ast.literal_eval(value)]
-
 def chapters():
-    "Module, notebook, title and description of each chapter, in reading order."
-    for p in sorted(NBS.glob('[0-9][0-9]_*.ipynb')):
-        fm = frontmatter(read(p))
-        yield p.stem[3:], p.name, fm['title'], fm['description']
+    "Module, notebook, title and description of each chapter that writes a module, in reading order."
+    for p in readme['chapter_files']():
+        nb = read(p)
+        fm = frontmatter(nb)
+        module = readme['module_of'](nb)
+        if module: yield module, p.relative_to(NBS).as_posix(), fm['title'], fm['description']
+
+def published(notebook):
+    "The page that nbdev makes of a notebook: the same place, without the number."
+    folder, _, name = notebook.rpartition('/')
+    return f"{folder}/{re.sub(r'^[0-9]+_', '', name).removesuffix('.ipynb')}.html"
+
+def module_source(module):
+    "What the file of a module holds."
+    return (ROOT/'lowlight_nat'/f"{module.replace('.', '/')}.py").read_text(encoding='utf-8')
 
 
 # --- the functions ---
@@ -45,7 +48,7 @@ def is_patch(node): return any('patch' in ast.unparse(o) for o in node.decorator
 def names(module):
     """Name, anchor in the chapter, first line of the docstring, and the class a method belongs to;
     in the module's order."""
-    tree = ast.parse((ROOT/f'lowlight_nat/{module}.py').read_text(encoding='utf-8'))
+    tree = ast.parse(module_source(module))
     public = next((ast.literal_eval(o.value)
                    for o in tree.body
                    if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == '__all__'),
@@ -72,6 +75,8 @@ def names(module):
     rest = [o for o in public if o not in defined]
     return out, rest
 
+def anchor_of(module): return module.replace('.', '-')
+
 def api():
     "The page of all functions and classes."
     parts = [
@@ -80,15 +85,15 @@ def api():
             'Every function and class that the package exports, with one line on what it does and the place in the book that explains and shows it.'
         ),
         'Every module is the code of one chapter. A name leads to its signature, with a comment on each parameter, in the section that builds, shows and tests it. '
-        f'`from lowlight_nat.NAME import ...` imports from a module; the source is on [GitHub]({GIT}/tree/main/lowlight_nat). In the chapters, names of PyTorch and fastai '
+        f'`from lowlight_nat.models.vqgan import VQGAN` imports from a module, and `from lowlight_nat import Enhancer` what the front door offers; the source is on [GitHub]({GIT}/tree/main/lowlight_nat). In the chapters, names of PyTorch and fastai '
         'lead to their own documentation.', ''
     ]
     about = list(chapters())
-    parts += ['::: {.module-list}', ' · '.join(f'[{m}](#{m})' for m, *_ in about), ':::', '']
+    parts += ['::: {.module-list}', ' · '.join(f'[{m}](#{anchor_of(m)})' for m, *_ in about), ':::', '']
     for module, notebook, title, description in about:
         found, rest = names(module)
         parts += [
-            f'## {module} {{#{module}}}', '', f'[{title}]({notebook}): {description}', '',
+            f'## {module} {{#{anchor_of(module)}}}', '', f'[{title}]({notebook}): {description}', '',
             '| name | what it does |', '|:--|:--|'
         ]
         for name, anchor, line, owner in found:
@@ -111,8 +116,8 @@ def moved():
     }
     out = {}
     for module, notebook, *_ in chapters():
-        page = f'{module}.html#'
-        tree = ast.parse((ROOT/f'lowlight_nat/{module}.py').read_text(encoding='utf-8'))
+        page = f'{published(notebook)}#'
+        tree = ast.parse(module_source(module))
         def put(name, to):
             if name in said and to != name.lower():
                 out[page + name.lower()] = page + to if to else ''
@@ -386,8 +391,11 @@ def twelve():
         f"figures may be compared with each other, and not with a figure of the twenty.")
 
 def level_list():
-    "The levels as a numbered list."
-    return '\n'.join(f"{i}. {', '.join(o)}" for i, o in enumerate(levels()[:-1], 1))
+    "The rooms by level, as a numbered list, read from the imports."
+    drawing = runpy.run_path(str(NBS/'figures/architecture.py'))
+    what = drawing['WHAT']
+    found = drawing['levels'](drawing['rooms']())
+    return '\n'.join(f"{i}. {', '.join(f'`{r}` ({what[r]})' for r in level)}" for i, level in enumerate(found, 1))
 
 def card():
     """The parts of the model card that say what the weights are for, on what terms, and where they
@@ -406,7 +414,7 @@ def path_rows():
     pages = runpy.run_path(str(ROOT/'.ci/pages.py'))
     parts = pages['sections'](pages['pages']())
     rows = ['| part | chapters |', '|:--|:--|']
-    for part in pages['NAVBAR'][2][1]:
+    for part, _ in pages['NAVBAR'][1][1]:
         if part in parts:
             rows.append(f"| {part} | " + ', '.join(f'[{page_title(o)}]({o})' for o in parts[part])
                         + ' |')

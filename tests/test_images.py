@@ -252,7 +252,7 @@ def test_every_opening_names_its_formats():
         ] if p.suffix == '.ipynb' else [text]
         found = [
             o for s in parts for o in calls_without_formats(s)
-            if not (p.name == 'workshop/01_files.ipynb' and s.startswith(shown))
+            if not (p.name == '01_files.ipynb' and s.startswith(shown))
         ]
         if found: bad[p.name] = found
     assert bad=={}

@@ -7,16 +7,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
-CHAPTERS = sorted(NBS.glob('[0-9][0-9]_*.ipynb'))
-PAGES = sorted(p for p in NBS.rglob('*.ipynb') if not any(o[0] in '._' for o in p.relative_to(NBS).parts))
-MODULES = sorted(p for p in (ROOT/'lowlight_nat').rglob('*.py') if p.name not in ('_modidx.py', '__init__.py'))
-# Lowest first. A module imports from levels below its own, or from a name before it in the same one; the first level imports none of ours.
-LEVELS = ["files", "colour layers tiling masking metrics perception", "record images pairs pictures fingerprints darkness data quantizers codebook flow nat", "decoder glare glare_release exposure", "model", "losses stages callbacks checkpoints training_memory training training_parallel training_unpaired", "answer enhance folders dense deploy",
-          'cost llflow restormer baselines experiments table1 uncertainty explore widgets', 'cli', 'all']
-LEVELS = ["files", "colour layers tiling masking metrics perception", "record images pairs pictures fingerprints darkness data quantizers codebook flow nat", "decoder glare glare_release exposure", "model", "losses stages callbacks checkpoints training_memory training training_parallel training_unpaired", "answer enhance folders dense deploy",
-NO_FASTAI = 'colour files images tiling pictures layers masking metrics perception pairs fingerprints darkness quantizers codebook flow nat decoder glare glare_release exposure model answer enhance folders dense deploy llflow restormer'.split()
+CHAPTERS = sorted(NBS.glob('*/[0-9][0-9]_*.ipynb'))
+PAGES = sorted(p for p in NBS.rglob('*.ipynb')
+               if not any(o[0] in '._' for o in p.relative_to(NBS).parts))
+MODULES = sorted(p for p in (ROOT/'lowlight_nat').rglob('*.py') if p.name[0] != '_')
+# Rooms that know nothing of fastai
+NO_FASTAI = [
+    o for o in MODULES
+    if o.relative_to(ROOT/'lowlight_nat').parts[0] in ('io', 'models', 'inference', 'evaluation',
+                                                       'export')
+]
 by_name = pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)
-by_module = pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
+
+
+def dotted(path):
+    "A module as it is imported."
+    return '.'.join(path.relative_to(ROOT).with_suffix('').parts)
 
 
 def cfg():
@@ -26,8 +32,13 @@ def cfg():
 
 def tracked():
     "The files that are committed, or would be by `git add -A`; all files where there is no git."
-    git = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT, capture_output=True)
-    if git.returncode: return [p for p in ROOT.rglob('*') if p.is_file() and not any(o[0] == '.' for o in p.relative_to(ROOT).parts)]
+    git = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard', '-z'], cwd=ROOT,
+                         capture_output=True)
+    if git.returncode:
+        return [
+            p for p in ROOT.rglob('*')
+            if p.is_file() and not any(o[0] == '.' for o in p.relative_to(ROOT).parts)
+        ]
     return [p for o in git.stdout.decode().split('\0') if o and (p := ROOT/o).is_file()]
 
 def cells(path): return json.loads(path.read_text(encoding='utf-8'))['cells']
@@ -55,10 +66,14 @@ def test_quarto_link():
     assert link.is_symlink() and link.readlink() == Path('../_quarto.yml')
 
 def test_chapters_are_the_designs():
-    names = [p.stem[3:] for p in CHAPTERS]
-    need = 'images data layers codebook flow masking nat decoder model metrics losses callbacks training enhance cli'.split()
-    assert [o for o in need if o not in names] == []
-    assert sorted(names) == sorted(p.stem for p in MODULES if p.stem != 'all')
+    "The rooms of the library, the parts of the book, and its chapters numbered as they are read."
+    rooms = {p.parent.name for p in MODULES if p.parent != ROOT/'lowlight_nat'}
+    assert {
+        'io', 'data', 'models', 'training', 'evaluation', 'inference', 'export', 'app', 'peers'
+    } <= rooms
+    parts = [p for p in CHAPTERS if p.parent.name.startswith('part')]
+    assert [int(p.name[:2]) for p in parts] == list(range(1, len(parts) + 1))
+    assert len({p.name[3:] for p in CHAPTERS}) == len(CHAPTERS), 'pages are found by their name'
 
 def site_pages(folder=NBS):
     "Every page of the site: notebooks and Quarto documents."
@@ -71,26 +86,34 @@ def test_sidebar_lists_every_page():
     assert text == script['sidebar'](script['pages']()), 'run `python .ci/pages.py --list`'
     listed = re.findall(r'^ {10}- (\S+)$', text.split('  navbar:')[0], re.M)
     assert sorted(listed) == site_pages()
-    chapters = [o for o in listed if re.match(r'\d\d_', o)]
-    assert listed[0] == 'index.ipynb' and [o[:2] for o in chapters] == sorted(o[:2] for o in chapters)
-    with pytest.raises(AssertionError, match='99_nowhere.ipynb'): script['sidebar']([*script['pages'](), '99_nowhere.ipynb'])
+    chapters = [o for o in listed if o.startswith('part')]
+    assert listed[0] == 'index.ipynb' and chapters == sorted(chapters)
+    with pytest.raises(AssertionError, match='99_nowhere.ipynb'):
+        script['sidebar']([*script['pages'](), '99_nowhere.ipynb'])
 
 def test_navbar_leads_somewhere():
-    hrefs = re.findall(r'(?:href: |- )(\S+\.(?:ipynb|qmd))', (NBS/'sidebar.yml').read_text().split('  navbar:')[1])
+    hrefs = re.findall(r'(?:href: |- )(\S+\.(?:ipynb|qmd))',
+                       (NBS/'sidebar.yml').read_text().split('  navbar:')[1])
     assert len(hrefs) > 8 and [o for o in hrefs if not (NBS/o).exists()] == []
 
 def test_requirements():
     need, dev = (cfg()[k].split() for k in ('requirements', 'dev_requirements'))
     assert all('>=' in o for o in need), 'run-time requirements are ranges'
-    assert [re.split('[<>=]', o)[0] for o in need] == 'torch numpy pillow safetensors tqdm fastcore'.split(), 'what enhances needs no more'
-    assert {re.split('[<>=]', o)[0] for o in cfg()['train_requirements'].split()} <= {re.split('[<>=]', o)[0] for o in dev}
-    assert 'nbdev==2.4.14 execnb==0.1.18 fastcore==1.14.5 ghapi<1.1 fastgit==0.0.6 fastai==2.8.7 fasttransform==0.0.2 plum-dispatch==2.9.0'.split() == dev[:8]
+    assert [
+        re.split('[<>=]', o)[0] for o in need
+    ] == 'torch numpy pillow safetensors tqdm fastcore'.split(), 'what enhances needs no more'
+    assert {re.split('[<>=]', o)[0]
+            for o in cfg()['train_requirements'].split()} <= {re.split('[<>=]', o)[0]
+                                                              for o in dev}
+    assert 'nbdev==2.4.14 execnb==0.1.18 fastcore==1.14.5 ghapi<1.1 fastgit==0.0.6 fastai==2.8.7 fasttransform==0.0.2 plum-dispatch==2.9.0'.split(
+    ) == dev[:8]
 
 def test_version_is_one():
     import lowlight_nat
     assert lowlight_nat.__version__ == cfg()['version'] == metadata.version('lowlight_nat')
     assert f"## {cfg()['version']}" in (ROOT/'CHANGELOG.md').read_text()
-    assert re.search(r'^version: (\S+)', (ROOT/'CITATION.cff').read_text(), re.M)[1] == cfg()['version']
+    assert re.search(r'^version: (\S+)', (ROOT/'CITATION.cff').read_text(),
+                     re.M)[1] == cfg()['version']
 
 def test_weights_are_small():
     weights = list((ROOT/'lowlight_nat/weights').glob('*.safetensors'))
@@ -102,51 +125,73 @@ def test_weights_are_small():
 def without_pictures(text):
     "A notebook's text less its embedded pictures, whose base64 may hold any letters."
     def strip(o):
-        if isinstance(o, dict): return {k: strip(v) for k, v in o.items() if not k.startswith('image/p') and not k.startswith('image/j')}
+        if isinstance(o, dict):
+            return {
+                k: strip(v)
+                for k, v in o.items()
+                if not k.startswith('image/p') and not k.startswith('image/j')
+            }
         return [strip(v) for v in o] if isinstance(o, list) else o
     return json.dumps(strip(json.loads(text)))
 
 def test_no_machine_paths():
-    tops = ['wo'+'rk', 'tm'+'p', 'ro'+'ot', 'fa'+'rm', 'ho'+'me/[a-z]+', 'Us'+'ers/[A-Za-z]+']     # in pieces, so that this file passes
+    # in pieces, so that this file passes
+    tops = ['wo'+'rk', 'tm'+'p', 'ro'+'ot', 'fa'+'rm', 'ho'+'me/[a-z]+', 'Us'+'ers/[A-Za-z]+']
     machine = re.compile(r'(?<![\w.])/(?:' + '|'.join(tops) + ')/')
     bad = []
     for p in tracked():
         try: text = p.read_text(encoding='utf-8')
         except UnicodeDecodeError: continue
         if p.suffix == '.ipynb': text = without_pictures(text)
-        if m := machine.search(text): bad.append(f'{p.relative_to(ROOT)}: {text[max(0, m.start()-40):m.end()+40]!r}')
+        if m := machine.search(text):
+            bad.append(f'{p.relative_to(ROOT)}: {text[max(0, m.start()-40):m.end()+40]!r}')
     assert bad == []
 
 def test_no_picture_of_the_data_set(lol_data):
-    theirs = {hashlib.sha256(p.read_bytes()).hexdigest() for p in lol_data.rglob('*') if p.is_file()}
-    ours = {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in tracked() if p.suffix.lower() in ('.png', '.jpg', '.jpeg', '.webp', '.npz')}
+    theirs = {
+        hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in lol_data.rglob('*')
+        if p.is_file()
+    }
+    ours = {
+        p: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in tracked()
+        if p.suffix.lower() in ('.png', '.jpg', '.jpeg', '.webp', '.npz')
+    }
     assert [p for p, h in ours.items() if h in theirs] == []
 
 def test_figures_are_the_scripts():
     script = runpy.run_path(str(NBS/'figures/pipeline.py'))
     for name in [None, *script['CHAPTERS']]:
         path = NBS/'figures'/(f'pipeline_{name}.svg' if name else 'pipeline.svg')
-        assert path.read_text(encoding='utf-8') == script['picture'](name), f'{path.name}: run nbs/figures/pipeline.py'
+        assert path.read_text(encoding='utf-8') == script['picture'](
+            name), f'{path.name}: run nbs/figures/pipeline.py'
 
 
 # --- notebooks ---
 
 @by_name
 def test_notebook_frame(path):
-    first, last = cells(path)[0], code(path)[-1]
-    assert first['cell_type'] == 'raw' and re.search(r'^title: .+^description: .+', source(first), re.M | re.S)
+    first = cells(path)[0]
+    last = code(path)[-1]
+    assert first['cell_type'] == 'raw' and re.search(r'^title: .+^description: .+', source(first),
+                                                     re.M | re.S)
     assert source(last).startswith('#| hide') and 'nbdev.nbdev_export()' in source(last)
 
 @by_name
 def test_notebook_pictures_exist(path):
-    links = [m for c in cells(path) if c['cell_type'] == 'markdown' for m in re.findall(r'!\[[^\]]*\]\(([^)\s]+)\)', source(c))]
+    links = [
+        m for c in cells(path) if c['cell_type'] == 'markdown'
+        for m in re.findall(r'!\[[^\]]*\]\(([^)\s]+)\)', source(c))
+    ]
     assert [o for o in links if ':' not in o and not (path.parent/o).exists()] == []
-    if path in CHAPTERS and (NBS/f'figures/pipeline_{path.stem[3:]}.svg').exists():
-        assert f'figures/pipeline_{path.stem[3:]}.svg' in links
 
 @by_name
 def test_notebook_pictures_have_words(path):
-    alts = [m for c in cells(path) if c['cell_type'] == 'markdown' for m in re.findall(r'!\[([^\]]*)\]\(', source(c))]
+    alts = [
+        m for c in cells(path) if c['cell_type'] == 'markdown'
+        for m in re.findall(r'!\[([^\]]*)\]\(', source(c))
+    ]
     assert all(len(o) > 10 for o in alts)
 
 @by_name
@@ -157,52 +202,43 @@ def test_notebook_outputs(path):
 
 @by_name
 def test_notebook_cells_are_short(path):
-    "At most 60 lines: a longer cell is better than a folded one, but a cell is one thought. A class alone may be longer, as its methods stand in it."
+    """At most 60 lines: a longer cell is better than a folded one, but a cell is one thought. A
+    class alone may be longer, as its methods stand in it."""
     def one_class(s): return [type(o) for o in parsed(s) or ()] == [ast.ClassDef]
-    assert [s[:60] for c in code(path) if (s := source(c)).count('\n') >= 60 and not one_class(s)] == []
+    assert [s[:60]
+            for c in code(path)
+            if (s := source(c)).count('\n') >= 60 and not one_class(s)] == []
 
 @by_name
 def test_notebook_imports_stand_alone(path):
-    "A cell that imports does nothing else: nbdev runs such cells, and only such, when it makes the site."
+    """A cell that imports does nothing else: nbdev runs such cells, and only such, when it makes
+    the site."""
     def mixed(body):
         kinds = {isinstance(o, (ast.Import, ast.ImportFrom)) for o in body}
         return len(kinds) == 2 and any(isinstance(o, (ast.Expr, ast.Assign)) for o in body)
-    bad = [source(c) for c in code(path) if 'nbdev_export()' not in source(c) and (body := parsed(source(c))) and mixed(body)]
+    bad = [
+        source(c)
+        for c in code(path)
+        if 'nbdev_export()' not in source(c) and (body := parsed(source(c))) and mixed(body)
+    ]
     assert bad == []
 
 
 # --- modules ---
 
-def own_imports(path):
-    "Names of our modules that `path` imports anywhere, and whether one is a wildcard."
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or '').split('.')[0] == 'lowlight_nat'):
-            module = (node.module or '').removeprefix('lowlight_nat').strip('.')
-            names = [module.split('.')[0]] if module else [o.name for o in node.names]
-            for n in names: yield n, any(o.name == '*' for o in node.names)
-        elif isinstance(node, ast.Import):
-            for o in node.names:
-                if o.name.startswith('lowlight_nat.'): yield o.name.split('.')[1], False
-
-def may_import(name, other):
-    at = {n: (i, j) for i, level in enumerate(LEVELS) for j, n in enumerate(level)}
-    return at[other][0] < at[name][0] or (at[name][0] > 0 and at[other][0] == at[name][0] and at[other] < at[name])
-
-@by_module
-def test_imports_run_one_way(path):
-    found = [o for o in own_imports(path) if o[0] not in ('_modidx', '__version__')]
-    assert [o for o, _ in found if not may_import(path.stem, o)] == []
-    if path.stem != 'all': assert [o for o, wild in found if wild] == []
-
 @pytest.mark.slow
 def test_import_is_light():
-    "What enhances brings in none of the heavy packages that it doesn't need; seconds, which depend on disk and neighbours, are no test."
-    watched = 'IPython ipykernel jupyter jupyter_client fastai lpips matplotlib pandas spacy sklearn scipy'.split()
-    script = f"import sys, {', '.join(f'lowlight_nat.{o}' for o in NO_FASTAI)}; print([o for o in {watched} if o in sys.modules])"
-    out = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    """What enhances brings in none of the heavy packages that it doesn't need; seconds, which
+    depend on disk and neighbours, are no test."""
+    watched = 'IPython ipykernel jupyter jupyter_client fastai lpips matplotlib pandas spacy sklearn scipy'.split(
+    )
+    script = f"import sys, {', '.join(map(dotted, NO_FASTAI))}; print([o for o in {watched} if o in sys.modules])"
+    out = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True,
+                         check=True).stdout
     assert ast.literal_eval(out) == []
 
-# Refuses what no one needs who only enhances, as if it weren't installed; then runs what its arguments say
+# Refuses what no one needs who only enhances, as if it weren't installed; then runs what its
+# arguments say
 REFUSE = '''
 import runpy, sys
 ABSENT = 'fastai fasttransform torchvision matplotlib lpips IPython ipywidgets pandas scipy sklearn spacy'.split()
@@ -214,7 +250,8 @@ sys.meta_path.insert(0, Refuse())
 
 def without_extras(script, cwd=ROOT, rc=0):
     "What a script prints where only the run-time requirements can be imported."
-    r = subprocess.run([sys.executable, '-c', REFUSE + script], cwd=cwd, capture_output=True, text=True, encoding='utf-8', timeout=300)
+    r = subprocess.run([sys.executable, '-c', REFUSE + script], cwd=cwd, capture_output=True,
+                       text=True, encoding='utf-8', timeout=300)
     assert r.returncode == rc, r.stdout + r.stderr
     return r.stdout + r.stderr
 
@@ -233,8 +270,11 @@ print([o for o in ABSENT if o in sys.modules])
     assert (tmp_path/'a.png').is_file() and (tmp_path/'out/coffee.png').is_file()
 
 def test_commands_name_the_extra(tmp_path):
-    calls = [("lowlight_train", ['--data', str(tmp_path), '--out', str(tmp_path/'out')], 'Training needs fastai: run `pip install -e ".[train]"`'),
-             ("lowlight_app", ['--no-browser'], 'The app needs ipywidgets: run `pip install -e ".[app]"`')]
+    calls = [("lowlight_train", ['--data', str(tmp_path), '--out',
+                                 str(tmp_path/'out')],
+              'Training needs fastai: run `pip install -e ".[train]"`'),
+             ("lowlight_app", ['--no-browser'],
+              'The app needs ipywidgets: run `pip install -e ".[app]"`')]
     for sub in 'low', 'high':
         (tmp_path/'train'/sub).mkdir(parents=True)
     for name, args, sentence in calls:
@@ -244,27 +284,42 @@ def test_commands_name_the_extra(tmp_path):
 
 def test_modules_name_the_extra():
     "Each module can be imported without extras, or says in one sentence which one it needs."
+    names = [dotted(p) for p in MODULES]
     script = f"""
 import importlib
-for name in {[p.stem for p in MODULES]}:
-    try: importlib.import_module('lowlight_nat.' + name)
+for name in {names}:
+    try: importlib.import_module(name)
     except ImportError as e: print(name, e)
 """
-    names = [p.stem for p in MODULES]
-    said = dict(o.split(' ', 1) for o in without_extras(script).splitlines() if o.split(' ')[0] in names)    # PyTorch may say more
-    assert not set(said) & set(NO_FASTAI + ['cli', 'explore', 'experiments', 'cost']) and {'data', 'training'} <= set(said)
-    assert [o for o in said.values() if not re.fullmatch(r'.+ needs \w+: run `pip install -e "\.\[\w+\]"` in your clone of lowlight_nat\.', o)] == []
+    # PyTorch may say more
+    said = dict(
+        o.split(' ', 1) for o in without_extras(script).splitlines() if o.split(' ')[0] in names)
+    assert not set(said) & ({dotted(p)
+                             for p in NO_FASTAI} | {'lowlight_nat.cli', 'lowlight_nat.app.steps'})
+    assert {'lowlight_nat.data.loaders', 'lowlight_nat.training.learner'} <= set(said)
+    assert [
+        o for o in said.values() if not re.fullmatch(
+            r'.+ needs \w+: run `pip install -e "\.\[\w+\]"` in your clone of lowlight_nat\.', o)
+    ] == []
 
 def test_no_install_from_a_registry():
     "Until the first upload, every line that installs us names the clone or the repository."
     ours = re.compile('pip install (-[a-zA-Z-]+ )*["\'`]*' + 'lowlight' + '[_-]nat(?! @ git)')
-    texts = [p for p in tracked() if p.suffix in ('.py', '.ipynb', '.qmd', '.md', '.ini', '.yml', '.toml')]
+    texts = [
+        p for p in tracked()
+        if p.suffix in ('.py', '.ipynb', '.qmd', '.md', '.ini', '.yml', '.toml')
+    ]
     assert [p.name for p in texts if ours.search(p.read_text(encoding='utf-8'))] == []
 
 @pytest.mark.slow
 def test_console_scripts(run):
-    scripts = {o.name: o for o in metadata.distribution('lowlight_nat').entry_points if o.group == 'console_scripts'}
-    assert {'lowlight_enhance', 'lowlight_train', 'lowlight_evaluate', 'lowlight_experiment'} <= set(scripts)
+    scripts = {
+        o.name: o
+        for o in metadata.distribution('lowlight_nat').entry_points
+        if o.group == 'console_scripts'
+    }
+    assert {'lowlight_enhance', 'lowlight_train', 'lowlight_evaluate',
+            'lowlight_experiment'} <= set(scripts)
     for name, o in scripts.items():
         assert callable(o.load()), name
         assert 'usage' in run(f'{name} --help', timeout=120).lower()
@@ -274,5 +329,9 @@ def test_public_names_have_docstrings():
     bad = []
     for path in MODULES:
         tree = ast.parse(path.read_text(encoding='utf-8'))
-        bad += [f'{path.stem}.{o.name}' for o in tree.body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and o.name[0] != '_' and not ast.get_docstring(o)]
+        bad += [
+            f'{path.stem}.{o.name}' for o in tree.body
+            if isinstance(o, (ast.FunctionDef,
+                              ast.ClassDef)) and o.name[0] != '_' and not ast.get_docstring(o)
+        ]
     assert bad == []

@@ -494,7 +494,7 @@ def test_pipeline_is_upright_on_narrow_screens(site):
                     ]) <= w and 0 <= x <= script['UPRIGHT_W'] - w and h >= 17*(len(lines) + 1), k
     shown = re.findall(r'srcset="(\S+)"', site['part3_doubt/11_latent_nat.ipynb'].rendered)
     assert shown == [
-        'figures/pipeline_upright.svg#nat'
+        '../figures/pipeline_upright.svg#nat'
     ] and 'srcset="figures/pipeline_upright.svg#"' in site['architecture.qmd'].rendered
 
 def test_slides_hold_what_is_on_them():

@@ -1,0 +1,1 @@
+"Widgets and the page in the browser."

@@ -1,0 +1,1 @@
+"What users call: a picture in, an enhanced picture out."

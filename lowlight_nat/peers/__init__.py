@@ -1,0 +1,1 @@
+"Networks of others and classical methods, for comparison."
