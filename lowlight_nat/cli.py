@@ -204,16 +204,15 @@ def _told(res, out):
 def lowlight_enhance(
     inputs:Param('pictures, and folders of pictures', str, nargs='+', opt=False),
     out:str, # folder for the results; for a single picture also the file
-    tau:float
-    | None=None, # entropy in [0,1] above which a place is uncertain; the model's by default
-    rounds:int | None=None, # rounds of both NATs; the model's by default
+    tau:float|None=None, # entropy in [0,1] above which a place is uncertain; the model's by default
+    rounds:int|None=None, # rounds of both NATs; the model's by default
     heat:float=0., # 0 the likeliest picture, 1 a sample
     # whom to trust, from 0, the codebook, to 1, the photograph; as learned by default
-    mix:float | None=None,
+    mix:float|None=None,
     exposure:str='auto', # mean grey of the result, between 0 and 1; auto: as predicted
     seed:int=0, # of the sample, where heat > 0
     # picture of the same size, white where the NATs may refine; everywhere by default
-    mask:str | None=None,
+    mask:str|None=None,
     strength:float=1., # of the result over the picture as it was, from 0 to 1
     quality:int=95, # of JPEG, WebP and AVIF, from 1 to 100; a WebP that was lossless stays so
     save_uncertainty:bool=False, # write NAME_uncertainty.png beside each result
@@ -320,18 +319,17 @@ def _overlap(enhancer, pairs):
 # %% ../nbs/part6_using/24_cli.ipynb #7e291e9e
 @command()
 def lowlight_evaluate(
-        data:str | None=None, # folder of a data set of pairs
-        low:str | None=None, # folder of dark pictures; with high in place of data
-        high:str | None=None, # folder of bright pictures of the same names
+        data:str|None=None, # folder of a data set of pairs
+        low:str|None=None, # folder of dark pictures; with high in place of data
+        high:str|None=None, # folder of bright pictures of the same names
         split:Param(
         'which pairs; test is read only when asked for; by default val, and all where the data have no split',
         str, choices=('train', 'val', 'test', 'all'))=None,
-        json:str | None=None, # file for all figures and circumstances
+        json:str|None=None, # file for all figures and circumstances
         latent_nat:bool=True, # use the NAT on the latent
         decoder_nat:bool=True, # use the NAT on the decoder's features
-        rounds:int | None=None, # rounds of both NATs; the model's by default
-        tau:float
-    | None=None, # entropy in [0,1] above which a place is uncertain; the model's by default
+        rounds:int|None=None, # rounds of both NATs; the model's by default
+        tau:float|None=None, # entropy in [0,1] above which a place is uncertain; the model's by default
         device:str='auto', # auto, cpu or cuda
         weights:str=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
 ): # the figures, as in the file
@@ -374,10 +372,10 @@ def _report(res, enhancer, args, file, seconds, note, trained_on):
 # %% ../nbs/part6_using/24_cli.ipynb #bbf9a7ed
 @command()
 def lowlight_train(
-    data:str | None=None, # folder of a data set of pairs
-    out:str | None=None, # folder for checkpoints, curves and previews
-    low:str | None=None, # folder of dark pictures; with high in place of data
-    high:str | None=None, # folder of bright pictures of the same names
+    data:str|None=None, # folder of a data set of pairs
+    out:str|None=None, # folder for checkpoints, curves and previews
+    low:str|None=None, # folder of dark pictures; with high in place of data
+    high:str|None=None, # folder of bright pictures of the same names
     preset:Param('size of the model, and its training plan', str,
                   choices=('tiny', 'small', 'base'))='tiny',
     stage:Param('one stage, or all of them in turn', str,
@@ -392,12 +390,12 @@ def lowlight_train(
               nargs='+')=None,
     crop:Param("side of the pieces, pixels, one for all stages or four; the preset's by default",
                 int, nargs='+')=None,
-    seed:int | None=None, # of everything random; the preset's by default
+    seed:int|None=None, # of everything random; the preset's by default
     device:str='auto', # auto, cpu, cuda or mps
     # checkpoint that the first stage goes on from: a path, or the name of a bundled one; by default
     # that of the stage before
-    start:str | None=None,
-    note:str | None=None, # what else the checkpoint should say of itself, kept in its metadata
+    start:str|None=None,
+    note:str|None=None, # what else the checkpoint should say of itself, kept in its metadata
 ): # what `train_pipeline` returns
     "Train a model on pairs of pictures."
     if not 0<steps_scale<float('inf'):
@@ -547,10 +545,10 @@ def lowlight_experiment(
         folders:Param(
         'of results, one a method, with pictures named as the dark ones are; of LOL-v2 with a folder for each half',
         str, nargs='+', opt=False)=(),
-        data:str | None=None, # folder of a data set of pairs
-        low:str | None=None, # folder of dark pictures; with high in place of data
-        high:str | None=None, # folder of bright pictures of the same names
-        out:str | None=None, # folder for the results, needed
+        data:str|None=None, # folder of a data set of pairs
+        low:str|None=None, # folder of dark pictures; with high in place of data
+        high:str|None=None, # folder of bright pictures of the same names
+        out:str|None=None, # folder for the results, needed
         budget:Param('small: two cores, an hour; full: a GPU, days', str,
                       choices=('small', 'full'))='small',
         split:Param(
@@ -559,22 +557,22 @@ def lowlight_experiment(
         seed:int=42, # of everything random
         seeds:Param('of the last stage', int, nargs='+')=(42, 43, 44),
         # bundled checkpoint, or a .safetensors file; small by default, random for cost
-        weights:str | None=None,
+        weights:str|None=None,
         # folder with LPIPS' network; by default it is looked for where PyTorch keeps what it
         # fetched
-        lpips:str | None=None,
+        lpips:str|None=None,
         device:str='auto', # auto, cpu or cuda
         preset:Param('size of the model', str, choices=('tiny', 'small', 'base'))='small',
         size:Param('height and width of the picture, pixels', int, nargs=2)=(400, 600),
         share:float=.4, # of the places that are masked, in [0,1]
         rounds:int=4, # rounds of both NATs
         repeat:int=5, # rounds of timing
-        threads:int | None=None, # of PyTorch; all cores by default
+        threads:int|None=None, # of PyTorch; all cores by default
         dtype:Param('what is computed in', str, choices=('float32', 'bfloat16'))='float32',
         systems:Param('which; the others are compared with the first', str, nargs='+',
                        choices=('GLARE', 'latent', 'decoder', 'both'))=('GLARE', 'latent',
                                                                           'decoder', 'both'),
-        json:str | None=None, # file for all figures and circumstances
+        json:str|None=None, # file for all figures and circumstances
 ): # figures and circumstances, as in the JSON file
     "The talk's tables and figures, and what the NATs cost."
     args = dict(locals())
@@ -613,8 +611,7 @@ def lowlight_export(
         glare:Param(
         f'convert these two files of the release of GLARE instead, net_G.pth and vqgan.pkl; {GLARE_RELEASE} leads to them under "Download pre-trained models"',
         str, nargs=2, metavar=('NET_G', 'VQGAN'))=None,
-        rounds:int
-    | None=None, # rounds of both NATs, a fixed part of the file; the model's by default
+        rounds:int|None=None, # rounds of both NATs, a fixed part of the file; the model's by default
         dtype:Param('of weights', str, choices=('float32', 'float16', 'int8'))='float32',
         opset:int=20, # version of ONNX's operators, 18 to 23
         latent_nat:bool=True, # use the NAT on the latent

@@ -1,7 +1,7 @@
-"""Each exported name, counted: a docstring of one line, a comment for each parameter, shapes of tensors, an example in a chapter, a test.
+"""Each exported name, counted: a docstring of one paragraph, a comment for each parameter, shapes of tensors, an example in a chapter, a test.
 
 A name is one of a module's `__all__`, or a public method that `@patch` adds. What it must have:
-docstring: one line; a constant has a comment instead, on its line or alone above it
+docstring: one paragraph; a constant has a comment instead, on its line or alone above it
 docments:  a comment for each parameter (two on a line: the comment is the last one's), and for each field of a dataclass
 shapes:    where a parameter or what is returned is annotated as a Tensor, also in `forward`, the comment gives a shape, as (B,3,H,W), or says scalar, any shape, same shape
 example:   a use in a cell of a notebook that is seen, run and not exported
@@ -91,7 +91,7 @@ def fields_of(cls, comments):
 
 def is_tensor(annotation): return bool(re.search(r'\bTensor\b', annotation))
 
-def one_line(doc): return bool(doc) and '\n' not in doc.strip()
+def one_paragraph(doc): return bool(doc) and '\n\n' not in doc.strip()
 
 def decorators(node): return [ast.unparse(o) for o in node.decorator_list]
 
@@ -114,10 +114,9 @@ def read_module(name, src):
     for o in tree.body:
         if isinstance(o, ast.ImportFrom) and (o.level or
                                               (o.module or '').startswith('lowlight_nat')):
-            for i in o.names:
-                taken[i.asname
-                      or i.name] = ((o.module
-                                     or '').removeprefix('lowlight_nat').strip('.'), i.name)
+            room = name.split('.')[:-o.level] if o.level else []
+            module = '.'.join([*room, *(o.module or '').removeprefix('lowlight_nat').strip('.').split('.')])
+            for i in o.names: taken[i.asname or i.name] = (module.strip('.'), i.name)
         elif isinstance(o, ast.ClassDef) and o.name in public:
             fns = {f.name: f for f in o.body if isinstance(f, ast.FunctionDef)}
             fields = fields_of(o, comments) if any('dataclass' in d for d in decorators(o)) else []
@@ -178,7 +177,8 @@ def imported(trees, modules):
         if isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == 'lowlight_nat':
             m = node.module.removeprefix('lowlight_nat').strip('.')
             for o in node.names:
-                if not m: aliases[o.asname or o.name] = o.name
+                whole = f'{m}.{o.name}'.strip('.')
+                if not m or whole in modules: aliases[o.asname or o.name] = whole
                 elif o.name == '*':
                     for mod in (modules.values()
                                 if m == 'all' else [modules[m]] if m in modules else []):
@@ -187,7 +187,7 @@ def imported(trees, modules):
         elif isinstance(node, ast.Import):
             for o in node.names:
                 if o.name.startswith('lowlight_nat.') and o.asname:
-                    aliases[o.asname] = o.name.split('.')[1]
+                    aliases[o.asname] = o.name.removeprefix('lowlight_nat.')
     return names, aliases
 
 def home(modules, module, name):
@@ -248,7 +248,7 @@ def check(modules, notebooks, tests):
                item.name.split('.')[0]) if item.kind == 'method' and BY_FRAMEWORK.fullmatch(
                    item.name.split('.')[1]) else key
         out[f'{item.module}.{item.name}'] = dict(
-            docstring=[] if one_line(item.doc) else ['none of one line'],
+            docstring=[] if one_paragraph(item.doc) else ['none of one paragraph'],
             docments=missing_parameters(item), shapes=missing_shapes(item),
             example=[] if {key, cls} & example else ['none'],
             test=[] if {key, cls} & test else ['none'])
@@ -256,9 +256,9 @@ def check(modules, notebooks, tests):
 
 def project():
     modules = {
-        p.stem: read_module(p.stem, p.read_text(encoding='utf-8'))
-        for p in sorted((ROOT/'lowlight_nat').glob('*.py'))
-        if p.stem not in ('all', '_modidx', '__init__')
+        name: read_module(name, p.read_text(encoding='utf-8'))
+        for p in sorted((ROOT/'lowlight_nat').rglob('*.py')) if p.name[0] != '_'
+        for name in ['.'.join(p.relative_to(ROOT/'lowlight_nat').with_suffix('').parts)]
     }
     pages = [
         p for p in sorted((ROOT/'nbs').rglob('*.ipynb'))

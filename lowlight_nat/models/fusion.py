@@ -148,8 +148,8 @@ class FeatureNAT(nn.Module):
         see:Tensor, # what the dark picture shows (B,N,width)
         masked:Tensor, # (B,N) bool, True: masked
         angles:Tensor, # rotary angles of all cells (N, width/heads/2)
-        changed:Places | None=None, # cells to be computed; None: all
-        memory:list[KeysValues] | None=None, # of the look before, of each block
+        changed:Places|None=None, # cells to be computed; None: all
+        memory:list[KeysValues]|None=None, # of the look before, of each block
     ) -> tuple[Tensor,
                list[KeysValues]]: # vectors of the cells computed (B,n,width); the new memory
         "One look at the cells; those that did not change are remembered"

@@ -210,7 +210,7 @@ def to_windows(
     x:Tensor, # grid (B,H,W,C)
     size:int, # side of a window, in places
     shift:int=0, # empty rows and columns added at the top and left
-) -> tuple[Tensor, Tensor | None, tuple[
+) -> tuple[Tensor, Tensor|None, tuple[
         int,
         int]]: # windows (B*n,size*size,C), keep (B*n,size*size) bool or None if nothing was padded, grid (rows, columns of windows)
     "Cut a grid into windows, padding with places that are not kept"

@@ -254,7 +254,7 @@ def keep_bright(x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not clip
 # %% ../../nbs/part2_vocabulary/08_light.ipynb #13e54c0a
 def parse_exposure(
     exposure, # mean grey of the result, in (0,1), as number or text; 'auto' or None: as predicted
-) -> float | None: # None: as predicted
+) -> float|None: # None: as predicted
     "What the user wants, or one sentence that says what may be wanted"
     if exposure is None or isinstance(exposure, str) and exposure.strip().lower() == 'auto':
         return None

@@ -645,8 +645,7 @@ class LowLightNAT(nn.Module):
         heat:float=0., # of the flow's sample, 0 or more
         # grey mean wanted, above 0; above 1 all lights clip; None: predicted
         level:float=None,
-    ) -> tuple[float | None, int | None, float, float
-               | None]: # the four, as numbers of the right kind
+    ) -> tuple[float|None, int|None, float, float|None]: # the four, as numbers of the right kind
         "Refuse settings that make no sense, in one sentence"
         if tau is not None: tau = check_number('tau', tau, '[0, 1]')
         if rounds is not None: rounds = check_number('rounds', rounds, '[0, inf)', True)

@@ -91,8 +91,7 @@ def token_statistics(z:Tensor, # latent (B,d,h,w)
 # %% ../../nbs/part3_doubt/09_masking.ipynb #dd940cd3
 def _statistics(
     rows:Tensor, table:Tensor, spread:bool
-) -> tuple[Tensor, Tensor, Tensor
-           | None]: # (n,d+1), (d+1,K) to tokens (n,), entropy in nats (n,), spread2 (n,) or None
+) -> tuple[Tensor, Tensor, Tensor|None]: # (n,d+1), (d+1,K) to tokens (n,), entropy in nats (n,), spread2 (n,) or None
     "Token, entropy and spread of a few places"
     l = rows @ table
     p = F.softmax(l, -1)
