@@ -161,11 +161,14 @@ def test_no_picture_of_the_data_set(lol_data):
     assert [p for p, h in ours.items() if h in theirs] == []
 
 def test_figures_are_the_scripts():
+    "Each form of the pipeline's drawing is what its script draws, with a part lit for every chapter."
     script = runpy.run_path(str(NBS/'figures/pipeline.py'))
-    for name in [None, *script['CHAPTERS']]:
-        path = NBS/'figures'/(f'pipeline_{name}.svg' if name else 'pipeline.svg')
-        assert path.read_text(encoding='utf-8') == script['picture'](
-            name), f'{path.name}: run nbs/figures/pipeline.py'
+    for name, form in (('pipeline', 'WIDE'), ('pipeline_upright', 'UPRIGHT')):
+        svg = (NBS/f'figures/{name}.svg').read_text(encoding='utf-8')
+        assert svg == script['drawing'](script[form]), 'run `python nbs/figures/pipeline.py`'
+        assert re.findall(r'<g id="(\w+)" class="lit">', svg) == [p.stem[3:] for p in CHAPTERS]
+    dark = [o for o in script['CHAPTERS'] if o != 'lowlight_nat' and not script['lit'](script['WIDE'], o, [])[2:-4]]
+    assert dark == [], 'say in LIGHTS of nbs/figures/pipeline.py what these light'
 
 
 # --- notebooks ---
@@ -182,7 +185,7 @@ def test_notebook_frame(path):
 def test_notebook_pictures_exist(path):
     links = [
         m for c in cells(path) if c['cell_type'] == 'markdown'
-        for m in re.findall(r'!\[[^\]]*\]\(([^)\s]+)\)', source(c))
+        for m in re.findall(r'!\[[^\]]*\]\(([^)\s]+)', source(c))
     ]
     assert [o for o in links if ':' not in o and not (path.parent/o).exists()] == []
 

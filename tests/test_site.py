@@ -473,29 +473,21 @@ def test_filter_takes_nbdevs_links_out():
     assert '<code>torch.load</code> and <code>w</code></a> <a href="x.html"><code>c</code></a>' in out
 
 def test_pipeline_is_upright_on_narrow_screens(site):
-    """One file for all chapters, which the pages name; its type is read on a phone, and stays
-    within its boxes."""
+    "The page names the chapter's layer of both forms; the upright one is read on a phone, and its words stay within their boxes."
     script = runpy.run_path(str(ROOT/'nbs/figures/pipeline.py'))
-    path = ROOT/'nbs/figures/pipeline_upright.svg'
-    svg = path.read_text(encoding='utf-8')
-    assert svg == script['upright'](), 'run `python nbs/figures/pipeline.py`'
-    assert set(script['UPRIGHT']) == set(script['PARTS']) and re.findall(
-        r'<g id="(\w+)" class="lit">', svg) == script['CHAPTERS']
-    assert 'figures/pipeline_upright.svg' in yaml.safe_load(
-        (ROOT/'_quarto.yml').read_text(encoding='utf-8'))['project']['resources']
-    sizes = [float(o)*360/script['UPRIGHT_W'] for o in re.findall(r'font-size="([\d.]+)"', svg)]
-    # as it was
-    assert min(sizes) >= 11 and min(
-        float(o)*360/script['W']
-        for o in re.findall(r'font-size="([\d.]+)"', script['picture']())) < 5
-    for k, (x, y, w, h) in script['UPRIGHT'].items():
-        name, lines = script['SHORTER'].get(k, script['PARTS'][k][4:])
-        assert max([len(name)*13*.58, *(len(o)*11.5*.55 for o in lines)
-                    ]) <= w and 0 <= x <= script['UPRIGHT_W'] - w and h >= 17*(len(lines) + 1), k
-    shown = re.findall(r'srcset="(\S+)"', site['part3_doubt/11_latent_nat.ipynb'].rendered)
-    assert shown == [
-        '../figures/pipeline_upright.svg#nat'
-    ] and 'srcset="figures/pipeline_upright.svg#"' in site['architecture.qmd'].rendered
+    wide, upright = script['WIDE'], script['UPRIGHT']
+    assert set(wide.places) == set(upright.places) == set(script['PARTS'])
+    sizes = re.findall(r'font-size="([\d.]+)"', script['drawing'](upright))
+    assert upright.width <= 360 and min(map(float, sizes)) >= 11
+    for key, (x, _, w, h) in upright.places.items():
+        name, lines = upright.words[key]
+        widest = max(len(name)*13*.58, *(len(o)*11.5*.55 for o in lines), 0)
+        assert widest <= w and 0 <= x <= upright.width - w and h >= 17*(len(lines) + 1), key
+    resources = yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))['project']['resources']
+    assert {'figures/pipeline.svg', 'figures/pipeline_upright.svg'} <= set(resources)
+    html = site['part3_doubt/11_latent_nat.ipynb'].rendered
+    assert 'srcset="../figures/pipeline_upright.svg#latent_nat"' in html and 'src="../figures/pipeline.svg#latent_nat"' in html
+    assert 'srcset="figures/pipeline_upright.svg#"' in site['architecture.qmd'].rendered
 
 def test_slides_hold_what_is_on_them():
     """Lists keep their numbers, pictures are measured by the slide and not by the window, and a
