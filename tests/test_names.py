@@ -1,15 +1,22 @@
-"""Each exported name, counted: a docstring of one paragraph, a comment for each parameter, shapes of tensors, an example in a chapter, a test.
+"""Each exported name, counted: a docstring of one paragraph, a comment for each parameter, shapes
+of tensors, an example in a chapter, a test.
 
 A name is one of a module's `__all__`, or a public method that `@patch` adds. What it must have:
 docstring: one paragraph; a constant has a comment instead, on its line or alone above it
-docments:  a comment for each parameter (two on a line: the comment is the last one's), and for each field of a dataclass
-shapes:    where a parameter or what is returned is annotated as a Tensor, also in `forward`, the comment gives a shape, as (B,3,H,W), or says scalar, any shape, same shape
+docments:  a comment for each parameter (two on a line: the comment is the last one's), and for each
+field of a dataclass
+shapes:    where a parameter or what is returned is annotated as a Tensor, also in `forward`, the
+comment gives a shape, as (B,3,H,W), or says scalar, any shape, same shape
 example:   a use in a cell of a notebook that is seen, run and not exported
 test:      a use in a cell that checks (assert, test_eq and its like), or in tests/
 
 `python tests/test_names.py` prints the counts and what is missing.
 """
-import ast, io, json, re, sys, tokenize
+import ast
+import io
+import json
+import re
+import tokenize
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -326,23 +333,35 @@ def made(src=MODULE, cells=CELLS, tests=()):
 def test_made_is_whole(): assert made() == set() and len(read_module('made', MODULE).names) == 5
 
 @pytest.mark.parametrize('old, new, lack', [
-    ('   # rounds', '', 'docstring made.LIMIT'), ('    "A net"\n', '', 'docstring made.Net'), ('"Twice the picture"', '"""Twice\n    the picture"""', 'docstring made.double'),
-    ('    "Drop some"', '    pass', 'docstring made.Net.drop'), (' # factor', '', 'docments made.double'), (' # channels', '', 'docments made.Net'), (' # share dropped', '', 'docments made.Net.drop'),
-    ('# picture (B,3,H,W)\n           ', '', 'docments made.double'), ('picture (B,3,H,W)', 'a picture (bright, as it were)', 'shapes made.double'),
-    (') -> Tensor: # (B,3,H,W)\n', ') -> Tensor:\n', 'shapes made.double'), ('# (B,3,H,W) to (B,3,H,W)', '# picture to picture', 'shapes made.Net')])
+    ('   # rounds', '', 'docstring made.LIMIT'), ('    "A net"\n', '', 'docstring made.Net'),
+    ('"Twice the picture"', '"""Twice\n\n    the picture"""', 'docstring made.double'),
+    ('    "Drop some"', '    pass', 'docstring made.Net.drop'),
+    (' # factor', '', 'docments made.double'), (' # channels', '', 'docments made.Net'),
+    (' # share dropped', '', 'docments made.Net.drop'),
+    ('# picture (B,3,H,W)\n           ', '', 'docments made.double'),
+    ('picture (B,3,H,W)', 'a picture (bright, as it were)', 'shapes made.double'),
+    (') -> Tensor: # (B,3,H,W)\n', ') -> Tensor:\n', 'shapes made.double'),
+    ('# (B,3,H,W) to (B,3,H,W)', '# picture to picture', 'shapes made.Net')])
 def test_module_checks_can_fail(old, new, lack):
     assert MODULE.count(old) == 1 and lack in made(MODULE.replace(old, new))
 
-@pytest.mark.parametrize('said', ['(B,3,H,W)', 'a (..., K)', 'of (N, dim/heads/2)', '(bins,)', '(heads,1,1)', '(B,cond,h,w)', 'scalar', 'same shape', 'shape of `x`', '(...)', "(B,C',2h,2w)", 'counts (K,), and'])
+@pytest.mark.parametrize('said', [
+    '(B,3,H,W)', 'a (..., K)', 'of (N, dim/heads/2)', '(bins,)', '(heads,1,1)', '(B,cond,h,w)',
+    'scalar', 'same shape', 'shape of `x`', '(...)', "(B,C',2h,2w)", 'counts (K,), and'])
 def test_shapes(said): assert has_shape(said)
 
-@pytest.mark.parametrize('said', ['', 'a picture', 'picture (bright, not dark)', 'picture (bright, dark)', 'a mask (see below)', 'latent B,d,h,w', 'scaled', '(H)', 'reshaped'])
+@pytest.mark.parametrize('said', [
+    '', 'a picture', 'picture (bright, not dark)', 'picture (bright, dark)', 'a mask (see below)',
+    'latent B,d,h,w', 'scaled', '(H)', 'reshaped'])
 def test_no_shapes(said): assert not has_shape(said)
 
 @pytest.mark.parametrize('i, new, lack', [
-    (2, 'Sizes()', {'example made.Net.drop'}), (2, 'n.drop(0.1); n()', {'example made.Sizes'}), (3, '#| eval: false\ndouble(x, LIMIT)', {'example made.double', 'example made.LIMIT'}),
-    (3, '#| hide\ndouble(x, LIMIT)', {'example made.double', 'example made.LIMIT'}), (4, 'double(x, LIMIT)', {'test made.double', 'test made.LIMIT'}),
-    (5, 'n.drop(.2); Net(), Sizes()', {'test made.Net', 'test made.Sizes', 'test made.Net.drop'}), (5, 'assert Net() and Sizes()', {'test made.Net.drop'})])
+    (2, 'Sizes()', {'example made.Net.drop'}), (2, 'n.drop(0.1); n()', {'example made.Sizes'}),
+    (3, '#| eval: false\ndouble(x, LIMIT)', {'example made.double', 'example made.LIMIT'}),
+    (3, '#| hide\ndouble(x, LIMIT)', {'example made.double', 'example made.LIMIT'}),
+    (4, 'double(x, LIMIT)', {'test made.double', 'test made.LIMIT'}),
+    (5, 'n.drop(.2); Net(), Sizes()', {'test made.Net', 'test made.Sizes', 'test made.Net.drop'}),
+    (5, 'assert Net() and Sizes()', {'test made.Net.drop'})])
 def test_notebook_checks_can_fail(i, new, lack):
     cells = [new if j == i else c for j, c in enumerate(CELLS)]
     if i == 2: cells[5] = '#| hide\n' + cells[5]

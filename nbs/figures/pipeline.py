@@ -1,8 +1,10 @@
 """Draw the recurring picture of the pipeline: `python nbs/figures/pipeline.py`.
 
-It writes `pipeline.svg` and, for narrow screens, `pipeline_upright.svg` beside itself, the same bytes every time. Both hold a hidden
+It writes `pipeline.svg` and, for narrow screens, `pipeline_upright.svg` beside itself, the same
+bytes every time. Both hold a hidden
 layer for each chapter, in which its parts are lit: `pipeline.svg#masking` shows that of the chapter masking.
-Chapters say `![words](../figures/pipeline.svg "masking")`, and `site.lua` makes the address of it: JupyterLab finds no picture behind a `#`.
+Chapters say `![words](../figures/pipeline.svg "masking")`, and `site.lua` makes the address of it:
+JupyterLab finds no picture behind a `#`.
 """
 from dataclasses import dataclass
 from html import escape
@@ -26,7 +28,8 @@ PARTS = {                                        # what stands in a box: its nam
                                      'glare glare_weights enhancer onnx widgets cli').split()},
 }
 SHORTER = {                                      # where the box is narrower
-    'vqgan': ('vqgan', ['codebook:', 'encoder E,', 'codes eₖ,', 'decoder D', '', 'learned on', 'normal-light', 'pictures', 'alone']),
+    'vqgan': ('vqgan', ['codebook:', 'encoder E,', 'codes eₖ,', 'decoder D', '', 'learned on',
+                        'normal-light', 'pictures', 'alone']),
     'light': ('light', ['the gain that brings', 'the level back, from the', 'whole dark picture']),
 }
 PICTURES = ['dark', 'bright']
@@ -60,26 +63,36 @@ class Form:
 
 WIDE = Form(960, 510, {
     'quantizers': (152, 64, 112, 52), 'vqgan': (300, 50, 464, 66),
-    'dark': (18, 190, 98, 74), 'encoder': (144, 178, 126, 98), 'flow': (300, 178, 104, 98), 'masking': (440, 178, 104, 98),
-    'latent_nat': (578, 178, 88, 98), 'fusion': (695, 178, 122, 98), 'bright': (844, 190, 98, 74), 'light': (152, 288, 660, 26),
-    'loaders': (24, 372, 118, 34), 'layers': (152, 372, 112, 34), 'losses': (274, 372, 112, 34), 'callbacks': (396, 372, 112, 34),
-    'learner': (518, 372, 112, 34), 'fidelity': (640, 372, 92, 34), 'baselines': (742, 372, 90, 34), 'runs': (842, 372, 96, 34),
+    'dark': (18, 190, 98, 74), 'encoder': (144, 178, 126, 98), 'flow': (300, 178, 104, 98),
+    'masking': (440, 178, 104, 98),
+    'latent_nat': (578, 178, 88, 98), 'fusion': (695, 178, 122, 98), 'bright': (844, 190, 98, 74),
+    'light': (152, 288, 660, 26),
+    'loaders': (24, 372, 118, 34), 'layers': (152, 372, 112, 34), 'losses': (274, 372, 112, 34),
+    'callbacks': (396, 372, 112, 34),
+    'learner': (518, 372, 112, 34), 'fidelity': (640, 372, 92, 34), 'baselines': (742, 372, 90, 34),
+    'runs': (842, 372, 96, 34),
     'glare': (152, 418, 112, 34), 'glare_weights': (274, 418, 112, 34),
-    'enhancer': (518, 418, 112, 34), 'onnx': (640, 418, 92, 34), 'widgets': (742, 418, 90, 34), 'cli': (842, 418, 96, 34),
+    'enhancer': (518, 418, 112, 34), 'onnx': (640, 418, 92, 34), 'widgets': (742, 418, 90, 34),
+    'cli': (842, 418, 96, 34),
 }, PARTS, (130, 32, 698, 294), (138, 45), (24, 474), [
-    (24, 360, 'around it: what it is fed and built from, how it is taught', 'start'), (640, 360, 'and how it is measured', 'start'),
+    (24, 360, 'around it: what it is fed and built from, how it is taught', 'start'),
+    (640, 360, 'and how it is measured', 'start'),
     (24, 439, 'the official network:', 'start'), (508, 439, 'and how it is used:', 'end'),
 ])
 UPRIGHT = Form(360, 1076, {
     'dark': (24, 14, 136, 44), 'quantizers': (246, 104, 96, 52), 'vqgan': (246, 190, 96, 352),
-    'encoder': (24, 104, 136, 68), 'flow': (24, 198, 136, 68), 'masking': (24, 292, 136, 68), 'latent_nat': (24, 386, 136, 68),
+    'encoder': (24, 104, 136, 68), 'flow': (24, 198, 136, 68), 'masking': (24, 292, 136, 68),
+    'latent_nat': (24, 386, 136, 68),
     'fusion': (24, 474, 136, 68), 'light': (176, 562, 166, 84), 'bright': (24, 682, 136, 44),
     'loaders': (14, 770, 104, 32), 'layers': (127, 770, 104, 32), 'losses': (240, 770, 104, 32),
     'callbacks': (14, 808, 104, 32), 'learner': (127, 808, 104, 32), 'fidelity': (240, 808, 104, 32),
-    'baselines': (14, 846, 104, 32), 'runs': (127, 846, 104, 32), 'glare': (14, 902, 104, 32), 'glare_weights': (127, 902, 104, 32),
-    'enhancer': (14, 958, 104, 32), 'onnx': (127, 958, 104, 32), 'widgets': (240, 958, 104, 32), 'cli': (14, 996, 104, 32),
+    'baselines': (14, 846, 104, 32), 'runs': (127, 846, 104, 32), 'glare': (14, 902, 104, 32),
+    'glare_weights': (127, 902, 104, 32),
+    'enhancer': (14, 958, 104, 32), 'onnx': (127, 958, 104, 32), 'widgets': (240, 958, 104, 32),
+    'cli': (14, 996, 104, 32),
 }, {**PARTS, **SHORTER}, (10, 76, 340, 582), (178, 94), (14, 1044), [
-    (14, 744, 'around it: what it is fed and built from,', 'start'), (14, 760, 'how it is taught and how it is measured', 'start'),
+    (14, 744, 'around it: what it is fed and built from,', 'start'),
+    (14, 760, 'how it is taught and how it is measured', 'start'),
     (14, 895, 'the official network:', 'start'), (14, 951, 'and how it is used:', 'start'),
 ])
 
