@@ -200,7 +200,7 @@ def test_labels_are_unique():
 
 @by_page
 def test_page_pictures_and_links(path):
-    for alt, to in re.findall(r'!\[([^\]]*)\]\(([^)\s]+)\)', prose(path)):
+    for alt, to in re.findall(r'!\[([^\]]*)\]\(([^)\s]+)', prose(path)):
         assert len(alt) > 20 and (path.parent/to).is_file(), to
     for to in re.findall(r'(?<!!)\[[^\]]*\]\(([^)\s]+)\)', prose(path)):
         if re.match(r'[a-z]+:', to): continue

@@ -179,6 +179,9 @@ def test_figures_are_the_scripts():
         svg = (NBS/f'figures/{name}.svg').read_text(encoding='utf-8')
         assert svg == script['drawing'](script[form]), 'run `python nbs/figures/pipeline.py`'
         assert re.findall(r'<g id="(\w+)" class="lit">', svg) == [p.stem[3:] for p in CHAPTERS]
+    pages = [p.read_text(encoding='utf-8') for o in ('*.ipynb', '*.qmd') for p in NBS.rglob(o)]
+    named = {m for text in pages for m in re.findall(r'pipeline\.svg \\?"(\w+)', text)}
+    assert len(named) > 40 and named <= set(script['CHAPTERS'])
     dark = [o for o in script['CHAPTERS'] if o != 'lowlight_nat' and not script['lit'](script['WIDE'], o, [])[2:-4]]
     assert dark == [], 'say in LIGHTS of nbs/figures/pipeline.py what these light'
 
