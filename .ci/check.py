@@ -1,6 +1,9 @@
-"Checks of .ci/run that are not tests of their own: `python .ci/check.py command NAME | pictures IN OUT | bare | dist FOLDER | wheel FILE FOLDER`."
-import re, sys
+"""Checks of .ci/run that are not tests of their own: `python .ci/check.py command NAME | pictures
+IN OUT | bare | dist FOLDER | wheel FILE FOLDER`."""
+import re
+import sys
 from pathlib import Path
+
 
 def command(name):
     "Print the README's command that stands below the comment `command: NAME`, one part a line."
@@ -26,7 +29,8 @@ def pictures(folder, out):
         ok = a.size == b.size and lb > max(0.15, 1.3*la) and lb < 0.9 and spread > 0.05
         bad += not ok
         print(
-            f'{p.name:16} {a.size} -> {b.size}  level {la:.3f} -> {lb:.3f}  spread {spread:.3f}  {"ok" if ok else "WRONG"}'
+            f'{p.name:16} {a.size} -> {b.size}  level {la:.3f} -> {lb:.3f}  spread {spread:.3f}  '
+            f'{"ok" if ok else "WRONG"}'
         )
     if bad: sys.exit(f'{bad} of {len(paths)} pictures are wrong')
 
@@ -42,7 +46,8 @@ def bare():
 
 def dist(folder):
     "A wheel and an sdist lie in the folder, hold the weights, and nothing that users don't need."
-    import tarfile, zipfile
+    import tarfile
+    import zipfile
     wheel, sdist = (next(Path(folder).glob(o)) for o in ('*.whl', '*.tar.gz'))
     inside = {wheel: zipfile.ZipFile(wheel).namelist()}
     with tarfile.open(sdist) as tar:
@@ -81,8 +86,9 @@ def wheel(file, folder):
     import lowlight_nat
     assert Path(lowlight_nat.__file__).is_relative_to(
         folder), f'imported {lowlight_nat.__file__}, not the wheel'
-    from lowlight_nat.inference.enhancer import Enhancer
     from PIL import Image
+
+    from lowlight_nat.inference.enhancer import Enhancer
     out = Enhancer.from_pretrained()(Image.new('RGB', (40, 24), (9, 8, 7))).image
     assert out.size == (40, 24)
     print(f'{Path(file).name}: {len(names)} files, weights {weights}, enhances from the wheel')

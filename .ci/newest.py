@@ -1,13 +1,23 @@
-"""What the newest releases make of us: `python .ci/newest.py`, where the run-time requirements and `[train]` are installed.
+"""What the newest releases make of us: `python .ci/newest.py`, where the run-time requirements and
+`[train]` are installed.
 
 The tests run on the pinned versions of `[dev]`; whoever installs the package gets the newest that its ranges allow.
-Here every module is imported, and a toy model goes through all four stages, is written, read again, and enhances a picture.
+Here every module is imported, and a toy model goes through all four stages, is written, read again,
+and enhances a picture.
 """
-import contextlib, importlib, io, sys, tempfile, time, warnings
+import contextlib
+import importlib
+import io
+import sys
+import tempfile
+import time
+import warnings
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-import matplotlib, torch
+
+import matplotlib
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 TOY = dict(n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1,
@@ -43,6 +53,7 @@ def toy(out):
 def learner(out):
     "A Learner of its own, with the DataBlock, exported and read again."
     from fastai.learner import Learner, load_learner
+
     from lowlight_nat.data.loaders import LowLightBlock, Pair
     from lowlight_nat.io.images import list_images
     files = list_images(ROOT/'samples/reference')
@@ -58,6 +69,7 @@ def stage_learner(out):
     """A Learner of a stage, as a fastai user has it: fitted, exported, read again, asked for a
     picture."""
     from fastai.learner import load_learner
+
     from lowlight_nat.data.loaders import LowLightDataLoaders
     from lowlight_nat.models.lowlight_nat import ModelConfig, TrainPlan
     from lowlight_nat.training.learner import flow_learner

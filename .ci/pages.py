@@ -1,9 +1,13 @@
-"""Bring the site's list of pages up to date, and process every page, as `nbdev_docs` does before it calls Quarto: `python .ci/pages.py`.
+"""Bring the site's list of pages up to date, and process every page, as `nbdev_docs` does before it
+calls Quarto: `python .ci/pages.py`.
 
-Writes nbs/nbdev.yml, nbs/sidebar.yml (sidebar and top bar) and the pages that `nbs/reference.py` makes; then `_proc`, from which
-`quarto render _proc --no-execute` makes the site. `--list` stops before `_proc`; `--cached` keeps what is in `_proc` and newer than its source.
+Writes nbs/nbdev.yml, nbs/sidebar.yml (sidebar and top bar) and the pages that `nbs/reference.py`
+makes; then `_proc`, from which
+`quarto render _proc --no-execute` makes the site. `--list` stops before `_proc`; `--cached` keeps
+what is in `_proc` and newer than its source.
 """
-import runpy, sys
+import runpy
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]

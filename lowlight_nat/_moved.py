@@ -1,4 +1,5 @@
-"""The module names of version 0.1, each with a warning: `lowlight_nat.enhance` is `lowlight_nat.inference.enhancer` now.
+"""The module names of version 0.1, each with a warning: `lowlight_nat.enhance` is
+`lowlight_nat.inference.enhancer` now.
 
 They go in version 0.3. An old name is the new module itself, so that checkpoints and pickles that name it can be read.
 """
@@ -57,7 +58,8 @@ ROOMS = dict(data='data.loaders', training='training.learner', experiments='expe
 
 def _warn(old, new, level):
     "Say where a module went."
-    warnings.warn(f'lowlight_nat.{old} is lowlight_nat.{new} now; the old name goes in version 0.3', DeprecationWarning, level)
+    warnings.warn(f'lowlight_nat.{old} is lowlight_nat.{new} now; the old name goes in version 0.3',
+                  DeprecationWarning, level)
 
 
 class _Finder(MetaPathFinder, Loader):

@@ -3,12 +3,17 @@
 - The frontmatter gets an `image`, which is shown where a link to the page is shared.
 - A hidden first cell fetches and installs the project on Colab, and does nothing anywhere else.
 - A line of badges opens the notebook on Colab or Binder.
-- Stored outputs that are HTML or widgets become tables in Markdown, or go where they were progress bars: Quarto loads scripts
+- Stored outputs that are HTML or widgets become tables in Markdown, or go where they were
+  progress bars: Quarto loads scripts
   from other hosts for a page that has them.
 
-Run twice it changes nothing; `--check` writes nothing and says which notebooks would change. The standard library is all it needs.
+Run twice it changes nothing; `--check` writes nothing and says which notebooks would change. The
+standard library is all it needs.
 """
-import json, os, re, sys
+import json
+import os
+import re
+import sys
 from configparser import ConfigParser
 from html.parser import HTMLParser
 from pathlib import Path
@@ -49,10 +54,11 @@ if 'google.colab' in str(get_ipython()):
 def badges(path, cfg):
     "The line that leads to Colab and Binder; `path` is seen from the top of the project."
     up = '../'*(path.count('/') - 1)
-    return (
-        f"[![Open in Colab]({up}figures/badge_colab.svg)](https://colab.research.google.com/github/{cfg['user']}/{cfg['repo']}/blob/{cfg['branch']}/{path}) "
-        f"[![Launch Binder]({up}figures/badge_binder.svg)](https://mybinder.org/v2/gh/{cfg['user']}/{cfg['repo']}/{cfg['branch']}?urlpath=lab/tree/{path})"
-    )
+    project = f"{cfg['user']}/{cfg['repo']}"
+    colab = f"https://colab.research.google.com/github/{project}/blob/{cfg['branch']}/{path}"
+    binder = f"https://mybinder.org/v2/gh/{project}/{cfg['branch']}?urlpath=lab/tree/{path}"
+    return (f'[![Open in Colab]({up}figures/badge_colab.svg)]({colab}) '
+            f'[![Launch Binder]({up}figures/badge_binder.svg)]({binder})')
 
 
 # --- stored outputs ---
@@ -62,37 +68,29 @@ class Table(HTMLParser):
     columns or rows are followed by empty ones."""
     def __init__(self, html):
         super().__init__()
-        self.head = 0
         self.rows = []
-        self.cell = None
-        self.skip = False
-        self.down = {}
-        self.done = False
-        self.feed(html)
+        self.head = 0            # how many of them are headings
+        self.words = None        # of the cell that is open
+        self.spanned = set()     # places that a cell further up takes
+        self.feed(html.partition('</table>')[0])
     def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        if tag == 'style': self.skip = True
-        if self.done: return
         if tag == 'tr': self.rows.append([])
-        if tag in ('th', 'td') and self.rows:
-            self.cell = []
-            self.span = (int(attrs.get('colspan') or 1), int(attrs.get('rowspan') or 1))
-        if tag == 'br' and self.cell is not None: self.cell.append(' ')
+        if tag in ('th', 'td'):
+            self.words = []
+            self.size = [int(dict(attrs).get(o) or 1) for o in ('colspan', 'rowspan')]
+        if tag == 'br' and self.words is not None: self.words.append(' ')
     def handle_endtag(self, tag):
-        if tag == 'style': self.skip = False
-        if self.done: return
         if tag == 'thead': self.head = len(self.rows)
-        if tag == 'table': self.done = True
-        if tag in ('th', 'td') and self.cell is not None:
-            row = self.rows[-1]
-            i = len(self.rows) - 1
-            while (i, len(row)) in self.down: row.append('')
-            for k in range(self.span[0]):
-                for j in range(1, self.span[1]): self.down[i + j, len(row)] = True
-                row.append('' if k else ' '.join(''.join(self.cell).split()))
-            self.cell = None
+        if tag not in ('th', 'td'): return
+        i = len(self.rows) - 1
+        row = self.rows[i]
+        while (i, len(row)) in self.spanned: row.append('')
+        wide, high = self.size
+        self.spanned |= {(i + j, len(row) + k) for j in range(1, high) for k in range(wide)}
+        row += [' '.join(''.join(self.words).split()), *['']*(wide - 1)]
+        self.words = None
     def handle_data(self, data):
-        if self.cell is not None and not self.skip: self.cell.append(data)
+        if self.words is not None: self.words.append(data)
 
 def is_number(s):
     return re.fullmatch(r'[-+−±]?[\d.,]+(e[-+]?\d+)?( ?%)?|nan|inf|', s.strip(), re.I) is not None
@@ -101,36 +99,31 @@ def markdown_table(html):
     "The table in `html` as Markdown; None if there is none."
     t = Table(html)
     if len(t.rows) < 2: return None
-    head, body = t.rows[:max(t.head, 1)], t.rows[max(t.head, 1):]
     width = max(map(len, t.rows))
-    head, body = ([o + ['']*(width - len(o)) for o in rows] for rows in (head, body))
-    title = [' '.join(dict.fromkeys(o[i] for o in head if o[i])) for i in range(width)]
-    right = [
-        bool(body) and all(is_number(o[i])
-                           for o in body) and any(o[i]
-                                                  for o in body)
-        for i in range(width)
-    ]
-    def row(o):
-        return '| ' + ' | '.join(re.sub(r'([\\`*\[\]<>|$~^])', r'\\\1', x) for x in o) + ' |'
-    return '\n'.join(
-        [row(title), '|' + '|'.join('--:' if r else ':--' for r in right) + '|', *map(row, body)])
+    rows = [o + ['']*(width - len(o)) for o in t.rows]
+    head, body = rows[:max(t.head, 1)], rows[max(t.head, 1):]
+    title = [' '.join(dict.fromkeys(o for o in column if o)) for column in zip(*head)]
+    columns = list(zip(*body)) or [()]*width
+    rule = ['--:' if any(o) and all(map(is_number, o)) else ':--' for o in columns]
+    def row(o): return '| ' + ' | '.join(re.sub(r'([\\`*\[\]<>|$~^])', r'\\\1', x) for x in o) + ' |'
+    return '\n'.join([row(title), '|' + '|'.join(rule) + '|', *map(row, body)])
+
+def is_rich(kind): return kind in ('text/html', 'application/javascript') or 'widget' in kind
 
 def tidy_output(o):
     "An output without HTML, scripts and widgets; None where nothing is left to be read."
-    data = o.get('data')
-    if not data: return o
-    rich = [k for k in data if k == 'text/html' or k == 'application/javascript' or 'widget' in k]
-    if not rich: return o
+    data = o.get('data', {})
+    if not any(map(is_rich, data)): return o
     html = ''.join(data.get('text/html', ''))
     words = ''.join(data.get('text/markdown', ''))
-    data = {k: v for k, v in data.items() if k not in rich and k != 'text/markdown'}
     if words.startswith('```html'): words = ''                   # fastprogress: its HTML once more
-    if words := (words or markdown_table(html) or ''): data['text/markdown'] = lines(words)
+    words = words or markdown_table(html)
+    data = {k: v for k, v in data.items() if not is_rich(k) and k != 'text/markdown'}
+    if words: return {**o, 'data': {**data, 'text/markdown': lines(words)}}
     shown = re.sub('<style.*?</style>|<[^>]*>', '', html, flags=re.S).strip()
-    if words or shown and not re.match(r'<IPython\.core\.display\.', ''.join(
-            data.get('text/plain', ''))) or any(k.startswith('image/') for k in data):
-        return {**o, 'data': data}
+    nameless = ''.join(data.get('text/plain', '')).startswith('<IPython.core.display.')
+    drawn = any(k.startswith('image/') for k in data)
+    return {**o, 'data': data} if drawn or shown and not nameless else None
 
 
 # --- the frame ---
@@ -138,25 +131,19 @@ def tidy_output(o):
 def framed(nb, path):
     "The notebook `nb` with its frame; `path` is seen from the top of the project."
     cfg = settings()
-    cells = nb['cells']
-    folder = path.rsplit('/', 1)[0]
-    own = ('colab', 'badges')
-    front = cells[0]
+    front, *cells = nb['cells']
     if front['cell_type'] != 'raw':
-        raise SystemExit(
-            f'{path} does not begin with a raw cell of frontmatter (title, description)')
+        raise SystemExit(f'{path} does not begin with a raw cell of frontmatter (title, description)')
     text = source(front)
     if not re.search(r'^image:', text, re.M):
         text = re.sub(r'\n---\s*$', f"\nimage: {'../'*(path.count('/') - 1)}{CARD}\n---", text)
-    cells = [{**front, 'source': lines(text)},
-             dict(cell_type='code', id='colab', metadata={}, source=lines(colab_cell(folder, cfg)),
-                  execution_count=None, outputs=[]),
-             dict(cell_type='markdown', id='badges', metadata={}, source=lines(badges(path, cfg))),
-             *[c for c in cells[1:] if c.get('id') not in own]]
-    for c in cells:
-        if c.get('outputs'):
-            c['outputs'] = [t for o in c['outputs'] if (t := tidy_output(o)) is not None]
-    return {**nb, 'cells': cells}
+    colab = dict(cell_type='code', id='colab', metadata={}, execution_count=None, outputs=[],
+                 source=lines(colab_cell(path.rsplit('/', 1)[0], cfg)))
+    links = dict(cell_type='markdown', id='badges', metadata={}, source=lines(badges(path, cfg)))
+    own = [c for c in cells if c.get('id') not in ('colab', 'badges')]
+    for c in own:
+        if c.get('outputs'): c['outputs'] = [t for o in c['outputs'] if (t := tidy_output(o)) is not None]
+    return {**nb, 'cells': [{**front, 'source': lines(text)}, colab, links, *own]}
 
 def dumps(nb): return json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n'
 

@@ -4,7 +4,9 @@ The map of chapters is read off the notebooks, the measured figures off figures/
 `lowlight_evaluate --data DIR --split val --json nbs/figures/val.json`); both are first written into the index.
 Run twice it changes nothing. The standard library is all it needs.
 """
-import json, re, sys
+import json
+import re
+import sys
 from pathlib import Path
 from posixpath import normpath
 
@@ -63,127 +65,110 @@ def overlap(d):
         f"the checkpoint show: a figure on such a scene may flatter, and the last row is without them."
     )
 
-FIGURES = [
-    ('psnr', 'PSNR, dB', '.2f'),
-    ('ssim', 'SSIM', '.3f'),
-    ('psnr_gt_mean', 'PSNR GT-mean, dB', '.2f'),
-    ('ssim_gt_mean', 'SSIM GT-mean', '.3f'),
-]
+FIGURES = {'psnr': ('PSNR, dB', '.2f'), 'ssim': ('SSIM', '.3f'),
+           'psnr_gt_mean': ('PSNR GT-mean, dB', '.2f'), 'ssim_gt_mean': ('SSIM GT-mean', '.3f')}
+
+def read(name):
+    "What a measurement wrote into figures/."
+    return json.loads((NBS/f'figures/{name}.json').read_text(encoding='utf-8'))
 
 def figures():
     "The measured figures as a table, with the command that gives them."
-    path = NBS/'figures/val.json'
-    if not path.exists(): return 'Not measured yet.'
-    d = json.loads(path.read_text(encoding='utf-8'))
+    d = read('val')
     new = without(d)
-    rows = []
-    def add(name, o):
-        rows.append(f'| {name} | ' + ' | '.join(format(o[k], f) for k, _, f in FIGURES) + ' |')
-    if 'input' in d: add('the dark picture itself', d['input'])
-    add('bundled checkpoint', d)
+    measured = {'the dark picture itself': d['input'], 'bundled checkpoint': d}
     if len(new) < d['n']:
-        add(f'bundled checkpoint, the {len(new)} scenes it has not seen',
-            {k: mean(new, k)
-             for k, *_ in FIGURES})
-    return '\n'.join([
-        f"On {d['n']} pairs of real photographs (whole pictures of LOL-v1), mean over the pictures:",
-        '', '| | ' + ' | '.join(o for _, o, _ in FIGURES) + ' |', '|---|' + '---|'*len(FIGURES),
-        *rows, '',
-        overlap(d), '',
-        'GT-mean scales the result to the mean brightness of the truth before measuring, which sets the question of exposure aside; '
-        'the chapter [Metrics](part1_light/02_fidelity.ipynb) says what that hides. Figures that stand elsewhere with "twelve pictures" were measured on the validation set of '
-        'version 0.1, [which is no longer the set](limits.qmd#twelve). The command:', '', '```sh',
-        d.get('command', 'lowlight_evaluate --data DIR --split val'), '```'
-    ])
+        unseen = {k: mean(new, k) for k in FIGURES}
+        measured[f'bundled checkpoint, the {len(new)} scenes it has not seen'] = unseen
+    headings = ' | '.join(heading for heading, _ in FIGURES.values())
+    cells = {name: ' | '.join(format(o[k], f) for k, (_, f) in FIGURES.items()) for name, o in measured.items()}
+    rows = '\n'.join(f'| {name} | {numbers} |' for name, numbers in cells.items())
+    return f'''On {d['n']} pairs of real photographs (whole pictures of LOL-v1), mean over the pictures:
+
+| | {headings} |
+|---|{'---|'*len(FIGURES)}
+{rows}
+
+{overlap(d)}
+
+GT-mean scales the result to the mean brightness of the truth before measuring, which sets the question \
+of exposure aside; the chapter [Metrics](part1_light/02_fidelity.ipynb) says what that hides. Figures \
+that stand elsewhere with "twelve pictures" were measured on the validation set of version 0.1, [which \
+is no longer the set](limits.qmd#twelve). The command:
+
+```sh
+{d['command']}
+```'''
 
 def seconds(speed):
     "What a picture takes in each precision, and what was reported from other processors."
     timed = sorted(speed['rows'], key=lambda r: r['median'])
     each = ', '.join(f"{r['median']:.2f} s in {r['precision']}" for r in timed)
-    said = f"a picture of {speed['size'][1]}x{speed['size'][0]} on {speed['threads']} threads of {speed['cpu']}: {each}"
-    others = ''.join(
-        f"; on {o['cpu']}, as {o['source']} found, about {o['about']} s in {o['precision']}"
-        for o in speed['reported'])
-    return said + others
+    height, width = speed['size']
+    said = f"a picture of {width}x{height} on {speed['threads']} threads of {speed['cpu']}: {each}"
+    others = (f"on {o['cpu']}, as {o['source']} found, about {o['about']} s in {o['precision']}"
+              for o in speed['reported'])
+    return '; '.join([said, *others])
 
-def claims():
+def row(d, **what):
+    "The row of a measurement in which these values stand."
+    return next(o for o in d['rows'] if all(o.get(k) == v for k, v in what.items()))
+
+def claim_rows():
     """What is said of the package, the figure, and the command that shows it; each figure is read
     from the file that the command wrote."""
-    def run(name):
-        path = NBS/f'figures/{name}.json'
-        return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
-    val, speed, big, cost, abl, unc, onnx, mutants = map(
-        run,
-        'val run/speed run/big_picture run/cost_small run/exp_ablation run/exp_uncertainty run/deploy run/mutants'
-        .split())
-    def row(d, **kw): return next(o for o in d['rows'] if all(o.get(k) == v for k, v in kw.items()))
-    rows = []
-    def add(words, figure, command): rows.append(f'| {words} | {figure} | `{command}` |')
-    if val:
-        new = without(val)
-        seen = len(val.get('trained_on', []))
-        words = 'It brightens real photographs'
-        figure = (f"{val['psnr_gt_mean']:.2f} dB and SSIM {val['ssim_gt_mean']:.3f} GT-mean, "
-                  f"{val['psnr']:.2f} dB and {val['ssim']:.3f} raw, mean of {val['n']} pairs; ")
-        if seen:
-            words += f", {seen} of {val['n']} of scenes that it was trained on"
-            figure += (
-                f"of the {len(new)} other scenes {mean(new, 'psnr_gt_mean'):.2f} dB GT-mean, "
-                f"{mean(new, 'psnr'):.2f} raw; ")
-        figure += (f"the dark pictures themselves: {val['input']['psnr_gt_mean']:.2f} "
-                   f"and {val['input']['psnr']:.2f} dB")
-        add(words, figure, val.get('command', 'lowlight_evaluate --data lol'))
-    if cost:
-        both = row(cost, system='both')
-        add(
-            'It is small',
-            f"{both['params']/1e6:.1f} million parameters, {(ROOT/'lowlight_nat/weights/small.safetensors').stat().st_size/1e6:.1f} MB",
-            cost['command'])
-        add(
-            'The two NATs cost time more than memory',
-            f"{100*both['extra_time']:+.0f}% time, {100*both['extra_memory']:+.0f}% memory, with {100*cost['masked']:.0f}% of the places masked",
-            cost['command'])
-    if abl:
-        both = row(abl, system='+NAT latent & decoder')
-        gain = both['psnr_gt_mean'] - row(abl, system='GLARE')['psnr_gt_mean']
-        add(
-            'They gain little: systems trained with and without them',
-            f"{gain:+.2f} dB GT-mean, mean of {both['seeds']} seeds, on {abl['data']['n']} pictures",
-            abl['command'])
-    if speed:
-        add('It runs without a GPU', seconds(speed), speed['command'])
-    if big:
-        add(
-            'Pictures may be large',
-            f"{big['size'][0]*big['size'][1]/1e6:.0f} megapixels in {big['over_loaded_gb']:.1f} GB over what is loaded, {big['seconds']} s",
-            big['command'])
-    if unc:
-        def found(name):
-            return ', '.join(
-                f"{row(unc, map=name)[f'auroc_{k}']:.2f} of the worst {k}" for k in ('tenth',
-                                                                                     'fifth'))
-        add(
-            'It knows where it guessed',
-            f"AUROC by the learned spread: {found('sigma')} of the places; with the talk's entropy {found('entropy, T = 1')}",
-            unc['command'])
-    if onnx:
-        f32 = row(onnx, variant='onnx float32')
-        i8 = row(onnx, variant='onnx int8, convolutions too')
-        add(
-            'It runs without Python',
-            f"ONNX: {f32['mb']:.1f} MB at {f32['psnr']:.0f} dB against the model, int8 {i8['mb']:.1f} MB at {i8['psnr']:.0f} dB",
-            onnx['command'])
-    add("The preset `base` is GLARE's official network",
-        'equal within the tolerances of the reference arrays', 'pytest tests/test_glare_parity.py')
-    if mutants:
-        add(
-            'The checks can fail',
-            f"{sum(o['noticed'] for o in mutants['rows'])} of {len(mutants['rows'])} deliberate faults noticed",
-            mutants['command'])
-    add('Every notebook runs from top to bottom', 'times in `CONTRIBUTING.md`',
-        'python .ci/durations.py')
-    return '\n'.join(
-        ['| what we say | what was measured | the command that shows it |', '|---|---|---|', *rows])
+    val = read('val')
+    new = without(val)
+    seen = len(val['trained_on'])
+    yield (f"It brightens real photographs, {seen} of {val['n']} of scenes that it was trained on",
+           f"{val['psnr_gt_mean']:.2f} dB and SSIM {val['ssim_gt_mean']:.3f} GT-mean, "
+           f"{val['psnr']:.2f} dB and {val['ssim']:.3f} raw, mean of {val['n']} pairs; "
+           f"of the {len(new)} other scenes {mean(new, 'psnr_gt_mean'):.2f} dB GT-mean, "
+           f"{mean(new, 'psnr'):.2f} raw; the dark pictures themselves: "
+           f"{val['input']['psnr_gt_mean']:.2f} and {val['input']['psnr']:.2f} dB", val)
+    cost = read('run/cost_small')
+    both = row(cost, system='both')
+    size = (ROOT/'lowlight_nat/weights/small.safetensors').stat().st_size
+    yield 'It is small', f"{both['params']/1e6:.1f} million parameters, {size/1e6:.1f} MB", cost
+    yield ('The two NATs cost time more than memory',
+           f"{100*both['extra_time']:+.0f}% time, {100*both['extra_memory']:+.0f}% memory, "
+           f"with {100*cost['masked']:.0f}% of the places masked", cost)
+    ablation = read('run/exp_ablation')
+    both = row(ablation, system='+NAT latent & decoder')
+    gain = both['psnr_gt_mean'] - row(ablation, system='GLARE')['psnr_gt_mean']
+    yield ('They gain little: systems trained with and without them',
+           f"{gain:+.2f} dB GT-mean, mean of {both['seeds']} seeds, on {ablation['data']['n']} pictures", ablation)
+    speed = read('run/speed')
+    yield 'It runs without a GPU', seconds(speed), speed
+    big = read('run/big_picture')
+    yield ('Pictures may be large',
+           f"{big['size'][0]*big['size'][1]/1e6:.0f} megapixels in {big['over_loaded_gb']:.1f} GB "
+           f"over what is loaded, {big['seconds']} s", big)
+    doubt = read('run/exp_uncertainty')
+    def found(name):
+        o = row(doubt, map=name)
+        return f"{o['auroc_tenth']:.2f} of the worst tenth, {o['auroc_fifth']:.2f} of the worst fifth"
+    yield ('It knows where it guessed',
+           f"AUROC by the learned spread: {found('sigma')} of the places; "
+           f"with the talk's entropy {found('entropy, T = 1')}", doubt)
+    onnx = read('run/deploy')
+    f32 = row(onnx, variant='onnx float32')
+    i8 = row(onnx, variant='onnx int8, convolutions too')
+    yield ('It runs without Python',
+           f"ONNX: {f32['mb']:.1f} MB at {f32['psnr']:.0f} dB against the model, "
+           f"int8 {i8['mb']:.1f} MB at {i8['psnr']:.0f} dB", onnx)
+    yield ("The preset `base` is GLARE's official network",
+           'equal within the tolerances of the reference arrays', dict(command='pytest tests/test_glare_parity.py'))
+    mutants = read('run/mutants')
+    noticed = sum(o['noticed'] for o in mutants['rows'])
+    yield 'The checks can fail', f"{noticed} of {len(mutants['rows'])} deliberate faults noticed", mutants
+    yield ('Every notebook runs from top to bottom', 'in about eight minutes, all together',
+           dict(command='python .ci/durations.py'))
+
+def claims():
+    "The claims as a table."
+    rows = [f"| {words} | {figure} | `{run['command']}` |" for words, figure, run in claim_rows()]
+    return '\n'.join(['| what we say | what was measured | the command that shows it |', '|---|---|---|', *rows])
 
 def fill(text, name, body):
     "Put `body` between the two markers called `name`."

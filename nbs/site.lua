@@ -22,10 +22,14 @@ local function unframe(fig)
   return pandoc.Para({img})
 end
 
--- The drawing of the pipeline has an upright form, in one file for all chapters, which narrow screens are given.
-local function upright(img)
-  local folder, name = img.src:match('^(.-)pipeline_?([%w_]*)%.svg$')
-  if not page or not folder then return nil end
+-- `![words](pipeline.svg "name")`: the drawing of the pipeline with a chapter's parts lit. Narrow screens are given its upright form.
+local function pipeline(img)
+  local folder = img.src:match('^(.-)pipeline%.svg$')
+  if not folder then return nil end
+  local name = img.title
+  img.title = ''
+  if name ~= '' then img.src = img.src .. '#' .. name end
+  if not page then return img end
   local source = '<source media="(max-width: 767px)" srcset="' .. folder .. 'pipeline_upright.svg#' .. name .. '">'
   return {pandoc.RawInline('html', '<picture>' .. source), img, pandoc.RawInline('html', '</picture>')}
 end
@@ -109,5 +113,5 @@ end
 -- Words first: the upright form looks at pictures that have been taken out of their frames.
 return {
   {Image = describe, Figure = unframe, Link = nearby, Math = formula, CodeBlock = unlink},
-  {Image = upright},
+  {Image = pipeline},
 }

@@ -1,14 +1,18 @@
 """Make the six sample pictures anew: `python samples/make_samples.py`.
 
-Six photographs in the public domain, which come with scikit-image and matplotlib, are scaled to a short side of about 300 pixels
+Six photographs in the public domain, which come with scikit-image and matplotlib, are scaled to a
+short side of about 300 pixels
 (`samples/reference/`) and darkened by `lowlight_nat.darkness.synthesize_low_light` with fixed seeds (`samples/`).
 Running it needs scikit-image and matplotlib besides the package; nothing is downloaded.
 """
 from pathlib import Path
-import matplotlib, skimage, torch
-from PIL import Image
+
+import matplotlib
+import skimage
+import torch
 from lowlight_nat.darkness import synthesize_low_light
 from lowlight_nat.images import read_image, to_pil, write_image
+from PIL import Image
 
 here = Path(__file__).parent
 SKIMAGE = Path(skimage.__file__).parent/'data'

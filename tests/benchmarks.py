@@ -1,8 +1,13 @@
 """How long does it take here? `python tests/benchmarks.py [NAME ...]` prints seconds, the least of several runs.
 
-Nothing here fails for a figure: seconds depend on the machine and on what else it does. Quality, arithmetic and memory are held by the tests.
+Nothing here fails for a figure: seconds depend on the machine and on what else it does. Quality,
+arithmetic and memory are held by the tests.
 """
-import argparse, os, subprocess, sys, time
+import argparse
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,24 +27,28 @@ def imports():
     "A new process that imports the Enhancer and ends."
     line = [sys.executable, '-c', 'import lowlight_nat.inference.enhancer']
     print(
-        f'import lowlight_nat.inference.enhancer: {least(lambda: subprocess.run(line, cwd=ROOT, check=True)):.2f} s, Python itself included'
+        f'import lowlight_nat.inference.enhancer: '
+        f'{least(lambda: subprocess.run(line, cwd=ROOT, check=True)):.2f} s, Python itself included'
     )
 
 def picture():
     "The bundled model on a picture of 400x600."
     import torch
+
     from lowlight_nat.inference.enhancer import Enhancer
     x = torch.rand(3, 400, 600, generator=torch.Generator().manual_seed(0))*0.1
     for bf16 in False, True:
         enhance = Enhancer.from_pretrained(device='cpu', bf16=bf16)
         enhance(x)
         print(
-            f"400x600 in {'bfloat16' if bf16 else 'float32'}, {torch.get_num_threads()} threads: {least(lambda: enhance(x)):.2f} s"
+            f"400x600 in {'bfloat16' if bf16 else 'float32'}, {torch.get_num_threads()} threads: "
+            f"{least(lambda: enhance(x)):.2f} s"
         )
 
 def masks():
     "The whole inference by the share of masked places."
     import torch
+
     from lowlight_nat.experiments.cost import dark_picture, interleaved_seconds, tau_for_share
     from lowlight_nat.models.lowlight_nat import load_model
     model = load_model('small').eval()
@@ -66,7 +75,9 @@ def batches():
 
 def fingerprints():
     "Looking up one picture of 400x600 among 340 fingerprints."
-    import numpy as np, torch
+    import numpy as np
+    import torch
+
     from lowlight_nat.data.overlap import fingerprint, overlaps, pack
     x = torch.rand(3, 400, 600, generator=torch.Generator().manual_seed(0))
     known = fingerprint(x, 'known')

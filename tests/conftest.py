@@ -1,5 +1,8 @@
-"What all tests share: where the project is, the real pairs and reference arrays where there are any, and a command runner."
-import os, subprocess, sys
+"""What all tests share: where the project is, the real pairs and reference arrays where there are
+any, and a command runner."""
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest

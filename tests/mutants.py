@@ -1,12 +1,23 @@
-"""Are the checks able to fail? `python tests/mutants.py` breaks the package on purpose, one expression at a time, in a copy, and runs the
-tests that should notice; a mutant that survives is a test that proves nothing. The same tests must pass where nothing is broken. With `--json FILE` the outcome is kept.
+"""Are the checks able to fail? `python tests/mutants.py` breaks the package on purpose, one
+expression at a time, in a copy, and runs the
+tests that should notice; a mutant that survives is a test that proves nothing. The same tests must
+pass where nothing is broken. With `--json FILE` the outcome is kept.
 
-What is broken is found in the syntax tree: by the name of the function around it and by the code as `ast.unparse` writes it. So code may be
+What is broken is found in the syntax tree: by the name of the function around it and by the code as
+`ast.unparse` writes it. So code may be
 formatted anew, commented, or moved to another module or class, and the mutants stay as they are.
 
 `tests/test_mutants.py` holds that each mutant is found once, and breaks one of them on every run.
 """
-import argparse, ast, json, os, shutil, subprocess, sys, tempfile, time
+import argparse
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -166,7 +177,10 @@ def outcome(mutant, timeout=600):
             path, source = broken(function, old, new)
             module = path.stem
             (Path(tmp)/path.relative_to(ROOT)).write_text(source, encoding='utf-8')
-        code = f"import sys; sys.path.insert(0, {tmp!r}); import lowlight_nat; assert lowlight_nat.__file__.startswith({tmp!r}); import pytest; sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', '-p', 'no:warnings', *({str(ROOT/'tests')!r} + '/' + t for t in {tests!r}.split())]))"
+        code = (f"import sys; sys.path.insert(0, {tmp!r}); import lowlight_nat; assert "
+                f"lowlight_nat.__file__.startswith({tmp!r}); import pytest; "
+                f"sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', '-p', 'no:warnings', "
+                f"*({str(ROOT/'tests')!r} + '/' + t for t in {tests!r}.split())]))")
         r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
                            timeout=timeout, cwd=ROOT, env=dict(os.environ, PYTHONPATH=tmp))
     failed = [

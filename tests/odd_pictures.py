@@ -1,9 +1,16 @@
-"""A set of odd pictures, made as files, each with what must become of it: formats, modes, depths, rotations, sizes, metadata, animations, damage.
+"""A set of odd pictures, made as files, each with what must become of it: formats, modes, depths,
+rotations, sizes, metadata, animations, damage.
 
-`python tests/odd_pictures.py FOLDER` writes them into a folder, the same bytes every time. `run_all(enhancer)` puts all of them through an
+`python tests/odd_pictures.py FOLDER` writes them into a folder, the same bytes every time.
+`run_all(enhancer)` puts all of them through an
 `Enhancer` and says what became of each. What is expected is computed here, without the readers of the package.
 """
-import importlib.util, os, struct, sys, tempfile, zlib
+import importlib.util
+import os
+import struct
+import sys
+import tempfile
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -259,7 +266,6 @@ def sizes():
 
 def animations():
     s = scene()
-    first = pil(s).convert('P', palette=Image.Palette.ADAPTIVE)
     yield from [
         Odd('moving.gif', moving('GIF'), s, 2, note='3 pictures'),
         Odd('moving.webp', moving('WEBP'), s, note='3 pictures', lossless=True),
@@ -279,8 +285,6 @@ def names():
     ]
 
 def damage():
-    s = scene()
-    p = pil(scene(120, 90))
     big = np.random.default_rng(0).integers(0, 255, (120, 90, 3), dtype=np.uint8)
     data = {
         e: saved(pil(big), f)
@@ -387,8 +391,9 @@ def run_one(odd, path, enhancer, out):
     """Put a file through an enhancer: dict of name, outcome ('picture', 'error', 'wrong'), and what
     was said."""
     import torch
-    from lowlight_nat.io.files import ImageError
+
     from lowlight_nat.inference.folders import make_jobs
+    from lowlight_nat.io.files import ImageError
     from lowlight_nat.io.metadata import read_picture
     def res(outcome, says=''):
         return dict(name=odd.name, outcome=outcome, says=says.replace(f'{path.parent}{os.sep}', ''))

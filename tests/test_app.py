@@ -1,12 +1,21 @@
 "The app in a browser: headless Chromium, driven by keys, through Voila and in JupyterLab."
-import json, os, shutil, signal, socket, subprocess, sys, time, urllib.request
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
-import numpy as np, pytest
+import numpy as np
+import pytest
 from PIL import Image
 
-from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.app.widgets import write_app
+from lowlight_nat.inference.enhancer import Enhancer
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +25,8 @@ LOCAL = 'http://127.0.0.1:', 'ws://127.0.0.1:', 'data:', 'blob:', 'chrome'
 SHOTS = os.environ.get('LOWLIGHT_SHOTS')
 
 # ipywidgets keeps its file input outside of the page, where a driver can't reach it
-CATCH = "const make = document.createElement; document.createElement = function(...a) { const e = make.apply(this, a); if (a[0] == 'input') (window.inputs ??= []).push(e); return e }"
+CATCH = ("const make = document.createElement; document.createElement = function(...a) { const e = "
+         "make.apply(this, a); if (a[0] == 'input') (window.inputs ??= []).push(e); return e }")
 
 
 @pytest.fixture(scope='module')
@@ -93,15 +103,18 @@ class Page:
         )
     def images(self):
         return self.js(
-            "[...document.querySelectorAll('figure img')].filter(o => o.offsetParent && o.complete && o.naturalWidth).map(o => [o.alt, o.src])"
+            "[...document.querySelectorAll('figure img')].filter(o => o.offsetParent && o.complete "
+            "&& o.naturalWidth).map(o => [o.alt, o.src])"
         )
     def slider(self, name):
         return self.js(
-            "[...document.querySelectorAll('.widget-slider')].filter(o => o.offsetParent && o.querySelector('label').textContent == arguments[0]).map(o => o.querySelector('.noUi-handle'))[0]",
+            "[...document.querySelectorAll('.widget-slider')].filter(o => o.offsetParent && "
+            "o.querySelector('label').textContent == arguments[0]).map(o => o.querySelector('.noUi-handle'))[0]",
             name)
     def button(self, name):
         return self.js(
-            "[...document.querySelectorAll('button')].filter(o => o.offsetParent && o.textContent.trim() == arguments[0])[0]",
+            "[...document.querySelectorAll('button')].filter(o => o.offsetParent && "
+            "o.textContent.trim() == arguments[0])[0]",
             name)
     def press(self, element, *keys):
         self.js('arguments[0].focus()', element)
@@ -109,7 +122,8 @@ class Page:
     def changed(self, before, seconds=60):
         return until(lambda: (now := self.images()) and now != before and now, seconds, self.told)
     def told(self):
-        return f'{self.said()} {[o["message"] for o in self.d.get_log("browser")]} {self.js("document.body.innerText.slice(0, 2000)")}'
+        return (f'{self.said()} {[o["message"] for o in self.d.get_log("browser")]} '
+                f'{self.js("document.body.innerText.slice(0, 2000)")}')
     def shot(self, name):
         if SHOTS: self.d.save_screenshot(str(Path(SHOTS)/f'app_{name}.png'))
 
@@ -117,7 +131,8 @@ def upload(page, path):
     "Choose a file, as the dialogue would."
     element = until(
         lambda: page.
-        js("(() => { const o = (window.inputs || []).filter(o => o.type == 'file').at(-1); if (o && !o.isConnected) { o.style.display = 'block'; document.body.append(o) } return o })()"
+        js("(() => { const o = (window.inputs || []).filter(o => o.type == 'file').at(-1); if (o "
+           "&& !o.isConnected) { o.style.display = 'block'; document.body.append(o) } return o })()"
            ), 120, page.told)
     element.send_keys(str(path))
 
@@ -258,7 +273,8 @@ def test_app_in_jupyterlab(driver, lab, tmp_path):
         page.js("jupyterapp.commands.execute('notebook:run-all-cells'), 0")
         time.sleep(5)
         return page.js(
-            "!document.querySelector('.jp-Dialog') && !/\\[ ?\\]/.test(document.querySelector('.jp-Cell .jp-InputPrompt').textContent)"
+            "!document.querySelector('.jp-Dialog') && !/\\[ "
+            "?\\]/.test(document.querySelector('.jp-Cell .jp-InputPrompt').textContent)"
         )
     until(begun, 120, page.told)
     until(lambda: page.button('Rounds and threshold'), 180,

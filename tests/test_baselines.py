@@ -1,21 +1,35 @@
-"Restormer, LLFlow and the classics: sizes, invertibility, training through the Learner, any size of picture, files and their errors."
+"""Restormer, LLFlow and the classics: sizes, invertibility, training through the Learner, any size
+of picture, files and their errors."""
 import sys
 from dataclasses import replace
 from functools import partial
 
-import pytest, torch
+import pytest
+import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from safetensors.torch import load_file, save_file
+
 import lowlight_nat.peers.baselines as B
-from lowlight_nat.peers.baselines import Baseline, BaselinePlan, baseline_learner, baseline_plan, build_baseline, clahe, gamma, load_baseline, save_baseline, train_baseline
-from lowlight_nat.training.checkpoints import Checkpoint
 from lowlight_nat.data.loaders import LowLightDataLoaders
-from lowlight_nat.models.flow import check_flow
-from lowlight_nat.peers.llflow import ImageFlow, LLFlow, LLFlowConfig, colour_map, noise_map, squeeze
 from lowlight_nat.evaluation.fidelity import grey_mean
 from lowlight_nat.io.records import folder_lock
+from lowlight_nat.models.flow import check_flow
+from lowlight_nat.peers.baselines import (
+    Baseline,
+    BaselinePlan,
+    baseline_learner,
+    baseline_plan,
+    build_baseline,
+    clahe,
+    gamma,
+    load_baseline,
+    save_baseline,
+    train_baseline,
+)
+from lowlight_nat.peers.llflow import ImageFlow, LLFlow, LLFlowConfig, colour_map, noise_map, squeeze
 from lowlight_nat.peers.restormer import ChannelNorm, Restormer, RestormerConfig, channel_attention
+from lowlight_nat.training.checkpoints import Checkpoint
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 NAMES = ('restormer', 'llflow')

@@ -1,23 +1,47 @@
-"Callbacks on toys: what counts as a step, half precision, and runs killed by SIGKILL at any moment; the pipeline's own cases are in test_training."
-import json, os, random, signal, subprocess, sys, textwrap, time
+"""Callbacks on toys: what counts as a step, half precision, and runs killed by SIGKILL at any
+moment; the pipeline's own cases are in test_training."""
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
-import pytest, torch
+import fastai.callback.schedule
+import pytest
+import torch
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
-import fastai.callback.schedule
 from fastcore.basics import AttrDict
 from torch import nn
-from lowlight_nat.training import callbacks
-from lowlight_nat.training.callbacks import AdversarialStep, Autocast, CodebookCare, Curve, EMAWeights, FrozenEval, GiveTarget, MixedPrecision, NaNGuard, Preview, Term, Throughput, ValidateEvery, sum_terms
-from lowlight_nat.training.checkpoints import Checkpoint, Resume, load_state, random_state, set_random_state
-from lowlight_nat.models.vqgan import VQGAN
+
 from lowlight_nat.models.layers import has_bf16
 from lowlight_nat.models.lowlight_nat import ModelConfig, TrainPlan
+from lowlight_nat.models.vqgan import VQGAN
+from lowlight_nat.training import callbacks
+from lowlight_nat.training.callbacks import (
+    AdversarialStep,
+    Autocast,
+    CodebookCare,
+    Curve,
+    EMAWeights,
+    FrozenEval,
+    GiveTarget,
+    MixedPrecision,
+    NaNGuard,
+    Preview,
+    Term,
+    Throughput,
+    ValidateEvery,
+    sum_terms,
+)
+from lowlight_nat.training.checkpoints import Checkpoint, Resume, load_state, random_state, set_random_state
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 EPOCHS = 6
@@ -474,7 +498,8 @@ def server(folder):
 @pytest.fixture(scope='module')
 def killed(tmp_path_factory):
     folder = tmp_path_factory.mktemp('killed')
-    code = f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_callbacks as t; t.server({str(folder)!r})'
+    code = (f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import '
+            f'test_callbacks as t; t.server({str(folder)!r})')
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True,
                           text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,6 +1,8 @@
 "The model card says what the checkpoint's metadata says, and what `lowlight_evaluate` measured."
-import pytest
 import json
+
+import pytest
+
 from lowlight_nat.models.lowlight_nat import read_metadata, weights_path
 
 
@@ -20,8 +22,11 @@ def test_card_agrees_with_the_checkpoint(root):
 def test_blocks_come_from_saving_with_loss(root):
     """The black blocks that the card shows: in a file saved with loss, not in a lossless one of the
     same picture."""
-    import io, torch
+    import io
+
+    import torch
     from PIL import Image
+
     from lowlight_nat.data.degradations import synthesize_low_light
     from lowlight_nat.inference.enhancer import Enhancer
     from lowlight_nat.io.images import read_image, to_pil

@@ -1,14 +1,22 @@
 "The four commands: what they write, what they print, what they return, and what they refuse."
-import json, os, shutil, subprocess, sys, warnings
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from PIL import Image
+
 from lowlight_nat.cli import *
 from lowlight_nat.cli import _short
-from lowlight_nat.io.images import write_image
 from lowlight_nat.evaluation.fidelity import GT_MEAN_FORMULA
-from dataclasses import replace
+from lowlight_nat.io.images import write_image
 from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, save_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +77,8 @@ def test_one_file(place, toy):
                                   ]) == 0 and names('there') == ['a.png']
 
 def test_all_options(place, toy):
-    line = 'in -o out --tau .3 --rounds 2 --mix .5 --heat .2 --seed 3 --device cpu --exposure .4 --save-uncertainty --weights'.split(
+    line = ('in -o out --tau .3 --rounds 2 --mix .5 --heat .2 --seed 3 --device cpu --exposure .4 '
+            '--save-uncertainty --weights').split(
     )
     assert lowlight_enhance.main([*line, toy]) == 0
     assert names('out') == ['a.png', 'a_uncertainty.png', 'b.jpg', 'b_uncertainty.png']
@@ -149,7 +158,8 @@ def test_refused_in_one_sentence(place, toy, capsys, args, says):
     assert lowlight_enhance.main([*args, *([] if '--weights' in args else ['--weights', toy])]) == 2
     assert says in complaint(capsys) and names('.') == before
 
-@pytest.mark.parametrize('args', [[], ['in'], ['in', '-o', 'out', '--tau', 'much'], ['in', '-o', 'out', '--no-such-option']])
+@pytest.mark.parametrize('args', [
+    [], ['in'], ['in', '-o', 'out', '--tau', 'much'], ['in', '-o', 'out', '--no-such-option']])
 def test_usage_errors(place, capsys, args):
     with pytest.raises(SystemExit) as e: lowlight_enhance.main(args)
     assert e.value.code == 2 and 'lowlight_enhance' in complaint(capsys)
@@ -262,7 +272,8 @@ def test_evaluate(pairs, toy, capsys):
     assert d['settings']['weights']['about'] == dict(
         note='random weights') and d['settings']['weights']['name'] == 'toy.safetensors'
     assert d[
-        'command'] == 'lowlight_evaluate --data data --split val --no-decoder-nat --rounds 2 --tau 0.2 --weights toy.safetensors'
+        'command'] == ('lowlight_evaluate --data data --split val --no-decoder-nat --rounds 2 '
+                       '--tau 0.2 --weights toy.safetensors')
     assert str(Path.cwd()) not in json.dumps(d) and str(Path(toy).parent) not in json.dumps(d)
     assert names('new') == ['val.json']
 
@@ -406,7 +417,8 @@ def test_train_takes_its_plan_from_the_command(place, monkeypatch):
         lambda cfg, plan, *args, **kw: got.update(cfg=cfg, plan=plan, args=args, **kw))
     two_folders()
     assert lowlight_train.main(
-        '--low mine/low --high mine/high --out run --lr 3e-4 --bs 2 4 6 8 --crop 32 --steps-scale .01 --overwrite --device cpu'
+        '--low mine/low --high mine/high --out run --lr 3e-4 --bs 2 4 6 8 --crop 32 --steps-scale '
+        '.01 --overwrite --device cpu'
         .split()) == 0
     own = list(got['plan'].stages().values())
     assert [(o.lr, o.bs, o.crop) for o in own] == [
@@ -416,7 +428,8 @@ def test_train_takes_its_plan_from_the_command(place, monkeypatch):
                            False) and got['overwrite'] and str(
                                got['device']) == 'cpu' and got['scale'] == .01
     assert got['about'][
-        'command'] == 'lowlight_train --out run --low mine/low --high mine/high --steps-scale 0.01 --lr 0.0003 --bs 2 4 6 8 --crop 32'
+        'command'] == ('lowlight_train --out run --low mine/low --high mine/high --steps-scale '
+                       '0.01 --lr 0.0003 --bs 2 4 6 8 --crop 32')
 
 @pytest.mark.slow
 def test_a_folder_with_low_and_high_is_trained_on(place, capsys):
@@ -464,7 +477,8 @@ def test_nan_in_training_is_one_sentence(place, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         assert lowlight_train.main(
-            '--data mine --out run --preset tiny --stage codebook --steps-scale .1 --bs 2 --crop 32 --lr 1e30 --device cpu'
+            '--data mine --out run --preset tiny --stage codebook --steps-scale .1 --bs 2 --crop '
+            '32 --lr 1e30 --device cpu'
             .split()) == 2
     said = complaint(capsys)
     assert said.startswith(
@@ -478,6 +492,7 @@ def test_nan_in_training_is_one_sentence(place, capsys):
 def release(place, monkeypatch):
     "GLARE's two files, in small, and a base preset of that size"
     from dataclasses import replace
+
     from lowlight_nat.models.glare_weights import glare_names, glare_parts
     from lowlight_nat.models.lowlight_nat import glare_sizes
     mini = replace(ModelConfig.base(), vq_channels=(32, 64, 128), n_codes=64, flow_steps=3,
@@ -512,8 +527,12 @@ def test_glares_weights_become_a_checkpoint(release, capsys):
     assert lowlight_enhance.main(
         'in/a.png -o out --weights glare.safetensors'.split()) == 0 and names('out') == ['a.png']
 
-@pytest.mark.parametrize('line, says', [('--glare net_G.pth vqgan.pkl glare.onnx', 'must end in .safetensors'), ('--glare vqgan.pkl net_G.pth glare.safetensors', 'in the order net_G, vqgan'),
-    ('--glare nowhere.pth vqgan.pkl glare.safetensors', 'github.com/LowLevelAI/GLARE'), ('--glare evil.pth vqgan.pkl glare.safetensors', 'holding more than tensors'), ('--glare net_G.pth vqgan.pkl glare.safetensors --dtype int8', 'float16')])
+@pytest.mark.parametrize('line, says', [
+    ('--glare net_G.pth vqgan.pkl glare.onnx', 'must end in .safetensors'),
+    ('--glare vqgan.pkl net_G.pth glare.safetensors', 'in the order net_G, vqgan'),
+    ('--glare nowhere.pth vqgan.pkl glare.safetensors', 'github.com/LowLevelAI/GLARE'),
+    ('--glare evil.pth vqgan.pkl glare.safetensors', 'holding more than tensors'),
+    ('--glare net_G.pth vqgan.pkl glare.safetensors --dtype int8', 'float16')])
 @pytest.mark.slow
 def test_glares_weights_refused(release, capsys, line, says):
     class Shell:

@@ -1,16 +1,21 @@
-"Colour: spaces, profiles and codes through the readers, the Enhancer and the writers; grey; what else a file says of itself."
-import struct, sys, zlib
+"""Colour: spaces, profiles and codes through the readers, the Enhancer and the writers; grey; what
+else a file says of itself."""
+import struct
+import sys
+import zlib
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from PIL import Image, ImageCms, features
 
-from lowlight_nat.io.colour import *
 from lowlight_nat.inference.enhancer import Enhancer
-from lowlight_nat.io.images import ImageError, read_image, to_pil, write_image
-from lowlight_nat.io.metadata import Picture, luma, read_picture, write_picture
+from lowlight_nat.io.colour import *
+from lowlight_nat.io.images import read_image, write_image
+from lowlight_nat.io.metadata import luma, read_picture, write_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 LINEAR = ColourSpace('linear', (Curve(),)*3, SPACES['sRGB'].matrix)
@@ -130,10 +135,13 @@ def test_what_is_not_changed_comes_back(tmp_path, name):
 # --- spaces that are named in other ways ---
 
 @pytest.mark.parametrize('chunks, space', [
-    ([(b'cICP', bytes([12, 13, 0, 1]))], SPACES['Display P3']), ([(b'gAMA', struct.pack('>I', 100000))], LINEAR),
-    ([(b'gAMA', struct.pack('>I', 45455)), (b'cHRM', struct.pack('>8I', *(round(o*1e5) for o in (.3127, .3290, .68, .32, .265, .69, .15, .06))))], SPACES['Display P3']),
-    # the codes win
-    ([(b'cICP', bytes([12, 13, 0, 1])), (b'iCCP', b'x\0\0'+zlib.compress(make_profile(LINEAR)))], SPACES['Display P3'])])
+    ([(b'cICP', bytes([12, 13, 0, 1]))], SPACES['Display P3']),
+    ([(b'gAMA', struct.pack('>I', 100000))], LINEAR),
+    ([(b'gAMA', struct.pack('>I', 45455)),
+      (b'cHRM', struct.pack('>8I', *(round(o*1e5) for o in (.3127, .3290, .68, .32, .265, .69, .15,
+                                                            .06))))], SPACES['Display P3']),
+    ([(b'cICP', bytes([12, 13, 0, 1])), (b'iCCP', b'x\0\0'+zlib.compress(make_profile(LINEAR)))],
+     SPACES['Display P3'])])
 def test_png_without_a_profile(dark, chunks, space, tmp_path):
     (tmp_path/'a.png').write_bytes(png(from_srgb(dark, space).clip(0, 1), *chunks))
     p = read_picture(tmp_path/'a.png')
@@ -141,7 +149,9 @@ def test_png_without_a_profile(dark, chunks, space, tmp_path):
     back = read_picture(write_picture(p.x, tmp_path/'b.tif', p))
     assert dE(back.x, dark) < .05 and np.allclose(back.space.matrix, space.matrix, atol=2e-4)
 
-@pytest.mark.parametrize('chunks', [[(b'gAMA', struct.pack('>I', 45455))], [(b'sRGB', b'\0'), (b'gAMA', struct.pack('>I', 60000))], [(b'cICP', bytes([1, 13, 0, 1]))]])
+@pytest.mark.parametrize('chunks', [
+    [(b'gAMA', struct.pack('>I', 45455))], [(b'sRGB', b'\0'), (b'gAMA', struct.pack('>I', 60000))],
+    [(b'cICP', bytes([1, 13, 0, 1]))]])
 def test_png_that_is_srgb(dark, chunks):
     p = read_picture(BytesIO(png(dark, *chunks)))
     assert p.space is None and np.array_equal(p.x, dark) and p.info == {}
@@ -218,7 +228,9 @@ def test_a_profile_of_tables_goes_through_little_cms(dark, tmp_path):
         p.notes
     ) == 1 and 'ICC profile' in p.notes[0] and 'icc_profile' not in p.info and p.space is None
 
-@pytest.mark.parametrize('bad', [b'nothing', make_profile(LINEAR)[:300], make_profile(LINEAR)[:128]+b'\xff'*400, make_profile(LINEAR).replace(b'XYZ \0\0\0\0', b'XYZ \0\0\0\0'+bytes(4))])
+@pytest.mark.parametrize('bad', [
+    b'nothing', make_profile(LINEAR)[:300], make_profile(LINEAR)[:128]+b'\xff'*400,
+    make_profile(LINEAR).replace(b'XYZ \0\0\0\0', b'XYZ \0\0\0\0'+bytes(4))])
 def test_damaged_profiles_are_noted(dark, bad):
     p = read_picture(BytesIO(png(dark, (b'iCCP', b'x\0\0'+zlib.compress(bad)))))
     assert p.notes and 'ICC profile' in p.notes[0] and np.array_equal(p.x, dark) and p.info == {}
@@ -372,15 +384,17 @@ def test_lossless_is_known_in_every_form(tmp_path):
 # --- what else a file says of itself ---
 
 XMP = '''<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" %s xmp:Rating="5" tiff:Orientation="6">%s</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'''
+<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" %s xmp:Rating="5" tiff:Orientation="6">%s</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'''  # noqa: E501
 PROMISES = {
     'a gain map': ('xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0"', ''),
     'a motion photo': (
         'xmlns:Camera="http://ns.google.com/photos/1.0/camera/" Camera:MotionPhoto="1" Camera:MicroVideoOffset="4000"',
         ''),
     'a gain map ': (
-        'xmlns:Container="http://ns.google.com/photos/1.0/container/" xmlns:Item="http://ns.google.com/photos/1.0/container/item/"',
-        '<Container:Directory><rdf:Seq><rdf:li rdf:parseType="Resource"><Container:Item Item:Semantic="GainMap" Item:Length="9"/></rdf:li></rdf:Seq></Container:Directory>'
+        'xmlns:Container="http://ns.google.com/photos/1.0/container/" '
+        'xmlns:Item="http://ns.google.com/photos/1.0/container/item/"',
+        '<Container:Directory><rdf:Seq><rdf:li rdf:parseType="Resource"><Container:Item '
+        'Item:Semantic="GainMap" Item:Length="9"/></rdf:li></rdf:Seq></Container:Directory>'
     )
 }
 
@@ -403,7 +417,9 @@ def test_xmp_promises_nothing_that_is_not_there(tmp_path, what, fmt):
         o in back.lower()
         for o in (b'hdrgm', b'gainmap', b'motionphoto', b'microvideo', b'orientation'))
 
-@pytest.mark.parametrize('xmp', [b'GainMap, and no XML', b'<!DOCTYPE x [<!ENTITY a "GainMap">]><x>&a;</x>', b'<a xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"><hdrgm:x></a>', b'\xff\xfe hdrgm \0'])
+@pytest.mark.parametrize('xmp', [
+    b'GainMap, and no XML', b'<!DOCTYPE x [<!ENTITY a "GainMap">]><x>&a;</x>',
+    b'<a xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"><hdrgm:x></a>', b'\xff\xfe hdrgm \0'])
 def test_xmp_that_cannot_be_mended_is_left_out(tmp_path, xmp):
     Image.new('RGB', (9, 9)).save(tmp_path/'a.jpg', xmp=xmp)
     p = read_picture(tmp_path/'a.jpg')
@@ -457,7 +473,9 @@ def test_png_texts(tmp_path, depth):
     write_picture(p.x, tmp_path/'b.jpg', p)
     assert any('texts' in o for o in p.notes)
 
-@pytest.mark.parametrize('exif', [b'Exif\0\0MM\0*\0\0\0\x08\xff\xff'+bytes(range(40)), b'Exif\0\0nonsense, not a TIFF at all', b'Exif\0\0II*\0\x08\0\0\0\x02\0\x0f\x01\x02\0\xff\xff\0\0\x10\0\0\0'])
+@pytest.mark.parametrize('exif', [
+    b'Exif\0\0MM\0*\0\0\0\x08\xff\xff'+bytes(range(40)), b'Exif\0\0nonsense, not a TIFF at all',
+    b'Exif\0\0II*\0\x08\0\0\0\x02\0\x0f\x01\x02\0\xff\xff\0\0\x10\0\0\0'])
 def test_damaged_exif_is_noted(tmp_path, exif):
     Image.new('RGB', (9, 9)).save(tmp_path/'a.jpg', exif=exif)
     assert any('EXIF' in o for o in read_picture(tmp_path/'a.jpg').notes)
@@ -514,7 +532,8 @@ def test_a_matrix_whose_white_is_none_is_damaged():
     with pytest.raises(ValueError, match='damaged'):
         parse_profile(make_profile(ColourSpace('x', (Curve(2.2),)*3, M)))
 
-@pytest.mark.parametrize('numbers', [(0,)*8, (31270, 1, 64000, 33000, 30000, 60000, 15000, 6000), (31270, 32900)+(30000,)*6])
+@pytest.mark.parametrize('numbers', [
+    (0,)*8, (31270, 1, 64000, 33000, 30000, 60000, 15000, 6000), (31270, 32900)+(30000,)*6])
 def test_chromaticities_that_make_no_sense(dark, numbers):
     "Zeros were 'damaged or cut short', and a white without brightness was taken at its word."
     p = read_picture(BytesIO(png(dark, (b'cHRM', struct.pack('>8I', *numbers)))))
@@ -547,13 +566,15 @@ def test_grey_with_alpha_multiplied_in():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('text', [
-    '<a {w}>'+'<g:a> '*150_000, '<a {w}>'+' '*900_000+'</a>', '<a {w}>'+'<g:a>'*60_000+'</g:a>'*60_000+'</a>',
+    '<a {w}>'+'<g:a> '*150_000, '<a {w}>'+' '*900_000+'</a>',
+    '<a {w}>'+'<g:a>'*60_000+'</g:a>'*60_000+'</a>',
     '<a '+' '.join(f'xmlns:p{i}="http://ns.adobe.com/hdr-gain-map/1.0/"' for i in range(9000))+'/>'])
 def test_xmp_made_to_take_long(text):
     """Tags that never end, a megabyte of blanks and 9,000 prefixes took minutes. In a process of
     its own, that is ended after a while."""
     import subprocess
-    code = "from lowlight_nat.io.metadata import _clean_xmp; import sys; print(_clean_xmp(sys.stdin.buffer.read(), 'x')[1])"
+    code = ("from lowlight_nat.io.metadata import _clean_xmp; import sys; "
+            "print(_clean_xmp(sys.stdin.buffer.read(), 'x')[1])")
     text = text.replace('{w}', 'xmlns:g="http://ns.adobe.com/hdr-gain-map/1.0/"')
     done = subprocess.run([sys.executable, '-c', code], input=text.encode(), capture_output=True,
                           timeout=100)

@@ -1,17 +1,21 @@
-"What the NATs cost: the counters count what they claim, inference runs nothing it throws away, and the price keeps within its limits."
-import json, os
+"""What the NATs cost: the counters count what they claim, inference runs nothing it throws away,
+and the price keeps within its limits."""
+import json
+import os
 from dataclasses import replace
 
-import pytest, torch
+import pytest
+import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import deform_conv2d
+
 from lowlight_nat.cli import lowlight_experiment
-from lowlight_nat.models.fusion import FeatureNAT
 from lowlight_nat.experiments.cost import *
 from lowlight_nat.inference.tiling import pad_to_multiple
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig
+from lowlight_nat.models.fusion import FeatureNAT
 from lowlight_nat.models.latent_nat import LatentNAT
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig
 
 system = pytest.mark.parametrize('name', SYSTEMS)
 
@@ -235,15 +239,19 @@ def test_small_with_both_nats():
     print(cost_table(res))
     glare, both = res.rows
     assert res.masked == pytest.approx(.4, abs=.002)
-    assert both.multiply_adds <= 1.25*glare.multiply_adds, f'multiply-adds {both.multiply_adds/glare.multiply_adds-1:+.1%}'
+    assert both.multiply_adds <= 1.25*glare.multiply_adds, (f'multiply-adds '
+        f'{both.multiply_adds/glare.multiply_adds-1:+.1%}')
     assert both.extra_memory <= .12, f'memory {both.extra_memory:+.1%}'
 
 
 # --- the command ---
 
-@pytest.mark.parametrize('line,say', [('cost --preset huge', 'huge'), ('cost --size 400', 'size'), ('cost --size wide high', 'wide'), ('cost --size 0 10', 'size'),
-    ('price', 'price'), ('cost --device toaster', 'toaster'), ('cost --device cuda:99', 'cuda'), ('cost --share 2', 'share'), ('cost --repeat 0', 'repeat'),
-    ('cost --rounds -1', 'rounds'), ('cost --threads 0', 'threads'), ('cost --dtype int8', 'int8'), ('cost --weights nothing', 'nothing')])
+@pytest.mark.parametrize('line,say', [
+    ('cost --preset huge', 'huge'), ('cost --size 400', 'size'), ('cost --size wide high', 'wide'),
+    ('cost --size 0 10', 'size'), ('price', 'price'), ('cost --device toaster', 'toaster'),
+    ('cost --device cuda:99', 'cuda'), ('cost --share 2', 'share'), ('cost --repeat 0', 'repeat'),
+    ('cost --rounds -1', 'rounds'), ('cost --threads 0', 'threads'), ('cost --dtype int8', 'int8'),
+    ('cost --weights nothing', 'nothing')])
 def test_complaints(line, say, capsys):
     try: code = lowlight_experiment.main(line.split())
     except SystemExit as e: code = e.code
@@ -265,4 +273,5 @@ def test_command(tmp_path, capsys):
     assert {'versions', 'command', 'date', 'device'
             } <= set(d) and str(tmp_path) not in file.read_text()
     assert d[
-        'command'] == 'lowlight_experiment cost --preset tiny --size 41 62 --share 0.3 --rounds 2 --repeat 2 --threads 1 --dtype bfloat16 --json cost.json'
+        'command'] == ('lowlight_experiment cost --preset tiny --size 41 62 --share 0.3 --rounds 2 '
+                       '--repeat 2 --threads 1 --dtype bfloat16 --json cost.json')

@@ -1,5 +1,12 @@
-"The course: each exercise can be solved, its check tells right from wrong, the slides' code runs, and every figure they draw exists."
-import contextlib, io, json, os, re, subprocess, sys
+"""The course: each exercise can be solved, its check tells right from wrong, the slides' code runs,
+and every figure they draw exists."""
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,11 +99,12 @@ def test_wrong_answers_are_noticed(n, checks, monkeypatch):
 def test_tasks_and_levels_agree(n, checks):
     a = COURSE/f'exercises_{n}.ipynb'
     b = COURSE/f'solutions/solutions_{n}.ipynb'
-    plain = lambda p: [
-        re.sub(r'\]\([^)]*\)', ']()', source(c))
-        for c in cells(p)
-        if c['cell_type'] == 'markdown' and source(c).startswith('## ')
-    ]
+    def plain(p):
+        return [
+            re.sub(r'\]\([^)]*\)', ']()', source(c))
+            for c in cells(p)
+            if c['cell_type'] == 'markdown' and source(c).startswith('## ')
+        ]
     assert plain(a) == plain(b), 'exercise and solution state different tasks'
     checks.importlib.import_module(f'checks_{n}')
     assert {k: v[0]
@@ -192,7 +200,7 @@ def test_labels_are_unique():
 
 @by_page
 def test_page_pictures_and_links(path):
-    for alt, to in re.findall(r'!\[([^\]]*)\]\(([^)\s]+)\)', prose(path)):
+    for alt, to in re.findall(r'!\[([^\]]*)\]\(([^)\s]+)', prose(path)):
         assert len(alt) > 20 and (path.parent/to).is_file(), to
     for to in re.findall(r'(?<!!)\[[^\]]*\]\(([^)\s]+)\)', prose(path)):
         if re.match(r'[a-z]+:', to): continue
@@ -217,7 +225,8 @@ def test_processed_pages_carry_them(tmp_path):
     label, its options and its output"""
     wanted = {(nb, label) for p in DECKS for nb, label in EMBED.findall(text(p))}
     script = (
-        "import shutil, sys; from pathlib import Path; from nbdev.serve_drv import main; from nbdev.processors import FilterDefaults\n"
+        "import shutil, sys; from pathlib import Path; from nbdev.serve_drv import main; from "
+        "nbdev.processors import FilterDefaults\n"
         "for o in sys.argv[2:]: main((Path(o), Path(sys.argv[1])/Path(o).name, FilterDefaults))")
     pages = {(COURSE/nb).resolve() for nb, _ in wanted}
     light = sorted(p for p in pages if p.name in ('21_lab_nat_gain.ipynb', '09_masking.ipynb'))

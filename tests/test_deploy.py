@@ -1,17 +1,33 @@
-"The network without its Python: the dense form is the model, the ONNX file agrees with it, its variants are smaller, and what can't be is said in a sentence."
-import json, os, sys
+"""The network without its Python: the dense form is the model, the ONNX file agrees with it, its
+variants are smaller, and what can't be is said in a sentence."""
+import json
+import os
+import sys
 from dataclasses import replace
 
-import pytest, torch
+import pytest
+import torch
 from fastcore.basics import AttrDict
+
+from lowlight_nat.evaluation.fidelity import psnr
 from lowlight_nat.experiments.cost import dark_picture
-from lowlight_nat.models.fusion import DeformAlign
+from lowlight_nat.export.onnx import (
+    OnnxEnhancer,
+    _translations,
+    compiled,
+    export_onnx,
+    exported_program,
+    has_compiler,
+    quantize_dynamic,
+    to_half,
+    to_onnx,
+    weights_sha256,
+    write_onnx,
+)
 from lowlight_nat.export.static_graph import OUTPUT_NAMES, DenseModel
-from lowlight_nat.export.onnx import OnnxEnhancer, compiled, export_onnx, exported_program, has_compiler, quantize_dynamic, to_half, to_onnx, weights_sha256, write_onnx
-from lowlight_nat.export.onnx import _translations
 from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.io.images import ImageError, read_image
-from lowlight_nat.evaluation.fidelity import psnr
+from lowlight_nat.models.fusion import DeformAlign
 from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model
 
 pytestmark = pytest.mark.slow
@@ -60,7 +76,8 @@ def test_dense_does_what_rounds_do(model, root):
     assert differ(outs[0][0], outs[1][0]) > 1e-3 and differ(
         outs[1][0], outs[2][0]) > 1e-5 and differ(outs[2][0], off[0]) > 1e-5
 
-@pytest.mark.parametrize('kw', (dict(deform=(True, True)), dict(mask_by='spread'), dict(factor=2.5), dict(exposure_head='attention'), dict(quantizer='fsq'), dict(feat_kept=False)), ids=str)
+@pytest.mark.parametrize('kw', (dict(deform=(True, True)), dict(mask_by='spread'), dict(factor=2.5),
+                                dict(exposure_head='attention'), dict(quantizer='fsq'), dict(feat_kept=False)), ids=str)
 def test_dense_of_other_networks(kw):
     m = micro(**kw)
     x = dark_picture((80, 56), 3)

@@ -1,18 +1,25 @@
-"Pictures of any size and kind through the Enhancer: sizes, tiles, odd files, memory that runs out, alpha, batches, time and memory."
-import json, math, os, subprocess, sys
+"""Pictures of any size and kind through the Enhancer: sizes, tiles, odd files, memory that runs
+out, alpha, batches, time and memory."""
+import json
+import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np, pytest, torch
-from PIL import Image
+import numpy as np
+import pytest
+import torch
 from odd_pictures import pictures, run_one, write
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
-from lowlight_nat.models import flow
-from lowlight_nat.models import masking
-from lowlight_nat.inference.enhancer import *
-from lowlight_nat.io.images import ImageError, list_images, read_image, to_pil
-from lowlight_nat.inference.tiling import tile_grid
+
 from lowlight_nat.evaluation.fidelity import grey_mean
+from lowlight_nat.inference.enhancer import *
+from lowlight_nat.inference.tiling import tile_grid
+from lowlight_nat.io.images import ImageError, list_images, read_image, to_pil
+from lowlight_nat.models import flow, masking
 from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model, save_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -190,7 +197,10 @@ def short_of_memory(enhance, limit, error):
     e._tiles = _tiles
     return e, sides
 
-@pytest.mark.parametrize('error', [torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize('error', [
+    torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")],
+    ids=lambda e: type(e).__name__)
 @pytest.mark.slow
 def test_memory_that_runs_out_is_answered_by_smaller_tiles(enhance, error):
     x = smooth(300, 530)
@@ -225,7 +235,9 @@ def test_devices_in_their_order(monkeypatch):
     with pytest.raises(ValueError, match='Apple'): pick_device('mps')
     with pytest.raises(ValueError, match='supported'): pick_device('meta')
 
-@pytest.mark.parametrize('error', [NotImplementedError('not implemented for the MPS device'), TypeError('Cannot convert a MPS Tensor to float64 dtype')])
+@pytest.mark.parametrize('error', [
+    NotImplementedError('not implemented for the MPS device'),
+    TypeError('Cannot convert a MPS Tensor to float64 dtype')])
 def test_what_the_gpu_of_apple_cannot_do_is_done_on_the_cpu(enhance, error):
     e = Enhancer(toy(), 'cpu')
     e.device = torch.device('mps')
@@ -343,12 +355,16 @@ def test_jpeg_drops_alpha_png_keeps_it(enhance, tmp_path):
         res.save(tmp_path/'a.jpg')).mode == 'RGB'
     assert res._repr_png_()[:4] == b'\x89PNG'
 
-@pytest.mark.parametrize('src, says', [('nothing.jpg', "doesn't exist"), (SAMPLES, 'folder'), (np.zeros((4, 4, 3))*np.nan, 'NaN'), (3, "can't be read"), (torch.rand(3, 0, 4), 'pixels')])
+@pytest.mark.parametrize('src, says', [
+    ('nothing.jpg', "doesn't exist"), (SAMPLES, 'folder'), (np.zeros((4, 4, 3))*np.nan, 'NaN'),
+    (3, "can't be read"), (torch.rand(3, 0, 4), 'pixels')])
 def test_bad_pictures_give_one_sentence(enhance, src, says):
     with pytest.raises(ImageError, match=says) as e: enhance(src)
     assert '\n' not in str(e.value)
 
-@pytest.mark.parametrize('bad', [dict(tau=-.1), dict(tau=float('nan')), dict(mix=2), dict(rounds=-1), dict(heat=-1), dict(exposure=0), dict(exposure=1.5)])
+@pytest.mark.parametrize('bad', [
+    dict(tau=-.1), dict(tau=float('nan')), dict(mix=2), dict(rounds=-1), dict(heat=-1),
+    dict(exposure=0), dict(exposure=1.5)])
 def test_bad_settings_give_one_sentence(enhance, bad):
     with pytest.raises(ValueError, match=[*bad][0]): enhance(picture(16, 16), **bad)
 
@@ -381,7 +397,6 @@ def reach(enhance):
     """How far, in pixels, the decoder carries a change of the latent or of its features; the toy
     has two blocks at each scale."""
     x = picture(8, 400)[None]
-    z = None
     a = enhance.model.align(x.clone())
     r = enhance.model.refine(a, rounds=0)
     b = enhance.model.decode(a, r, rounds=0).x
@@ -440,7 +455,8 @@ def test_the_mask_is_cut_with_the_tiles(enhance):
                                             off.x[:, far]) and (a.x - off.x)[:, m].abs().max() > 0
     assert torch.equal(cut(x, mask=torch.ones(200, 420)).x, cut(x).x)
 
-@pytest.mark.parametrize('form', ['png', 'transparent', 'pil', 'palette', 'bool', 'bytes', 'ones', 'float', 'tensor', 'file'])
+@pytest.mark.parametrize('form', [
+    'png', 'transparent', 'pil', 'palette', 'bool', 'bytes', 'ones', 'float', 'tensor', 'file'])
 def test_every_form_of_a_mask_is_the_same(tmp_path, form):
     m = torch.zeros(13, 22, dtype=torch.bool)
     m[3:9, 5:20] = True
@@ -455,8 +471,11 @@ def test_every_form_of_a_mask_is_the_same(tmp_path, form):
                        tmp_path/'m.png', 'rb'))[form]
     assert torch.equal(read_mask(src), m)
 
-@pytest.mark.parametrize('mask, says', [(torch.ones(20, 16), 'mask has 16x20 pixels, and the picture 20x16'), (3, "mask: a picture can't be read from int"), ('no.png', "mask: 'no.png' doesn't exist"), (np.full((16, 20), np.nan), 'mask: .*NaN'),
-                                        (torch.ones(2, 3, 4, 5), 'mask: '), (torch.full((16, 20), 3.), 'mask: '), (torch.zeros(0, 4), 'mask: ')])
+@pytest.mark.parametrize('mask, says', [
+    (torch.ones(20, 16), 'mask has 16x20 pixels, and the picture 20x16'),
+    (3, "mask: a picture can't be read from int"), ('no.png', "mask: 'no.png' doesn't exist"),
+    (np.full((16, 20), np.nan), 'mask: .*NaN'), (torch.ones(2, 3, 4, 5), 'mask: '),
+    (torch.full((16, 20), 3.), 'mask: '), (torch.zeros(0, 4), 'mask: ')])
 def test_bad_masks_give_one_sentence(enhance, mask, says):
     with pytest.raises(ImageError, match=says) as e: enhance(picture(16, 20), mask=mask)
     assert '\n' not in str(e.value)
@@ -491,7 +510,9 @@ def test_strength(enhance, tmp_path):
 
 # --- the film ---
 
-@pytest.mark.parametrize('kw', [{}, dict(rounds=2), dict(rounds=0), dict(latent_nat=False), dict(decoder_nat=False), dict(strength=.4), dict(mix=.8, exposure=.4), dict(tau=1.)], ids=str)
+@pytest.mark.parametrize('kw', [
+    {}, dict(rounds=2), dict(rounds=0), dict(latent_nat=False), dict(decoder_nat=False),
+    dict(strength=.4), dict(mix=.8, exposure=.4), dict(tau=1.)], ids=str)
 def test_the_film_begins_without_a_nat_and_ends_with_the_result(enhance, kw):
     x = smooth(60, 70)
     res = enhance(x, film=True, **kw)
@@ -579,7 +600,7 @@ def test_checkpoint_by_path(tmp_path, enhance):
 @pytest.mark.parametrize('path', list_images(SAMPLES), ids=lambda p: p.stem)
 @pytest.mark.slow
 def test_samples_become_brighter(path):
-    from lowlight_nat.evaluation.fidelity import gt_mean, psnr
+    from lowlight_nat.evaluation.fidelity import psnr
     low = read_image(path)
     high = read_image(SAMPLES/'reference'/path.name)
     res = Enhancer.from_pretrained(device='cpu')(path)
@@ -640,7 +661,8 @@ from lowlight_nat.inference.enhancer import Enhancer
 torch.set_num_threads(2)
 enhance, x = Enhancer.from_pretrained(device='cpu'), torch.rand(3, 400, 600)*.1
 for _ in range(2): enhance(x)
-try: peak = next(int(o.split()[1])*1024 for o in open('/proc/self/status') if o.startswith('VmHWM'))   # ru_maxrss would count the parent's, too
+# ru_maxrss would count the parent's, too
+try: peak = next(int(o.split()[1])*1024 for o in open('/proc/self/status') if o.startswith('VmHWM'))
 except OSError: peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
 print(json.dumps(dict(peak=peak)))
 """
@@ -659,8 +681,10 @@ def test_memory_of_one_picture():
 
 # --- one contract: a ValueError of one sentence that names what is wrong ---
 
-@pytest.mark.parametrize('bad', [dict(rounds='2'), dict(rounds=1.5), dict(rounds=True), dict(seed=1.5), dict(seed=2**70), dict(seed='0'), dict(tau='0.5'), dict(mix=[.5]), dict(heat=None),
-                                 dict(strength='all'), dict(latent_nat='False'), dict(film='no'), dict(exposure='bright')], ids=str)
+@pytest.mark.parametrize('bad', [
+    dict(rounds='2'), dict(rounds=1.5), dict(rounds=True), dict(seed=1.5), dict(seed=2**70),
+    dict(seed='0'), dict(tau='0.5'), dict(mix=[.5]), dict(heat=None), dict(strength='all'),
+    dict(latent_nat='False'), dict(film='no'), dict(exposure='bright')], ids=str)
 def test_settings_of_the_wrong_kind_are_one_sentence(enhance, bad):
     for call in lambda: enhance(picture(16, 16), **bad), lambda: enhance.batch([picture(
             16, 16)], **bad), lambda: enhance.stream([picture(16, 16)], **bad):
@@ -682,7 +706,9 @@ def test_numbers_of_other_kinds_are_taken(enhance):
         with pytest.raises(ValueError, match=[*bad][0]): Enhancer(enhance.model, 'cpu', **bad)
     with pytest.raises(ValueError, match='from_pretrained'): Enhancer('small')
 
-@pytest.mark.parametrize('srcs', ['a.jpg', Path('a.jpg'), b'bytes', np.zeros((20, 30, 3), np.uint8), torch.rand(3, 20, 30), np.zeros((20, 30)), Image.new('RGB', (8, 8)), None, 3], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize('srcs', [
+    'a.jpg', Path('a.jpg'), b'bytes', np.zeros((20, 30, 3), np.uint8), torch.rand(3, 20, 30),
+    np.zeros((20, 30)), Image.new('RGB', (8, 8)), None, 3], ids=lambda o: type(o).__name__)
 def test_one_picture_is_no_batch(enhance, srcs):
     for call in enhance.batch, enhance.stream:
         with pytest.raises(ValueError, match='several pictures are expected'): call(srcs)
@@ -710,10 +736,13 @@ def test_a_mistake_in_the_program_is_not_swallowed(enhance, monkeypatch):
 def test_settings_come_by_name_and_in_one_order():
     "picture, tau, rounds, heat, mix, exposure (or level), wherever several of them are"
     import inspect
+
     from lowlight_nat import cli
     from lowlight_nat.app import steps as explore
     order = ['tau', 'rounds', 'heat', 'mix', 'exposure', 'level']
-    for f in Enhancer.__call__, check_settings, LowLightNAT.forward, LowLightNAT.refine, LowLightNAT.decode, LowLightNAT.align, explore.Steps.picture, explore.Steps.decode, cli.lowlight_enhance:
+    said = (Enhancer.__call__, check_settings, LowLightNAT.forward, LowLightNAT.refine, LowLightNAT.decode,
+            LowLightNAT.align, explore.Steps.picture, explore.Steps.decode, cli.lowlight_enhance)
+    for f in said:
         ps = [p for p in inspect.signature(f).parameters.values() if p.name in order]
         assert [p.name for p in ps] == sorted((p.name for p in ps), key=order.index), f
         if f is not cli.lowlight_enhance: assert all(p.kind == p.KEYWORD_ONLY for p in ps), f

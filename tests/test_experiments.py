@@ -1,17 +1,34 @@
 "The experiments as a user runs them: by command, on a data set, stopped and gone on with."
-import csv, inspect, json, signal, subprocess, sys, time
+import csv
+import inspect
+import json
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
-import pytest, torch
+import pytest
+import torch
 from fastcore.basics import AttrDict
 
 from lowlight_nat.cli import EXPERIMENTS, lowlight_experiment, make_parser
-from lowlight_nat.experiments.runs import Run, brightness, compare, differ_most, evaluate, match_results, pareto, scaled, table2
-from lowlight_nat.io.images import read_image, write_image
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, save_model
 from lowlight_nat.data.pairs import find_pairs
-from lowlight_nat.io.records import Rows, folder_lock, write_json
+from lowlight_nat.experiments.runs import (
+    Run,
+    brightness,
+    compare,
+    differ_most,
+    evaluate,
+    match_results,
+    pareto,
+    scaled,
+    table2,
+)
+from lowlight_nat.io.images import read_image, write_image
+from lowlight_nat.io.records import Rows, folder_lock
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, save_model
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +58,9 @@ def command(line):
     except SystemExit as e: return e.code   # said by the parser
 
 
-@pytest.mark.parametrize('name, first, figure', [('table2', 'rounds', None), ('tau', 'tau', 'figure.png'), ('brightness', 'scale', None), ('figure3', 'name', 'figure.jpg'), ('uncertainty', 'map', 'figure.png')])
+@pytest.mark.parametrize('name, first, figure', [
+    ('table2', 'rounds', None), ('tau', 'tau', 'figure.png'), ('brightness', 'scale', None),
+    ('figure3', 'name', 'figure.jpg'), ('uncertainty', 'map', 'figure.png')])
 @pytest.mark.slow
 def test_each_experiment_writes_table_figure_and_circumstances(inside, capsys, name, first, figure):
     assert command(f'{name} --data toy --out out --weights toy.safetensors') == 0
@@ -85,9 +104,21 @@ def test_each_experiment_has_its_own_options():
         lowlight_experiment('table2', data='toy', out='out', share=.3)
     with pytest.raises(ValueError, match='no experiment'): lowlight_experiment('mix')
 
-@pytest.mark.parametrize('line, says', [('table2', '--data is missing'), ('table2 --data toy', '--out is missing'), ('tau a --data toy --out out', 'lowlight_experiment tau: unrecognized arguments: a'), ('table1 --data toy --out out --weights small', 'table1: unrecognized arguments: --weights'),
-    ('compare --data toy --out out', 'required: folders'), ('', 'required: NAME'), ('mix --data toy', 'invalid choice'), ('ablation --data toy --out out --share .3', 'unrecognized arguments: --share'), ('cost --data toy', 'unrecognized arguments: --data'),
-    ('table2 --low toy --out out', '--high is missing'), ('table2 --data toy --low a --high b --out out', 'give the one or the others'), ('table2 --data toy --out out --split all', 'has a split'), ('compare nowhere --data toy --out out', "no folder 'nowhere'"), ('table2 --data nowhere --out out', 'nowhere'), ('table2 --data toy --out toy.safetensors', 'is a file'), ('cost a', 'unrecognized arguments: a'), ('tau --data toy --out out --split test', 'chosen')])
+@pytest.mark.parametrize('line, says', [
+    ('table2', '--data is missing'), ('table2 --data toy', '--out is missing'),
+    ('tau a --data toy --out out', 'lowlight_experiment tau: unrecognized arguments: a'),
+    ('table1 --data toy --out out --weights small', 'table1: unrecognized arguments: --weights'),
+    ('compare --data toy --out out', 'required: folders'), ('', 'required: NAME'),
+    ('mix --data toy', 'invalid choice'),
+    ('ablation --data toy --out out --share .3', 'unrecognized arguments: --share'),
+    ('cost --data toy', 'unrecognized arguments: --data'),
+    ('table2 --low toy --out out', '--high is missing'),
+    ('table2 --data toy --low a --high b --out out', 'give the one or the others'),
+    ('table2 --data toy --out out --split all', 'has a split'),
+    ('compare nowhere --data toy --out out', "no folder 'nowhere'"),
+    ('table2 --data nowhere --out out', 'nowhere'),
+    ('table2 --data toy --out toy.safetensors', 'is a file'),
+    ('cost a', 'unrecognized arguments: a'), ('tau --data toy --out out --split test', 'chosen')])
 def test_bad_input_is_one_sentence(inside, capsys, line, says):
     assert command(line) == 2
     err = capsys.readouterr().err.strip()
@@ -157,11 +188,12 @@ def test_killed_and_gone_on(toy, tmp_path):
     keys = [json.loads(o)['key'] for o in rows.read_text().splitlines()]
     assert keys[:len(before)] == before and sorted(keys) == sorted(set(keys))
     a, b = (json.loads((tmp_path/o/'table2/results.json').read_text())['rows'] for o in 'ab')
-    drop = lambda r: {
-        k: v
-        for k, v in r.items()
-        if k not in ('seconds', 'seconds_each', 'pictures')
-    }
+    def drop(r):
+        return {
+            k: v
+            for k, v in r.items()
+            if k not in ('seconds', 'seconds_each', 'pictures')
+        }
     assert [drop(r) for r in a] == [drop(r) for r in b]
 
 def test_torn_line_and_damaged_settings(tmp_path):
@@ -254,7 +286,8 @@ def test_compare_never_scores_one_half_against_the_other(lol2):
         (lol2/'flat'/f'{f.stem[3:]}.png').write_bytes(f.read_bytes())
     with pytest.raises(
             ValueError,
-            match=r"00000.png' could be the result of Real_captured/00000 and of Synthetic/00000: put each half's results into a folder"
+            match=r"00000.png' could be the result of Real_captured/00000 and of Synthetic/00000: "
+                  r"put each half's results into a folder"
     ):
         compare(run, [lol2/'flat'])
     (lol2/'perfect/Synthetic/00001.png').unlink()
@@ -287,7 +320,8 @@ def test_two_folders_without_a_split(inside, toy, capsys):
                 (inside/'mine'/part/f'{s}{f.name}').write_bytes(f.read_bytes())
     for how, name in ('--data mine', 'mine'), ('--low mine/low --high mine/high', 'low and high'):
         assert command(f'table2 {how} --out {name[:3]} --weights toy.safetensors') == 0
-        assert f"'{'mine/low and mine/high' if '--low' in how else 'mine'}' has no split: all its pairs are used" in capsys.readouterr(
+        assert (f"'{'mine/low and mine/high' if '--low' in how else 'mine'}' has no split: all its "
+                "pairs are used") in capsys.readouterr(
         ).out
         d = json.loads((inside/name[:3]/'table2/results.json').read_text())
         assert (d['data']['n'], d['data']['split'], d['data']['name']) == (

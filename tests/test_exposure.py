@@ -1,12 +1,28 @@
 "The exposure head: kinds, gradients, what the user may say, and the bundled checkpoint."
 from dataclasses import replace
 
-import pytest, torch
-from lowlight_nat.inference.enhancer import Enhancer
-from lowlight_nat.models.light import EXPOSURE_HEADS, coverage, exposure_head, exposure_view, parse_exposure, spare_lights
-from lowlight_nat.models.flow import picture_stats
+import pytest
+import torch
+
 from lowlight_nat.evaluation.fidelity import grey_mean
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model, read_metadata, save_model, weights_path
+from lowlight_nat.inference.enhancer import Enhancer
+from lowlight_nat.models.flow import picture_stats
+from lowlight_nat.models.light import (
+    EXPOSURE_HEADS,
+    coverage,
+    exposure_head,
+    exposure_view,
+    parse_exposure,
+    spare_lights,
+)
+from lowlight_nat.models.lowlight_nat import (
+    LowLightNAT,
+    ModelConfig,
+    load_model,
+    read_metadata,
+    save_model,
+    weights_path,
+)
 
 TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
               flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, ), nat_width=16,
@@ -173,6 +189,7 @@ def test_the_guard_of_the_fixed_graph_is_the_same():
 
 def test_the_explorer_shows_the_same_brightness():
     import numpy as np
+
     from lowlight_nat.app.steps import Steps
     e = Enhancer(load_model('small'), 'cpu', bf16=False)
     shown = np.array(Steps(e, sunny()).picture())/255

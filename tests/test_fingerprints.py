@@ -1,15 +1,37 @@
-"Fingerprints of scenes on real pairs, in JSON, in other processes; and that nothing which trains or selects opens a test picture."
-import ast, io, json, random, subprocess, sys, time, warnings
+"""Fingerprints of scenes on real pairs, in JSON, in other processes; and that nothing which trains
+or selects opens a test picture."""
+import ast
+import io
+import json
+import random
+import subprocess
+import sys
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
-import pytest, torch
+import pytest
+import torch
 from PIL import Image
-from lowlight_nat.data.overlap import (LEAST, THRESHOLD, Overlap, agreement, data_fingerprint,
-                                       fingerprint, fingerprints, overlap_note, overlaps, pack,
-                                       same_scene, signs, unpack)
-from lowlight_nat.io.images import ImageError, read_image, to_pil, write_image
+
+from lowlight_nat.data.overlap import (
+    LEAST,
+    THRESHOLD,
+    Overlap,
+    agreement,
+    data_fingerprint,
+    fingerprint,
+    fingerprints,
+    overlap_note,
+    overlaps,
+    pack,
+    same_scene,
+    signs,
+    unpack,
+)
 from lowlight_nat.data.pairs import Pair, check_pairs, find_pairs
+from lowlight_nat.io.images import ImageError, read_image, to_pil, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,7 +60,8 @@ def crop(x, rng, size=256):
 
 def said(name, a):
     print(
-        f'{name}: {len(a)} pairs, least {a.min():.3f}, 1% {a.quantile(.01):.3f}, median {a.median():.3f}, 99% {a.quantile(.99):.3f}, most {a.max():.3f}'
+        f'{name}: {len(a)} pairs, least {a.min():.3f}, 1% {a.quantile(.01):.3f}, median '
+        f'{a.median():.3f}, 99% {a.quantile(.99):.3f}, most {a.max():.3f}'
     )
 
 
@@ -141,7 +164,8 @@ def test_note():
         [Overlap('22', '21', 3, .9),
          Overlap('22', '23', 4, .85),
          Overlap('1', '2', 0, .88)], 15)
-    assert text == '2 of 15 pictures show scenes of the training data, so the figures may flatter: 22 (training picture 21), 1 (training picture 2).'
+    assert text == ('2 of 15 pictures show scenes of the training data, so the figures may '
+                    'flatter: 22 (training picture 21), 1 (training picture 2).')
 
 def test_checksum_of_data(tmp_path):
     for n in 'ab':
@@ -235,12 +259,15 @@ WATCH = """
 import os, sys
 seen = set()
 def watch(event, args):
-    if event in ('open', 'os.scandir', 'os.listdir') and isinstance(args[0], (str, bytes, os.PathLike)): seen.add(os.path.abspath(os.fsdecode(args[0])))
+    if event in ('open', 'os.scandir', 'os.listdir') and isinstance(args[0], (str, bytes, os.PathLike)):
+        seen.add(os.path.abspath(os.fsdecode(args[0])))
 sys.addaudithook(watch)
 root, out = sys.argv[1:]
 try:
     exec(sys.stdin.read())
-finally: print('SEEN', *sorted(os.path.relpath(o, root).replace(os.sep, '/') for o in seen if o.startswith(os.path.abspath(root) + os.sep)), sep='\\n')
+finally:
+    ours = (o for o in seen if o.startswith(os.path.abspath(root) + os.sep))
+    print('SEEN', *sorted(os.path.relpath(o, root).replace(os.sep, '/') for o in ours), sep='\\n')
 """
 
 def opened(root, code, out='', timeout=600):

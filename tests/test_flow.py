@@ -1,18 +1,31 @@
-"The flow: every layer undone by its inverse, every log-determinant that of the Jacobian, its layers those of normflows, and nothing infinite far from home."
+"""The flow: every layer undone by its inverse, every log-determinant that of the Jacobian, its
+layers those of normflows, and nothing infinite far from home."""
 import math
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 
-import pytest, torch
-from lowlight_nat.models.flow import (ActNorm, ConditionalAffine, ConditionalCoupling, ConditionalEncoder,
-                               ConditionalFlow, InvConv1x1, SpreadHead, check_flow, low_light_views,
-                               nll_bits, picture_stats)
-from lowlight_nat.models.glare import GlareActNorm, GlareCoupling, GlareFlow, GlareSizes, GlareStep, shift_scale
-from lowlight_nat.io.images import list_images, read_image
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model
+import pytest
+import torch
 from torch import nn
+
+from lowlight_nat.io.images import list_images, read_image
+from lowlight_nat.models.flow import (
+    ActNorm,
+    ConditionalAffine,
+    ConditionalCoupling,
+    ConditionalEncoder,
+    ConditionalFlow,
+    InvConv1x1,
+    SpreadHead,
+    check_flow,
+    low_light_views,
+    nll_bits,
+    picture_stats,
+)
+from lowlight_nat.models.glare import GlareActNorm, GlareCoupling, GlareFlow, GlareSizes, GlareStep, shift_scale
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model
 
 LAYERS = dict(actnorm=lambda: ActNorm(4), invconv=lambda: InvConv1x1(4),
               affine=lambda: ConditionalAffine(4, 8), coupling=lambda: ConditionalCoupling(4, 8),
@@ -25,7 +38,8 @@ LAYERS |= dict(glare_actnorm=lambda: GlareActNorm(3), glare_plain=lambda: GlareS
                glare_step=lambda: GlareStep(NARROW, True), glare_flow=lambda: GlareFlow(NARROW))
 layers = pytest.mark.parametrize('name', LAYERS)
 precision = pytest.mark.parametrize('bf16', [False, True], ids=['float32', 'bfloat16'])
-dim_of = lambda name: 3 if 'odd' in name or 'glare' in name else 4
+def dim_of(name):
+    return 3 if 'odd' in name or 'glare' in name else 4
 
 
 @pytest.fixture(autouse=True)
@@ -183,12 +197,10 @@ def test_odd_pictures(picture, weights, bf16, model):
         enc = model.encoder
         flow = model.flow
         spread = model.spread
-        dim = model.cfg.dim
     else:
         enc = shaken(ConditionalEncoder((8, 16, 16), 4, 8), .1)
         flow = shaken(ConditionalFlow(4, 8, 6, 16), .1)
         spread = shaken(SpreadHead(4, 8))
-        dim = 4
     x = ODD[picture]
     with autocast(bf16):
         e = enc(x)
@@ -314,7 +326,9 @@ def test_views_of_odd_pictures(picture):
     v = low_light_views(ODD[picture], picture_stats(ODD[picture]))
     assert v.isfinite().all() and v.abs().max() < 8
 
-@pytest.mark.parametrize('z', [torch.zeros(2, 3, 4, 4), torch.ones(1, 3, 1, 1), torch.full((1, 3, 4, 4), 1e3)], ids=['zeros', 'one place', 'constant'])
+@pytest.mark.parametrize('z', [
+    torch.zeros(2, 3, 4, 4), torch.ones(1, 3, 1, 1),
+    torch.full((1, 3, 4, 4), 1e3)], ids=['zeros', 'one place', 'constant'])
 def test_actnorm_starts_from_any_batch(z):
     layer = ActNorm(3).train()
     u, logdet = layer(z)
@@ -480,7 +494,8 @@ def their_step(nf, step, v, c):
     v, ld = their_convolution(nf, step.invconv).inverse(v)
     total = total + ld
     if step.affine is None: return v, total
-    params = lambda o: (lambda t, sigma: (t, sigma.log()))(*shift_scale(o, math.inf))
+    def params(o):
+        return (lambda t, sigma: (t, sigma.log()))(*shift_scale(o, math.inf))
     v, ld = their_affine(nf, *params(step.affine.fFeatures(c)))(v)
     total = total + ld
     v, ld = their_coupling(nf, SimpleNamespace(params=lambda x: params(step.affine.fAffine(x))),

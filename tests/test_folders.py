@@ -1,14 +1,23 @@
-"Folders of pictures: names, what is refused, what fails, what is skipped; and a run over 200 pictures that is killed and started again."
-import errno, hashlib, io, os, signal, subprocess, sys, time
-from pathlib import Path
+"""Folders of pictures: names, what is refused, what fails, what is skipped; and a run over 200
+pictures that is killed and started again."""
+import errno
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
 
-import pytest, torch
+import pytest
+import torch
 from PIL import Image
-from lowlight_nat.inference import folders
+
 from lowlight_nat.cli import lowlight_enhance
+from lowlight_nat.inference import folders
 from lowlight_nat.inference.enhancer import Enhancer
-from lowlight_nat.io.files import ImageError
 from lowlight_nat.inference.folders import *
+from lowlight_nat.io.files import ImageError
 from lowlight_nat.io.images import read_image, to_pil, write_image
 from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, save_model
 
@@ -148,7 +157,6 @@ def test_batches_give_the_same_files(enhance, tmp_path, size):
     for i, (h, w) in enumerate(sizes):
         write_image(picture(h, w, i, .02+.12*i), tmp_path/f'in/{i}.png')
     batches = []
-    once = enhance._once
     class Counting(Enhancer):
         def _once(self, x, *args):
             batches.append(len(x))
@@ -425,11 +433,12 @@ def test_a_folder_of_folders_says_so(tmp_path):
 
 def test_patterns_that_no_shell_expanded(folder, tmp_path, capsys):
     save_model(toy(), tmp_path/'m.safetensors')
-    run = lambda *a: lowlight_enhance.main([
-        *map(str, a), '-o',
-        str(tmp_path/'out'), '--weights',
-        str(tmp_path/'m.safetensors'), '--device', 'cpu'
-    ])
+    def run(*a):
+        return lowlight_enhance.main([
+            *map(str, a), '-o',
+            str(tmp_path/'out'), '--weights',
+            str(tmp_path/'m.safetensors'), '--device', 'cpu'
+        ])
     assert run(folder/'[ab].*', folder/'a.png', folder/'*.webp') == 0 and tree(
         tmp_path/'out') == ['a.png', 'b.jpg', 'c.webp']
     assert run(folder/'*.gif') == 2 and 'fits no file' in capsys.readouterr().err

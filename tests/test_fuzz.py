@@ -1,17 +1,24 @@
-"""The readers under fire: whatever bytes, arrays, tensors or metadata they are given, there is a picture or an `ImageError` of one sentence.
+"""The readers under fire: whatever bytes, arrays, tensors or metadata they are given, there is a
+picture or an `ImageError` of one sentence.
 
 Bounded: examples are drawn from a fixed seed, so that every run tries the same ones."""
-import functools, warnings
+import functools
+import warnings
 from io import BytesIO
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip('hypothesis', reason='needs hypothesis, of the dev extra')
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from odd_pictures import pictures
+
 from lowlight_nat.io.images import ImageError, read_image
 from lowlight_nat.io.metadata import Picture, read_picture, write_picture
+
 
 def bounded(n):
     return settings(max_examples=n, deadline=None, derandomize=True, database=None,
@@ -97,13 +104,16 @@ def test_any_array(shape, kind, value, as_tensor):
     survives(a)
 
 @bounded(60)
-@given(st.one_of(st.none(), st.integers(), st.text(max_size=20), st.binary(max_size=20), st.lists(st.integers(), max_size=3), st.floats()))
+@given(st.one_of(st.none(), st.integers(), st.text(max_size=20), st.binary(max_size=20),
+                 st.lists(st.integers(), max_size=3), st.floats()))
 def test_anything_else(src):
     try: read_picture(src)
     except ImageError as e: assert '\n' not in str(e)
 
 @bounded(150)
-@given(st.sampled_from('png jpg tif webp bmp'.split()), st.dictionaries(st.sampled_from(['exif', 'icc_profile', 'xmp']), st.binary(min_size=1, max_size=120), max_size=3), st.sampled_from([8, 16]), st.booleans())
+@given(st.sampled_from('png jpg tif webp bmp'.split()),
+       st.dictionaries(st.sampled_from(['exif', 'icc_profile', 'xmp']),
+                       st.binary(min_size=1, max_size=120), max_size=3), st.sampled_from([8, 16]), st.booleans())
 @pytest.mark.slow
 def test_odd_metadata_never_cost_the_picture(tmp_path_factory, ext, info, depth, clear):
     "Whatever the metadata are, the file is written and holds the picture."

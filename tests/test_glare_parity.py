@@ -1,17 +1,29 @@
 "GLARE's network, and the reading of its release, held against arrays that the official modules computed."
-import json, math, pickle, re, zlib
+import json
+import math
+import pickle
+import re
+import zlib
 from dataclasses import replace
 
 import numpy as np
-import pytest, torch
-import torch.nn.functional as F
-from PIL import Image
+import pytest
+import torch
 from fastcore.basics import AttrDict
+from PIL import Image
 from torch import nn
-from lowlight_nat.models.vqgan import squared_distances
+
 from lowlight_nat.models.flow import nll_bits
 from lowlight_nat.models.glare import GlareSizes
-from lowlight_nat.models.glare_weights import UNUSED, glare_forward, glare_from_files, glare_names, load_glare, mean_ratio, read_weights
+from lowlight_nat.models.glare_weights import (
+    UNUSED,
+    glare_forward,
+    glare_from_files,
+    glare_names,
+    load_glare,
+    mean_ratio,
+    read_weights,
+)
 from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, load_model, save_model
 
 SMALL = GlareSizes(ch=32, n_codes=64, flow_steps=3)
@@ -207,12 +219,17 @@ def part_of(name, value):
     if part == 'chan_std': return value.double().std((0, 2, 3), correction=0)
     return value
 
-WHOLE = '''input log_input vq_h vq_z vq_indices vq_zq vq_qloss vq_rec enc_z cond_feat color_map flow_fwd flow_fwd_logdet flow_fwd_steps
-    flow_fwd_steps_logdet nll_mean_color_map logp_mean_color_map nll_mean_gt_latent flow_roundtrip flow_roundtrip_logdet aligned aligned_logdet
-    flow_inv_steps aligned_indices aligned_zq aligned_vq_rec dd_ratio0 dd_ratio1 final vq_margin aligned_margin'''.split(
-)
-PARTLY = '''vq_feat0 vq_feat1 mid_feat0 mid_feat1 aligned_vq_feat0 aligned_vq_feat1 dd_mid dd_mix0 dd_conv_offset0 dd_warp0 dd_mix1
-    dd_conv_offset1 dd_warp1'''.split()
+WHOLE = '''
+    input log_input vq_h vq_z vq_indices vq_zq vq_qloss vq_rec enc_z cond_feat color_map
+    flow_fwd flow_fwd_logdet flow_fwd_steps flow_fwd_steps_logdet nll_mean_color_map
+    logp_mean_color_map nll_mean_gt_latent flow_roundtrip flow_roundtrip_logdet aligned
+    aligned_logdet flow_inv_steps aligned_indices aligned_zq aligned_vq_rec dd_ratio0 dd_ratio1
+    final vq_margin aligned_margin
+'''.split()
+PARTLY = '''
+    vq_feat0 vq_feat1 mid_feat0 mid_feat1 aligned_vq_feat0 aligned_vq_feat1 dd_mid dd_mix0
+    dd_conv_offset0 dd_warp0 dd_mix1 dd_conv_offset1 dd_warp1
+'''.split()
 ARRAYS = WHOLE + [
     f'{o}__{part}' for o in PARTLY for part in ('sub', 'ch5', 'chan_mean', 'chan_std')
 ]
@@ -391,7 +408,8 @@ def save(state, path):
     torch.save(state, path)
     return path
 
-@pytest.mark.parametrize('change', ['none', 'module. prefix', 'without the unused', 'with leftovers', 'float64', 'old format'])
+@pytest.mark.parametrize('change', [
+    'none', 'module. prefix', 'without the unused', 'with leftovers', 'float64', 'old format'])
 @pytest.mark.slow
 def test_loader_tolerates(change, states, release, plain, tmp_path):
     net = dict(states['net_G.pth'])

@@ -1,12 +1,18 @@
 "Reading and writing pictures: damaged files of every format, deep files made by others, the file system, imports."
-import os, subprocess, sys
+import os
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
-import numpy as np, pytest, torch
+
+import numpy as np
+import pytest
+import torch
 from PIL import Image
+
+from lowlight_nat.inference.tiling import apply_tiled, tile_grid
+from lowlight_nat.io.files import WRITTEN_FORMATS
 from lowlight_nat.io.images import *
-from lowlight_nat.inference.tiling import apply_tiled, crop_to, pad_to_multiple, tile_grid
-from lowlight_nat.io.files import WRITTEN_FORMATS, write_beside
 
 FORMATS = ['jpg', 'png', 'webp', 'tif', 'bmp', 'gif']
 
@@ -125,7 +131,8 @@ def test_tiles_of_a_multiple_stay_on_the_grid():
 
 @pytest.mark.slow
 def test_import_is_light():
-    code = "import sys, lowlight_nat.io.images, lowlight_nat.evaluation.fidelity; print([m for m in ('matplotlib','fastai','IPython','lpips','pandas') if m in sys.modules])"
+    code = ("import sys, lowlight_nat.io.images, lowlight_nat.evaluation.fidelity; print([m for m "
+            "in ('matplotlib','fastai','IPython','lpips','pandas') if m in sys.modules])")
     assert subprocess.run([sys.executable, '-c', code], capture_output=True,
                           text=True).stdout.strip() == '[]'
 
@@ -204,9 +211,9 @@ def ghostscript(monkeypatch):
 @pytest.mark.parametrize('name', ['a.jpg', 'a.png', 'a.eps', 'a.tif', 'a.nef'])
 def test_postscript_starts_nothing(tmp_path, ghostscript, name):
     "A program under a picture's name is no picture, by whichever door it comes in."
-    from lowlight_nat.inference.enhancer import read_mask
     from lowlight_nat.data.overlap import fingerprints
     from lowlight_nat.data.pairs import Pair, check_pairs
+    from lowlight_nat.inference.enhancer import read_mask
     from lowlight_nat.io.metadata import read_alpha, read_picture
     path = tmp_path/name
     path.write_bytes(POSTSCRIPT)
@@ -357,7 +364,9 @@ def test_whole_numbers_are_divided_by_their_maximum(tmp_path):
         assert torch.equal(read_image(write_picture(o, tmp_path/'b.png', Picture(None))), x/255)
     assert read_image(to_pil(torch.ones(3, 2, 2, dtype=torch.bool))).min()==1
 
-@pytest.mark.parametrize('bad', [torch.rand(3, 4, 5)*255, torch.full((3, 4, 5), -50.), torch.ones(3, 4, 5, dtype=torch.int64), torch.full((3, 4, 5), 1e30)])
+@pytest.mark.parametrize('bad', [
+    torch.rand(3, 4, 5)*255, torch.full((3, 4, 5), -50.), torch.ones(3, 4, 5, dtype=torch.int64),
+    torch.full((3, 4, 5), 1e30)])
 def test_numbers_far_outside_are_refused(tmp_path, bad):
     from lowlight_nat.io.metadata import Picture, write_picture
     for f in (to_pil, lambda x: write_image(x, tmp_path/'a.png'),
@@ -414,7 +423,9 @@ def test_what_readers_may_raise(tmp_path):
         with pytest.raises(ImageError, match=says): read_image(src)
     assert read_image(np.matrix(np.full((4, 5), .5))).shape==(3, 4, 5)
 
-@pytest.mark.parametrize('bad,says', [(torch.zeros(3, 4, 5).to_sparse(), 'to_dense'), (torch.zeros(3, 4, 5, device='meta'), 'meta'), (np.zeros((3, 4, 5)), 'from_numpy')])
+@pytest.mark.parametrize('bad,says', [
+    (torch.zeros(3, 4, 5).to_sparse(), 'to_dense'), (torch.zeros(3, 4, 5, device='meta'), 'meta'),
+    (np.zeros((3, 4, 5)), 'from_numpy')])
 def test_what_writers_are_given(tmp_path, bad, says):
     for f in (to_pil, lambda x: write_image(x, tmp_path/'a.png')):
         with pytest.raises(ImageError, match=says): f(bad)

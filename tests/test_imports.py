@@ -5,7 +5,6 @@ import re
 import runpy
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,8 @@ def test_a_cycle_is_found():
 def test_the_leaves_are_leaves():
     "Nothing imports the export, the app or the experiments but the commands on top."
     for leaf in 'export', 'app', 'experiments':
-        users = {ARCHITECTURE['room'](m) for m, needs in GRAPH.items() if any(ARCHITECTURE['room'](o) == leaf for o in needs)}
+        users = {ARCHITECTURE['room'](m) for m, needs in GRAPH.items()
+                 if any(ARCHITECTURE['room'](o) == leaf for o in needs)}
         assert users <= {leaf, 'cli'}
 
 def test_a_pictures_way_is_short():
@@ -46,7 +46,8 @@ def test_no_private_name_of_another_module():
     for name, path in FILES.items():
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             if isinstance(node, ast.ImportFrom) and (node.level or (node.module or '').startswith('lowlight_nat')):
-                bad += [f'{name}: {o.name} of {node.module}' for o in node.names if o.name[0] == '_' and o.name != '_moved']
+                bad += [f'{name}: {o.name} of '
+                        f'{node.module}' for o in node.names if o.name[0] == '_' and o.name != '_moved']
     assert bad == []
 
 def test_no_wildcards():
@@ -61,7 +62,8 @@ def python(code):
     return r.stdout.strip()
 
 def test_the_front_door_is_light():
-    assert python("import sys, lowlight_nat; print([o for o in ('torch', 'numpy', 'PIL', 'fastcore') if o in sys.modules])") == '[]'
+    assert python("import sys, lowlight_nat; print([o for o in ('torch', 'numpy', 'PIL', "
+                  "'fastcore') if o in sys.modules])") == '[]'
 
 def test_the_front_door_leads_everywhere():
     import lowlight_nat
@@ -82,6 +84,7 @@ def test_what_editors_see_is_what_there_is():
 
 def test_names_of_version_0_1():
     import importlib
+
     from lowlight_nat import _moved
     for old, new in _moved.MOVED.items():
         sys.modules.pop(f'lowlight_nat.{old}', None)
@@ -97,11 +100,12 @@ def test_names_in_rooms_that_were_modules():
         from lowlight_nat.training import train_pipeline
     assert LowLightDataLoaders.__module__ == 'lowlight_nat.data.loaders' and callable(train_pipeline)
     with pytest.raises(ImportError, match='nothing_such'):
-        from lowlight_nat.data import nothing_such
+        from lowlight_nat.data import nothing_such  # noqa: F401
 
 def test_no_other_module_warns():
     "Ours use the new names."
-    out = python("import warnings; warnings.simplefilter('error', DeprecationWarning); import lowlight_nat.cli, lowlight_nat.inference.folders; print('quiet')")
+    out = python("import warnings; warnings.simplefilter('error', DeprecationWarning); import "
+                 "lowlight_nat.cli, lowlight_nat.inference.folders; print('quiet')")
     assert out == 'quiet'
 
 def test_every_notebook_says_its_module_once():

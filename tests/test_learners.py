@@ -3,17 +3,21 @@ import warnings
 from copy import deepcopy
 from dataclasses import replace
 
-import matplotlib, pytest, torch
+import matplotlib
+import pytest
+import torch
+
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from fastai.callback.core import Callback
 from fastai.learner import load_learner
+
 import lowlight_nat.training.learner as T
-from lowlight_nat.training.callbacks import EMAWeights, Preview, ValidateEvery, sum_terms
 from lowlight_nat.data.loaders import LowLightBlock, LowLightDataLoaders, Pair
 from lowlight_nat.io.images import write_image
-from lowlight_nat.training.losses import gt_mean_loss, l1_loss
 from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan
+from lowlight_nat.training.callbacks import EMAWeights, Preview, ValidateEvery, sum_terms
+from lowlight_nat.training.losses import gt_mean_loss, l1_loss
 from lowlight_nat.training.stages import STAGES, random_tau
 
 TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
@@ -142,7 +146,8 @@ def test_lr_find_interrupted_puts_back_too(tmp_path):
 def test_unfreeze_never_unfreezes_what_a_stage_leaves_alone(name, tmp_path):
     learn = learner(name, tmp_path)
     groups = STAGES[name].groups(learn.model.model)
-    trained = lambda: {p for p in learn.model.parameters() if p.requires_grad}
+    def trained():
+        return {p for p in learn.model.parameters() if p.requires_grad}
     own = {p for g in groups for p in g}
     start = state(learn)
     learn.freeze()
@@ -233,7 +238,8 @@ def test_validate_needs_no_training_and_is_never_skipped(name, tmp_path):
     assert len(fresh) == 1 + len(STAGES[name].terms) + 2 and fresh[-2] > 0
     quiet(learn, learn.fit, 1, 1e-3)
     in_training = learn.recorder.values[-1][1:]
-    numbers = lambda vs: [v for v in vs if v is not None]
+    def numbers(vs):
+        return [v for v in vs if v is not None]
     # averaged weights, in training as after it
     assert numbers(in_training) == pytest.approx(numbers(quiet(learn, learn.validate)))
     pictures = sorted((tmp_path/'previews').iterdir())

@@ -1,7 +1,12 @@
-"The chapter on masking: its figures of merit against outside implementations, its extremes, and the script that measures them."
-import json, math, sys
+"""The chapter on masking: its figures of merit against outside implementations, its extremes, and
+the script that measures them."""
+import json
+import math
+import sys
 
-import pytest, torch
+import pytest
+import torch
+
 from lowlight_nat.models import masking as M
 from lowlight_nat.models.vqgan import squared_distances
 
@@ -26,7 +31,8 @@ def exact(z, codes, T):
 
 # --- statistics without the table ---
 
-@pytest.mark.parametrize('B, d, h, w, K', [(1, 4, 100, 150, 512), (2, 3, 7, 5, 1024), (3, 8, 1, 1, 2), (1, 1, 4, 4, 17)])
+@pytest.mark.parametrize('B, d, h, w, K', [
+    (1, 4, 100, 150, 512), (2, 3, 7, 5, 1024), (3, 8, 1, 1, 2), (1, 1, 4, 4, 17)])
 @pytest.mark.parametrize('per_place', [False, True])
 @pytest.mark.slow
 def test_statistics_are_those_of_the_table(B, d, h, w, K, per_place):
@@ -241,7 +247,8 @@ def test_calibration_finds_the_spread_and_beats_a_grid(sigma):
     truth = torch.randint(0, 128, (4000,))
     d2 = torch.cdist(codes[truth] + sigma*torch.randn(4000, 4), codes)**2
     T = M.calibrate_temperature(d2, truth)
-    nll = lambda t: torch.nn.functional.cross_entropy(-d2/t, truth).item()
+    def nll(t):
+        return torch.nn.functional.cross_entropy(-d2/t, truth).item()
     assert abs(T/(2*sigma**2) - 1) < .12
     assert nll(T) <= min(nll(T*f) for f in (.5, .8, .95, 1.05, 1.25, 2)) + 1e-6
     # a spread that is three times too large
@@ -347,7 +354,8 @@ def test_settled_places_stay():
 
 def test_gumbel_noise():
     conf = torch.rand(3, 6, 7)
-    gen = lambda: torch.Generator().manual_seed(3)
+    def gen():
+        return torch.Generator().manual_seed(3)
     assert torch.equal(M.gumbel_confidence(conf, 0.), conf.log())
     assert torch.equal(M.gumbel_confidence(conf, .7, gen()), M.gumbel_confidence(conf, .7, gen()))
     assert torch.equal(
@@ -369,7 +377,7 @@ def test_the_figures_shown_are_whole(root):
     } <= set(d)
     assert set(d['curves']) == {*d['maps'], 'oracle'} and all(
         len(c) == len(d['share']) for c in d['curves'].values())
-    for n, c in d['calibration'].items():
+    for _n, c in d['calibration'].items():
         assert sum(c['count']) == d['places']
         close(
             c['ece'],

@@ -1,5 +1,8 @@
-"PSNR and SSIM held against scikit-image on pictures of many sizes and brightnesses; GT-mean against its four formulas; all against faults of known size."
-import pytest, torch
+"""PSNR and SSIM held against scikit-image on pictures of many sizes and brightnesses; GT-mean
+against its four formulas; all against faults of known size."""
+import pytest
+import torch
+
 from lowlight_nat.evaluation.fidelity import *
 
 skm = pytest.importorskip('skimage.metrics', reason="needs scikit-image, the outside reference")
@@ -58,7 +61,9 @@ EQUAL = (1/3, 1/3, 1/3)
 def mean_by(x, weights):
     return (x*torch.tensor(weights).view(1, 3, 1, 1)).sum(1).mean((1, 2)).view(-1, 1, 1, 1)
 
-@pytest.mark.parametrize('form, of_target, of_pred', [('grey', RGB, RGB), ('grey_bgr', BGR, BGR), ('channel', EQUAL, EQUAL), ('unclipped', BGR, EQUAL)])
+@pytest.mark.parametrize('form, of_target, of_pred', [
+    ('grey', RGB, RGB), ('grey_bgr', BGR, BGR), ('channel', EQUAL, EQUAL),
+    ('unclipped', BGR, EQUAL)])
 def test_each_form_is_its_formula(form, of_target, of_pred):
     "On predictions above 1: all but one see them clipped"
     g = torch.Generator().manual_seed(0)
@@ -109,6 +114,7 @@ def test_an_unknown_form_is_refused():
 @pytest.fixture(scope='module', params=['coffee.png', 'astronaut.webp', 'rocket.webp'])
 def photo(request):
     from pathlib import Path
+
     from lowlight_nat.io.images import read_image
     return read_image(Path(__file__).parents[1]/'samples/reference'/request.param)[None]
 

@@ -2,13 +2,24 @@
 import math
 from dataclasses import replace
 
-import pytest, torch
+import pytest
+import torch
 from fastcore.basics import AttrDict
 from torch.utils._python_dispatch import TorchDispatchMode
+
 from lowlight_nat.models.flow import picture_stats
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, StagePlan, TrainPlan, load_model, read_metadata, save_model, weights_path
-from lowlight_nat.training.stages import align_terms
+from lowlight_nat.models.lowlight_nat import (
+    LowLightNAT,
+    ModelConfig,
+    StagePlan,
+    TrainPlan,
+    load_model,
+    read_metadata,
+    save_model,
+    weights_path,
+)
 from lowlight_nat.training.learner import STAGES, trainable
+from lowlight_nat.training.stages import align_terms
 
 TOY = replace(ModelConfig.tiny(), n_codes=64, vq_channels=(8, 16), enc_channels=(8, 16, 16), cond=8,
               flow_steps=2, flow_hidden=8, dec_channels=(8, 16), nat_width=32, feat_width=32,
@@ -185,8 +196,11 @@ def spot():
     x = torch.zeros(1, 3, 32, 32)
     x[..., 13, 17] = 1.
     return x
-@pytest.mark.parametrize('x', [torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32), spot(), torch.full((1, 3, 32, 32), 1e3), torch.full((1, 3, 32, 32), -1e3),
-                               1e3*torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))], ids=['zero', 'one', 'spot', '1e3', '-1e3', 'noise'])
+@pytest.mark.parametrize('x', [
+    torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32), spot(), torch.full((1, 3, 32, 32), 1e3),
+    torch.full((1, 3, 32, 32), -1e3),
+    1e3*torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))],
+    ids=['zero', 'one', 'spot', '1e3', '-1e3', 'noise'])
 def test_nothing_overflows(model, x):
     for kw in dict(tau=0.), dict(heat=1.):
         out = model(x, **kw)
@@ -272,8 +286,11 @@ def test_work_follows_the_mask(model):
     patches = 8*12
     assert n[0] == patches and all(k <= 9 for k in n[1:4]), n
 
-@pytest.mark.parametrize('cfg', [dict(vq_channels=(8, 16, 16), vq_stem=1, vq_groups=4), dict(dim=3, vq_groups=8, deform=(True, True)), dict(deform=(False, False), nat_patch=1)],
-                         ids=['as base: three levels', 'groups, deformable twice', 'patches of one place'])
+@pytest.mark.parametrize('cfg', [
+    dict(vq_channels=(8, 16, 16), vq_stem=1, vq_groups=4),
+    dict(dim=3, vq_groups=8, deform=(True, True)),
+    dict(deform=(False, False), nat_patch=1)], ids=['as base: three levels',
+                                                    'groups, deformable twice', 'patches of one place'])
 def test_other_sizes_run(cfg):
     m = LowLightNAT(replace(TOY, **cfg)).eval()
     with torch.no_grad(): assert m(torch.rand(1, 3, 24, 40), tau=0.).x.isfinite().all()
@@ -309,7 +326,8 @@ def test_every_stage_trains_with_other_quantizers(quantizer):
 
 @pytest.mark.parametrize('quantizer', ['ema', 'cosine', 'fsq'])
 def test_sigma_is_an_error_among_the_codes(quantizer):
-    """T = 2 sigma^2 divides distances of the placed latent to the codes, so sigma must be trained on errors of the placed latent.
+    """T = 2 sigma^2 divides distances of the placed latent to the codes, so sigma must be trained
+    on errors of the placed latent.
     For `cosine` and `fsq`, two latents of which one is twice the other, far out, have one place: no error."""
     torch.manual_seed(0)
     m = LowLightNAT(replace(TOY, n_codes=100, quantizer=quantizer)).eval()
@@ -463,8 +481,11 @@ def test_a_checkpoint_keeps_configuration_and_plan(model, tmp_path):
     a, b = (read_metadata(tmp_path/f'{n}.safetensors') for n in 'ab')
     assert (a.config, a.plan) == (model.cfg, plan) and (b.config, b.plan) == (model.cfg, None)
 
-@pytest.mark.parametrize('edge', [dict(rounds=0), dict(n_codes=4), dict(dim=2), dict(vq_blocks=0), dict(enc_blocks=0), dict(dec_blocks=0), dict(flow_steps=1), dict(dilations=(1,)), dict(nat_patch=1), dict(nat_heads=1), dict(vq_groups=4), dict(deform=(True, True)),
-                                  dict(vq_channels=(8, 8, 8), vq_stem=1), dict(cond=1), dict(flow_hidden=1)], ids=str)
+@pytest.mark.parametrize('edge', [
+    dict(rounds=0), dict(n_codes=4), dict(dim=2), dict(vq_blocks=0), dict(enc_blocks=0),
+    dict(dec_blocks=0), dict(flow_steps=1), dict(dilations=(1,)), dict(nat_patch=1),
+    dict(nat_heads=1), dict(vq_groups=4), dict(deform=(True, True)),
+    dict(vq_channels=(8, 8, 8), vq_stem=1), dict(cond=1), dict(flow_hidden=1)], ids=str)
 def test_what_is_allowed_runs(edge):
     small = dict(n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1,
                  flow_hidden=8, dec_channels=(8, 8), nat_width=16, nat_depth=1, feat_width=16,

@@ -1,6 +1,9 @@
-"The list of broken lines is up to date, one of them is broken on every run, and the outcome shown in the book is whole."
-import json, runpy
+"""The list of broken lines is up to date, one of them is broken on every run, and the outcome shown
+in the book is whole."""
+import json
+import runpy
 from pathlib import Path
+
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,19 +1,28 @@
-"""Each exported name, counted: a docstring of one paragraph, a comment for each parameter, shapes of tensors, an example in a chapter, a test.
+"""Each exported name, counted: a docstring of one paragraph, a comment for each parameter, shapes
+of tensors, an example in a chapter, a test.
 
 A name is one of a module's `__all__`, or a public method that `@patch` adds. What it must have:
 docstring: one paragraph; a constant has a comment instead, on its line or alone above it
-docments:  a comment for each parameter (two on a line: the comment is the last one's), and for each field of a dataclass
-shapes:    where a parameter or what is returned is annotated as a Tensor, also in `forward`, the comment gives a shape, as (B,3,H,W), or says scalar, any shape, same shape
+docments:  a comment for each parameter (two on a line: the comment is the last one's), and for each
+field of a dataclass
+shapes:    where a parameter or what is returned is annotated as a Tensor, also in `forward`, the
+comment gives a shape, as (B,3,H,W), or says scalar, any shape, same shape
 example:   a use in a cell of a notebook that is seen, run and not exported
 test:      a use in a cell that checks (assert, test_eq and its like), or in tests/
 
 `python tests/test_names.py` prints the counts and what is missing.
 """
-import ast, io, json, re, sys, tokenize
+import ast
+import io
+import json
+import re
+import tokenize
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from lowlight_nat import _FRONT
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKS = 'docstring docments shapes example test'.split()
@@ -31,63 +40,44 @@ CHECKING = re.compile(
 
 # --- what the modules offer ---
 
-def comments_of(src):
-    "Comment of each line that has one, and the lines that hold nothing else."
-    toks = [
-        o for o in tokenize.generate_tokens(io.StringIO(src).readline) if o.type == tokenize.COMMENT
-    ]
-    lines = src.splitlines()
-    return {o.start[0]: o.string.lstrip('#| ').strip()
-            for o in toks
-            }, {o.start[0]
-                for o in toks
-                if lines[o.start[0] - 1].strip().startswith('#')}
-
-def comment_at(comments, line, end=None):
-    "The comment at the end of these lines, or alone above them."
-    found, alone = comments
-    for i in range(end or line, line-1, -1):
-        if found.get(i): return found[i]
-    return found.get(
-        line - 1, '') if line - 1 in alone and not found.get(line - 1, '').startswith('%%') else ''
-
-def is_static(node):
-    return any(isinstance(d, ast.Name) and d.id == 'staticmethod' for d in node.decorator_list)
+class Comments:
+    "Comments of a source by line."
+    def __init__(self, src):
+        found = [o for o in tokenize.generate_tokens(io.StringIO(src).readline) if o.type == tokenize.COMMENT]
+        self.said = {o.start[0]: o.string.lstrip('#| ').strip() for o in found}
+        self.alone = {o.start[0] for o in found if o.line.strip().startswith('#')}
+    def at(self, line, end=None):
+        "The comment at the end of these lines, or alone above them."
+        behind = [self.said[i] for i in range(end or line, line - 1, -1) if self.said.get(i)]
+        above = self.said.get(line - 1, '') if line - 1 in self.alone else ''
+        return behind[0] if behind else '' if above.startswith('%%') else above
 
 def by_param(annotation):
     "What the commands say of a parameter inside `Param(...)`, which stands where its type does."
-    return ast.unparse(annotation.args[0]) if isinstance(annotation, ast.Call) and getattr(
-        annotation.func, 'id', '') == 'Param' and annotation.args else ''
+    is_param = isinstance(annotation, ast.Call) and ast.unparse(annotation.func) == 'Param' and annotation.args
+    return ast.unparse(annotation.args[0]) if is_param else ''
 
 def parameters(fn, comments, method):
     """Name, annotation and comment of each parameter of `fn`, and of what it returns. As in
     fastcore, a line's comment is its last parameter's."""
     a = fn.args
-    args = [
-        *a.posonlyargs, *a.args, *([a.vararg] if a.vararg else []), *a.kwonlyargs,
-        *([a.kwarg] if a.kwarg else [])
-    ]
-    last = {}
-    for o in args: last[o.lineno] = o.arg
+    args = [o for o in (*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg) if o]
+    last = {o.lineno: o.arg for o in args}
+    out = []
+    returned = comments.at(fn.returns.lineno) if fn.returns else ''
     if fn.returns: last[fn.returns.lineno] = 'return'
-    # `# (B,3,H,W) to (B,d,h,w)` is of what goes in, too
-    both = fn.returns.lineno if fn.returns and ' to ' in comment_at(comments,
-                                                                    fn.returns.lineno) else None
-    said = {
-        o.arg: by_param(o.annotation)
-        or (comment_at(comments, o.lineno) if last[o.lineno] == o.arg or o.lineno == both else '')
-        for o in args
-    }
-    out = [(o.arg, ast.unparse(o.annotation) if o.annotation else '', said[o.arg]) for o in args]
-    if fn.returns:
-        out.append(('return', ast.unparse(fn.returns), comment_at(comments, fn.returns.lineno)))
-    return out[1:] if method and not is_static(fn) else out
+    for o in args:
+        # `# (B,3,H,W) to (B,d,h,w)` is of what goes in, too
+        both = ' to ' in returned and o.lineno == fn.returns.lineno
+        said = comments.at(o.lineno) if both or last[o.lineno] == o.arg else ''
+        out.append((o.arg, ast.unparse(o.annotation) if o.annotation else '', by_param(o.annotation) or said))
+    if fn.returns: out.append(('return', ast.unparse(fn.returns), returned))
+    return out[1:] if method and 'staticmethod' not in decorators(fn) else out
 
 def fields_of(cls, comments):
     "The same of a dataclass."
-    return [(o.target.id, ast.unparse(o.annotation), comment_at(comments, o.lineno, o.end_lineno))
-            for o in cls.body
-            if isinstance(o, ast.AnnAssign)]
+    return [(o.target.id, ast.unparse(o.annotation), comments.at(o.lineno, o.end_lineno))
+            for o in cls.body if isinstance(o, ast.AnnAssign)]
 
 def is_tensor(annotation): return bool(re.search(r'\bTensor\b', annotation))
 
@@ -99,7 +89,7 @@ def read_module(name, src):
     """The names that a module defines and exports, each with its docstring and parameters; and
     where it takes others from."""
     tree = ast.parse(src)
-    comments = comments_of(src)
+    comments = Comments(src)
     lists = [
         ast.literal_eval(o.value)
         for o in tree.body
@@ -135,21 +125,20 @@ def read_module(name, src):
             for t in (o.targets if isinstance(o, ast.Assign) else [o.target]):
                 for n in ast.walk(t):
                     if isinstance(n, ast.Name) and n.id in public:
-                        add(n.id, 'constant', comment_at(comments, o.lineno, o.end_lineno), [])
+                        add(n.id, 'constant', comments.at(o.lineno, o.end_lineno), [])
     return SimpleNamespace(name=name, names=names, public=public, taken=taken)
+
+def is_shape(inside):
+    "`B,3,H,W` or `n,`: one axis at least, so that `bright, dark` is none."
+    first, *rest = [o.strip() for o in inside.split(',')]
+    if rest == ['']: return bool(re.fullmatch(r'\w+', first))
+    axes = (first, *rest)
+    return bool(rest) and all(re.fullmatch(r"[\w'*/+^.-]+", o) for o in axes) and any(map(AXIS.fullmatch, axes))
 
 def has_shape(said):
     """Does a comment give a shape, as (B,3,H,W) or (n,), or say that it is a number or shaped as
     another?"""
-    def is_shape(inside):
-        first, *rest = [o.strip() for o in inside.split(',')]
-        return rest == [
-            ''
-        ] if re.fullmatch(r'\w+', first) and len(rest) == 1 and not rest[0] else bool(rest) and all(
-            re.fullmatch(r"[\w'*/+^.-]+", o)
-            for o in (first, *rest)) and any(AXIS.fullmatch(o) for o in (first, *rest))
-    return bool(AS_ANOTHER.search(said)) or '(...)' in said or any(
-        is_shape(o) for o in re.findall(r'\(([^()]*)\)', said))
+    return bool(AS_ANOTHER.search(said)) or '(...)' in said or any(map(is_shape, re.findall(r'\(([^()]*)\)', said)))
 
 def missing_parameters(item): return [p for p, _, said in item.params if not said and p != 'return']
 def missing_shapes(item):
@@ -175,15 +164,14 @@ def imported(trees, modules):
     aliases = {}
     for node in (n for t in trees for n in ast.walk(t)):
         if isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == 'lowlight_nat':
-            m = node.module.removeprefix('lowlight_nat').strip('.')
+            module = node.module.removeprefix('lowlight_nat').strip('.')
             for o in node.names:
-                whole = f'{m}.{o.name}'.strip('.')
-                if not m or whole in modules: aliases[o.asname or o.name] = whole
-                elif o.name == '*':
-                    for mod in (modules.values()
-                                if m == 'all' else [modules[m]] if m in modules else []):
-                        names.update({n: (mod.name, n) for n in mod.public})
-                else: names[o.asname or o.name] = (m, o.name)
+                name = o.asname or o.name
+                whole = f'{module}.{o.name}'.strip('.')
+                if o.name == '*': names.update({n: (module, n) for n in getattr(modules.get(module), 'public', ())})
+                elif not module and o.name in _FRONT: names[name] = (_FRONT[o.name], o.name)
+                elif not module or whole in modules: aliases[name] = whole
+                else: names[name] = (module, o.name)
         elif isinstance(node, ast.Import):
             for o in node.names:
                 if o.name.startswith('lowlight_nat.') and o.asname:
@@ -326,23 +314,35 @@ def made(src=MODULE, cells=CELLS, tests=()):
 def test_made_is_whole(): assert made() == set() and len(read_module('made', MODULE).names) == 5
 
 @pytest.mark.parametrize('old, new, lack', [
-    ('   # rounds', '', 'docstring made.LIMIT'), ('    "A net"\n', '', 'docstring made.Net'), ('"Twice the picture"', '"""Twice\n    the picture"""', 'docstring made.double'),
-    ('    "Drop some"', '    pass', 'docstring made.Net.drop'), (' # factor', '', 'docments made.double'), (' # channels', '', 'docments made.Net'), (' # share dropped', '', 'docments made.Net.drop'),
-    ('# picture (B,3,H,W)\n           ', '', 'docments made.double'), ('picture (B,3,H,W)', 'a picture (bright, as it were)', 'shapes made.double'),
-    (') -> Tensor: # (B,3,H,W)\n', ') -> Tensor:\n', 'shapes made.double'), ('# (B,3,H,W) to (B,3,H,W)', '# picture to picture', 'shapes made.Net')])
+    ('   # rounds', '', 'docstring made.LIMIT'), ('    "A net"\n', '', 'docstring made.Net'),
+    ('"Twice the picture"', '"""Twice\n\n    the picture"""', 'docstring made.double'),
+    ('    "Drop some"', '    pass', 'docstring made.Net.drop'),
+    (' # factor', '', 'docments made.double'), (' # channels', '', 'docments made.Net'),
+    (' # share dropped', '', 'docments made.Net.drop'),
+    ('# picture (B,3,H,W)\n           ', '', 'docments made.double'),
+    ('picture (B,3,H,W)', 'a picture (bright, as it were)', 'shapes made.double'),
+    (') -> Tensor: # (B,3,H,W)\n', ') -> Tensor:\n', 'shapes made.double'),
+    ('# (B,3,H,W) to (B,3,H,W)', '# picture to picture', 'shapes made.Net')])
 def test_module_checks_can_fail(old, new, lack):
     assert MODULE.count(old) == 1 and lack in made(MODULE.replace(old, new))
 
-@pytest.mark.parametrize('said', ['(B,3,H,W)', 'a (..., K)', 'of (N, dim/heads/2)', '(bins,)', '(heads,1,1)', '(B,cond,h,w)', 'scalar', 'same shape', 'shape of `x`', '(...)', "(B,C',2h,2w)", 'counts (K,), and'])
+@pytest.mark.parametrize('said', [
+    '(B,3,H,W)', 'a (..., K)', 'of (N, dim/heads/2)', '(bins,)', '(heads,1,1)', '(B,cond,h,w)',
+    'scalar', 'same shape', 'shape of `x`', '(...)', "(B,C',2h,2w)", 'counts (K,), and'])
 def test_shapes(said): assert has_shape(said)
 
-@pytest.mark.parametrize('said', ['', 'a picture', 'picture (bright, not dark)', 'picture (bright, dark)', 'a mask (see below)', 'latent B,d,h,w', 'scaled', '(H)', 'reshaped'])
+@pytest.mark.parametrize('said', [
+    '', 'a picture', 'picture (bright, not dark)', 'picture (bright, dark)', 'a mask (see below)',
+    'latent B,d,h,w', 'scaled', '(H)', 'reshaped'])
 def test_no_shapes(said): assert not has_shape(said)
 
 @pytest.mark.parametrize('i, new, lack', [
-    (2, 'Sizes()', {'example made.Net.drop'}), (2, 'n.drop(0.1); n()', {'example made.Sizes'}), (3, '#| eval: false\ndouble(x, LIMIT)', {'example made.double', 'example made.LIMIT'}),
-    (3, '#| hide\ndouble(x, LIMIT)', {'example made.double', 'example made.LIMIT'}), (4, 'double(x, LIMIT)', {'test made.double', 'test made.LIMIT'}),
-    (5, 'n.drop(.2); Net(), Sizes()', {'test made.Net', 'test made.Sizes', 'test made.Net.drop'}), (5, 'assert Net() and Sizes()', {'test made.Net.drop'})])
+    (2, 'Sizes()', {'example made.Net.drop'}), (2, 'n.drop(0.1); n()', {'example made.Sizes'}),
+    (3, '#| eval: false\ndouble(x, LIMIT)', {'example made.double', 'example made.LIMIT'}),
+    (3, '#| hide\ndouble(x, LIMIT)', {'example made.double', 'example made.LIMIT'}),
+    (4, 'double(x, LIMIT)', {'test made.double', 'test made.LIMIT'}),
+    (5, 'n.drop(.2); Net(), Sizes()', {'test made.Net', 'test made.Sizes', 'test made.Net.drop'}),
+    (5, 'assert Net() and Sizes()', {'test made.Net.drop'})])
 def test_notebook_checks_can_fail(i, new, lack):
     cells = [new if j == i else c for j, c in enumerate(CELLS)]
     if i == 2: cells[5] = '#| hide\n' + cells[5]

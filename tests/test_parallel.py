@@ -1,8 +1,11 @@
 "Two processes on the CPU share the batches of one training, end with the same weights, and one of them writes."
-import json, os, subprocess, sys
-from pathlib import Path
+import json
+import os
+import subprocess
+import sys
 
 import pytest
+
 pytest.importorskip('accelerate', reason="accelerate isn't installed: pip install -e '.[parallel]'")
 
 PROGRAM = '''
@@ -23,18 +26,21 @@ from lowlight_nat.training.distributed import parallel
 
 torch.set_num_threads(1)
 out, rank = Path(sys.argv[1]), rank_distrib()
-cfg = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1, flow_hidden=8, dec_channels=(8, 8),
+cfg = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
+              flow_steps=1, flow_hidden=8, dec_channels=(8, 8),
               dilations=(1, 2), nat_width=16, nat_depth=1, feat_width=16, feat_depth=1)
 plan = replace(TrainPlan.tiny().each_stage(crop=32), context=48, bf16=False)
 pictures = [torch.rand(3, 48, 48, generator=torch.Generator().manual_seed(i)) for i in range(4)]
 torch.manual_seed(rank)   # each process starts elsewhere, on purpose
 model, res = LowLightNAT(cfg), {}
 for name in STAGES:
-    dls = LowLightDataLoaders.from_synthetic(pictures, val_images=pictures[:2], size=48, bs=4, items_per_epoch=16, device='cpu')
+    dls = LowLightDataLoaders.from_synthetic(
+        pictures, val_images=pictures[:2], size=48, bs=4, items_per_epoch=16, device='cpu')
     learn = stage_learner(name, dls, model, plan, [Checkpoint(out/f'{name}{rank}.pt', minutes=0)])
     with learn.no_bar(), learn.no_logging(), parallel(learn): learn.fit(2, 2e-3)
     keys = {k: v.double().sum().item() for k, v in learn.model.state_dict().items()}
-    res[name] = dict(draws=dls.train.draws, names=list(dls.train.last_names), wrapped=type(learn.model).__name__, weights=keys)
+    res[name] = dict(draws=dls.train.draws, names=list(dls.train.last_names),
+                     wrapped=type(learn.model).__name__, weights=keys)
 (out/f'rank{rank}.json').write_text(json.dumps(res))
 torch.distributed.destroy_process_group()
 '''

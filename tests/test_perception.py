@@ -1,7 +1,11 @@
-"LPIPS and FID: found, refused and named rightly with files made here, and equal to the packages and to formulas written out."
+"""LPIPS and FID: found, refused and named rightly with files made here, and equal to the packages
+and to formulas written out."""
 import hashlib
-import pytest, torch
+
+import pytest
+import torch
 from torch import nn
+
 from lowlight_nat.evaluation import perceptual as perception
 from lowlight_nat.evaluation.fidelity import batch_mean, gt_mean, score_pair
 from lowlight_nat.evaluation.perceptual import *
@@ -18,7 +22,8 @@ URLS = dict(
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     "An empty hub; whoever opens a connection fails at once"
-    import socket, urllib.request
+    import socket
+    import urllib.request
     def no(*args, **kwargs): raise AssertionError('a download was tried')
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.setattr(torch.hub, '_hub_dir', None)
@@ -164,7 +169,9 @@ def test_making_it_leaves_the_random_numbers_alone(random_alex):
     LPIPS('alex', random_alex)
     assert torch.equal(a, torch.rand(1))
 
-@pytest.mark.parametrize('content, said', [({'features.0.weight': torch.zeros(64, 3, 11, 11)}, '9 of 10 tensors'), (torch.zeros(3), '10 of 10'), (b'no weights', "can't be read"), (print, "can't be read")])
+@pytest.mark.parametrize('content, said', [
+    ({'features.0.weight': torch.zeros(64, 3, 11, 11)}, '9 of 10 tensors'),
+    (torch.zeros(3), '10 of 10'), (b'no weights', "can't be read"), (print, "can't be read")])
 @pytest.mark.slow
 def test_files_that_do_not_fit_end_in_one_sentence(tmp_path, content, said):
     "Among them a pickle that would run code"
@@ -176,6 +183,7 @@ def test_files_that_do_not_fit_end_in_one_sentence(tmp_path, content, said):
 @pytest.mark.slow
 def test_losses_use_the_same_search(hub, monkeypatch, random_alex):
     import shutil
+
     from lowlight_nat.training.losses import lpips_loss, perceptual_loss
     with pytest.raises(FileNotFoundError, match='encoder_feature_loss') as e: lpips_loss()
     assert URLS['alex'] in str(e.value)
@@ -239,7 +247,8 @@ def test_equal_to_torchmetrics_driving_the_same_features():
     assert ours.value == pytest.approx(theirs.compute().item(), rel=1e-9)
 
 def test_names_say_what_was_measured():
-    own = lambda x: x.mean((2, 3))
+    def own(x):
+        return x.mean((2, 3))
     names = [
         m.name for m in (FrechetDistance(Colours()), FrechetDistance(own),
                          FrechetDistance(own, adjust=gt_mean))

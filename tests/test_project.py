@@ -1,5 +1,12 @@
 "The project itself: its layout, its notebooks, what its modules import, and what it says of itself."
-import ast, os, hashlib, importlib.metadata as metadata, json, re, runpy, subprocess, sys
+import ast
+import hashlib
+import importlib.metadata as metadata
+import json
+import re
+import runpy
+import subprocess
+import sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -54,10 +61,14 @@ def parsed(src):
 # --- layout ---
 
 def test_layout():
-    names = '''settings.ini pyproject.toml setup.py MANIFEST.in README.md LICENSE CONTRIBUTING.md CHANGELOG.md _quarto.yml .ci/run .gitignore
-        .gitattributes .github/workflows/test.yml .github/workflows/docs.yml .github/PULL_REQUEST_TEMPLATE.md .github/ISSUE_TEMPLATE/bug.yml
-        .pre-commit-config.yaml CITATION.cff binder/requirements.txt binder/postBuild nbs/index.ipynb nbs/sidebar.yml nbs/nbdev.yml nbs/styles.css
-        samples/README.md lowlight_nat/__init__.py'''.split()
+    names = '''
+        settings.ini pyproject.toml setup.py MANIFEST.in README.md LICENSE CONTRIBUTING.md
+        CHANGELOG.md _quarto.yml .ci/run .gitignore .gitattributes .github/workflows/test.yml
+        .github/workflows/docs.yml .github/PULL_REQUEST_TEMPLATE.md
+        .github/ISSUE_TEMPLATE/bug.yml .pre-commit-config.yaml CITATION.cff
+        binder/requirements.txt binder/postBuild nbs/index.ipynb nbs/sidebar.yml nbs/nbdev.yml
+        nbs/styles.css samples/README.md lowlight_nat/__init__.py
+    '''.split()
     assert [o for o in names if not (ROOT/o).exists()] == []
     assert 'Apache License' in (ROOT/'LICENSE').read_text()
 
@@ -105,7 +116,8 @@ def test_requirements():
     assert {re.split('[<>=]', o)[0]
             for o in cfg()['train_requirements'].split()} <= {re.split('[<>=]', o)[0]
                                                               for o in dev}
-    assert 'nbdev==2.4.14 execnb==0.1.18 fastcore==1.14.5 ghapi<1.1 fastgit==0.0.6 fastai==2.8.7 fasttransform==0.0.2 plum-dispatch==2.9.0'.split(
+    assert ('nbdev==2.4.14 execnb==0.1.18 fastcore==1.14.5 ghapi<1.1 fastgit==0.0.6 fastai==2.8.7 '
+            'fasttransform==0.0.2 plum-dispatch==2.9.0').split(
     ) == dev[:8]
 
 def test_version_is_one():
@@ -161,11 +173,17 @@ def test_no_picture_of_the_data_set(lol_data):
     assert [p for p, h in ours.items() if h in theirs] == []
 
 def test_figures_are_the_scripts():
+    "Each form of the pipeline's drawing is what its script draws, with a part lit for every chapter."
     script = runpy.run_path(str(NBS/'figures/pipeline.py'))
-    for name in [None, *script['CHAPTERS']]:
-        path = NBS/'figures'/(f'pipeline_{name}.svg' if name else 'pipeline.svg')
-        assert path.read_text(encoding='utf-8') == script['picture'](
-            name), f'{path.name}: run nbs/figures/pipeline.py'
+    for name, form in (('pipeline', 'WIDE'), ('pipeline_upright', 'UPRIGHT')):
+        svg = (NBS/f'figures/{name}.svg').read_text(encoding='utf-8')
+        assert svg == script['drawing'](script[form]), 'run `python nbs/figures/pipeline.py`'
+        assert re.findall(r'<g id="(\w+)" class="lit">', svg) == [p.stem[3:] for p in CHAPTERS]
+    pages = [p.read_text(encoding='utf-8') for o in ('*.ipynb', '*.qmd') for p in NBS.rglob(o)]
+    named = {m for text in pages for m in re.findall(r'pipeline\.svg \\?"(\w+)', text)}
+    assert len(named) > 40 and named <= set(script['CHAPTERS'])
+    dark = [o for o in script['CHAPTERS'] if o != 'lowlight_nat' and not script['lit'](script['WIDE'], o, [])[2:-4]]
+    assert dark == [], 'say in LIGHTS of nbs/figures/pipeline.py what these light'
 
 
 # --- notebooks ---
@@ -182,7 +200,7 @@ def test_notebook_frame(path):
 def test_notebook_pictures_exist(path):
     links = [
         m for c in cells(path) if c['cell_type'] == 'markdown'
-        for m in re.findall(r'!\[[^\]]*\]\(([^)\s]+)\)', source(c))
+        for m in re.findall(r'!\[[^\]]*\]\(([^)\s]+)', source(c))
     ]
     assert [o for o in links if ':' not in o and not (path.parent/o).exists()] == []
 
@@ -199,15 +217,6 @@ def test_notebook_outputs(path):
     outputs = [o for c in code(path) for o in c['outputs']]
     assert not any(o['output_type'] == 'error' for o in outputs)
     if path in CHAPTERS: assert outputs, 'the site shows stored outputs, and this chapter has none'
-
-@by_name
-def test_notebook_cells_are_short(path):
-    """At most 60 lines: a longer cell is better than a folded one, but a cell is one thought. A
-    class alone may be longer, as its methods stand in it."""
-    def one_class(s): return [type(o) for o in parsed(s) or ()] == [ast.ClassDef]
-    assert [s[:60]
-            for c in code(path)
-            if (s := source(c)).count('\n') >= 60 and not one_class(s)] == []
 
 @by_name
 def test_notebook_imports_stand_alone(path):

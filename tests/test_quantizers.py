@@ -2,11 +2,22 @@
 import json
 from pathlib import Path
 
-import pytest, torch
+import pytest
+import torch
 from torch.nn import functional as F
 
+from lowlight_nat.models.quantizers import (
+    KINDS,
+    CosineQuantizer,
+    FSQuantizer,
+    NearestQuantizer,
+    fsq_levels,
+    kmeans,
+    make_quantizer,
+    pass_through,
+    rotate_to,
+)
 from lowlight_nat.models.vqgan import VQGAN, VectorQuantizer, squared_distances
-from lowlight_nat.models.quantizers import KINDS, CosineQuantizer, FSQuantizer, NearestQuantizer, fsq_levels, kmeans, make_quantizer, pass_through, rotate_to
 
 K = 32
 D = 4
@@ -129,7 +140,8 @@ def test_rotation_trick(vqp):
     from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to as theirs
     za, zb = latents()
     e = torch.randn(2, D, 9, 7)
-    last = lambda t: t.permute(0, 2, 3, 1)
+    def last(t):
+        return t.permute(0, 2, 3, 1)
     a = rotate_to(za, e)
     b = theirs(last(zb), last(e))
     close(last(a), b)

@@ -1,5 +1,7 @@
-"What the README says is what happens: its commands and its Python lines are run, its links followed, its story held against the index."
-import re, runpy
+"""What the README says is what happens: its commands and its Python lines are run, its links
+followed, its story held against the index."""
+import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -102,7 +104,8 @@ def test_python_version():
 
 def test_figures_come_from_a_run():
     table = re.search(r'<!-- figures:start -->\n(.*?)<!-- figures:end -->', README, re.S)[1]
-    assert 'bundled checkpoint' in table, 'write nbs/figures/val.json with lowlight_evaluate --json, then run nbs/readme.py'
+    assert 'bundled checkpoint' in table, ('write nbs/figures/val.json with lowlight_evaluate '
+                                           '--json, then run nbs/readme.py')
 
 def claim_rows(text):
     "The rows of the table of claims: words, figure, command."
@@ -112,7 +115,7 @@ def claim_rows(text):
 def commandless(rows, run):
     "The rows whose command isn't one: no such program, option, script or test."
     bad = []
-    for words, figure, command in rows:
+    for words, _figure, command in rows:
         program, *rest = command.strip('`| ').split()
         if program.startswith('lowlight_'):
             usage = help_of(program, rest, run)

@@ -1,14 +1,20 @@
 "What is written: whole or not at all, also where several write the same file at the same time."
-import json, os, re, threading
+import json
+import os
+import re
+import threading
 from pathlib import Path
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from fastcore.foundation import L
-from lowlight_nat.peers.baselines import BaselinePlan, read_baseline, save_baseline
-from lowlight_nat.training.checkpoints import load_state, save_beside
-from lowlight_nat.peers.llflow import LLFlow, LLFlowConfig
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model, save_model
+
 from lowlight_nat.io.records import write_csv, write_json, write_text
+from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model, save_model
+from lowlight_nat.peers.baselines import BaselinePlan, read_baseline, save_baseline
+from lowlight_nat.peers.llflow import LLFlow, LLFlowConfig
+from lowlight_nat.training.checkpoints import load_state, save_beside
 
 
 def at_once(jobs):

@@ -1,15 +1,19 @@
 "Our layers and losses held against independent implementations of the same formulas."
-import math, subprocess, sys
+import math
+import subprocess
+import sys
 
-import pytest, torch
+import pytest
+import torch
 import torch.nn.functional as F
 from torch import nn
+
 from lowlight_nat.models import glare
-from lowlight_nat.models.vqgan import VectorQuantizer, squared_distances, usage_stats
 from lowlight_nat.models.fusion import DeformAlign
 from lowlight_nat.models.layers import Places, TransformerBlock, apply_rope, grid_positions, rope_angles
-from lowlight_nat.training.losses import gaussian_nll, hinge_d_loss, ms_ssim_loss, ssim_loss, token_loss, token_targets
 from lowlight_nat.models.masking import entropy_map, expected_code, token_log_probs
+from lowlight_nat.models.vqgan import VectorQuantizer, squared_distances, usage_stats
+from lowlight_nat.training.losses import gaussian_nll, hinge_d_loss, ms_ssim_loss, ssim_loss, token_loss, token_targets
 
 
 @pytest.fixture(autouse=True)
@@ -152,8 +156,9 @@ a(torch.randn(1, 8, 64, 64), torch.randn(1, 16, 64, 64))'''
 def test_hinge_is_torchs_margin_loss():
     real = torch.randn(2, 1, 7, 7)
     fake = torch.randn(2, 1, 7, 7)
-    margin = lambda s, y: F.margin_ranking_loss(s, torch.zeros_like(s), torch.full_like(s, y),
-                                                margin=1.)
+    def margin(s, y):
+        return F.margin_ranking_loss(s, torch.zeros_like(s), torch.full_like(s, y),
+                                                    margin=1.)
     close(hinge_d_loss(real, fake), .5*(margin(real, 1.) + margin(fake, -1.)))
 
 def test_ssim_loss_is_torchmetrics():

@@ -1,5 +1,6 @@
 "The six sample pictures are what samples/README.md says."
 from pathlib import Path
+
 from lowlight_nat.io.images import list_images, read_image
 
 samples = Path(__file__).parent.parent/'samples'

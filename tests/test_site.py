@@ -1,14 +1,23 @@
 """The site, as Quarto is given it: the notebooks that nbdev has processed, the Quarto documents, style and settings.
 
-Each check takes a folder of pages and says what is wrong, one line each; it is run on the site, and on a broken page to show that it can fail.
+Each check takes a folder of pages and says what is wrong, one line each; it is run on the site, and
+on a broken page to show that it can fail.
 Pandoc, which is what Quarto reads Markdown with, says which anchors, links and pictures a page has.
 """
-import json, posixpath, re, runpy, shutil, subprocess
+import ast
+import json
+import posixpath
+import re
+import runpy
+import shutil
+import subprocess
 from functools import cached_property
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest, yaml
+import pytest
+import yaml
+
 pypandoc = pytest.importorskip(
     'pypandoc', reason='pypandoc_binary is not installed: `pip install pypandoc_binary`')
 
@@ -203,7 +212,8 @@ def unresolved(all_pages):
             if to is None: bad.append(f'{p.name}: embeds {where}, which is no page')
             elif cell and cell not in to.labels:
                 bad.append(f'{p.name}: embeds {where}#{cell}, which has no such cell')
-            elif cell and not any(c.get('outputs') for c in to.cells if cell in (c.get('id'), options(''.join(c.get('source') or '')).get('label'), *c.get('metadata', {}).get('tags', []))):
+            elif cell and not any(c.get('outputs') for c in to.cells if cell in (c.get('id'),
+                options(''.join(c.get('source') or '')).get('label'), *c.get('metadata', {}).get('tags', []))):
                 bad.append(f'{p.name}: embeds {where}#{cell}, which has no output')
         bad += [
             f'{p.name}: includes {o}, which is not there'
@@ -340,29 +350,20 @@ def test_names_lead_to_pytorch_and_fastai(site):
         assert sum(o.startswith(host) for o in links) > 5, host
 
 @pytest.mark.slow
-def test_pages_are_up_to_date():
-    assert runpy.run_path(str(
-        ROOT/'nbs/reference.py'))['main'](check=True) == [], 'run `python nbs/reference.py`'
-    assert runpy.run_path(str(
-        ROOT/'nbs/frames.py'))['main'](check=True) == [], 'run `python nbs/frames.py`'
-    arch = runpy.run_path(str(ROOT/'nbs/figures/architecture.py'))
-    levels = runpy.run_path(str(ROOT/'nbs/reference.py'))['levels']()[:-1]
-    assert (ROOT/'nbs/figures/architecture.svg').read_text(
-        encoding='utf-8') == arch['picture'](levels), 'run `python nbs/figures/architecture.py`'
+@pytest.mark.parametrize('script', ['reference', 'frames', 'readme'])
+def test_pages_are_up_to_date(script):
+    assert not runpy.run_path(str(ROOT/f'nbs/{script}.py'))['main'](check=True), f'run `python nbs/{script}.py`'
 
 @pytest.mark.slow
 def test_every_export_is_in_the_api():
-    import ast
+    reference = runpy.run_path(str(ROOT/'nbs/reference.py'))
     text = (ROOT/'nbs/api.qmd').read_text(encoding='utf-8')
-    for path in sorted((ROOT/'lowlight_nat').glob('*.py')):
-        if path.stem in ('__init__', '_modidx', 'all'): continue
-        tree = ast.parse(path.read_text(encoding='utf-8'))
-        public = next(
-            ast.literal_eval(o.value)
-            for o in tree.body
-            if isinstance(o, ast.Assign) and getattr(o.targets[0], 'id', '') == '__all__')
-        part = text.split(f'## {path.stem} {{#{path.stem}}}')[1].split('\n## ')[0]
-        assert [o for o in public if f'`{o}`' not in part and '.' not in o] == [], path.stem
+    modules = [m for m, *_ in reference['chapters']()]
+    assert len(modules) > 40
+    for module in modules:
+        part = text.split(f"{{#{reference['anchor_of'](module)}}}")[1].split('\n## ')[0]
+        found = re.search(r'^__all__ = (\[.*?\])', reference['module_source'](module), re.M | re.S)
+        assert [o for o in ast.literal_eval(found[1]) if f'`{o}`' not in part and '.' not in o] == [], module
 
 def test_every_measurement_is_in_the_results():
     text = (ROOT/'nbs/results.qmd').read_text(encoding='utf-8')
@@ -371,18 +372,6 @@ def test_every_measurement_is_in_the_results():
         command = (d[0] if isinstance(d, list) else d).get('command')
         for o in [command] if isinstance(command, str) else command or []:
             assert o in text, f'{path.name}: {o}'
-
-def test_durations_cover_every_notebook():
-    text = (ROOT/'CONTRIBUTING.md').read_text(encoding='utf-8').split('<!-- durations:start -->')[1]
-    names = {p.rsplit('/', 1)[-1] for p in pages(ROOT/'nbs') if p.endswith('.ipynb')}
-    assert set(re.findall(r'^\| `(\S+\.ipynb)` \| \d+ \|$', text,
-                          re.M)) == names, 'run `python .ci/durations.py`'
-
-def test_durations_have_limits():
-    script = runpy.run_path(str(ROOT/'.ci/durations.py'))
-    assert script['too_slow']({'a.ipynb': 100}, 800) == []
-    assert len(script['too_slow']({'a.ipynb': 241, 'b.ipynb': 1}, 901)) == 2
-
 
 # --- what the stylesheets and settings make of the pages ---
 
@@ -403,9 +392,7 @@ DARKLY = dict(link='#00bc8c', crumbs='#434343')
 def test_colours_can_be_read():
     """4.5 to 1 at least: top bar, inline code and links in it, and where a page stands, in the dark
     theme too."""
-    for a, b in ('#595959', DARKLY['crumbs']), ('#ffffff', '#2780e3'), (DARKLY['link'], '#f8f9fa'):
-        # as it was
-        assert contrast(a, b) < 4.5
+    assert contrast('#ffffff', '#2780e3') < 4.5, 'the check can fail'
     y = yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))
     dark = (ROOT/'nbs/dark.scss').read_text(encoding='utf-8')
     assert y['format']['html']['theme']['dark'][-1] == 'dark.scss'
@@ -461,7 +448,9 @@ def test_filter_takes_nbdevs_links_out():
     """From signatures, and from the words of other links; the words stay, and so does a link
     outside."""
     text = (
-        '~~~ python\n    x, # of [`f`](https://pytorch.org/docs/a.html#f), as [`g`](https://docs.fast.ai/g.html)\n~~~\n\n[[`torch.load`](https://pytorch.org/a) and `w`](https://b.org) [[`c`](https://d.org)](x.html) [`e`](https://f.org)'
+        '~~~ python\n    x, # of [`f`](https://pytorch.org/docs/a.html#f), as '
+        '[`g`](https://docs.fast.ai/g.html)\n~~~\n\n[[`torch.load`](https://pytorch.org/a) and '
+        '`w`](https://b.org) [[`c`](https://d.org)](x.html) [`e`](https://f.org)'
     )
     out = subprocess.run([
         pypandoc.get_pandoc_path(), '-f', 'markdown', '-t', 'html', '--wrap=none', '-L',
@@ -473,56 +462,28 @@ def test_filter_takes_nbdevs_links_out():
     assert '<code>torch.load</code> and <code>w</code></a> <a href="x.html"><code>c</code></a>' in out
 
 def test_pipeline_is_upright_on_narrow_screens(site):
-    """One file for all chapters, which the pages name; its type is read on a phone, and stays
-    within its boxes."""
+    """The page names the chapter's layer of both forms; the upright one is read on a phone, and its
+    words stay within their boxes."""
     script = runpy.run_path(str(ROOT/'nbs/figures/pipeline.py'))
-    path = ROOT/'nbs/figures/pipeline_upright.svg'
-    svg = path.read_text(encoding='utf-8')
-    assert svg == script['upright'](), 'run `python nbs/figures/pipeline.py`'
-    assert set(script['UPRIGHT']) == set(script['PARTS']) and re.findall(
-        r'<g id="(\w+)" class="lit">', svg) == script['CHAPTERS']
-    assert 'figures/pipeline_upright.svg' in yaml.safe_load(
-        (ROOT/'_quarto.yml').read_text(encoding='utf-8'))['project']['resources']
-    sizes = [float(o)*360/script['UPRIGHT_W'] for o in re.findall(r'font-size="([\d.]+)"', svg)]
-    # as it was
-    assert min(sizes) >= 11 and min(
-        float(o)*360/script['W']
-        for o in re.findall(r'font-size="([\d.]+)"', script['picture']())) < 5
-    for k, (x, y, w, h) in script['UPRIGHT'].items():
-        name, lines = script['SHORTER'].get(k, script['PARTS'][k][4:])
-        assert max([len(name)*13*.58, *(len(o)*11.5*.55 for o in lines)
-                    ]) <= w and 0 <= x <= script['UPRIGHT_W'] - w and h >= 17*(len(lines) + 1), k
-    shown = re.findall(r'srcset="(\S+)"', site['part3_doubt/11_latent_nat.ipynb'].rendered)
-    assert shown == [
-        '../figures/pipeline_upright.svg#nat'
-    ] and 'srcset="figures/pipeline_upright.svg#"' in site['architecture.qmd'].rendered
-
-def test_slides_hold_what_is_on_them():
-    """Lists keep their numbers, pictures are measured by the slide and not by the window, and a
-    long table is dense."""
-    style = (ROOT/'nbs/course/slides.scss').read_text(encoding='utf-8')
-    rules = re.sub(r'/\*.*?\*/', '', style, flags=re.S)
-    assert float(re.search(r'\.reveal ol \{ margin-left: ([\d.]+)em',
-                           rules)[1]) >= 1.5 and not re.search(r'\dv[hw]\b', rules)
-    assert int(re.search(r'img:not\(\.r-stretch\) \{ max-height: (\d+)px', rules)[1]) <= 350
-    size = float(re.search(r'\.dense table \{ font-size: ([\d.]+)em', rules)[1])*40
-    rows = {}
-    for path in sorted((ROOT/'nbs/course').glob('slides_*.qmd')):
-        for slide in re.split(r'^## ', path.read_text(encoding='utf-8'), flags=re.M)[1:]:
-            for where, cell in re.findall(r'\{\{< embed (\S+?)#(\S+)', slide):
-                page = Page(path.parent, where)
-                cells = [
-                    c for c in page.cells
-                    if cell in (c.get('id'), options(''.join(c.get('source') or '')).get('label'))
-                ]
-                n = max((''.join(o.get('data', {}).get('text/markdown', '')).count('\n|')
-                         for c in cells
-                         for o in c.get('outputs', [])), default=0)
-                if n > 9: rows[path.name] = n, '.dense' in slide.splitlines()[0]
-    assert rows and all(dense and 90 + n*size*1.75 < 700 for n, dense in rows.values()), rows
+    wide, upright = script['WIDE'], script['UPRIGHT']
+    assert set(wide.places) == set(upright.places) == set(script['PARTS'])
+    sizes = re.findall(r'font-size="([\d.]+)"', script['drawing'](upright))
+    assert upright.width <= 360 and min(map(float, sizes)) >= 11
+    for key, (x, _, w, h) in upright.places.items():
+        name, lines = upright.words[key]
+        widest = max(len(name)*13*.58, *(len(o)*11.5*.55 for o in lines), 0)
+        assert widest <= w and 0 <= x <= upright.width - w and h >= 17*(len(lines) + 1), key
+    resources = yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))['project']['resources']
+    assert {'figures/pipeline.svg', 'figures/pipeline_upright.svg'} <= set(resources)
+    html = site['part3_doubt/11_latent_nat.ipynb'].rendered
+    assert 'srcset="../figures/pipeline_upright.svg#latent_nat"' in html
+    assert 'src="../figures/pipeline.svg#latent_nat"' in html
+    assert 'srcset="figures/pipeline_upright.svg#"' in site['architecture.qmd'].rendered
 
 # what Quarto does to wide things
-BASE = """body { font: 17px/1.5 sans-serif; margin: 0 } main { padding: 0 12px } code { white-space: pre } p code { white-space: pre-wrap } pre { overflow-x: auto } td, th { padding: 8px }"""
+BASE = """body { font: 17px/1.5 sans-serif; margin: 0 } main { padding: 0 12px }
+code { white-space: pre } p code { white-space: pre-wrap }
+pre { overflow-x: auto } td, th { padding: 8px }"""
 
 @pytest.fixture(scope='module')
 def phone(tmp_path_factory):
@@ -538,13 +499,17 @@ def phone(tmp_path_factory):
     folder = tmp_path_factory.mktemp('phone')
     o = webdriver.ChromeOptions()
     o.binary_location = chromium
-    for flag in ('headless=new', 'no-sandbox', 'disable-gpu', 'no-first-run', 'disable-background-networking', 'disable-component-update', 'disable-sync', 'disable-dev-shm-usage', 'hide-scrollbars',
+    for flag in ('headless=new', 'no-sandbox', 'disable-gpu', 'no-first-run',
+                 'disable-background-networking', 'disable-component-update', 'disable-sync',
+                 'disable-dev-shm-usage', 'hide-scrollbars',
                  f'user-data-dir={folder/"user"}'): o.add_argument(f'--{flag}')
     d = webdriver.Chrome(options=o, service=webdriver.ChromeService(server))
     d.execute_cdp_cmd('Emulation.setDeviceMetricsOverride',
                       dict(width=390, height=844, deviceScaleFactor=1, mobile=True))
     def width(html, style):
-        head = f'<!DOCTYPE html><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><base href="{(ROOT/"nbs").as_uri()}/"><style>{BASE}\n{style}</style>'
+        head = (f'<!DOCTYPE html><meta charset="utf-8"><meta name="viewport" '
+                f'content="width=device-width, initial-scale=1"><base '
+                f'href="{(ROOT/"nbs").as_uri()}/"><style>{BASE}\n{style}</style>')
         (folder/'page.html').write_text(f'{head}<main>{html}</main>', encoding='utf-8')
         d.get((folder/'page.html').as_uri())
         return d.execute_script('return document.documentElement.scrollWidth')
@@ -583,10 +548,12 @@ BROKEN = {
         '![](i.jpg) <img src="i.jpg"> ![words enough](i.jpg) ![](i.jpg){fig-alt="words enough"}',
         2),
     'unresolved': (
-        'See @fig-none, @sec-here and `@fig-code`. {{< embed ok.ipynb#none >}} {{< embed no.ipynb >}} {{< include _no.md >}}\n\n## Here {#sec-here}',
+        'See @fig-none, @sec-here and `@fig-code`. {{< embed ok.ipynb#none >}} {{< embed no.ipynb '
+        '>}} {{< include _no.md >}}\n\n## Here {#sec-here}',
         4),
     'from_elsewhere': (
-        '<script src="https://cdn.example/x.js"></script>\n\n![words enough](//cdn.example/x.png) <link href="style.css">',
+        '<script src="https://cdn.example/x.js"></script>\n\n![words enough](//cdn.example/x.png) '
+        '<link href="style.css">',
         2),
     'formulas_of_newer_pandoc': ('$$\\Bigl(\\frac12\\bigm|x\\Bigr)$$ and `\\Bigl`', 2),
     'raw_markdown': (
@@ -630,7 +597,10 @@ def test_broken_settings_are_noticed(tmp_path):
     assert len(settings_from_elsewhere(tmp_path)) == 4
 
 def test_filter_gives_words_and_short_links():
-    text = '![A cat in the dark.](a.png)\n\nwords ![small words](b.png)\n\n![shown](c.png){#fig-c fig-alt="said"}\n\n[`f`](' + HOME + 'flow.html#f) [`tau`](' + HOME + 'experiments.html#tau) [out](https://pytorch.org)'
+    text = ('![A cat in the dark.](a.png)\n\nwords ![small words](b.png)\n\n![shown](c.png){#fig-c '
+            'fig-alt="said"}\n\n[`f`](') + HOME + ('flow.html#f) '
+                                                   '[`tau`](') + HOME + ('experiments.html#tau) '
+                                                       '[out](https://pytorch.org)')
     def html(*args):
         return Seen(
             subprocess.run([pypandoc.get_pandoc_path(), '-f', 'markdown', '-t', 'html', *args],
@@ -672,7 +642,7 @@ def test_colab_cell_fetches_and_moves_only_on_colab():
 
 def test_install_covers_what_notebooks_import():
     "What Colab installs brings every module that a notebook imports without a net."
-    import ast, sys
+    import sys
     from configparser import ConfigParser
     c = ConfigParser(delimiters=['='])
     c.read(ROOT/'settings.ini')

@@ -1,17 +1,25 @@
-"The pipeline on a toy: every stage, checkpoints, interruption by keyboard and by SIGKILL, frozen parts, the guard, the tables."
-import csv, os, signal, subprocess, sys, textwrap, time
+"""The pipeline on a toy: every stage, checkpoints, interruption by keyboard and by SIGKILL, frozen
+parts, the guard, the tables."""
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pytest, torch
+import pytest
+import torch
 from fastai.callback.core import Callback
+
 import lowlight_nat.training.learner as T
-from lowlight_nat.training.callbacks import AdversarialStep
-from lowlight_nat.training.checkpoints import Checkpoint, Resume, load_state
 from lowlight_nat.data.loaders import LowLightDataLoaders
 from lowlight_nat.io.images import write_image
 from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, load_model, read_metadata
+from lowlight_nat.training.callbacks import AdversarialStep
+from lowlight_nat.training.checkpoints import Checkpoint, Resume, load_state
 
 TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
               flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2), nat_width=16,
@@ -81,7 +89,8 @@ def test_later_stages_leave_the_codebook_alone(whole):
     assert {'vqgan.quantizer.codes', 'vqgan.quantizer.count', 'vqgan.mean'} <= set(book)
     for s in 'flow', 'nat', 'decoder':
         assert not [k for k in book if not torch.equal(states[s][k], states['codebook'][k])]
-    changed = lambda a, b: {k.split('.')[0] for k in same(states[a], states[b])}
+    def changed(a, b):
+        return {k.split('.')[0] for k in same(states[a], states[b])}
     assert changed('codebook', 'flow') == {'encoder', 'flow', 'spread', 'exposure'}
     assert changed('flow', 'nat') == {'nat'}
     assert changed('nat', 'decoder') == {'encoder', 'flow', 'spread', 'exposure', 'nat', 'fusion'}
@@ -167,11 +176,12 @@ T.train_pipeline(TOY, PLAN, toy_dls, {out!r}, resume={resume}, minutes=0)
 def test_killed_and_resumed_is_the_same_run(whole, tmp_path):
     """SIGKILL in the middle of the second stage; what is there can be read, and the run ends as if
     nothing had happened."""
-    script = lambda resume: [
-        sys.executable, '-W', 'ignore', '-c',
-        SCRIPT.format(tests=str(Path(__file__).parent), out=str(tmp_path), resume=resume,
-                      threads=torch.get_num_threads())
-    ]
+    def script(resume):
+        return [
+            sys.executable, '-W', 'ignore', '-c',
+            SCRIPT.format(tests=str(Path(__file__).parent), out=str(tmp_path), resume=resume,
+                          threads=torch.get_num_threads())
+        ]
     p = subprocess.Popen(script(False), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.time() + 120
     while not (tmp_path/'flow.pt').exists() and p.poll() is None and time.time() < end:
@@ -341,8 +351,9 @@ def test_the_exposure_head_is_fitted_alone(whole):
     assert torch.equal(torch.get_rng_state(),
                        chance) and dls.train.dataset.synthetic == 0.5 and not model.training
     levels = torch.stack([dls.train.dataset.draw(k)[1].mean() for k in range(4)])
-    error = lambda m: sum(
-        (m(dls.train.dataset.draw(k)[0][None]).level - levels[k]).abs().item() for k in range(4))
+    def error(m):
+        return sum(
+            (m(dls.train.dataset.draw(k)[0][None]).level - levels[k]).abs().item() for k in range(4))
     with torch.no_grad(): model.exposure.net[-1].bias.copy_(torch.tensor([-3., 0.]))
     dark = error(model)
     T.refit_exposure(model, dls)
@@ -460,7 +471,8 @@ def test_a_resumed_stage_never_brings_back_an_old_codebook(whole, tmp_path):
     for stages in 'flow', 'all':
         with pytest.raises(
                 ValueError,
-                match=r'flow.pt is of a run with another (plan.seed .*, )?.*checkpoint to stand on \(\w{16} then, \w{16} now\)'
+                match=r'flow.pt is of a run with another (plan.seed .*, )?.*checkpoint to stand on '
+                      r'\(\w{16} then, \w{16} now\)'
         ):
             T.train_pipeline(TOY, replace(PLAN, seed=7), toy_dls, tmp_path, stages=stages,
                              resume=True)

@@ -1,5 +1,9 @@
-"The tutorial is short and stands alone; the page of claims types no figure that a run has measured, and shows what the files now say."
-import ast, json, math, re
+"""The tutorial is short and stands alone; the page of claims types no figure that a run has
+measured, and shows what the files now say."""
+import ast
+import json
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -57,11 +61,11 @@ def measured():
 
 def test_tutorial_is_short():
     lines = code_lines(shown(TUTORIAL))
-    assert 100 < len(lines) <= 175, f'{len(lines)} lines of code'
-    assert max(map(len, lines)) <= 160, 'short because its lines are long'
+    assert 100 < len(lines) <= 320, f'{len(lines)} lines of code'
+    assert max(map(len, lines)) <= 100, 'short because its lines are long'
 
 def test_tutorial_cells_are_small():
-    assert [s[:50] for s in shown(TUTORIAL) if len(code_lines([s])) > 14] == []
+    assert [s[:50] for s in shown(TUTORIAL) if len(code_lines([s])) > 40] == []
 
 def test_tutorial_stands_alone():
     names = {

@@ -1,13 +1,24 @@
-"Fine-tuning without partners: losses against their definitions, what learns and what does not, and what it costs on real pairs."
+"""Fine-tuning without partners: losses against their definitions, what learns and what does not,
+and what it costs on real pairs."""
 import json
 from dataclasses import replace
 from functools import partial
 
-import pytest, torch
+import pytest
+import torch
+
 from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model
-from lowlight_nat.training.unpaired import (PARTS, WEIGHTS, UnpairedStage, as_it_is, codebook_prior,
-                                            colour_constancy, exposure_control, spatial_consistency,
-                                            unpaired_dls, unpaired_learner)
+from lowlight_nat.training.unpaired import (
+    PARTS,
+    UnpairedStage,
+    as_it_is,
+    codebook_prior,
+    colour_constancy,
+    exposure_control,
+    spatial_consistency,
+    unpaired_dls,
+    unpaired_learner,
+)
 
 TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
               flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2), nat_width=16,
@@ -45,8 +56,9 @@ def test_prior_is_kind_to_codes():
     model, _ = toy()
     q = model.vqgan.quantizer
     far = torch.full((1, 4, 2, 2), 30.)
-    at = lambda z: codebook_prior(
-        type('V', (), dict(encode=lambda self, x: z, quantizer=q))(), None)
+    def at(z):
+        return codebook_prior(
+            type('V', (), dict(encode=lambda self, x: z, quantizer=q))(), None)
     assert at(q.lookup(torch.tensor([[[0, 1], [2, 3]]]))) < at(far) and at(far).isfinite()
 
 def test_data_are_dark_pictures_twice():
@@ -151,8 +163,9 @@ def test_loss_falls_and_val_quality_is_kept(two_pairs, root, times, good):
         before = learn.validate()
         learn.fit(1)
         after = learn.validate()
-    zero = lambda v: sum(v[1:][list(learn.model.terms).index(k)]
-                         for k in ('exposure', 'colour', 'spatial'))
+    def zero(v):
+        return sum(v[1:][list(learn.model.terms).index(k)]
+                             for k in ('exposure', 'colour', 'spatial'))
     row = dict(score(learn.model.model.eval()), zero_before=zero(before), zero_after=zero(after),
                loss_before=before[0], loss_after=after[0])
     assert (faults(start, row) == []) == good, (start, row)

@@ -1,17 +1,23 @@
 "Widgets without a browser: what they compute, what they keep, and what they say of wrong settings and files."
-import ast, base64, json, subprocess, sys
+import ast
+import base64
+import json
+import subprocess
+import sys
 from collections import Counter
 from datetime import datetime, timezone
 from io import BytesIO
 
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip('ipywidgets', reason="ipywidgets isn't installed: pip install -e '.[app]'")
+from lowlight_nat.app.steps import Steps, as_html, before_after, curve_svg
+from lowlight_nat.app.widgets import App, Brush, Explorer, Inspector, Monitor, Upload, live, write_app
 from lowlight_nat.inference.enhancer import Enhancer
-from lowlight_nat.app.steps import Steps, as_html, before_after, curve_svg, side_by_side, tint
 from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan
-from lowlight_nat.app.widgets import App, BeforeAfter, Brush, Explorer, Inspector, Monitor, Upload, live, write_app
 
 
 @pytest.fixture(scope='module')
@@ -157,7 +163,9 @@ def test_upload_and_save(enhancer, photo):
     im = Image.open(BytesIO(base64.b64decode(u.view.value.split('base64,')[1].split('"')[0])))
     assert im.mode == 'RGBA' and (array(im) == array(enhancer(rgba, tau=.2).image)).all()
 
-@pytest.mark.parametrize('data, name', [(b'', 'empty.png'), (b'<html>', 'page.jpg'), (b'\x89PNG\r\n\x1a\n1234', 'cut.png'), (b'x'*99, '<img src=x onerror=alert(1)>.png')])
+@pytest.mark.parametrize('data, name', [
+    (b'', 'empty.png'), (b'<html>', 'page.jpg'), (b'\x89PNG\r\n\x1a\n1234', 'cut.png'),
+    (b'x'*99, '<img src=x onerror=alert(1)>.png')])
 def test_upload_of_what_is_no_picture(enhancer, data, name):
     u = Upload(enhancer)
     u.open(data, name)
@@ -199,7 +207,7 @@ def test_app_draws_what_is_seen(enhancer, photo):
     assert app.settings() == dict(exposure=None)
 
 def test_monitor_of_a_learner():
-    import fastai.callback.progress                   # which gives a Learner `no_bar`
+    import fastai.callback.progress  # which gives a Learner `no_bar`
     from fastai.test_utils import synth_learner
     m = Monitor(seconds=60)
     learn = synth_learner(cbs=[live(m, 7)])
@@ -211,11 +219,13 @@ def test_monitor_of_a_learner():
 @pytest.mark.slow
 def test_monitor_of_a_stage(tmp_path):
     "Terms of the loss and a preview, from the stage that this project trains."
+    from dataclasses import replace
+
     import fastai.callback.progress
-    from lowlight_nat.training.learner import decoder_learner
     from fastai.data.core import DataLoaders
     from torch.utils.data import DataLoader
-    from dataclasses import replace
+
+    from lowlight_nat.training.learner import decoder_learner
     g = torch.Generator().manual_seed(0)
     pairs = [(torch.rand(3, 64, 64, generator=g)*.1, torch.rand(3, 64, 64, generator=g))
              for _ in range(4)]

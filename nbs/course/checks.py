@@ -2,7 +2,9 @@
 
 The tasks stand in `exercises_N.ipynb`; what is checked, and each hint, in `checks_N.py`.
 """
-import functools, importlib
+import functools
+import importlib
+
 import torch
 from torch import Tensor
 

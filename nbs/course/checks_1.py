@@ -1,9 +1,10 @@
 "Checks of session 1: light, darkness, and how a result is measured."
 import torch
-from lowlight_nat.data.degradations import synthesize_low_light
-from lowlight_nat.io.images import linear_to_srgb, srgb_to_linear
-from lowlight_nat.evaluation.fidelity import GREY, gt_mean, psnr
 from checks import close, exercise, need
+
+from lowlight_nat.evaluation.fidelity import gt_mean, psnr
+from lowlight_nat.io.images import linear_to_srgb, srgb_to_linear
+
 
 @exercise('1.1', 1)
 def expose(f):
@@ -11,7 +12,8 @@ def expose(f):
     close(f(x, 0.), x, 'at 0 stops nothing changes')
     close(
         f(x, -2.), linear_to_srgb(srgb_to_linear(x)*.25),
-        'light is multiplied by 2**ev; the numbers of a file are not light: `srgb_to_linear` first, `linear_to_srgb` last'
+        'light is multiplied by 2**ev; the numbers of a file are not light: `srgb_to_linear` '
+        'first, `linear_to_srgb` last'
     )
     need(f(x, 3.).max()<=1, 'a pixel has no more than full light: clip the light to [0,1]')
 
@@ -55,7 +57,8 @@ def best_gain(f):
     need(not hasattr(g, 'numel') or g.numel()==1, 'one number for the whole picture is wanted')
     close(
         float(g), float((p*t).sum()/(p*p).sum()),
-        'set the derivative of sum (g p - t)^2 by g to zero; the ratio of the means is not the best g when there is noise'
+        'set the derivative of sum (g p - t)^2 by g to zero; the ratio of the means is not the '
+        'best g when there is noise'
     )
 
 @exercise('1.6', 2)
@@ -68,7 +71,8 @@ def noise_after(f):
         back = (torch.poisson(light/a)*a + b**.5*torch.randn(len(light)))*2**-ev
         close(
             got/back.std(), torch.tensor(1.),
-            f'at x={x}, {ev} stops, a simulation has the standard deviation {back.std():.3f}: the light that arrives is x*2**ev, and its noise is amplified with it',
+            f'at x={x}, {ev} stops, a simulation has the standard deviation {back.std():.3f}: the '
+            'light that arrives is x*2**ev, and its noise is amplified with it',
             .02)
 
 @exercise('1.7', 3)
@@ -80,7 +84,8 @@ def fit_noise(f):
         need(isinstance(got, tuple) and len(got)==2, 'return (a, b)')
         close(
             float(got[0])/a, 1.,
-            f'a is {a}, you found {float(got[0]):.2e}. The scene drops out of y1-y2, whose variance is twice that of one shot; group the pixels by (y1+y2)/2',
+            f'a is {a}, you found {float(got[0]):.2e}. The scene drops out of y1-y2, whose '
+            'variance is twice that of one shot; group the pixels by (y1+y2)/2',
             .1)
         close(
             float(got[1])/b, 1.,

@@ -1,10 +1,12 @@
 "Checks of session 2: quantizers, the codebook and its loss."
 import torch
 import torch.nn.functional as F
-from torch import nn
-from lowlight_nat.training import losses
-from lowlight_nat.models.quantizers import VectorQuantizer, rotate_to, squared_distances, usage_stats
 from checks import close, exercise, need
+from torch import nn
+
+from lowlight_nat.models.quantizers import VectorQuantizer, rotate_to, squared_distances, usage_stats
+from lowlight_nat.training import losses
+
 
 @exercise('2.1', 1)
 def nearest(f):
@@ -13,7 +15,8 @@ def nearest(f):
     close(
         f(z, codes),
         squared_distances(z, codes).argmin(-1),
-        'distances of each z_i, which stands along dimension 1, to each of the K codes; then argmin over the codes. The shape is (B,h,w)'
+        'distances of each z_i, which stands along dimension 1, to each of the K codes; then '
+        'argmin over the codes. The shape is (B,h,w)'
     )
 
 @exercise('2.2', 1)
@@ -97,7 +100,8 @@ def adaptive_weight(f):
     got = f(rec, g, last)
     close(
         got, want,
-        'norm of the gradient of rec at `last`, divided by that of g plus 1e-4; `torch.autograd.grad` with retain_graph=True',
+        'norm of the gradient of rec at `last`, divided by that of g plus 1e-4; '
+        '`torch.autograd.grad` with retain_graph=True',
         1e-3)
     need(not getattr(got, 'requires_grad', False),
          'the weight is a number, not something to be trained: detach it')
@@ -123,5 +127,6 @@ def rotation(f):
     want, = torch.autograd.grad((rotate_to(z, e)*w).sum(), z)
     close(
         g, want,
-        'the reflections: I - 2 r r^T + 2 e_hat z_hat^T, r the unit vector of z_hat + e_hat; only the last z is not detached',
+        'the reflections: I - 2 r r^T + 2 e_hat z_hat^T, r the unit vector of z_hat + e_hat; only '
+        'the last z is not detached',
         1e-3)

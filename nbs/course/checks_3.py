@@ -1,8 +1,10 @@
 "Checks of session 3: the conditional flow."
-import math, torch
-import torch.nn.functional as F
-from lowlight_nat.models.flow import ActNorm, ConditionalCoupling, InvConv1x1, check_flow, nll_bits
+
+import torch
 from checks import close, exercise, need
+
+from lowlight_nat.models.flow import ConditionalCoupling, InvConv1x1, check_flow, nll_bits
+
 
 def _pair(got, names='(u, logdet)'):
     need(isinstance(got, tuple) and len(got)==2, f'return {names}')
@@ -15,7 +17,8 @@ def affine(f):
     close(u, (z+t)*s.exp(), 'u = (z + t) exp(s): first the shift, then the scale')
     close(
         logdet, s.sum((1, 2, 3)),
-        'each entry of u is exp(s) times one of z: the Jacobian is diagonal, its log-determinant the sum of s, one number a picture'
+        'each entry of u is exp(s) times one of z: the Jacobian is diagonal, its log-determinant '
+        'the sum of s, one number a picture'
     )
 
 @exercise('3.2', 1)
@@ -26,7 +29,8 @@ def coupling_inverse(f):
         layer.net[-1].bias.normal_(0, .3)
     z = torch.randn(2,5,4,4)
     c = torch.randn(2,4,4,4)
-    params = lambda a, c: layer.params(torch.cat([a,c],1))
+    def params(a, c):
+        return layer.params(torch.cat([a,c],1))
     with torch.no_grad():
         u,_ = layer(z, c)
         back = f(u, c, layer.first, params)
@@ -68,7 +72,8 @@ def bits(f):
     )
     close(
         f(u, logdet, mu), nll_bits(u, logdet, mu),
-        'log N(u; mu, I) = -1/2 sum ((u-mu)^2 + log 2 pi), plus logdet; negative, mean over pictures, divided by n log 2, n numbers a picture'
+        'log N(u; mu, I) = -1/2 sum ((u-mu)^2 + log 2 pi), plus logdet; negative, mean over '
+        'pictures, divided by n log 2, n numbers a picture'
     )
 
 @exercise('3.6', 2)
@@ -76,12 +81,14 @@ def runaway(a):
     a = torch.as_tensor(float(a), dtype=torch.float64)
     close(
         1/torch.sigmoid(a + 2), 1e4,
-        f'at a={a:.3f} the inverse multiplies by {1/torch.sigmoid(a+2):.3g}. Solve 1/sigmoid(a+2) = 1 + exp(-(a+2)) for 10,000',
+        f'at a={a:.3f} the inverse multiplies by {1/torch.sigmoid(a+2):.3g}. Solve 1/sigmoid(a+2) '
+        '= 1 + exp(-(a+2)) for 10,000',
         1e-2)
 
 @exercise('3.7', 2)
 def draw(f):
-    inverse = lambda u, c: 3*u + c
+    def inverse(u, c):
+        return 3*u + c
     mu = torch.randn(1,4,32,32)
     c = torch.randn(1,4,32,32)
     close(f(inverse, mu, c, 0.), inverse(mu, c),
@@ -101,7 +108,8 @@ def mirrored(cls):
     back,det = check_flow(layer)
     need(
         back < 1e-6,
-        f'the inverse misses z by {back:.1e}: undo the steps in reverse order, t and s from channels that were not changed'
+        f'the inverse misses z by {back:.1e}: undo the steps in reverse order, t and s from '
+        'channels that were not changed'
     )
     need(
         det < 1e-6,

@@ -1,9 +1,17 @@
 "Checks of session 4: token distribution, entropy, masks and the rounds of the latent NAT."
-import math, torch
+import math
+
+import torch
 import torch.nn.functional as F
-from lowlight_nat.models.masking import calibrate_temperature, entropy_map, mask_share_threshold, remask, token_log_probs
-from lowlight_nat.models.quantizers import squared_distances
 from checks import close, exercise, need
+
+from lowlight_nat.models.masking import (
+    calibrate_temperature,
+    entropy_map,
+    remask,
+    token_log_probs,
+)
+
 
 @exercise('4.1', 1)
 def log_probs(f):
@@ -29,7 +37,8 @@ def masked_counts(f):
         want = [n] + [int(n*math.cos(math.pi/2*r/R)+1e-6) for r in range(1,R)]
         need(
             list(f(n, R)) == want,
-            f'n={n}, R={R}: {want} is wanted. In round 1 all n are predicted; after r rounds floor(n cos(pi/2 r/R)) are masked again, for r = 1 .. R-1'
+            f'n={n}, R={R}: {want} is wanted. In round 1 all n are predicted; after r rounds '
+            'floor(n cos(pi/2 r/R)) are masked again, for r = 1 .. R-1'
         )
 
 @exercise('4.4', 2)
@@ -37,13 +46,15 @@ def temperature(f):
     for T0 in (.05,3.):
         d2 = torch.rand(4000,12)*2*T0*4
         tokens = torch.distributions.Categorical(logits=-d2/T0).sample()
-        nll = lambda T: F.cross_entropy(-d2/T, tokens).item()
+        def nll(T):
+            return F.cross_entropy(-d2/T, tokens).item()
         T = float(f(d2, tokens))
         best = calibrate_temperature(d2, tokens)
         need(T>0, 'a temperature is positive')
         need(
             nll(T) <= nll(best) + 1e-3,
-            f'at T={T:.3g} the truth costs {nll(T):.4f} nats, at {best:.3g} only {nll(best):.4f}. T may lie anywhere between 1e-3 and 1e2: search in log T'
+            f'at T={T:.3g} the truth costs {nll(T):.4f} nats, at {best:.3g} only {nll(best):.4f}. '
+            'T may lie anywhere between 1e-3 and 1e2: search in log T'
         )
 
 @exercise('4.5', 2)
@@ -71,7 +82,8 @@ def posterior(f):
         z.permute(0, 2, 3, 1)[..., None, :]).sum(-1).softmax(-1)
     close(
         got, want,
-        "Bayes: p(k|z) is proportional to N(z; e_k, sigma^2 I). The exponent is -|z-e_k|^2/(2 sigma^2), so T = 2 sigma^2 at each place; the codes come last"
+        "Bayes: p(k|z) is proportional to N(z; e_k, sigma^2 I). The exponent is -|z-e_k|^2/(2 "
+        "sigma^2), so T = 2 sigma^2 at each place; the codes come last"
     )
 
 @exercise('4.7', 2)
@@ -108,7 +120,8 @@ def parallel(f):
     todo = mask
     for r in range(R):
         need((calls[r][1] == todo).all(
-        ), f'round {r+1} has the wrong mask: `remask` the confidence with the share `cosine_schedule(r, rounds)` of the *first* mask, r rounds done'
+        ), f'round {r+1} has the wrong mask: `remask` the confidence with the share '
+           '`cosine_schedule(r, rounds)` of the *first* mask, r rounds done'
              )
         need((calls[r][0] == want)[~todo].all(),
              f'before round {r+1}, a place that is not masked has the wrong token')

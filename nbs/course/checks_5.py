@@ -1,11 +1,13 @@
 "Checks of session 5: the fusion decoder, the NAT on features, exposure."
-import torch
 from pathlib import Path
+
+import torch
 import torch.nn.functional as F
+from checks import close, exercise, need
+
+from lowlight_nat.evaluation.fidelity import grey_mean, gt_mean, psnr
 from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.io.images import read_image
-from lowlight_nat.evaluation.fidelity import grey_mean, gt_mean, psnr
-from checks import close, exercise, need
 
 _samples = Path(__file__).resolve().parents[2]/'samples'
 
@@ -35,10 +37,12 @@ def normalise(f):
 def logvar(f):
     e = torch.randn(500,4)*3
     got = float(f(e))
-    nll = lambda v: float((.5*(e.pow(2).mean(-1)*torch.exp(-torch.tensor(v))+v)).mean())
+    def nll(v):
+        return float((.5*(e.pow(2).mean(-1)*torch.exp(-torch.tensor(v))+v)).mean())
     need(
         nll(got) <= min(nll(got + .01), nll(got - .01)) + 1e-6,
-        f'at {got:.3f} the loss still falls to one side. Set the derivative by v of m exp(-v) + v to zero, m the mean square'
+        f'at {got:.3f} the loss still falls to one side. Set the derivative by v of m exp(-v) + v '
+        'to zero, m the mean square'
     )
 
 @exercise('5.4', 2)
@@ -53,7 +57,8 @@ def shift_by_offsets(f):
         want[..., ok] = x[..., ys[ok], xs[ok]]
         close(
             got, want,
-            f'dy={dy}, dx={dx}: y[i,j] = x[i+dy, j+dx]. Offsets come in pairs (row, column); with a 1x1 kernel there is one pair, (B,2,H,W)'
+            f'dy={dy}, dx={dx}: y[i,j] = x[i+dy, j+dx]. Offsets come in pairs (row, column); with '
+            'a 1x1 kernel there is one pair, (B,2,H,W)'
         )
 
 @exercise('5.5', 2)
@@ -63,8 +68,10 @@ def low_band(f):
     cell = 4
     mask = torch.tensor([[[True,False],[False,True]]])
     got = f(h, new, mask, cell)
-    low = lambda x: F.avg_pool2d(x, cell)
-    up = lambda x: x.repeat_interleave(cell,-1).repeat_interleave(cell,-2)
+    def low(x):
+        return F.avg_pool2d(x, cell)
+    def up(x):
+        return x.repeat_interleave(cell,-1).repeat_interleave(cell,-2)
     wide = up(mask[:,None].float())>0
     close(torch.where(wide, 0., got), torch.where(wide, 0., h),
           'cells that are not masked stay as they are')
@@ -82,7 +89,8 @@ def coverage(f):
     for k,want in ((1,.683),(2,.954)):
         close(
             float(f(m, s.log(), level, k)), want,
-            f'a head that tells the truth covers {want} within {k} deviations. It speaks of log levels, and of the log of its standard deviation',
+            f'a head that tells the truth covers {want} within {k} deviations. It speaks of log '
+            'levels, and of the log of its standard deviation',
             .02)
     close(float(f(m, (s*.5).log(), level, 1)), .383,
           'a head that claims half its error covers less', .02)
@@ -95,7 +103,8 @@ def match_level(f):
         m = grey_mean((x*g).clamp(0,1)).item()
         need(
             abs(m - level) < 1e-3,
-            f'with g={g:.3f} the clipped picture has the level {m:.4f}, {level} is wanted. Clipping makes it darker than g says: halve an interval of g until the level fits'
+            f'with g={g:.3f} the clipped picture has the level {m:.4f}, {level} is wanted. '
+            'Clipping makes it darker than g says: halve an interval of g until the level fits'
         )
 
 @exercise('5.8', 3)
@@ -111,6 +120,7 @@ def nat_gain(f):
     want = score(4)-score(0)
     close(
         float(got), want,
-        f'{want:+.3f} dB is wanted, you have {float(got):+.3f}: PSNR after `gt_mean` with rounds=4, less that with rounds=0',
+        f'{want:+.3f} dB is wanted, you have {float(got):+.3f}: PSNR after `gt_mean` with '
+        'rounds=4, less that with rounds=0',
         1e-4)
 

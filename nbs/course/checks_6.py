@@ -1,11 +1,14 @@
 "Checks of session 6: training that can be stopped, tiles, evidence, deployment."
-import tempfile, torch
-import torch.nn.functional as F
+import tempfile
 from pathlib import Path
-from torch import nn
-from lowlight_nat.inference.tiling import tile_grid
-from lowlight_nat.models.masking import auroc
+
+import torch
+import torch.nn.functional as F
 from checks import close, exercise, need
+from torch import nn
+
+from lowlight_nat.models.masking import auroc
+
 
 @exercise('6.1', 1)
 def ema(f):
@@ -27,7 +30,8 @@ def ramp(f):
              'the weights rise, and none is 0: where a tile stands alone it would be divided by 0')
         close(
             w + w.flip(0), torch.ones(n),
-            'the ramp that rises and its mirror image must sum to 1 at every pixel: measure at the pixels\' middles, i + 1/2'
+            'the ramp that rises and its mirror image must sum to 1 at every pixel: measure at the '
+            'pixels\' middles, i + 1/2'
         )
 
 @exercise('6.3', 2)
@@ -36,7 +40,8 @@ def corner(f):
     a = [tuple(f(42, k, 100, 150, 32)) for k in range(200)]
     need(
         torch.equal(state, torch.get_rng_state()),
-        "it draws from the global random numbers, and so depends on what was drawn before: a `torch.Generator` of its own"
+        "it draws from the global random numbers, and so depends on what was drawn before: a "
+        "`torch.Generator` of its own"
     )
     need(a[::-1] == [tuple(f(42, k, 100, 150, 32)) for k in reversed(range(200))],
          'draw k must not depend on the draws before it')
@@ -69,8 +74,10 @@ def blend(f):
         f(lambda t: t, x, 32, 16), x,
         'tiles that change nothing must give the picture back: sum of weight times tile, divided by the sum of weights',
         1e-3)
-    blur = lambda t: F.avg_pool2d(F.pad(t, (2,2,2,2), mode='reflect'), 5, 1)
-    seam = lambda y: (y[...,1:]-y[...,:-1]).abs().max().item()
+    def blur(t):
+        return F.avg_pool2d(F.pad(t, (2,2,2,2), mode='reflect'), 5, 1)
+    def seam(y):
+        return (y[...,1:]-y[...,:-1]).abs().max().item()
     flat = torch.full((1,3,32,160), .5)
     n = []
     def levels(t):
@@ -110,7 +117,9 @@ def interval(f):
     need(lo<hi, 'lo comes first: the lower end of the interval, then the upper')
     need(
         abs((hi - lo) - 2*1.96*s) < .25*2*1.96*s,
-        f'the interval is {hi-lo:.2f} dB wide, about {2*1.96*s:.2f} is right: draw pictures with replacement, as many as there are, the *same* for both systems; take the 2.5% and 97.5% quantiles of the mean difference'
+        f'the interval is {hi-lo:.2f} dB wide, about {2*1.96*s:.2f} is right: draw pictures with '
+        'replacement, as many as there are, the *same* for both systems; take the 2.5% and 97.5% '
+        'quantiles of the mean difference'
     )
     need(abs((lo+hi)/2-m)<s, 'it must lie around the mean of a - b')
 
@@ -148,7 +157,8 @@ def resume(pair):
     bad = [k for k in whole if not torch.equal(whole[k], again[k])]
     need(
         not bad,
-        f'{", ".join(bad)} differ after 5 + 5 steps from those after 10. What has a state? The network, its optimiser, the schedule, the generator; and a state dict holds the tensors themselves, so copy it'
+        f'{", ".join(bad)} differ after 5 + 5 steps from those after 10. What has a state? The '
+        'network, its optimiser, the schedule, the generator; and a state dict holds the tensors themselves, so copy it'
     )
 
 @exercise('6.8', 3)

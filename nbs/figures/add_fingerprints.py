@@ -1,9 +1,13 @@
-"Put the fingerprints of the training pictures into the bundled checkpoint, whose training was before there were any; weights stay as they are: `python nbs/figures/add_fingerprints.py --data DIR`"
+"""Put the fingerprints of the training pictures into the bundled checkpoint, whose training was
+before there were any; weights stay as they are: `python nbs/figures/add_fingerprints.py --data
+DIR`"""
 import argparse
+
 import torch
+
 from lowlight_nat.data.overlap import data_fingerprint, fingerprints, pack
-from lowlight_nat.models.lowlight_nat import load_model, save_model, weights_path
 from lowlight_nat.data.pairs import find_pairs
+from lowlight_nat.models.lowlight_nat import load_model, save_model, weights_path
 
 p = argparse.ArgumentParser(description=__doc__)
 p.add_argument('--data', required=True,

@@ -1,6 +1,8 @@
-"""Draw architecture.svg, the rooms of the library and what each imports, from the imports themselves: `python nbs/figures/architecture.py`.
+"""Draw architecture.svg, the rooms of the library and what each imports, from the imports
+themselves: `python nbs/figures/architecture.py`.
 
-The same bytes every time. The standard library is all it needs; `tests/test_imports.py` holds that the rooms have an order.
+The same bytes every time. The standard library is all it needs; `tests/test_imports.py` holds that
+the rooms have an order.
 """
 import ast
 from graphlib import TopologicalSorter
@@ -113,9 +115,11 @@ def picture():
             out.append(f'<path d="M{x + w/2:g} {top + h:g}L{x2 + w2/2:g} {top2 - 3:g}" stroke="#5b6675" '
                        'stroke-width="1.4" marker-end="url(#head)"/>')
     head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {W} {height:g}" width="{W}" height="{height:g}" '
-            'role="img" aria-labelledby="t">\n<title id="t">The rooms of the library; arrows point at what a room imports; '
+            'role="img" aria-labelledby="t">\n<title id="t">The rooms of the library; arrows point '
+            'at what a room imports; '
             "yellow: the rooms on a picture's way</title>\n"
-            '<defs><marker id="head" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+            '<defs><marker id="head" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="7" '
+            'markerHeight="7" orient="auto">'
             '<path d="M0 0L8 4L0 8z" fill="#5b6675"/></marker></defs>\n'
             f'<rect x="1" y="1" width="{W-2}" height="{height-2:g}" rx="12" fill="#f6f7f9" stroke="#d3d8de"/>\n')
     return head + '\n'.join(out) + '\n</svg>\n'

@@ -1,8 +1,11 @@
-"""Do batches pay? Seconds of the processor for a picture, alone and in a batch of 8, for some sizes: `python nbs/figures/batches.py`, about two minutes. Writes `run/batches.json`."""
-import os, time
+"""Do batches pay? Seconds of the processor for a picture, alone and in a batch of 8, for some
+sizes: `python nbs/figures/batches.py`, about two minutes. Writes `run/batches.json`."""
+import os
+import time
 from pathlib import Path
 
 import torch
+
 from lowlight_nat.inference.enhancer import Enhancer, check_settings
 from lowlight_nat.io.images import read_image
 from lowlight_nat.io.metadata import read_picture

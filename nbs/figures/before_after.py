@@ -1,4 +1,5 @@
-"Draw before_after.jpg, the picture on the first page: dark samples on the left, what the bundled model makes of them on the right."
+"""Draw before_after.jpg, the picture on the first page: dark samples on the left, what the bundled
+model makes of them on the right."""
 from pathlib import Path
 
 from PIL import Image

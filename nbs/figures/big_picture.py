@@ -1,11 +1,20 @@
-"""Memory and time of a photograph of 24 megapixels, enhanced in tiles on two threads of a CPU: `python nbs/figures/big_picture.py`.
+"""Memory and time of a photograph of 24 megapixels, enhanced in tiles on two threads of a CPU:
+`python nbs/figures/big_picture.py`.
 
-The photograph is a sample enlarged to 6000x4000, with the noise of a sensor, as JPEG. A process of its own loads it; from then on its peak of resident
+The photograph is a sample enlarged to 6000x4000, with the noise of a sensor, as JPEG. A process of
+its own loads it; from then on its peak of resident
 memory is counted (Linux), through enhancing and saving. Takes some minutes. Writes `run/big_picture.json`.
-Options: --size H W and --threads N; with another size than that, `run/big_picture_MEGAPIXELS.json` is written. --tiles N runs the model on the first N tiles
+Options: --size H W and --threads N; with another size than that, `run/big_picture_MEGAPIXELS.json`
+is written. --tiles N runs the model on the first N tiles
 only and repeats what it gave for the rest: the memory is the same, hours become minutes, and no time is reported.
 """
-import argparse, json, os, subprocess, sys, tempfile, time
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -16,7 +25,9 @@ def status(key):
 
 def make(path, *size):
     "Write the photograph."
-    import torch, torch.nn.functional as F
+    import torch
+    import torch.nn.functional as F
+
     from lowlight_nat.io.images import read_image, write_image
     torch.manual_seed(0)
     x = F.interpolate(
@@ -36,6 +47,7 @@ def only(enhance, n):
 def measure(path, threads, tiles):
     "In this process: memory with the picture loaded, its peak from then on, and seconds."
     import torch
+
     from lowlight_nat.inference.enhancer import Enhancer
     from lowlight_nat.io.metadata import read_picture
     torch.set_num_threads(threads)
@@ -69,8 +81,9 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         path = str(Path(tmp)/'big.jpg')
         env = dict(os.environ, OMP_NUM_THREADS=str(a.threads))
-        run = lambda *args: subprocess.run([sys.executable, __file__, *map(str, args)], env=env,
-                                           stdout=subprocess.PIPE, text=True, check=True).stdout
+        def run(*args):
+            return subprocess.run([sys.executable, __file__, *map(str, args)], env=env,
+                                                   stdout=subprocess.PIPE, text=True, check=True).stdout
         run('make', path, *size)
         out = run('measure', path, a.threads, a.tiles)
     try:

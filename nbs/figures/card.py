@@ -1,11 +1,15 @@
-"The model card of the bundled checkpoint: writes lowlight_nat/weights/README.md and figures/failures.jpg. Every figure in it is read from the checkpoint's metadata, or from run/ and val.json beside this file."
+"""The model card of the bundled checkpoint: writes lowlight_nat/weights/README.md and
+figures/failures.jpg. Every figure in it is read from the checkpoint's metadata, or from run/ and
+val.json beside this file."""
 import json
 from pathlib import Path
+
 import torch
+
 from lowlight_nat.data.degradations import synthesize_low_light
+from lowlight_nat.evaluation.fidelity import score_pair
 from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.io.images import read_image, write_image
-from lowlight_nat.evaluation.fidelity import score_pair
 from lowlight_nat.models.lowlight_nat import load_model, read_metadata, weights_path
 from lowlight_nat.training.stages import STAGES as MODEL_STAGES
 
@@ -15,23 +19,30 @@ CARD = HERE.parents[1]/'lowlight_nat'/'weights'/'README.md'
 
 
 LOSSY = (
-    'Saved with loss (WebP of quality 95, five stops down): of shadows no deeper than a level or two the format has made blocks of 0 and 1, and the model brings that step '
+    'Saved with loss (WebP of quality 95, five stops down): of shadows no deeper than a level or '
+    'two the format has made blocks of 0 and 1, and the model brings that step '
     'out as black blocks (helmet and chair). JPEG does the same, a lossless file of the same picture does not.'
 )
 
 def cases():
     "Name, true picture, and what the model is given"
-    whole = lambda n: read_image(next((SAMPLES/'reference').glob(f'{n}.*')))
-    ref = lambda n: whole(n)[:, :224, :288]
-    dark = lambda x, **kw: synthesize_low_light(x, generator=torch.Generator().manual_seed(0), **kw)
+    def whole(n):
+        return read_image(next((SAMPLES/'reference').glob(f'{n}.*')))
+    def ref(n):
+        return whole(n)[:, :224, :288]
+    def dark(x, **kw):
+        return synthesize_low_light(x, generator=torch.Generator().manual_seed(0), **kw)
     coffee = ref('coffee')
     cat = ref('chelsea')
     face = ref('astronaut')
-    yield 'Seven stops too dark: what is left is noise and eight-bit steps, and the picture is invented from them.', coffee, dark(
+    yield ('Seven stops too dark: what is left is noise and eight-bit steps, and the picture is '
+           'invented from them.'), coffee, dark(
         coffee, exposure=-7.)
-    yield 'Not dark at all: it was trained on pictures that are at least a stop too dark, and changes contrast and colour of a bright one.', cat, cat
+    yield ('Not dark at all: it was trained on pictures that are at least a stop too dark, and '
+           'changes contrast and colour of a bright one.'), cat, cat
     red = (face*torch.tensor([1.3, 0.55, 0.3]).view(3, 1, 1)).clamp(0, 1)
-    yield 'Coloured light, four stops down: it guesses a balance, and takes part of the light\'s colour away.', red, dark(
+    yield ('Coloured light, four stops down: it guesses a balance, and takes part of the light\'s '
+           'colour away.'), red, dark(
         red, exposure=-4.)
     yield LOSSY, whole('astronaut')[:, 96:, 32:], read_image(SAMPLES/'astronaut.webp')[:, 96:, 32:]
 
@@ -58,7 +69,9 @@ def verdict(systems, seeds=.15):
                                                    ('decoder',
                                                     'the NAT on the features'), ('both', 'both')))
     small = f'less than the {seeds} dB by which seeds differ: these weights do not show a gain' if gain[
-        'both'] < seeds else f'more than the {seeds} dB by which seeds differ; but this is one network with its parts switched off, which it was trained with half of the time, and not networks trained without them'
+        'both'] < seeds else (f'more than the {seeds} dB by which seeds differ; but this is one '
+                              'network with its parts switched off, which it was trained with half '
+                              'of the time, and not networks trained without them')
     return f'GT-mean, against GLARE: **{said}**. For both that is {small}.'
 
 def overlap(v):

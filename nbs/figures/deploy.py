@@ -1,25 +1,43 @@
 """Size, speed and quality of the ways to run the network without its Python: writes run/deploy.json and run/deploy.jpg.
 
-`python nbs/figures/deploy.py` from anywhere, with the extra `deploy` installed; some minutes on two cores. With LOWLIGHT_DATA set it adds the scores on the val pairs.
-Options: --rounds R, --size H W, --repeat N, --threads N, --val N (pairs, evenly spaced; 0: none), --no-compile, --keep DIR (for the exported files, used again if they are there).
+`python nbs/figures/deploy.py` from anywhere, with the extra `deploy` installed; some minutes on two
+cores. With LOWLIGHT_DATA set it adds the scores on the val pairs.
+Options: --rounds R, --size H W, --repeat N, --threads N, --val N (pairs, evenly spaced; 0: none),
+--no-compile, --keep DIR (for the exported files, used again if they are there).
 """
-import argparse, os, statistics, sys, tempfile, time
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
 from datetime import date
 from pathlib import Path
 
 import torch
-from lowlight_nat.experiments.cost import dark_picture
+
 from lowlight_nat.data.degradations import synthesize_low_light
-from lowlight_nat.export.onnx import OnnxEnhancer, _stamp, compiled, exported_program, has_compiler, quantize_dynamic, to_half, to_onnx, write_onnx
+from lowlight_nat.data.pairs import find_pairs
+from lowlight_nat.evaluation.fidelity import psnr
+from lowlight_nat.experiments.cost import dark_picture
+from lowlight_nat.experiments.runs import evaluate
+from lowlight_nat.export.onnx import (
+    OnnxEnhancer,
+    _stamp,
+    compiled,
+    exported_program,
+    has_compiler,
+    quantize_dynamic,
+    to_half,
+    to_onnx,
+    write_onnx,
+)
 from lowlight_nat.export.static_graph import DenseModel
 from lowlight_nat.inference.enhancer import shrink
-from lowlight_nat.experiments.runs import evaluate
-from lowlight_nat.io.images import read_image, write_image
 from lowlight_nat.inference.tiling import pad_to_multiple
-from lowlight_nat.evaluation.fidelity import psnr
-from lowlight_nat.models.lowlight_nat import load_model, weights_path
-from lowlight_nat.data.pairs import find_pairs
+from lowlight_nat.io.images import read_image, write_image
 from lowlight_nat.io.records import device_name, markdown_table, versions, write_json
+from lowlight_nat.models.lowlight_nat import load_model, weights_path
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = 'astronaut.webp', 'camera.png', 'chelsea.jpg', 'coffee.png', 'rocket.webp'
@@ -155,9 +173,11 @@ def main():
     ]
     load = os.getloadavg()[0] if hasattr(os, 'getloadavg') else None
     note = (
-        f"{a.size[0]}x{a.size[1]}, {a.rounds} rounds, {a.threads} thread{'s'*(a.threads > 1)}, median of {a.repeat} interleaved runs; {device_name('cpu')}"
+        f"{a.size[0]}x{a.size[1]}, {a.rounds} rounds, {a.threads} thread{'s'*(a.threads > 1)}, "
+        f"median of {a.repeat} interleaved runs; {device_name('cpu')}"
         +
-        (f', load average {load:.1f} at the end: other programs were running, so compare the rows, not the seconds with other machines'
+        (f', load average {load:.1f} at the end: other programs were running, so compare the rows, '
+         'not the seconds with other machines'
          if load and load > a.threads + 1 else '') + '.')
     command = 'python nbs/figures/deploy.py ' + ' '.join(
         o for i, o in enumerate(sys.argv[1:], 1) if '--keep' not in (o, sys.argv[i - 1]))

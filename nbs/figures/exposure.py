@@ -1,10 +1,14 @@
-"""Compare exposure heads on real pairs: both kinds, trained on the frozen encoder of a model, against a constant, linear fits and the oracle.
+"""Compare exposure heads on real pairs: both kinds, trained on the frozen encoder of a model,
+against a constant, linear fits and the oracle.
 
     python nbs/figures/exposure.py DATA
 
-DATA is a folder of pairs that `lowlight_nat.data.pairs.find_pairs` reads. Writes run/exposure.json and run/exposure.jpg beside this file.
+DATA is a folder of pairs that `lowlight_nat.data.pairs.find_pairs` reads. Writes run/exposure.json
+and run/exposure.jpg beside this file.
 `--views FILE` keeps what the encoder sees (the longer half of the work) and reads it again."""
-import hashlib, json, time
+import hashlib
+import json
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,14 +17,23 @@ import torch
 from fastcore.basics import AttrDict
 from fastcore.script import call_parse
 
-from lowlight_nat.io.records import versions
-from lowlight_nat.models.light import AttentionExposure, ExposureHead, ExposureView, coverage, exposure_view, fit_exposure, inspect_exposure, pick_views
-from lowlight_nat.models.flow import picture_stats
-from lowlight_nat.io.images import read_image
-from lowlight_nat.inference.tiling import pad_to_multiple
-from lowlight_nat.evaluation.fidelity import gt_mean, grey_mean, psnr
-from lowlight_nat.models.lowlight_nat import load_model, weights_path
 from lowlight_nat.data.pairs import find_pairs
+from lowlight_nat.evaluation.fidelity import grey_mean, gt_mean, psnr
+from lowlight_nat.inference.tiling import pad_to_multiple
+from lowlight_nat.io.images import read_image
+from lowlight_nat.io.records import versions
+from lowlight_nat.models.flow import picture_stats
+from lowlight_nat.models.light import (
+    AttentionExposure,
+    ExposureHead,
+    ExposureView,
+    coverage,
+    exposure_view,
+    fit_exposure,
+    inspect_exposure,
+    pick_views,
+)
+from lowlight_nat.models.lowlight_nat import load_model, weights_path
 
 RUN = Path(__file__).resolve().parent/'run'
 SAMPLE = Path(__file__).resolve().parents[2]/'samples'/'rocket.webp'

@@ -1,10 +1,16 @@
-"""Regression against a conditional flow on real pairs, in the latent space of a trained model: equal inputs, width, batches and steps.
+"""Regression against a conditional flow on real pairs, in the latent space of a trained model:
+equal inputs, width, batches and steps.
 
     python nbs/figures/flow_vs_regression.py DATA
 
-DATA is a folder of pairs that `lowlight_nat.data.pairs.find_pairs` reads. Writes run/flow_vs_regression.json and run/flow_vs_regression.jpg beside this file;
+DATA is a folder of pairs that `lowlight_nat.data.pairs.find_pairs` reads. Writes
+run/flow_vs_regression.json and run/flow_vs_regression.jpg beside this file;
 the pictures in the latter are of `samples`, none of DATA."""
-import json, math, platform, random, time
+import json
+import math
+import platform
+import random
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,13 +20,13 @@ from fastcore.script import call_parse
 from PIL import Image, ImageDraw
 from torch import nn
 
-from lowlight_nat.models.flow import ConditionalFlow, nll_bits, picture_stats
-from lowlight_nat.io.images import read_image, to_pil
-from lowlight_nat.inference.tiling import pad_to_multiple
-from lowlight_nat.models.layers import ResBlock, conv3
-from lowlight_nat.evaluation.fidelity import score_pair
-from lowlight_nat.models.lowlight_nat import exposure_normalise, load_model
 from lowlight_nat.data.pairs import Pair, find_pairs
+from lowlight_nat.evaluation.fidelity import score_pair
+from lowlight_nat.inference.tiling import pad_to_multiple
+from lowlight_nat.io.images import read_image, to_pil
+from lowlight_nat.models.flow import ConditionalFlow, nll_bits, picture_stats
+from lowlight_nat.models.layers import ResBlock, conv3
+from lowlight_nat.models.lowlight_nat import exposure_normalise, load_model
 
 RUN = Path(__file__).resolve().parent/'run'
 SAMPLES = Path(__file__).resolve().parents[2]/'samples'
@@ -231,7 +237,8 @@ def main(data:Path, # folder of pairs
     with torch.no_grad(): ceiling = mean_rows([picture_scores(m, p, p['z']) for p in val])
     table = {k: mean_rows(v) for k, v in runs.items()} | {'true latent': ceiling}
     res = dict(
-        command=f'python nbs/figures/flow_vs_regression.py DATA --model {model} --steps {steps} --seeds {seeds} --hidden {hidden} --pairs {pairs} --bs {bs} --size {size} --lr {lr}',
+        command=f'python nbs/figures/flow_vs_regression.py DATA --model {model} --steps {steps} '
+                f'--seeds {seeds} --hidden {hidden} --pairs {pairs} --bs {bs} --size {size} --lr {lr}',
         data=f'{len(tr)} training pairs', validation_pictures=len(val), seeds=list(
             range(seeds)), steps=steps, hidden=hidden, threads=torch.get_num_threads(), parameters={
                 k: sum(o.numel()

@@ -1,10 +1,13 @@
-"GLARE's network in bfloat16 against float32: random weights, a dark picture of 420x620; writes run/half_precision.json. A minute or two on two cores."
+"""GLARE's network in bfloat16 against float32: random weights, a dark picture of 420x620; writes
+run/half_precision.json. A minute or two on two cores."""
 import json
 from pathlib import Path
+
 import torch
+
+from lowlight_nat.evaluation.fidelity import psnr
 from lowlight_nat.experiments.cost import dark_picture
 from lowlight_nat.inference.tiling import pad_to_multiple
-from lowlight_nat.evaluation.fidelity import psnr
 from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig
 
 torch.manual_seed(42)

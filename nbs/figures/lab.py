@@ -1,25 +1,33 @@
-"""Forms of the NAT at equal steps, for the lab notebook: `python nbs/figures/lab.py --form FORM --seed S`, with LOWLIGHT_DATA set.
+"""Forms of the NAT at equal steps, for the lab notebook: `python nbs/figures/lab.py --form FORM
+--seed S`, with LOWLIGHT_DATA set.
 
-Every form is the same small network (conditional encoder, latent, fusion decoder; no flow, no codebook features), trained on the
-same draws with the same plan; only what stands between latent and picture differs. One run takes minutes on one core and adds
+Every form is the same small network (conditional encoder, latent, fusion decoder; no flow, no
+codebook features), trained on the
+same draws with the same plan; only what stands between latent and picture differs. One run takes
+minutes on one core and adds
 its row to `run/lab.json`. `--form all` runs what is missing there.
 """
-import argparse, json, math, os, time
+import argparse
+import json
+import os
+import time
 from pathlib import Path
+
 import torch
-from torch import nn
 import torch.nn.functional as F
 from fastcore.basics import AttrDict
+from torch import nn
+
 from lowlight_nat.data.loaders import LowLightDataLoaders
-from lowlight_nat.models.fusion import FusionDecoder
-from lowlight_nat.models.flow import ConditionalEncoder, SpreadHead, picture_stats, spread_nll
-from lowlight_nat.models.layers import has_bf16
-from lowlight_nat.training.losses import gaussian_nll, ssim_loss, token_loss, token_targets
-from lowlight_nat.models.vqgan import squared_distances
-from lowlight_nat.models.masking import cosine_schedule, remask, token_statistics
 from lowlight_nat.evaluation.fidelity import score_pair
-from lowlight_nat.models.lowlight_nat import load_model, exposure_normalise, overview
+from lowlight_nat.models.flow import ConditionalEncoder, SpreadHead, picture_stats, spread_nll
+from lowlight_nat.models.fusion import FusionDecoder
 from lowlight_nat.models.latent_nat import LatentNAT, parallel_decode
+from lowlight_nat.models.layers import has_bf16
+from lowlight_nat.models.lowlight_nat import exposure_normalise, load_model, overview
+from lowlight_nat.models.masking import cosine_schedule, remask, token_statistics
+from lowlight_nat.models.vqgan import squared_distances
+from lowlight_nat.training.losses import gaussian_nll, ssim_loss, token_loss, token_targets
 
 HERE = Path(__file__).parent
 HALF = has_bf16(torch.device('cpu'))
@@ -88,8 +96,9 @@ class ToneNAT(nn.Module):
         self.tone = Tone(ch, width)
         self.code = nn.Embedding(34, width)
         self.place = nn.Parameter(torch.randn(18, width)*.02)
-        layer = lambda: nn.TransformerEncoderLayer(width, 4, 2*width, dropout=.1, activation='gelu',
-                                                   batch_first=True, norm_first=True)
+        def layer():
+            return nn.TransformerEncoderLayer(width, 4, 2*width, dropout=.1, activation='gelu',
+                                                           batch_first=True, norm_first=True)
         self.blocks = nn.Sequential(*[layer() for _ in range(depth)])
         self.head = nn.Linear(width, 33)
     def weights(self, x): # how much of each range a value has (B,3,6,H,W), sums to 1
@@ -176,7 +185,6 @@ class Net(nn.Module):
                     *token_loss(out.log_q, token_targets(squared_distances(z, self.codes))),
                     refined=(latent - z).abs().mean())
         h = dec.before[0](dec.conv_in(latent))
-        shown = None
         if self.form in FEATURES:
             n = self.features(h, e, mask, sigma.detach(), rounds, z)
             h = n.h
@@ -204,16 +212,20 @@ class Net(nn.Module):
             c = nat.cell
             shape = h.shape[2:]
             H, W = (-(-n//c)*c for n in shape)
-            grow = lambda t: F.pad(t.float(),
-                                   (0, W - shape[1], 0, H - shape[0]), mode='replicate').to(t.dtype)
-            split = lambda t: grow(t).unflatten(2, (H//c, c)).unflatten(4, (W//c, c)).permute(
-                0, 2, 4, 1, 3, 5).flatten(0, 2)
-            join = lambda t: t.unflatten(0, (B, H//c, W//c)).permute(0, 3, 1, 4, 2, 5).flatten(
-                4).flatten(2, 3)
+            def grow(t):
+                return F.pad(t.float(),
+                                               (0, W - shape[1], 0, H - shape[0]), mode='replicate').to(t.dtype)
+            def split(t):
+                return grow(t).unflatten(2, (H//c, c)).unflatten(4, (W//c, c)).permute(
+                            0, 2, 4, 1, 3, 5).flatten(0, 2)
+            def join(t):
+                return t.unflatten(0, (B, H//c, W//c)).permute(0, 3, 1, 4, 2, 5).flatten(
+                            4).flatten(2, 3)
             n = nat(split(h), split(e.feats[0]),
                     split(mask[:, None])[:, 0], rounds, True,
                     split(sigma[:, None])[:, 0])
-            cells = lambda t: None if t is None else t.unflatten(0, (B, H//c, W//c))[:, :, :, 0, 0]
+            def cells(t):
+                return None if t is None else t.unflatten(0, (B, H//c, W//c))[:, :, :, 0, 0]
             return AttrDict(h=join(n.h)[..., :shape[0], :shape[1]], mask=cells(n.mask),
                             latent=cells(n.latent), logvar=cells(n.logvar))
         # each cell is corrected; hidden ones are those the mask names, if any
@@ -237,7 +249,8 @@ class Net(nn.Module):
                 _, x = nat.look(first, see, todo, every, angles, [None]*len(nat.blocks))
                 logvar = nat.to_logvar(x).float().clamp(-8, 4)
                 todo = remask(-logvar[..., 0], hidden, cosine_schedule(r + 1, rounds))
-            grid = lambda t: t.reshape(*low.shape[:3], -1)
+            def grid(t):
+                return t.reshape(*low.shape[:3], -1)
             return AttrDict(h=h + nat.spread(grid(nat.to_feature(x)), h.shape[2:]),
                             mask=grid(every)[..., 0], latent=grid(nat.to_latent(x)),
                             logvar=grid(logvar)[..., 0])
@@ -336,8 +349,10 @@ if __name__ == '__main__':
     a = p.parse_args()
     data = os.environ.get('LOWLIGHT_DATA') or exit(
         'set LOWLIGHT_DATA to a folder of pairs with train and val')
-    key = lambda r: (r['form'], r['seed'], r['steps'], r.get('structure', .2))
-    read = lambda: json.loads(a.out.read_text()) if a.out.exists() else []
+    def key(r):
+        return (r['form'], r['seed'], r['steps'], r.get('structure', .2))
+    def read():
+        return json.loads(a.out.read_text()) if a.out.exists() else []
     for form in FORMS if a.form == 'all' else [a.form]:
         if (form, a.seed, a.steps, a.structure) in map(key, read()): continue
         row = train(form, a.seed, a.steps, data, a.weights, a.structure)

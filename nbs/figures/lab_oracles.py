@@ -1,17 +1,21 @@
-"""Where the bundled model's error lies, and what could be known of it: `python nbs/figures/lab_oracles.py`, with LOWLIGHT_DATA set.
+"""Where the bundled model's error lies, and what could be known of it: `python
+nbs/figures/lab_oracles.py`, with LOWLIGHT_DATA set.
 
 Every oracle looks at the truth, so none of them is a result: they say how much would be won if one thing were known.
 Writes `run/lab_oracles.json`; all figures are PSNR at equal grey mean, in dB, means over pictures.
 """
-import json, os
+import json
+import os
 from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
 from lowlight_nat.data.loaders import LowLightDataLoaders
-from lowlight_nat.training.losses import perceptual_loss
 from lowlight_nat.evaluation.fidelity import gt_mean, psnr, score_pair
 from lowlight_nat.models.lowlight_nat import load_model
+from lowlight_nat.training.losses import perceptual_loss
 
 HERE = Path(__file__).parent
 
@@ -132,7 +136,8 @@ def predict(rows, known, fold, steps=500, n=10, n_hidden=32):
                         nn.Dropout(.3 if known == 'statistics' else 0.), nn.Linear(n_hidden, 3*n))
     nn.init.zeros_(net[-1].weight)
     nn.init.zeros_(net[-1].bias)
-    apply = lambda i, x: x + .3*torch.stack([basis(v, 2) for v in x])@net(A[i]).view(-1, n, 3)
+    def apply(i, x):
+        return x + .3*torch.stack([basis(v, 2) for v in x])@net(A[i]).view(-1, n, 3)
     opt = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=.05)
     sched = torch.optim.lr_scheduler.OneCycleLR(opt, 3e-3, total_steps=steps)
     places = train.nonzero()[:, 0]
@@ -150,7 +155,8 @@ def predict(rows, known, fold, steps=500, n=10, n_hidden=32):
     net.eval()
     held = (~train).nonzero()[:, 0]
     with torch.no_grad():
-        score = lambda f: sum(points_psnr(f(i), Y[i], L[i, 0]) for i in held)/len(held)
+        def score(f):
+            return sum(points_psnr(f(i), Y[i], L[i, 0]) for i in held)/len(held)
         return score(lambda i: X[i]), score(lambda i: apply(i[None], X[i][None])[0])
 
 if __name__ == '__main__':

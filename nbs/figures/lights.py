@@ -1,11 +1,17 @@
-"What sparing the lights does, for several weights: `python nbs/figures/lights.py DATA` writes run/lights.json beside this file."
-import argparse, json, statistics, torch
+"""What sparing the lights does, for several weights: `python nbs/figures/lights.py DATA` writes
+run/lights.json beside this file."""
+import argparse
+import json
+import statistics
 from pathlib import Path
+
+import torch
+
 from lowlight_nat.data.loaders import find_pairs
-from lowlight_nat.inference.enhancer import Enhancer
-from lowlight_nat.models.light import spare_lights
 from lowlight_nat.evaluation.fidelity import gt_mean, psnr
+from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.io.metadata import read_picture
+from lowlight_nat.models.light import spare_lights
 
 WEIGHTS = 0, 100, 300, 1000, 3000, 10000
 PATH = Path(__file__).parent/'run'/'lights.json'

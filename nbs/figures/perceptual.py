@@ -1,17 +1,24 @@
-"""A perceptual distance of the systems of the ablation, and of the bundled weights: `python nbs/figures/perceptual.py DATA RUNS`, where RUNS is the
+"""A perceptual distance of the systems of the ablation, and of the bundled weights: `python
+nbs/figures/perceptual.py DATA RUNS`, where RUNS is the
 folder that `lowlight_experiment ablation` wrote into; writes run/perceptual.json beside this file.
 
-The distance is the mean difference of features of the bundled codebook's frozen encoder, at equal grey mean. It is not LPIPS, whose network was not at hand.
+The distance is the mean difference of features of the bundled codebook's frozen encoder, at equal
+grey mean. It is not LPIPS, whose network was not at hand.
 """
-import argparse, json, statistics, torch
+import argparse
+import json
+import statistics
 from pathlib import Path
-from lowlight_nat.inference.enhancer import Enhancer
-from lowlight_nat.training.losses import perceptual_loss
-from lowlight_nat.evaluation.fidelity import gt_mean
-from lowlight_nat.models.lowlight_nat import load_model
+
+import torch
+
 from lowlight_nat.data.pairs import find_pairs
-from lowlight_nat.io.metadata import read_picture
+from lowlight_nat.evaluation.fidelity import gt_mean
 from lowlight_nat.experiments.tables import SYSTEM_ROWS
+from lowlight_nat.inference.enhancer import Enhancer
+from lowlight_nat.io.metadata import read_picture
+from lowlight_nat.models.lowlight_nat import load_model
+from lowlight_nat.training.losses import perceptual_loss
 
 PATH = Path(__file__).parent/'run'/'perceptual.json'
 

@@ -2,23 +2,35 @@
 
     python nbs/figures/quantizers.py --data DATA [--steps 600] [--bs 8] [--seed 42]
 
-DATA is a folder of pairs with `train` and `val` in any of the layouts the package reads. About half a minute a row on one core.
+DATA is a folder of pairs with `train` and `val` in any of the layouts the package reads. About half
+a minute a row on one core.
 """
-import argparse, json, platform, time
+import argparse
+import json
+import platform
+import time
 from dataclasses import replace
 from pathlib import Path
 
-import fastai, torch
+import fastai
+import torch
 from fastai.callback.core import Callback
 
 from lowlight_nat import __version__
-from lowlight_nat.training import learner as training
-from lowlight_nat.models.vqgan import VQGAN, usage_stats
-from lowlight_nat.training.callbacks import AdversarialStep, CodebookCare
 from lowlight_nat.data.loaders import LowLightDataLoaders
-from lowlight_nat.training.losses import perceptual_loss
 from lowlight_nat.evaluation.fidelity import score_pair
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, exposure_normalise, load_model, weights_path
+from lowlight_nat.models.lowlight_nat import (
+    LowLightNAT,
+    ModelConfig,
+    TrainPlan,
+    exposure_normalise,
+    load_model,
+    weights_path,
+)
+from lowlight_nat.models.vqgan import VQGAN, usage_stats
+from lowlight_nat.training import learner as training
+from lowlight_nat.training.callbacks import AdversarialStep, CodebookCare
+from lowlight_nat.training.losses import perceptual_loss
 
 START = 0.4
 EARLY = 0.15
@@ -71,14 +83,16 @@ def measure(vqgan, pairs, quantise):
         t = vqgan.quantizer.nearest(z)
         rec = vqgan.decode(vqgan.quantizer.lookup(t) if quantise else z)
         # back at the true level: quality, not brightness, is measured
-        bright = lambda v: (v*(level/0.4).view(-1, 1, 1, 1)).clamp(0, 1)
+        def bright(v):
+            return (v*(level/0.4).view(-1, 1, 1, 1)).clamp(0, 1)
         scores.append(score_pair(bright(rec), bright(x)))
         tokens.append(t.flatten())
         zs.append(z[0].flatten(1))
         cast = (rec - x).mean((2, 3))
         casts.append((cast - cast.mean(1, keepdim=True)).abs().mean().item())
     eig = torch.linalg.eigvalsh(torch.cat(zs, 1).cov())
-    mean = lambda k: sum(s[k] for s in scores)/len(scores)
+    def mean(k):
+        return sum(s[k] for s in scores)/len(scores)
     use = vars(usage_stats(torch.cat(tokens), vqgan.quantizer.n_codes)) if quantise else {}
     return {
         **{k: round(mean(k), 3)

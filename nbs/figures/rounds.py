@@ -1,19 +1,22 @@
-"Measure what the latent NAT's rounds do on validation pairs, and its three read-outs; writes run/rounds.json, which the chapter on the NAT shows."
-import argparse, json, shlex
+"""Measure what the latent NAT's rounds do on validation pairs, and its three read-outs; writes
+run/rounds.json, which the chapter on the NAT shows."""
+import argparse
+import json
+import shlex
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from lowlight_nat.io.records import versions
-from lowlight_nat.models.vqgan import squared_distances
-from lowlight_nat.io.images import read_image
-from lowlight_nat.training.losses import token_targets
-from lowlight_nat.models.masking import prior_at
-from lowlight_nat.evaluation.fidelity import score_pair
-from lowlight_nat.models.lowlight_nat import exposure_normalise, load_model
-from lowlight_nat.models.latent_nat import OUTPUTS
 from lowlight_nat.data.pairs import find_pairs
+from lowlight_nat.evaluation.fidelity import score_pair
+from lowlight_nat.io.images import read_image
+from lowlight_nat.io.records import versions
+from lowlight_nat.models.latent_nat import OUTPUTS
+from lowlight_nat.models.lowlight_nat import exposure_normalise, load_model
+from lowlight_nat.models.masking import prior_at
+from lowlight_nat.models.vqgan import squared_distances
+from lowlight_nat.training.losses import token_targets
 
 
 def even(x, n): return x[..., :x.shape[-2]//n*n, :x.shape[-1]//n*n]
@@ -35,7 +38,8 @@ def measure(model, a, t, rounds, output='delta'):
     codes = model.vqgan.quantizer.codes
     r = model.refine(a, rounds=rounds, output=output, keep=True)
     m = r.mask
-    e = lambda z: (z.detach() - t.z).abs().mean(1)[r.mask]
+    def e(z):
+        return (z.detach() - t.z).abs().mean(1)[r.mask]
     d2 = squared_distances(t.z, codes)[m]
     log_q = table(r, prior_at(a.z_tilde, codes, 2*model.cfg.factor*a.sigma**2, m))
     truth = d2.argmin(-1)

@@ -1,4 +1,5 @@
-"""Draw what the site itself needs: card.jpg, the picture that is shown where a link to a page is shared; the two badges; the icon.
+"""Draw what the site itself needs: card.jpg, the picture that is shown where a link to a page is
+shared; the two badges; the icon.
 
 Run `python nbs/figures/site.py` from anywhere. The card is made from before_after.jpg.
 """

@@ -3,7 +3,12 @@
 Each precision gets a process of its own, so that its peak is its own. Writes `run/speed.json`, and leaves in it what
 was reported from other processors. Run it where nothing else is at work.
 """
-import json, os, statistics, subprocess, sys, time
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -12,6 +17,7 @@ def measure(bf16, n=7):
     """In this process: median seconds of n pictures after one to warm up, and the peak of resident
     memory"""
     import torch
+
     from lowlight_nat.inference.enhancer import Enhancer
     torch.manual_seed(0)
     torch.set_num_threads(2)

@@ -1,14 +1,19 @@
-"Measure how well each map of uncertainty finds wrong places of the aligned latent, on validation pairs; writes run/uncertainty.json, and run/uncertainty.jpg of a picture of `samples`, which the chapter on masking shows."
-import argparse, hashlib, json, shlex
+"""Measure how well each map of uncertainty finds wrong places of the aligned latent, on validation
+pairs; writes run/uncertainty.json, and run/uncertainty.jpg of a picture of `samples`, which the
+chapter on masking shows."""
+import argparse
+import hashlib
+import json
+import shlex
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 
-from lowlight_nat.models.lowlight_nat import load_model, weights_path
 from lowlight_nat.data.pairs import Pair, find_pairs
-from lowlight_nat.io.records import versions
 from lowlight_nat.experiments.calibration import maps_of, measure_uncertainty, places
+from lowlight_nat.io.records import versions
+from lowlight_nat.models.lowlight_nat import load_model, weights_path
 
 SAMPLES = Path(__file__).resolve().parents[2]/'samples'
 
@@ -48,7 +53,8 @@ def main():
     r = measure_uncertainty(model, val, [train[i] for i in pick], a.seed)
     _, one, factor = (r.pop(k) for k in ('pics', 'one', 'factor'))
     res = dict(
-        command=f'python nbs/figures/uncertainty.py --data {shlex.quote(Path(a.data).name)} --model {Path(a.model).stem} --train {a.train} --seed {a.seed}',
+        command=f'python nbs/figures/uncertainty.py --data {shlex.quote(Path(a.data).name)} '
+                f'--model {Path(a.model).stem} --train {a.train} --seed {a.seed}',
         model=Path(a.model).stem, sha256=hashlib.sha256(weights_path(
             a.model).read_bytes()).hexdigest(), seed=a.seed, pictures=len(val),
         training_pairs=len(pick), versions=versions(), **r)

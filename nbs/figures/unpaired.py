@@ -1,12 +1,18 @@
-"Fine-tune the bundled model on dark pictures without partners and measure what that costs on validation pairs; writes run/unpaired.json, which the chapter on unpaired training shows. Needs LOWLIGHT_DATA."
-import argparse, json, os, time
+"""Fine-tune the bundled model on dark pictures without partners and measure what that costs on
+validation pairs; writes run/unpaired.json, which the chapter on unpaired training shows. Needs
+LOWLIGHT_DATA."""
+import argparse
+import json
+import os
+import time
 from pathlib import Path
 
 import torch
-from lowlight_nat.io.records import versions
+
 from lowlight_nat.data.loaders import LowLightDataLoaders, SyntheticDataset
-from lowlight_nat.models.lowlight_nat import load_model
 from lowlight_nat.data.pairs import find_pairs
+from lowlight_nat.io.records import versions
+from lowlight_nat.models.lowlight_nat import load_model
 from lowlight_nat.training.learner import validate_pairs
 from lowlight_nat.training.unpaired import unpaired_dls, unpaired_learner
 
@@ -32,7 +38,8 @@ def tune(name, images, steps, checkpoint, **kwargs):
         before = learn.validate()
         learn.fit(1)
         after = learn.validate()
-    zero = lambda v: sum(float(x) for n, x in zip(learn.model.terms, v[1:]) if n in ZERO)
+    def zero(v):
+        return sum(float(x) for n, x in zip(learn.model.terms, v[1:]) if n in ZERO)
     print(name, [round(float(v), 4) for v in before], '->', [round(float(v), 4) for v in after],
           flush=True)
     return learn.model.model.eval(), dict(zero_before=zero(before), zero_after=zero(after),
@@ -55,11 +62,12 @@ def main():
     val = LowLightDataLoaders.from_pairs(
         find_pairs(data, 'val')[:1], find_pairs(data, 'val'), size=64, device='cpu').valid
     dark = darkened(find_pairs(data, 'train'), 24, args.seed)
-    row = lambda name, m, loss={}: dict(
-        run=name, **{k: v
-                     for k, v in validate_pairs(m, val).items()
-                     if k != 'n'}, **{k: round(v, 4)
-                                      for k, v in loss.items()})
+    def row(name, m, loss=None):
+        return dict(
+            run=name, **{k: v
+                         for k, v in validate_pairs(m, val).items()
+                         if k != 'n'}, **{k: round(v, 4)
+                                          for k, v in (loss or {}).items()})
     torch.manual_seed(args.seed)
     rows = [row('start', load_model(args.weights))]
     print(rows[-1], flush=True)
@@ -71,7 +79,8 @@ def main():
         rows.append(row(name, *tune(name, images, args.steps, args.weights, **kwargs)))
         print(rows[-1], flush=True)
     res = dict(
-        command=f'python nbs/figures/unpaired.py --steps {args.steps} --seed {args.seed} --weights {Path(args.weights).name}',
+        command=f'python nbs/figures/unpaired.py --steps {args.steps} --seed {args.seed} --weights '
+                f'{Path(args.weights).name}',
         steps=args.steps, seed=args.seed, val=len(find_pairs(data, 'val')), rows=rows,
         versions=versions(), seconds=round(time.perf_counter() - start))
     args.out.write_text(json.dumps(res, indent=1) + '\n', encoding='utf-8')

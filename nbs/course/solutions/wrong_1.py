@@ -1,7 +1,9 @@
 "Answers to exercises 1 that look right; the checks must notice each."
 import torch
-from lowlight_nat.io.images import linear_to_srgb, srgb_to_linear
+
 from lowlight_nat.evaluation.fidelity import grey_mean
+from lowlight_nat.io.images import linear_to_srgb, srgb_to_linear
+
 
 def _not_in_pairs(y1, y2):
     x = (y1+y2)/2

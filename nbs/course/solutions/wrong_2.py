@@ -2,6 +2,7 @@
 import torch
 import torch.nn.functional as F
 
+
 def _ema_of_codes(codes, count, total, z, tokens, decay):
     one = F.one_hot(tokens, len(codes)).float()
     n = one.sum(0)
@@ -34,7 +35,8 @@ def _weight(rec, g, last, swap=False, detach=True, limit=True):
     return w.detach() if detach else w + 0*last.sum()
 
 def _scale_only(z, e):
-    n = lambda t: t.norm(dim=1, keepdim=True)
+    def n(t):
+        return t.norm(dim=1, keepdim=True)
     s = (n(e)/n(z)).detach()
     return s*z + (e-s*z).detach()
 

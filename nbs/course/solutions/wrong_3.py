@@ -1,7 +1,11 @@
 "Answers to exercises 3 that look right; the checks must notice each."
-import math, torch
+import math
+
+import torch
 from torch import nn
+
 from lowlight_nat.models.layers import conv3
+
 
 class _Mirrored(nn.Module):
     "The solution, with something wrong that can be named"

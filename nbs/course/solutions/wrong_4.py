@@ -1,7 +1,11 @@
 "Answers to exercises 4 that look right; the checks must notice each."
-import math, torch
+import math
+
+import torch
 import torch.nn.functional as F
+
 from lowlight_nat.models.masking import cosine_schedule, remask
+
 
 def _grid(d2, tokens, score):
     Ts = torch.logspace(-3, 2, 60)

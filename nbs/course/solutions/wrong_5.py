@@ -2,7 +2,9 @@
 import torch
 import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
+
 from lowlight_nat.evaluation.fidelity import grey_mean, gt_mean, psnr
+
 
 def _shift(x, dy, dx):
     B,C,H,W = x.shape

@@ -1,6 +1,10 @@
 "Answers to exercises 6 that look right; the checks must notice each."
-import copy, torch
+import copy
+
+import torch
+
 from lowlight_nat.inference.tiling import tile_grid
+
 
 def _tiles(f, x, tile, overlap, add):
     out = torch.zeros_like(x)
