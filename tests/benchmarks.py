@@ -41,7 +41,7 @@ def masks():
     "The whole inference by the share of masked places."
     import torch
     from lowlight_nat.experiments.cost import dark_picture, interleaved_seconds, tau_for_share
-    from lowlight_nat.models.lowlight_nat import load_model
+    from lowlight_nat.models.checkpoint import load_model
     model = load_model('small').eval()
     x = dark_picture((192, 288))
     with torch.inference_mode():

@@ -70,7 +70,7 @@ MUTANTS = [
     ('bright pictures: the gain is not raised', 'keep_bright',
      'g = torch.minimum(g + short / slope, most)', 'g = gain',
      'test_exposure.py::test_a_bright_picture_never_gets_darker'),
-    ('GLARE: attention scaled by the width, not its root', 'attend', 'k * k.shape[-1] ** (-0.5)',
+    ('GLARE: attention scaled by the width, not its root', 'glare_attention', 'k * k.shape[-1] ** (-0.5)',
      'k * k.shape[-1] ** (-1.0)', 'test_glare_parity.py::test_array'),
     ('GLARE: downsampling pads on the other side', 'forward', 'F.pad(x, (0, 1, 0, 1))',
      'F.pad(x, (1, 0, 1, 0))', 'test_glare_parity.py::test_array'),

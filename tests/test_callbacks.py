@@ -17,7 +17,7 @@ from lowlight_nat.training.callbacks import AdversarialStep, Autocast, CodebookC
 from lowlight_nat.training.checkpoints import Checkpoint, Resume, load_state, random_state, set_random_state
 from lowlight_nat.models.vqgan import VQGAN
 from lowlight_nat.models.layers import has_bf16
-from lowlight_nat.models.lowlight_nat import ModelConfig, TrainPlan
+from lowlight_nat.models.config import ModelConfig, TrainPlan
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 EPOCHS = 6

@@ -1,7 +1,7 @@
 "The model card says what the checkpoint's metadata says, and what `lowlight_evaluate` measured."
 import pytest
 import json
-from lowlight_nat.models.lowlight_nat import read_metadata, weights_path
+from lowlight_nat.models.checkpoint import read_metadata, weights_path
 
 
 def test_card_agrees_with_the_checkpoint(root):

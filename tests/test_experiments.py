@@ -9,7 +9,9 @@ from fastcore.basics import AttrDict
 from lowlight_nat.cli import EXPERIMENTS, lowlight_experiment, make_parser
 from lowlight_nat.experiments.runs import Run, brightness, compare, differ_most, evaluate, match_results, pareto, scaled, table2
 from lowlight_nat.io.images import read_image, write_image
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, save_model
+from lowlight_nat.models.checkpoint import save_model
+from lowlight_nat.models.config import ModelConfig
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 from lowlight_nat.data.pairs import find_pairs
 from lowlight_nat.io.records import Rows, folder_lock, write_json
 

@@ -13,7 +13,8 @@ from lowlight_nat.training.callbacks import EMAWeights, Preview, ValidateEvery, 
 from lowlight_nat.data.loaders import LowLightBlock, LowLightDataLoaders, Pair
 from lowlight_nat.io.images import write_image
 from lowlight_nat.training.losses import gt_mean_loss, l1_loss
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan
+from lowlight_nat.models.config import ModelConfig, TrainPlan
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 from lowlight_nat.training.stages import STAGES, random_tau
 
 TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,

@@ -6,7 +6,9 @@ import pytest, torch
 from fastcore.basics import AttrDict
 from torch.utils._python_dispatch import TorchDispatchMode
 from lowlight_nat.models.flow import picture_stats
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, StagePlan, TrainPlan, load_model, read_metadata, save_model, weights_path
+from lowlight_nat.models.checkpoint import load_model, read_metadata, save_model, weights_path
+from lowlight_nat.models.config import ModelConfig, StagePlan, TrainPlan
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 from lowlight_nat.training.stages import align_terms
 from lowlight_nat.training.learner import STAGES, trainable
 

@@ -11,7 +11,9 @@ from lowlight_nat.training.callbacks import AdversarialStep
 from lowlight_nat.training.checkpoints import Checkpoint, Resume, load_state
 from lowlight_nat.data.loaders import LowLightDataLoaders
 from lowlight_nat.io.images import write_image
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, load_model, read_metadata
+from lowlight_nat.models.checkpoint import load_model, read_metadata
+from lowlight_nat.models.config import ModelConfig, TrainPlan
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 
 TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
               flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2), nat_width=16,

@@ -4,7 +4,9 @@ from dataclasses import replace
 from functools import partial
 
 import pytest, torch
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model
+from lowlight_nat.models.checkpoint import load_model
+from lowlight_nat.models.config import ModelConfig
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 from lowlight_nat.training.unpaired import (PARTS, WEIGHTS, UnpairedStage, as_it_is, codebook_prior,
                                             colour_constancy, exposure_control, spatial_consistency,
                                             unpaired_dls, unpaired_learner)

@@ -10,7 +10,8 @@ from PIL import Image
 pytest.importorskip('ipywidgets', reason="ipywidgets isn't installed: pip install -e '.[app]'")
 from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.app.steps import Steps, as_html, before_after, curve_svg, side_by_side, tint
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan
+from lowlight_nat.models.config import ModelConfig, TrainPlan
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 from lowlight_nat.app.widgets import App, BeforeAfter, Brush, Explorer, Inspector, Monitor, Upload, live, write_app
 
 

@@ -2,7 +2,7 @@
 import argparse
 import torch
 from lowlight_nat.data.overlap import data_fingerprint, fingerprints, pack
-from lowlight_nat.models.lowlight_nat import load_model, save_model, weights_path
+from lowlight_nat.models.checkpoint import load_model, save_model, weights_path
 from lowlight_nat.data.pairs import find_pairs
 
 p = argparse.ArgumentParser(description=__doc__)

@@ -17,7 +17,7 @@ from lowlight_nat.experiments.runs import evaluate
 from lowlight_nat.io.images import read_image, write_image
 from lowlight_nat.inference.tiling import pad_to_multiple
 from lowlight_nat.evaluation.fidelity import psnr
-from lowlight_nat.models.lowlight_nat import load_model, weights_path
+from lowlight_nat.models.checkpoint import load_model, weights_path
 from lowlight_nat.data.pairs import find_pairs
 from lowlight_nat.io.records import device_name, markdown_table, versions, write_json
 

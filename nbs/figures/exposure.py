@@ -19,7 +19,7 @@ from lowlight_nat.models.flow import picture_stats
 from lowlight_nat.io.images import read_image
 from lowlight_nat.inference.tiling import pad_to_multiple
 from lowlight_nat.evaluation.fidelity import gt_mean, grey_mean, psnr
-from lowlight_nat.models.lowlight_nat import load_model, weights_path
+from lowlight_nat.models.checkpoint import load_model, weights_path
 from lowlight_nat.data.pairs import find_pairs
 
 RUN = Path(__file__).resolve().parent/'run'

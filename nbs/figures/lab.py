@@ -18,7 +18,8 @@ from lowlight_nat.training.losses import gaussian_nll, ssim_loss, token_loss, to
 from lowlight_nat.models.vqgan import squared_distances
 from lowlight_nat.models.masking import cosine_schedule, remask, token_statistics
 from lowlight_nat.evaluation.fidelity import score_pair
-from lowlight_nat.models.lowlight_nat import load_model, exposure_normalise, overview
+from lowlight_nat.models.checkpoint import load_model
+from lowlight_nat.models.light import exposure_normalise, overview
 from lowlight_nat.models.latent_nat import LatentNAT, parallel_decode
 
 HERE = Path(__file__).parent

@@ -45,7 +45,7 @@ PARTS = {
     'cli': (842, 418, 96, 34, 'cli', []),
 }
 CHAPTERS = (
-    'colour files images pairs pictures darkness data fingerprints layers quantizers codebook flow masking nat decoder glare glare_release exposure model metrics perception record losses stages '
+    'colour files images pairs pictures darkness data fingerprints layers quantizers codebook flow masking nat decoder glare glare_release exposure model config checkpoint metrics perception record losses stages '
     'callbacks checkpoints training training_memory training_parallel training_unpaired answer tiling enhance folders llflow restormer baselines cost experiments table1 uncertainty dense deploy explore widgets cli'
 ).split()
 # the parts they have in the official size
@@ -53,6 +53,7 @@ ALSO = {
     'colour': ['images.in', 'images.out'], 'files': ['images.in', 'images.out'], 'pictures': [
         'images.in', 'images.out'
     ], 'folders': ['enhance'], 'tiling': ['enhance'], 'answer': ['nat', 'enhance', 'images.out'],
+    'config': ['training'], 'checkpoint': ['training', 'enhance'],
     'glare': ['codebook', 'flow.cond', 'flow.flow'], 'glare_release': ['decoder'], 'pairs': [
         'data'
     ], 'darkness': ['data'], 'fingerprints': ['data', 'metrics'], 'perception': ['metrics'],
@@ -65,6 +66,7 @@ ALSO = {
     ], 'uncertainty': ['experiments', 'masking'], 'dense': ['nat',
                                                             'deploy'], 'explore': ['widgets']
 }
+FRAMED = ('model', 'config', 'checkpoint')   # chapters that light the frame of the whole model
 ROW = ['images.in', 'flow.cond', 'flow.flow', 'masking', 'nat', 'decoder', 'images.out']
 # what the codebook hands down
 FEEDS = {'flow.flow': 'latents', 'nat': 'tokens', 'decoder': 'features of D'}
@@ -138,7 +140,7 @@ def picture(chapter=None):
         f'<title id="t">The pipeline from a dark picture to a bright one{f"; lit: {chapter}" if chapter else ""}</title>',
         f'<defs>{head}</defs>',
         f'<rect x="1" y="1" width="{W-2}" height="{H-2}" rx="12" fill="#f6f7f9" stroke="#d3d8de"/>',
-        *model_frame(chapter == 'model'), *feed_arrows(), *quantizer_arrow(), *row_arrows()
+        *model_frame(chapter in FRAMED), *feed_arrows(), *quantizer_arrow(), *row_arrows()
     ]
     for k, part in PARTS.items(): out += box(part, lit(k))
     out += [
@@ -199,7 +201,7 @@ def upright_lit(chapter):
     "What is drawn over the upright form for one chapter; shown where the address ends in its name."
     keys = [k for k in PARTS if k.split('.')[0] == chapter or k in ALSO.get(chapter, [])]
     out = [f'<g id="{chapter}" class="lit">']
-    if chapter == 'model':
+    if chapter in FRAMED:
         out += [*upright_frame(True), *upright_arrows()]
         for k in PARTS: out += upright_box(k, False)
     for k in keys: out += upright_box(k, True)

@@ -11,7 +11,8 @@ from lowlight_nat.io.images import read_image
 from lowlight_nat.training.losses import token_targets
 from lowlight_nat.models.masking import prior_at
 from lowlight_nat.evaluation.fidelity import score_pair
-from lowlight_nat.models.lowlight_nat import exposure_normalise, load_model
+from lowlight_nat.models.checkpoint import load_model
+from lowlight_nat.models.light import exposure_normalise
 from lowlight_nat.models.latent_nat import OUTPUTS
 from lowlight_nat.data.pairs import find_pairs
 
