@@ -30,7 +30,7 @@ MUTANTS = [
      'self.total.lerp_(total, 1 - self.decay)', 'self.total.lerp_(total, 0.9 * (1 - self.decay))',
      'test_quantizers.py'),
     ('token statistics: entropy of one place too many', '_statistics',
-     'torch.linalg.vecdot(p, l.sub_(top))', 'torch.linalg.vecdot(p, l)', 'test_masking.py'),
+     'torch.linalg.vecdot(p, logits.sub_(top))', 'torch.linalg.vecdot(p, logits)', 'test_masking.py'),
     ('calibration: searches the wrong way', 'calibrate_temperature', 'nc < nd', 'nc > nd',
      'test_masking.py'),
     ('latent NAT: read out without subtracting the prior', '_read', 'z + q.mean - before',

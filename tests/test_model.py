@@ -377,7 +377,8 @@ def test_read_out_is_that_of_softmax():
     codes = torch.randn(64, 4)
     for size in 0.1, 1., 10., 3e3:
         logits = size*torch.randn(50, 64)
-        best, confidence, mean = read_out(logits, codes)
+        q = read_out(logits, codes)
+        best, confidence, mean = q.tokens, q.confidence, q.mean
         p = logits.double().softmax(-1)
         assert torch.equal(best, logits.argmax(-1)) and torch.allclose(
             confidence.double(),

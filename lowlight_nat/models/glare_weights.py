@@ -263,7 +263,7 @@ def _is_state(state):
     return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
 
 def read_weights(path, # of the file
-                ) -> dict[str, Tensor]: # by name, a leading `module.` dropped
+                ) -> dict[str, Tensor]: # by name, any shape; a leading `module.` dropped
     "Read a file of weights; refuse what is not one"
     path = Path(path)
     if not path.is_file():
@@ -294,7 +294,7 @@ def _complaints(path, state, names):
 def load_glare(path_net, # net_G.pth: conditional encoder, flow, second decoder
                path_vqgan, # vqgan.pkl: codebook
                sizes:GlareSizes=GlareSizes(), # sizes of the network they belong to
-              ) -> dict[str, dict[str, Tensor]]: # part: its state dict under our names, float32
+              ) -> dict[str, dict[str, Tensor]]: # part: its state dict, any shape, float32
     "Read the official weights; one error lists all that does not fit"
     names = glare_names(sizes)
     paths = dict(net_G=path_net, vqgan=path_vqgan)
