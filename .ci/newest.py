@@ -41,7 +41,8 @@ def modules():
 def toy(out):
     "Train a toy through all stages; the model as read from its checkpoint."
     from lowlight_nat.data.loaders import LowLightDataLoaders
-    from lowlight_nat.models.lowlight_nat import ModelConfig, TrainPlan, load_model
+    from lowlight_nat.models.checkpoint import load_model
+    from lowlight_nat.models.config import ModelConfig, TrainPlan
     from lowlight_nat.training.learner import train_pipeline
     def dls(crop, bs, n):
         return LowLightDataLoaders.from_synthetic(ROOT/'samples/reference', [torch.rand(3, 32, 40)],
@@ -71,7 +72,7 @@ def stage_learner(out):
     from fastai.learner import load_learner
 
     from lowlight_nat.data.loaders import LowLightDataLoaders
-    from lowlight_nat.models.lowlight_nat import ModelConfig, TrainPlan
+    from lowlight_nat.models.config import ModelConfig, TrainPlan
     from lowlight_nat.training.learner import flow_learner
     dls = LowLightDataLoaders.from_synthetic(ROOT/'samples/reference', [torch.rand(3, 32, 40)],
                                              size=32, bs=2, items_per_epoch=4, device='cpu')

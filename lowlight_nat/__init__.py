@@ -17,17 +17,21 @@ if TYPE_CHECKING:                   # what editors and type checkers see
     from .inference.result import Enhanced as Enhanced
     from .io.files import ImageError as ImageError
     from .io.images import read_image as read_image, write_image as write_image
-    from .models.lowlight_nat import LowLightNAT as LowLightNAT, NATConfig as NATConfig
-    from .models.lowlight_nat import load_model as load_model, save_model as save_model
+    from .models.checkpoint import load_model as load_model, save_model as save_model
+    from .models.config import ModelConfig as ModelConfig, NATConfig as NATConfig
+    from .models.config import TrainPlan as TrainPlan
+    from .models.lowlight_nat import LowLightNAT as LowLightNAT
 
 # public name: the module it lives in
 _FRONT = dict(
     Enhancer='inference.enhancer',
     Enhanced='inference.result',
     LowLightNAT='models.lowlight_nat',
-    NATConfig='models.lowlight_nat',
-    load_model='models.lowlight_nat',
-    save_model='models.lowlight_nat',
+    ModelConfig='models.config',
+    TrainPlan='models.config',
+    NATConfig='models.config',
+    load_model='models.checkpoint',
+    save_model='models.checkpoint',
     read_image='io.images',
     write_image='io.images',
     ImageError='io.files',

@@ -55,6 +55,9 @@ MOVED = dict(
 # Packages whose name was a module's: an old name in them is looked up where it went
 ROOMS = dict(data='data.loaders', training='training.learner', experiments='experiments.runs')
 
+# Modules whose names of version 0.1 went into others, too
+SPLIT = {'lowlight_nat.models.lowlight_nat': ('models.config', 'models.checkpoint')}
+
 
 def _warn(old, new, level):
     "Say where a module went."
@@ -95,3 +98,11 @@ def room(package, attribute):
             _warn(f'{name}.{attribute}', f'{ROOMS[name]}.{attribute}', 4)
             return value
     raise AttributeError(f'module {package!r} has no attribute {attribute!r}')
+
+
+def part(module, attribute):
+    "An attribute that a module of version 0.1 had, from where it went."
+    for home in SPLIT.get(module, ()):
+        value = getattr(import_module(f'lowlight_nat.{home}'), attribute, None)
+        if value is not None and not attribute.startswith('__'): return value
+    raise AttributeError(f'module {module!r} has no attribute {attribute!r}')

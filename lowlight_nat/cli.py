@@ -26,7 +26,9 @@ from .io.images import IMAGE_EXTENSIONS, ImageError, read_image
 from .experiments.runs import SCORES, Run, evaluate
 from .data.overlap import overlap_note, overlaps
 from .evaluation.fidelity import GT_MEAN_FORMULA
-from .models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, load_model, save_model, weights_path
+from .models.checkpoint import load_model, save_model, weights_path
+from .models.config import ModelConfig, TrainPlan
+from .models.lowlight_nat import LowLightNAT
 from .models.glare_weights import GLARE_RELEASE
 from .data.pairs import check_pairs, default_split, find_pairs, split_note
 from .evaluation.perceptual import InceptionFeatures, LPIPS, weights_url

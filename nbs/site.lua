@@ -81,11 +81,9 @@ local moved = {
   ['part3_doubt/lowlight_nat.html#lowlightnat.doubt'] = 'part3_doubt/lowlight_nat.html#lowlightnat',
   ['part3_doubt/lowlight_nat.html#lowlightnat.forward'] = 'part3_doubt/lowlight_nat.html#lowlightnat',
   ['part3_doubt/lowlight_nat.html#lowlightnat.from_glare'] = 'part3_doubt/lowlight_nat.html#lowlightnat',
-  ['part3_doubt/lowlight_nat.html#modelconfig.base'] = 'part3_doubt/lowlight_nat.html#modelconfig',
-  ['part3_doubt/lowlight_nat.html#modelconfig.tiny'] = 'part3_doubt/lowlight_nat.html#modelconfig',
-  ['part3_doubt/lowlight_nat.html#trainplan.base'] = 'part3_doubt/lowlight_nat.html#trainplan',
   ['part4_training/callbacks.html#emaweights.catch_up'] = 'part4_training/callbacks.html#catch_up',
   ['part4_training/callbacks.html#emaweights.load_state_dict'] = 'part4_training/callbacks.html#emaweights',
+  ['part5_truth/cost.html#_check'] = '',
   ['part6_using/enhancer.html#_pass'] = '',
   ['part6_using/enhancer.html#_record'] = '',
   ['part6_using/enhancer.html#_smaller'] = '',
@@ -93,7 +91,11 @@ local moved = {
   ['part6_using/enhancer.html#enhancer.from_pretrained'] = 'part6_using/enhancer.html#enhancer',
   ['part6_using/onnx.html#_smaller'] = '',
   ['workshop/checkpoints.html#checkpoint.state'] = 'workshop/checkpoints.html#checkpoint',
+  ['workshop/config.html#modelconfig.base'] = 'workshop/config.html#modelconfig',
+  ['workshop/config.html#modelconfig.tiny'] = 'workshop/config.html#modelconfig',
+  ['workshop/config.html#trainplan.base'] = 'workshop/config.html#trainplan',
   ['workshop/distributed.html#parallel.send'] = 'workshop/distributed.html#parallel',
+  ['workshop/overlap.html#_check'] = '',
   -- moved:end
 }
 local letters = {tau = true}   -- in running text the threshold, not the experiment of that name

@@ -50,7 +50,7 @@ def masks():
     import torch
 
     from lowlight_nat.experiments.cost import dark_picture, interleaved_seconds, tau_for_share
-    from lowlight_nat.models.lowlight_nat import load_model
+    from lowlight_nat.models.checkpoint import load_model
     model = load_model('small').eval()
     x = dark_picture((192, 288))
     with torch.inference_mode():

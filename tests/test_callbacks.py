@@ -21,8 +21,8 @@ from fastai.learner import Learner
 from fastcore.basics import AttrDict
 from torch import nn
 
+from lowlight_nat.models.config import ModelConfig, TrainPlan
 from lowlight_nat.models.layers import has_bf16
-from lowlight_nat.models.lowlight_nat import ModelConfig, TrainPlan
 from lowlight_nat.models.vqgan import VQGAN
 from lowlight_nat.training import callbacks
 from lowlight_nat.training.callbacks import (

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from lowlight_nat.models.lowlight_nat import read_metadata, weights_path
+from lowlight_nat.models.checkpoint import read_metadata, weights_path
 
 
 def test_card_agrees_with_the_checkpoint(root):

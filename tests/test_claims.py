@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lowlight_nat.data.overlap import unpack
-from lowlight_nat.models.lowlight_nat import read_metadata, weights_path
+from lowlight_nat.models.checkpoint import read_metadata, weights_path
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'

@@ -17,7 +17,9 @@ from lowlight_nat.cli import *
 from lowlight_nat.cli import _short
 from lowlight_nat.evaluation.fidelity import GT_MEAN_FORMULA
 from lowlight_nat.io.images import write_image
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, save_model
+from lowlight_nat.models.checkpoint import save_model
+from lowlight_nat.models.config import ModelConfig, TrainPlan
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT/'samples'
@@ -300,7 +302,8 @@ def test_evaluate_says_which_scenes_were_trained_on(tmp_path, monkeypatch, capsy
     other."""
     from lowlight_nat.data.overlap import fingerprints, pack
     from lowlight_nat.io.images import write_image
-    from lowlight_nat.models.lowlight_nat import LowLightNAT, save_model
+    from lowlight_nat.models.checkpoint import save_model
+    from lowlight_nat.models.lowlight_nat import LowLightNAT
     monkeypatch.chdir(tmp_path)
     g = torch.Generator().manual_seed(0)
     xs = [
@@ -443,7 +446,7 @@ def test_a_folder_with_low_and_high_is_trained_on(place, capsys):
             -1].startswith(f"done: 'run{len(how)}/codebook.safetensors'")
     a, b = (Path(f'run{n}/codebook.safetensors')
             for n in (len('--data mine'), len('--low mine/low --high mine/high')))
-    from lowlight_nat.models.lowlight_nat import load_model
+    from lowlight_nat.models.checkpoint import load_model
     assert all(
         torch.equal(x, y)
         for x, y in zip(load_model(a).state_dict().values(),
@@ -503,15 +506,15 @@ def release(place, monkeypatch):
     sizes = glare_sizes(mini)
     for f, names in glare_names(sizes).items():
         torch.save(
-            {official: parts[part].state_dict()[k]
+            {official: vars(parts)[part].state_dict()[k]
              for official, (part, k, _) in names.items()},
             {'net_G': 'net_G.pth', 'vqgan': 'vqgan.pkl'}[f])
     return place
 
 @pytest.mark.slow
 def test_glares_weights_become_a_checkpoint(release, capsys):
+    from lowlight_nat.models.checkpoint import load_model
     from lowlight_nat.models.glare_weights import GLARE_RELEASE
-    from lowlight_nat.models.lowlight_nat import load_model
     assert lowlight_export.main('--glare net_G.pth vqgan.pkl glare.safetensors'.split()) == 0
     assert '--weights glare.safetensors' in capsys.readouterr().out
     model = load_model('glare.safetensors')

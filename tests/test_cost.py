@@ -13,9 +13,10 @@ from torchvision.ops import deform_conv2d
 from lowlight_nat.cli import lowlight_experiment
 from lowlight_nat.experiments.cost import *
 from lowlight_nat.inference.tiling import pad_to_multiple
+from lowlight_nat.models.config import ModelConfig
 from lowlight_nat.models.fusion import FeatureNAT
 from lowlight_nat.models.latent_nat import LatentNAT
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 
 system = pytest.mark.parametrize('name', SYSTEMS)
 

@@ -20,7 +20,9 @@ from lowlight_nat.inference.enhancer import *
 from lowlight_nat.inference.tiling import tile_grid
 from lowlight_nat.io.images import ImageError, list_images, read_image, to_pil
 from lowlight_nat.models import flow, masking
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model, save_model
+from lowlight_nat.models.checkpoint import load_model, save_model
+from lowlight_nat.models.config import ModelConfig
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT/'samples'

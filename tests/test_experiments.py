@@ -28,7 +28,9 @@ from lowlight_nat.experiments.runs import (
 )
 from lowlight_nat.io.images import read_image, write_image
 from lowlight_nat.io.records import Rows, folder_lock
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, save_model
+from lowlight_nat.models.checkpoint import save_model
+from lowlight_nat.models.config import ModelConfig
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 
 
 @pytest.fixture(scope='module')

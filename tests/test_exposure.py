@@ -6,6 +6,8 @@ import torch
 
 from lowlight_nat.evaluation.fidelity import grey_mean
 from lowlight_nat.inference.enhancer import Enhancer
+from lowlight_nat.models.checkpoint import load_model, read_metadata, save_model, weights_path
+from lowlight_nat.models.config import ModelConfig
 from lowlight_nat.models.flow import picture_stats
 from lowlight_nat.models.light import (
     EXPOSURE_HEADS,
@@ -15,14 +17,7 @@ from lowlight_nat.models.light import (
     parse_exposure,
     spare_lights,
 )
-from lowlight_nat.models.lowlight_nat import (
-    LowLightNAT,
-    ModelConfig,
-    load_model,
-    read_metadata,
-    save_model,
-    weights_path,
-)
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 
 TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
               flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, ), nat_width=16,

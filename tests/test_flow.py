@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from lowlight_nat.io.images import list_images, read_image
+from lowlight_nat.models.checkpoint import load_model
+from lowlight_nat.models.config import ModelConfig
 from lowlight_nat.models.flow import (
     ActNorm,
     ConditionalAffine,
@@ -25,7 +27,7 @@ from lowlight_nat.models.flow import (
     picture_stats,
 )
 from lowlight_nat.models.glare import GlareActNorm, GlareCoupling, GlareFlow, GlareSizes, GlareStep, shift_scale
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 
 LAYERS = dict(actnorm=lambda: ActNorm(4), invconv=lambda: InvConv1x1(4),
               affine=lambda: ConditionalAffine(4, 8), coupling=lambda: ConditionalCoupling(4, 8),

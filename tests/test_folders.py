@@ -19,7 +19,9 @@ from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.inference.folders import *
 from lowlight_nat.io.files import ImageError
 from lowlight_nat.io.images import read_image, to_pil, write_image
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, save_model
+from lowlight_nat.models.checkpoint import save_model
+from lowlight_nat.models.config import ModelConfig
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 
 TOY = dict(n_codes=64, vq_channels=(8, 16), enc_channels=(8, 12, 16), cond=8, flow_steps=2,
            flow_hidden=8, nat_width=16, nat_depth=1, nat_heads=2, dec_channels=(8, 12),

@@ -13,6 +13,8 @@ from fastcore.basics import AttrDict
 from PIL import Image
 from torch import nn
 
+from lowlight_nat.models.checkpoint import load_model, save_model
+from lowlight_nat.models.config import ModelConfig, TrainPlan
 from lowlight_nat.models.flow import nll_bits
 from lowlight_nat.models.glare import GlareSizes
 from lowlight_nat.models.glare_weights import (
@@ -24,7 +26,7 @@ from lowlight_nat.models.glare_weights import (
     mean_ratio,
     read_weights,
 )
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, load_model, save_model
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 
 SMALL = GlareSizes(ch=32, n_codes=64, flow_steps=3)
 # the absolute tolerances of the reference's notes
@@ -318,9 +320,9 @@ def test_nat_trains_with_glare_frozen(release):
             return AttrDict(h=torch.where(mask[:, None], self.layer(torch.cat([h, f_low], 1)), h),
                             history=[rounds])
     g = glare_from_files(release/'net_G.pth', release/'vqgan.pkl', SMALL, nat=NAT())
-    for part in g.values(): part.train().requires_grad_(False)
+    for part in vars(g).values(): part.train().requires_grad_(False)
     g.fusion.nat.requires_grad_(True)
-    before = {(name, k): v.clone() for name, p in g.items() for k, v in p.state_dict().items()}
+    before = {(name, k): v.clone() for name, p in vars(g).items() for k, v in p.state_dict().items()}
     x = picture()[..., :32, :48]
     e = g.encoder(x)
     z = g.flow.inverse(e.mu, e.cond)
@@ -334,7 +336,7 @@ def test_nat_trains_with_glare_frozen(release):
             if p.grad is not None} == {'nat.layer.weight', 'nat.layer.bias'}
     assert g.fusion.nat.layer.weight.grad.abs().max() > 0
     assert [
-        k for name, p in g.items() for k, v in p.state_dict().items()
+        k for name, p in vars(g).items() for k, v in p.state_dict().items()
         if not torch.equal(v, before[name, k])
     ] == []
     with torch.no_grad():
@@ -429,7 +431,7 @@ def test_loader_tolerates(change, states, release, plain, tmp_path):
     else: save(vq, tmp_path/'vqgan.pkl')
     got = load_glare(save(new or net, tmp_path/'net_G.pth'), tmp_path/'vqgan.pkl', SMALL)
     for part, state in got.items():
-        own = plain[part].state_dict()
+        own = vars(plain)[part].state_dict()
         assert state.keys() == own.keys()
         assert all(torch.equal(v, own[k]) and v.dtype == own[k].dtype for k, v in state.items())
 

@@ -15,7 +15,8 @@ from fastai.learner import load_learner
 import lowlight_nat.training.learner as T
 from lowlight_nat.data.loaders import LowLightBlock, LowLightDataLoaders, Pair
 from lowlight_nat.io.images import write_image
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan
+from lowlight_nat.models.config import ModelConfig, TrainPlan
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 from lowlight_nat.training.callbacks import EMAWeights, Preview, ValidateEvery, sum_terms
 from lowlight_nat.training.losses import gt_mean_loss, l1_loss
 from lowlight_nat.training.stages import STAGES, random_tau

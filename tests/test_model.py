@@ -7,17 +7,10 @@ import torch
 from fastcore.basics import AttrDict
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lowlight_nat.models.checkpoint import load_model, read_metadata, save_model, weights_path
+from lowlight_nat.models.config import ModelConfig, StagePlan, TrainPlan
 from lowlight_nat.models.flow import picture_stats
-from lowlight_nat.models.lowlight_nat import (
-    LowLightNAT,
-    ModelConfig,
-    StagePlan,
-    TrainPlan,
-    load_model,
-    read_metadata,
-    save_model,
-    weights_path,
-)
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 from lowlight_nat.training.learner import STAGES, trainable
 from lowlight_nat.training.stages import align_terms
 
@@ -393,7 +386,8 @@ def test_read_out_is_that_of_softmax():
     codes = torch.randn(64, 4)
     for size in 0.1, 1., 10., 3e3:
         logits = size*torch.randn(50, 64)
-        best, confidence, mean = read_out(logits, codes)
+        q = read_out(logits, codes)
+        best, confidence, mean = q.tokens, q.confidence, q.mean
         p = logits.double().softmax(-1)
         assert torch.equal(best, logits.argmax(-1)) and torch.allclose(
             confidence.double(),

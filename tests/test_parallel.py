@@ -19,7 +19,8 @@ PartialState(cpu=True)
 from fastai.torch_core import rank_distrib
 from lowlight_nat.training.checkpoints import Checkpoint
 from lowlight_nat.data.loaders import LowLightDataLoaders
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan
+from lowlight_nat.models.config import ModelConfig, TrainPlan
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 from lowlight_nat.training.stages import STAGES
 from lowlight_nat.training.learner import stage_learner
 from lowlight_nat.training.distributed import parallel

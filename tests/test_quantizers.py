@@ -188,7 +188,7 @@ def test_ema_is_what_it_was():
         codes = q.codes.clone()
 
 def test_bundled_checkpoint_loads():
-    from lowlight_nat.models.lowlight_nat import load_model, weights_path
+    from lowlight_nat.models.checkpoint import load_model, weights_path
     model = load_model(weights_path('small'))
     assert isinstance(model.vqgan.quantizer, VectorQuantizer) and bool(
         model.vqgan.quantizer.started)

@@ -11,7 +11,9 @@ import torch
 from fastcore.foundation import L
 
 from lowlight_nat.io.records import write_csv, write_json, write_text
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model, save_model
+from lowlight_nat.models.checkpoint import load_model, save_model
+from lowlight_nat.models.config import ModelConfig
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 from lowlight_nat.peers.baselines import BaselinePlan, read_baseline, save_baseline
 from lowlight_nat.peers.llflow import LLFlow, LLFlowConfig
 from lowlight_nat.training.checkpoints import load_state, save_beside

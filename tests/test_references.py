@@ -106,7 +106,7 @@ def test_attention_of_glare_on_processors_with_and_without_bfloat16(monkeypatch,
         # as without AVX-512, where oneDNN refuses
         monkeypatch.setattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', lambda: False)
     with torch.no_grad():
-        got = glare.attend(*(t.bfloat16() if bf16 else t for t in (q, k, v)), chunk=128)
+        got = glare.glare_attention(*(t.bfloat16() if bf16 else t for t in (q, k, v)), chunk=128)
     assert got.dtype == (torch.bfloat16 if bf16 else torch.float32) and (
         got.float() - exact).abs().max() < (.03 if bf16 else 1e-5)
 

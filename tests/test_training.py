@@ -17,7 +17,9 @@ from fastai.callback.core import Callback
 import lowlight_nat.training.learner as T
 from lowlight_nat.data.loaders import LowLightDataLoaders
 from lowlight_nat.io.images import write_image
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, load_model, read_metadata
+from lowlight_nat.models.checkpoint import load_model, read_metadata
+from lowlight_nat.models.config import ModelConfig, TrainPlan
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 from lowlight_nat.training.callbacks import AdversarialStep
 from lowlight_nat.training.checkpoints import Checkpoint, Resume, load_state
 

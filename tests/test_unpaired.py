@@ -7,7 +7,9 @@ from functools import partial
 import pytest
 import torch
 
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model
+from lowlight_nat.models.checkpoint import load_model
+from lowlight_nat.models.config import ModelConfig
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 from lowlight_nat.training.unpaired import (
     PARTS,
     UnpairedStage,

@@ -17,7 +17,8 @@ pytest.importorskip('ipywidgets', reason="ipywidgets isn't installed: pip instal
 from lowlight_nat.app.steps import Steps, as_html, before_after, curve_svg
 from lowlight_nat.app.widgets import App, Brush, Explorer, Inspector, Monitor, Upload, live, write_app
 from lowlight_nat.inference.enhancer import Enhancer
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan
+from lowlight_nat.models.config import ModelConfig, TrainPlan
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 
 
 @pytest.fixture(scope='module')

@@ -5,8 +5,9 @@ from typing_extensions import assert_type
 
 from lowlight_nat import Enhanced, Enhancer, ImageError, LowLightNAT, load_model, read_image, write_image
 from lowlight_nat.inference.result import Round
+from lowlight_nat.models.config import ModelConfig
 from lowlight_nat.models.fusion import Decoded
-from lowlight_nat.models.lowlight_nat import Aligned, ModelConfig, Refined
+from lowlight_nat.models.lowlight_nat import Aligned, Refined
 
 
 def use_enhancer(enhance: Enhancer) -> None:

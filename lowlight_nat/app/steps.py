@@ -23,7 +23,8 @@ from ..io.images import to_pil
 from ..inference.tiling import crop_to, pad_to_multiple
 from ..models.masking import cosine_schedule, prior_at, uncertainty_mask
 from ..evaluation.fidelity import grey_mean
-from ..models.lowlight_nat import Aligned, Doubt, plain_defaults
+from ..models.checkpoint import plain_defaults
+from ..models.lowlight_nat import Aligned, Doubt
 from ..models.latent_nat import parallel_decode
 from ..io.metadata import read_picture
 

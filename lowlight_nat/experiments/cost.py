@@ -18,7 +18,8 @@ from ..data.degradations import synthesize_low_light
 from ..inference.enhancer import pick_device
 from ..io.files import needs_extra
 from ..inference.tiling import pad_to_multiple
-from ..models.lowlight_nat import LowLightNAT, ModelConfig
+from ..models.config import ModelConfig
+from ..models.lowlight_nat import LowLightNAT
 from ..io.records import device_name
 
 # %% ../../nbs/part5_truth/22_cost.ipynb #dce52ec7

@@ -19,7 +19,7 @@ from ..data.overlap import data_fingerprint, overlap_note, overlaps
 from ..io.files import write_beside, needs_extra
 from ..io.images import list_images, read_image
 from ..evaluation.fidelity import GT_MEAN_FORMULA, grey_mean, gt_mean, psnr, score_pair, ssim
-from ..models.lowlight_nat import weights_path
+from ..models.checkpoint import weights_path
 from ..data.pairs import Pair, check_pairs, data_name, default_split, find_pairs
 from ..evaluation.perceptual import FrechetDistance
 from ..io.records import Rows, device_name, markdown_table, versions, write_csv, write_json, write_text

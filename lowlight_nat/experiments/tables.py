@@ -17,7 +17,9 @@ from ..inference.enhancer import Enhancer
 from .runs import NAMES, Run
 from ..io.files import choose, write_beside
 from ..data.overlap import fingerprints, overlap_note, overlaps
-from ..models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, read_metadata
+from ..models.checkpoint import read_metadata
+from ..models.config import ModelConfig, TrainPlan
+from ..models.lowlight_nat import LowLightNAT
 from ..data.pairs import find_pairs
 from ..io.records import folder_lock
 from ..training.stages import DecoderStage

@@ -23,7 +23,8 @@ from ..io.files import ImageError, check_number
 from ..models.flow import PictureStats, picture_stats
 from ..models.layers import has_bf16
 from ..evaluation.fidelity import grey_mean
-from ..models.lowlight_nat import LowLightNAT, load_model, plain_defaults
+from ..models.checkpoint import load_model, plain_defaults
+from ..models.lowlight_nat import LowLightNAT
 from ..io.metadata import read_picture
 from .tiling import apply_tiled, crop_to, pad_to_multiple, tile_grid
 

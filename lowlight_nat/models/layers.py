@@ -2,19 +2,20 @@
 
 # %% auto #0
 __all__ = ['Outputs', 'conv3', 'ResBlock', 'Down', 'Up', 'rope_angles', 'apply_rope', 'grid_positions', 'KeysValues',
-           'TransformerBlock', 'counting_is_free', 'Places', 'to_windows', 'from_windows', 'has_bf16', 'knows', 'wide']
+           'TransformerBlock', 'FixedGraph', 'in_fixed_graph', 'counting_is_free', 'Places', 'in_chunks', 'window_grid',
+           'to_windows', 'from_windows', 'has_bf16', 'knows', 'wide']
 
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #4ebc33ef
 import torch, warnings
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Callable, NamedTuple, Optional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #c51d20ef
 class Outputs:
     "What dataclasses of results share"
-    def each(self, f): # function of a tensor, to a result of the same kind
+    def each(self, f:Callable): # function of a tensor, to a result of the same kind
         "The same with a function applied to every tensor"
         return replace(self, **{k: f(v) for k, v in vars(self).items() if isinstance(v, Tensor)})
 
@@ -23,7 +24,6 @@ class Outputs:
         "Results of several batches as those of one"
         names = [k for k, v in vars(parts[0]).items() if isinstance(v, Tensor)]
         return replace(parts[0], **{k: torch.cat([getattr(o, k) for o in parts]) for k in names})
-
 
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #26e8f5ff
 def conv3(ci:int, # channels in
@@ -35,19 +35,24 @@ def conv3(ci:int, # channels in
 
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #0744e8f7
 class ResBlock(nn.Module):
-    """Residual block: `x + conv(act(conv(x)))`, nearly the identity at the start; He et al., CVPR
-    2016"""
+    "Residual block: `x + conv(act(conv(x)))`, at the start nearly x; He et al., CVPR 2016"
     def __init__(self,
                  ch:int, # channels in
-                 ch_out:int=None, # channels out, as `ch` by default
+                 ch_out:Optional[int]=None, # channels out, as `ch` by default
                  groups:int=0, # groups of the group normalisation before each convolution, 0: none
                  dilation:int=1): # dilation of the first convolution
         super().__init__()
         ch_out = ch_out or ch
-        norm = lambda c: nn.GroupNorm(groups, c, eps=1e-6) if groups else nn.Identity()
+        def norm(c): return nn.GroupNorm(groups, c, eps=1e-6) if groups else nn.Identity()
         act = nn.SiLU() if groups else nn.Identity()
-        self.body = nn.Sequential(norm(ch), act, conv3(ch, ch_out, dilation), norm(ch_out),
-                                  nn.SiLU(), conv3(ch_out, ch_out))
+        self.body = nn.Sequential(
+            norm(ch),
+            act,
+            conv3(ch, ch_out, dilation),
+            norm(ch_out),
+            nn.SiLU(),
+            conv3(ch_out, ch_out),
+        )
         self.skip = nn.Identity() if ch == ch_out else nn.Conv2d(ch, ch_out, 1)
         with torch.no_grad():
             self.body[-1].weight.mul_(0.1)
@@ -74,14 +79,12 @@ def rope_angles(pos:Tensor, # positions (N,2): row and column, in places
                 dim:int, # channels a head, a multiple of 4
                 base:float=100., # the slowest turn takes about 2*pi*base places
                ) -> Tensor: # angles (N, dim/2)
-    """Angles of the rotary position code in two dimensions; Su et al., 2021, eq. 15, once for rows
-    and once for columns"""
+    "Angles of the rotary position code, once for rows and once for columns; Su et al., 2021, eq. 15"
     if dim % 4:
-        raise ValueError(
-            f'rope_angles: dim={dim} is not a multiple of 4; choose width and heads so that width/heads is'
-        )
-    theta = base ** (-torch.arange(dim//4, device=pos.device, dtype=torch.float32) / (dim//4))
-    return (pos.float()[:, :, None] * theta).flatten(1)
+        raise ValueError(f'rope_angles: dim={dim} is not a multiple of 4; '
+                         'choose width and heads so that width/heads is')
+    theta = base**(-torch.arange(dim//4, device=pos.device, dtype=torch.float32)/(dim//4))
+    return (pos.float()[:, :, None]*theta).flatten(1)
 
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #eed2faf4
 def apply_rope(x:Tensor, # queries or keys (..., N, dim)
@@ -96,10 +99,12 @@ def apply_rope(x:Tensor, # queries or keys (..., N, dim)
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #8ad86638
 def grid_positions(h:int, # rows
                    w:int, # columns
-                   device=None, # of the result
+                   device:Optional[torch.device]=None, # of the result
                   ) -> Tensor: # (h*w,2) row and column of each place, row-major
     "Row and column of every place of a grid"
-    return torch.cartesian_prod(torch.arange(h, device=device), torch.arange(w, device=device))
+    row = torch.arange(h, device=device)[:, None].expand(h, w)
+    column = torch.arange(w, device=device)[None].expand(h, w)
+    return torch.stack([row, column], -1).reshape(h*w, 2)
 
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #d0cea573
 class KeysValues(NamedTuple):
@@ -108,8 +113,7 @@ class KeysValues(NamedTuple):
     values: Tensor # (B,heads,N,dim/heads)
 
 class TransformerBlock(nn.Module):
-    """Pre-norm transformer block with rotary positions: attention, then a two-layer perceptron;
-    both added to the input"""
+    "Pre-norm transformer block with rotary positions: attention, then a two-layer perceptron"
     def __init__(self,
                  dim:int, # width
                  heads:int=4, # attention heads
@@ -126,18 +130,17 @@ class TransformerBlock(nn.Module):
     def _split(self, x):
         "Queries, keys and values of places (B,n,dim), each (B,heads,n,dim/heads)"
         b, n, c = x.shape
-        return self.qkv(self.norm1(x)).view(b, n, 3, self.heads,
-                                            c//self.heads).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, c//self.heads)
+        return qkv.permute(2, 0, 3, 1, 4)
 
     def _add(self, x, attended):
-        """The block's two additions to places (B,n,dim), from what attention gave
-        (B,heads,n,dim/heads)"""
+        "Both additions to places (B,n,dim), from what attention gave (B,heads,n,dim/heads)"
         x = x + self.proj(attended.transpose(1, 2).reshape(x.shape))
         return x + self.mlp(self.norm2(x))
 
     def forward(self, x:Tensor, # places (B,N,dim)
                 angles:Tensor, # rotary angles (N, dim/heads/2)
-                keep:Tensor=None, # (B,N) bool, False: padding, not to be looked at
+                keep:Optional[Tensor]=None, # (B,N) bool, False: padding, not to be looked at
                ) -> Tensor: # (B,N,dim)
         q, k, v = self._split(x)
         q = apply_rope(q, angles)
@@ -147,13 +150,12 @@ class TransformerBlock(nn.Module):
 
     def update(self, x:Tensor, # places that ask (B,n,dim)
                angles:Tensor, # rotary angles of all places (N, dim/heads/2)
-               # of all places, as the last call returned it; None: all ask
-               memory:KeysValues|None=None,
-               places:'Places|None'=None, # which of the N places ask; None: all, in order
+               memory:Optional[KeysValues]=None, # of all places, of the last call; None: all ask
+               places:Optional['Places']=None, # which of the N places ask; None: all, in order
               ) -> tuple[Tensor, KeysValues]: # places (B,n,dim); the new memory
         "The block for some places, the keys and values of all others remembered"
         q, k, v = self._split(x)
-        turn = angles if places is None else angles[places.at][:, None]
+        turn = angles if places is None else places.rows(angles)[:, None]
         q = apply_rope(q, turn)
         k = apply_rope(k, turn)
         if memory is not None:
@@ -162,82 +164,110 @@ class TransformerBlock(nn.Module):
         attended = F.scaled_dot_product_attention(q.to(k.dtype), k, v)
         return self._add(x, attended), KeysValues(k, v)
 
-
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #19d79935
+class FixedGraph:
+    "While it is open, nothing asks the picture: the same operators for every one"
+    opened = 0
+    def __enter__(self): FixedGraph.opened += 1
+    def __exit__(self, *error): FixedGraph.opened -= 1
+
+def in_fixed_graph() -> bool:
+    "Is a graph written down, or tried out, that must do for all pictures?"
+    if torch.compiler.is_compiling() or torch.jit.is_tracing(): return True
+    return FixedGraph.opened > 0
+
 def counting_is_free(device:torch.device # of a tensor
                     ) -> bool:
     "Can a number be read from a tensor without waiting for it? On a CPU, where it saves work"
-    return device.type == 'cpu' and not torch.compiler.is_compiling()
+    return device.type == 'cpu' and not in_fixed_graph()
 
 class Places:
-    """Some places of a grid, equally many in each picture of a batch: their indices, and which of
-    them are meant"""
+    "Some places of a grid, equally many in each picture of a batch; in a fixed graph all of them"
     def __init__(self,
                  which:Tensor, # the places that are meant (B,N) bool
                  n:int): # how many to take of each picture; no picture may mean more
+        self.at = None          # which are taken (B,n); None: all, in order
+        self.meant = which      # and which of those are meant (B,n)
+        self.n = which.shape[1]
+        if in_fixed_graph(): return
         if counting_is_free(which.device): n = int(which.sum(1).max())
         # those that are meant come first, in order
         order = which.int().argsort(dim=1, descending=True, stable=True)
-        self.at = order[:, :n]                     # (B,n)
-        self.meant = which.gather(1, self.at)      # (B,n)
+        self.at = order[:, :n]
+        self.meant = which.gather(1, self.at)
+        self.n = self.at.shape[1]
 
     def _fit(self, t, grid, dim): # (B,n) to a shape that goes with the grid
         return t.view(len(t), *[1]*(dim - 1), t.shape[1], *[1]*(grid.ndim - dim - 1))
 
     def _index(self, grid, dim):
         shape = [*grid.shape]
-        shape[dim] = self.at.shape[1]
+        shape[dim] = self.n
         return self._fit(self.at, grid, dim).expand(shape)
+
+    def rows(self, table:Tensor # one row for each place (N,C)
+            ) -> Tensor: # (B,n,C), or (1,N,C) where all places are taken
+        "The rows of the places"
+        return table[None] if self.at is None else table[self.at]
 
     def take(self, grid:Tensor, # (B,N,...)
              dim:int=1, # axis of the places
             ) -> Tensor: # (B,n,...)
         "What the grid holds at the places"
-        return grid.gather(dim, self._index(grid, dim))
+        return grid if self.at is None else grid.gather(dim, self._index(grid, dim))
 
     def put(self, grid:Tensor, # (B,N,...)
             new:Tensor, # (B,n,...)
             dim:int=1, # axis of the places
            ) -> Tensor: # (B,N,...)
         "The grid with new entries at the places that are meant"
-        new = torch.where(self._fit(self.meant, grid, dim), new.to(grid.dtype),
-                          self.take(grid, dim))
-        return grid.scatter(dim, self._index(grid, dim), new)
+        meant = self._fit(self.meant, grid, dim)
+        new = torch.where(meant, new.to(grid.dtype), self.take(grid, dim))
+        return new if self.at is None else grid.scatter(dim, self._index(grid, dim), new)
 
+def in_chunks(f:Callable, # function of tensors (n,...), to an `Outputs` of such tensors
+              n:int, # rows at a time
+              *tensors:Tensor, # (N,...)
+             ) -> Outputs: # what `f` returns, for all rows
+    "Call a function with some rows at a time, so that what it makes stays in a processor's cache"
+    if in_fixed_graph() or len(tensors[0]) <= n: return f(*tensors)
+    parts = [f(*rows) for rows in zip(*(t.split(n) for t in tensors))]
+    return type(parts[0]).join(parts)
 
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #d722ce5f
-def to_windows(
-    x:Tensor, # grid (B,H,W,C)
-    size:int, # side of a window, in places
-    shift:int=0, # empty rows and columns added at the top and left
-) -> tuple[Tensor, Tensor|None, tuple[
-        int,
-        int]]: # windows (B*n,size*size,C), keep (B*n,size*size) bool or None if nothing was padded, grid (rows, columns of windows)
-    "Cut a grid into windows, padding with places that are not kept"
+def window_grid(H:int, # rows of the grid
+                W:int, # its columns
+                size:int, # side of a window, in places
+                shift:int=0, # empty rows and columns added at the top and left
+               ) -> tuple[int, int]: # rows and columns of windows
+    "How many windows cover a grid"
+    return (H + shift + size - 1)//size, (W + shift + size - 1)//size
+
+def to_windows(x:Tensor, # grid (B,H,W,C)
+               size:int, # side of a window, in places
+               shift:int=0, # empty rows and columns added at the top and left
+              ) -> Tensor: # windows (B*n,size*size,C)
+    "Cut a grid into windows, filled up with zeros at the border"
     B, H, W, C = x.shape
-    b = -(H + shift) % size
-    r = -(W + shift) % size
-    rows = (H + shift + b)//size
-    cols = (W + shift + r)//size
-    cut = lambda t: t.view(B, rows, size, cols, size, -1).transpose(2, 3).reshape(
-        B*rows*cols, size*size, -1)
-    if not (shift or b or r): return cut(x), None, (rows, cols)
-    keep = F.pad(torch.ones(B, H, W, 1, dtype=torch.bool, device=x.device),
-                 (0, 0, shift, r, shift, b))
-    return cut(F.pad(x, (0, 0, shift, r, shift, b))), cut(keep)[..., 0], (rows, cols)
+    rows, cols = window_grid(H, W, size, shift)
+    bottom = rows*size - H - shift
+    right = cols*size - W - shift
+    x = F.pad(x, (0, 0, shift, right, shift, bottom))
+    x = x.view(B, rows, size, cols, size, C).transpose(2, 3)     # (B,rows,cols,size,size,C)
+    return x.reshape(B*rows*cols, size*size, C)
 
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #c2e12421
 def from_windows(win:Tensor, # windows (B*n,size*size,C)
                  size:int, # side of a window
-                 shift:int, # as given to `to_windows`
-                 grid:tuple, # rows and columns of windows
-                 shape:tuple, # height and width of the result
+                 shape:tuple[int, int], # height and width of the result
+                 shift:int=0, # as given to `to_windows`
                 ) -> Tensor: # grid (B,H,W,C)
     "Put windows back together and drop the padding: the inverse of `to_windows`"
-    rows, cols = grid
     H, W = shape
+    rows, cols = window_grid(H, W, size, shift)
     C = win.shape[-1]
-    x = win.view(-1, rows, cols, size, size, C).transpose(2, 3).reshape(-1, rows*size, cols*size, C)
+    x = win.view(-1, rows, cols, size, size, C).transpose(2, 3)  # (B,rows,size,cols,size,C)
+    x = x.reshape(-1, rows*size, cols*size, C)
     return x[:, shift:shift+H, shift:shift+W]
 
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #0d9d35f5
@@ -246,13 +276,10 @@ def has_bf16(device:torch.device, # of the tensors
     "Does this device compute in bfloat16 natively? Elsewhere it is slower than float32, not faster"
     if device.type == 'cuda':
         try: return torch.cuda.is_bf16_supported(including_emulation=False)
-        except TypeError:
-            # older PyTorch, which did not count emulation
-            return torch.cuda.is_bf16_supported()
-    return device.type == 'cpu' and any(
-        getattr(torch.cpu, o, bool)()
-        for o in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'))
-
+        except TypeError: return torch.cuda.is_bf16_supported()   # older; it counts no emulation
+    if device.type != 'cpu': return False
+    questions = '_is_avx512_bf16_supported', '_is_amx_tile_supported'
+    return any(getattr(torch.cpu, o, bool)() for o in questions)
 
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #3bb0e41b
 def knows(device:str, # cpu or cuda
@@ -265,8 +292,7 @@ def knows(device:str, # cpu or cuda
         return torch.is_autocast_enabled(device)
 
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #a435247c
-def wide(
-    t:Tensor # any shape and type
-) -> Tensor: # any shape to the same, in float64; on Apple's GPUs, which have none, in float32
+def wide(t:Tensor # any shape and type
+        ) -> Tensor: # the same shape, in float64; on Apple's GPUs, which have none, in float32
     "The widest floating-point numbers that the device has"
     return t.float() if t.device.type == 'mps' else t.double()

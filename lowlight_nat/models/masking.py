@@ -10,15 +10,15 @@ __all__ = ['SCHEDULES', 'token_log_probs', 'entropy_map', 'TokenStatistics', 'to
 # %% ../../nbs/part3_doubt/09_masking.ipynb #2c44682e
 import math, torch
 import torch.nn.functional as F
-from torch import Tensor
 from dataclasses import dataclass
+from typing import Callable, Optional
+from torch import Tensor
 from ..io.files import choose
+from .layers import Outputs, in_chunks, in_fixed_graph
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #ccf1c63b
 def token_log_probs(d2:Tensor, # squared distances to the codes (B,h,w,K)
-                    # temperature in units of squared distance: a number, or (B,h,w); 2*sigma^2 for
-                    # a spread sigma
-                    T:float|Tensor,
+                    T:float|Tensor, # temperature, a number or (B,h,w): 2*sigma^2 for a spread sigma
                    ) -> Tensor: # log p_hat (B,h,w,K)
     "Distribution over codes from squared distances: `log_softmax(-d2/T)`; the talk's p_hat"
     if isinstance(T, Tensor): T = T[..., None].clamp(min=1e-6)
@@ -33,23 +33,19 @@ def entropy_map(log_p:Tensor, # log-probabilities (..., K)
     return (torch.special.entr(log_p.exp()).sum(-1) / math.log(max(K, 2))).clamp(0, 1)
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #12223b64
-def _rows(
-        z:Tensor, codes:Tensor,
-        T:Tensor) -> tuple[Tensor, Tensor]: # places (N,d), codes (K,d), T (N,) to (N,d+1), (d+1,K)
-    "Two factors whose product is `(2 z.e_k - |e_k|^2)/T`, both about the codes' mean"
+def _rows(z, codes, T): # places (N,d), codes (K,d), T (N,)
+    "Rows (N,d+1) and table (d+1,K) of the product `(2 z.e_k - |e_k|^2)/T`, about the codes' mean"
     mean = codes.mean(0)
     z = z - mean
     e = codes - mean
     rows = torch.cat([z, torch.ones_like(z[:, :1])], 1)/T[:, None]
-    if not rows.isfinite().all():
-        raise ValueError(
-            'token distribution: z or T has NaN or infinite values; look for a network that diverged'
-        )
+    if not in_fixed_graph() and not rows.isfinite().all():
+        raise ValueError('token distribution: z or T has NaN or infinite values; '
+                         'look for a network that diverged')
     return rows, torch.cat([2*e, -e.pow(2).sum(1, keepdim=True)], 1).T
 
-def _temperature(T,
-                 z:Tensor) -> Tensor: # a number, or a tensor that fits (B,h,w), to (B,h,w) float32
-    "The temperature of every place"
+def _temperature(T, z): # a number, or a tensor that fits (B,h,w)
+    "The temperature of every place (B,h,w), float32"
     if not isinstance(T, Tensor):
         if not T > 0: raise ValueError(f'the temperature T must be positive, not {T}')
         T = torch.tensor(float(T), device=z.device)
@@ -57,49 +53,43 @@ def _temperature(T,
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #2c723f2d
 @dataclass
-class TokenStatistics:
+class TokenStatistics(Outputs):
     "What a distribution over the codes says of each place"
     tokens: Tensor # the likeliest (B,h,w)
     entropy: Tensor # in units of log K (B,h,w)
-    # squared distance of the codes from their mean (B,h,w); None where it was not asked for
-    spread2: Tensor|None
+    spread2: Optional[Tensor] # squared distance of the codes from their mean (B,h,w), where asked
 
 @torch.no_grad()
 @torch.autocast('cpu', enabled=False)
 @torch.autocast('cuda', enabled=False)
 def token_statistics(z:Tensor, # latent (B,d,h,w)
                      codes:Tensor, # codebook (K,d)
-                     # temperature in units of squared distance: a number, or (B,h,w)
-                     T:float|Tensor,
-                     # places at a time, by default as many as keep the table in cache
-                     chunk:int=None,
+                     T:float|Tensor, # temperature in units of squared distance: a number, or (B,h,w)
+                     chunk:Optional[int]=None, # places at a time; None: as stay in cache
                      spread:bool=False, # also the spread in code space
                     ) -> TokenStatistics:
-    """Likeliest token, entropy and `sum_k p_k |e_k - E_p e|^2` of every place, in float32, without
-    a table (B,h,w,K)"""
+    "Token, entropy and `sum_k p_k |e_k - E_p e|^2` of every place, without a table (B,h,w,K)"
     B, d, h, w = z.shape
     K = len(codes)
     T = _temperature(T, z)
-    codes = codes.float()
-    rows, table = _rows(z.float().permute(0, 2, 3, 1).reshape(-1, d), codes, T.flatten())
+    places = z.float().permute(0, 2, 3, 1).reshape(-1, d)          # (B*h*w,d)
+    rows, table = _rows(places, codes.float(), T.flatten())
     chunk = chunk or max(1, 2**(19 if z.device.type == 'cpu' else 25)//K)
-    parts = [_statistics(r, table, spread) for r in rows.split(chunk)]
-    tokens, entropy, spread2 = (torch.cat(o).view(B, h, w) if o[0] is not None else None
-                                for o in zip(*parts))
-    return TokenStatistics(tokens, (entropy/math.log(max(K, 2))).clamp_(0, 1), spread2)
+    t = in_chunks(lambda some: _statistics(some, table, spread), chunk, rows)
+    t.entropy = (t.entropy/math.log(max(K, 2))).clamp(0, 1)
+    return t.each(lambda v: v.view(B, h, w))
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #dd940cd3
-def _statistics(
-    rows:Tensor, table:Tensor, spread:bool
-) -> tuple[Tensor, Tensor, Tensor|None]: # (n,d+1), (d+1,K) to tokens (n,), entropy in nats (n,), spread2 (n,) or None
-    "Token, entropy and spread of a few places"
-    l = rows @ table
-    p = F.softmax(l, -1)
-    top, tokens = l.max(-1, keepdim=True)
-    entropy = -p.gather(1, tokens)[:, 0].log() - torch.linalg.vecdot(p, l.sub_(top))
-    if not spread: return tokens[:, 0], entropy, None
+def _statistics(rows, table, spread): # (n,d+1), (d+1,K)
+    "Token, entropy in nats and spread of a few places, each (n,)"
+    logits = rows @ table
+    p = F.softmax(logits, -1)
+    top, tokens = logits.max(-1, keepdim=True)
+    entropy = -p.gather(1, tokens)[:, 0].log() - torch.linalg.vecdot(p, logits.sub_(top))
+    if not spread: return TokenStatistics(tokens[:, 0], entropy, None)
     m = p @ table.T   # 2 E[e] and -E[|e|^2]
-    return tokens[:, 0], entropy, (-m[:, -1] - m[:, :-1].pow(2).sum(1)/4).clamp_(min=0)
+    spread2 = -m[:, -1] - m[:, :-1].pow(2).sum(1)/4
+    return TokenStatistics(tokens[:, 0], entropy, spread2.clamp(min=0))
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #368710c8
 @torch.autocast('cpu', enabled=False)
@@ -110,8 +100,8 @@ def prior_at(z:Tensor, # latent (B,d,h,w)
              mask:Tensor, # (B,h,w) bool, True: wanted
             ) -> Tensor: # log p_hat of those places (N,K), float32
     "`token_log_probs` of the masked places only"
-    rows, table = _rows(z.float().permute(0, 2, 3, 1)[mask], codes.float(),
-                        _temperature(T, z)[mask])
+    places = z.float().permute(0, 2, 3, 1)[mask]                   # (N,d)
+    rows, table = _rows(places, codes.float(), _temperature(T, z)[mask])
     return F.log_softmax(rows @ table, -1)
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #a6b3b93d
@@ -125,7 +115,7 @@ def calibrate_temperature(d2:Tensor, # squared distances of the aligned latent t
     d2 = d2.flatten(0, -2).float()
     tokens = tokens.flatten()
     _finite('calibrate_temperature: d2', d2)
-    nll = lambda t: F.cross_entropy(-d2/math.exp(t), tokens).item()
+    def nll(t): return F.cross_entropy(-d2/math.exp(t), tokens).item()
     g = (math.sqrt(5) - 1)/2
     a = math.log(lo)
     b = math.log(hi)
@@ -135,10 +125,16 @@ def calibrate_temperature(d2:Tensor, # squared distances of the aligned latent t
     nd = nll(d)
     for _ in range(iters):
         if nc < nd:
-            b, d, nd, c = d, c, nc, d - g*(d - a)
+            b = d
+            d = c
+            nd = nc
+            c = b - g*(b - a)
             nc = nll(c)
         else:
-            a, c, nc, d = c, d, nd, c + g*(b - c)
+            a = c
+            c = d
+            nc = nd
+            d = a + g*(b - a)
             nd = nll(d)
     return math.exp((a + b)/2)
 
@@ -147,9 +143,8 @@ def _finite(name:str, *ts:Tensor):
     for t in ts:
         if not t.numel(): raise ValueError(f'{name} is empty; give at least one place')
         if not t.isfinite().all():
-            raise ValueError(
-                f'{name} has NaN or infinite values; leave these places out, or look for a network that diverged'
-            )
+            raise ValueError(f'{name} has NaN or infinite values; leave these places out, '
+                             'or look for a network that diverged')
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #78c53175
 @dataclass
@@ -164,8 +159,7 @@ def reliability(confidence:Tensor, # probability of the predicted token, any sha
                 correct:Tensor, # was it right, same shape, bool
                 bins:int=15, # of equal width
                ) -> Reliability:
-    """Accuracy against confidence, bin by bin, and the expected calibration error; Guo et al., ICML
-    2017, eq. 3"""
+    "Accuracy against confidence, bin by bin, and their mean gap; Guo et al., ICML 2017, eq. 3"
     c = confidence.flatten().double()
     right = correct.flatten().double()
     _finite('reliability: confidence', c)
@@ -173,37 +167,33 @@ def reliability(confidence:Tensor, # probability of the predicted token, any sha
         raise ValueError('reliability: confidence must lie in [0,1] and have the shape of correct')
     i = (c*bins).ceil().long().clamp(1, bins) - 1
     n = torch.bincount(i, minlength=bins)
-    conf, acc = (torch.zeros_like(n, dtype=c.dtype).index_add_(0, i, v)/n.clamp(min=1)
-                 for v in (c, right))
-    return Reliability(conf, acc, n, ((acc - conf).abs()*n/n.sum()).sum().item())
+    def mean(v): return torch.zeros_like(n, dtype=c.dtype).index_add_(0, i, v)/n.clamp(min=1)
+    confidence = mean(c)
+    accuracy = mean(right)
+    gap = (accuracy - confidence).abs()
+    return Reliability(confidence, accuracy, n, (gap*n/n.sum()).sum().item())
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #1f70da74
-def uncertainty_mask(
-    entropy:Tensor, # in units of log K (B,h,w); or another map of uncertainty, larger: less sure
-    # threshold, in [0,1] for an entropy; 1 masks nothing, 0 everything not certain
-    tau:float,
-    # largest sensible threshold: 1 for an entropy, `math.inf` for a map in other
-    # units
-    top:float=1.,
-) -> Tensor: # (B,h,w) bool, True: masked
+def uncertainty_mask(entropy:Tensor, # (B,h,w), in units of log K; or another map of uncertainty
+                     tau:float, # threshold, in [0,1] for an entropy; 1 masks nothing
+                     top:float=1., # largest sensible threshold: 1 for an entropy, or `math.inf`
+                    ) -> Tensor: # (B,h,w) bool, True: masked
     "Mask the places whose entropy exceeds tau; slide 'NAT Strategy'"
     if not 0 <= tau <= top:
-        raise ValueError(f'tau={tau} must lie in [0, {top:g}]: it is ' + (
-            'an entropy in units of log K' if top == 1 else 'a threshold on the map, in its units'))
-    if entropy.isnan().any():
+        unit = 'an entropy in units of log K' if top == 1 else 'a threshold on the map, in its units'
+        raise ValueError(f'tau={tau} must lie in [0, {top:g}]: it is {unit}')
+    if not in_fixed_graph() and entropy.isnan().any():
         raise ValueError('uncertainty_mask: the map has NaN; look for a network that diverged')
     return entropy > tau
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #e4539be8
-def mask_share_threshold(
-    map:Tensor, # of uncertainty, any shape
-    share:float, # of the places to mask, in [0,1)
-) -> float: # threshold tau: `map > tau` masks this share, rounded down; fewer where values tie
+def mask_share_threshold(map:Tensor, # of uncertainty, any shape
+                         share:float, # of the places to mask, in [0,1)
+                        ) -> float: # tau: `map > tau` masks this share, or less where values tie
     "The threshold that masks a share of a map: its quantile at 1 - share"
     if not 0 <= share < 1:
-        raise ValueError(
-            f'mask_share_threshold: share={share} must lie in [0, 1); to mask everything, give a mask of ones'
-        )
+        raise ValueError(f'mask_share_threshold: share={share} must lie in [0, 1); '
+                         'to mask everything, give a mask of ones')
     _finite('mask_share_threshold: the map', map)
     n = map.numel()
     return map.flatten().kthvalue(n - int(n*share + 1e-6)).values.item()
@@ -232,7 +222,10 @@ def rank_correlation(a:Tensor, # a map, any shape
                     ) -> float: # in [-1,1]
     "Spearman's rank correlation"
     _finite('rank_correlation: a map', a, b)
-    a, b = (r - r.mean() for r in (_ranks(a), _ranks(b)))
+    a = _ranks(a)
+    b = _ranks(b)
+    a = a - a.mean()
+    b = b - b.mean()
     if not a.any() or not b.any():
         raise ValueError('rank_correlation: a map is constant; it has no order to compare')
     return (a @ b / (a.norm()*b.norm())).item()
@@ -250,13 +243,12 @@ def sparsification(score:Tensor, # of uncertainty, any shape, larger: less sure
                    error:Tensor, # the true error, same shape, not negative
                    steps:int=20, # shares 0, 1/steps, ... are left out
                   ) -> Sparsification:
-    """Mean error of what remains when the least sure places are left out; Ilg et al., ECCV 2018,
-    section 5"""
+    "Mean error of the rest when the least sure places are left out; Ilg et al., ECCV 2018"
     _finite('sparsification: score or error', score, error)
     e = error.flatten().double()
     if not e.mean() > 0 or e.min() < 0:
-        raise ValueError(
-            'sparsification: the error must be positive somewhere and negative nowhere')
+        raise ValueError('sparsification: the error must be positive somewhere '
+                         'and negative nowhere')
     # ascending; ties share their mean error
     _, i, n = score.flatten().unique(return_inverse=True, return_counts=True)
     by_score = (e.new_zeros(len(n)).index_add_(0, i, e)/n).repeat_interleave(n)
@@ -265,16 +257,15 @@ def sparsification(score:Tensor, # of uncertainty, any shape, larger: less sure
     def rest(v): return v.cumsum(0)[keep - 1]/keep/e.mean()
     curve = rest(by_score)
     oracle = rest(e.sort().values)
-    return Sparsification(share, curve, oracle,
-                          torch.trapezoid(curve - oracle, share.double()).item())
+    ause = torch.trapezoid(curve - oracle, share.double()).item()
+    return Sparsification(share, curve, oracle, ause)
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #e15c63b8
 def uncertainty_scores(score:Tensor, # of uncertainty, any shape, larger: less sure
                        error:Tensor, # the true error, same shape
                        wrong:Tensor, # is the token wrong, same shape, bool
-                      ) -> dict: # auroc_wrong, auroc_tenth, auroc_fifth, spearman, ause
-    """How well a map finds wrong tokens, the worst tenth and fifth of the places, and the order of
-    the errors"""
+                      ) -> dict[str, float]: # auroc_wrong, auroc_tenth, auroc_fifth, spearman, ause
+    "How well a map finds wrong tokens, the worst places, and the order of the errors"
     tenth = error > mask_share_threshold(error, 0.1)
     fifth = error > mask_share_threshold(error, 0.2)
     return dict(
@@ -314,7 +305,7 @@ def square_schedule(r:int, # rounds done, 0..rounds
 SCHEDULES = dict(cosine=cosine_schedule, linear=linear_schedule, square=square_schedule)
 
 def schedule(name:str, # cosine, linear or square
-            ): # function (r, rounds) -> share still masked
+            ) -> Callable: # of (r, rounds), to the share still masked
     "A schedule by its name"
     return choose('schedule', name, SCHEDULES)
 
@@ -327,9 +318,7 @@ def _share_of(n, share):
 def remask(confidence:Tensor, # of the latest prediction at each place (B,h,w), larger: surer
            mask:Tensor, # places that may be masked again (B,h,w) bool
            share:float, # of them, in [0,1], rounded down
-           # (B,h,w) bool, places of the mask that stay as they are: counted in the share, never
-           # chosen
-           settled:Tensor=None,
+           settled:Optional[Tensor]=None, # (B,h,w) bool, of the mask: counted, and never chosen
           ) -> Tensor: # (B,h,w) bool, True: masked again
     "The least confident places of a mask, picture by picture"
     if not 0 <= share <= 1: raise ValueError(f'remask: share={share} must lie in [0, 1]')
@@ -341,35 +330,32 @@ def remask(confidence:Tensor, # of the latest prediction at each place (B,h,w), 
 def least_confident(confidence:Tensor, # of the latest prediction at each place (B,h,w), no NaN
                     mask:Tensor, # places that may be masked again (B,h,w) bool
                     share:float, # of them, in [0,1], rounded down
-                    settled:Tensor=None, # (B,h,w) bool, places of the mask that stay as they are
+                    settled:Optional[Tensor]=None, # (B,h,w) bool, of the mask: counted, not chosen
                    ) -> Tensor: # (B,h,w) bool, True: masked again
     "`remask` without its checks: a GPU need not be waited for"
     free = mask if settled is None else mask & ~settled
-    conf = confidence.float().clamp(max=torch.finfo(torch.float32).max).masked_fill(
-        ~free, math.inf).flatten(1)
-    order = conf.argsort(dim=1, stable=True)
-    rank = torch.empty_like(order).scatter_(
-        1, order,
-        torch.arange(order.shape[1], device=order.device).expand_as(order))
+    largest = torch.finfo(torch.float32).max
+    confidence = confidence.float().clamp(max=largest).masked_fill(~free, math.inf)
+    order = confidence.flatten(1).sort(dim=1, stable=True).indices
+    numbers = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    rank = torch.zeros_like(order).scatter(1, order, numbers)
     n = _share_of(mask.flatten(1).sum(1, keepdim=True), share)
     return (rank < n).view_as(mask) & free
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #d5fccb8c
 def gumbel_confidence(conf:Tensor, # probability of the predicted token (B,h,w), in [0,1]
                       temperature:float, # t of the noise; 0: none
-                      generator:torch.Generator=None, # of the noise
+                      generator:Optional[torch.Generator]=None, # of the noise
                      ) -> Tensor: # log-confidence with noise (B,h,w), for `remask`
-    """`log conf + t*g`, g Gumbel noise, the same for every picture of a batch; MaskGIT's choice of
-    places"""
+    "`log conf + t*g`, g Gumbel noise, the same for all pictures; MaskGIT's choice of places"
     if not temperature >= 0:
         raise ValueError(f'gumbel_confidence: temperature={temperature} must be 0 or more')
     if not (conf >= 0).all():
-        raise ValueError(
-            'gumbel_confidence: conf must hold probabilities, no NaN and nothing below 0')
+        raise ValueError('gumbel_confidence: conf must hold probabilities, '
+                         'no NaN and nothing below 0')
     if not temperature: return conf.float().log()
-    e = torch.empty(
-        conf.shape[1:],
-        device=generator.device if generator else conf.device).exponential_(generator=generator)
+    device = generator.device if generator else conf.device
+    e = torch.empty(conf.shape[1:], device=device).exponential_(generator=generator)
     return conf.float().log() - temperature*e.clamp(min=1e-20).log().to(conf.device)
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #93685146

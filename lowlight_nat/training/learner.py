@@ -30,7 +30,9 @@ from ..io.images import read_image
 from ..inference.tiling import crop_to, pad_to_multiple
 from ..models.masking import calibrate_temperature
 from ..evaluation.fidelity import gt_mean, psnr, score_pair, ssim
-from ..models.lowlight_nat import LowLightNAT, ModelConfig, ModelOutput, TrainPlan, load_model, origin, read_metadata, save_model, weights_path
+from ..models.checkpoint import load_model, origin, read_metadata, save_model, weights_path
+from ..models.config import ModelConfig, TrainPlan
+from ..models.lowlight_nat import LowLightNAT, ModelOutput
 from ..io.records import folder_lock
 from .stages import STAGES, DecoderStage, Stage, trainable
 from .memory import halve_until_it_fits

@@ -11,7 +11,9 @@ from fastcore.basics import AttrDict, patch
 from ..models.vqgan import squared_distances
 from ..models.flow import nll_bits, picture_stats, spread_nll
 from .losses import exposure_nll, gaussian_nll, gt_mean_loss, l1_loss, ms_ssim_loss, perceptual_loss, ssim_loss, token_loss, token_targets
-from ..models.lowlight_nat import LowLightNAT, TrainPlan, load_model
+from ..models.checkpoint import load_model
+from ..models.config import TrainPlan
+from ..models.lowlight_nat import LowLightNAT
 
 # %% ../../nbs/part4_training/15_stages.ipynb #3c37568c
 class Stage(nn.Module):

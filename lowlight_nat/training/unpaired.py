@@ -15,7 +15,8 @@ from .callbacks import EMAWeights, FrozenEval, GiveTarget, NaNGuard, Term, sum_t
 from ..models.vqgan import VQGAN, squared_distances
 from ..data.loaders import LowLightDataLoaders
 from ..io.files import needs_extra
-from ..models.lowlight_nat import LowLightNAT, load_model
+from ..models.checkpoint import load_model
+from ..models.lowlight_nat import LowLightNAT
 from .stages import Stage
 from .learner import StageLearner
 

@@ -7,7 +7,7 @@ import torch
 
 from lowlight_nat.data.overlap import data_fingerprint, fingerprints, pack
 from lowlight_nat.data.pairs import find_pairs
-from lowlight_nat.models.lowlight_nat import load_model, save_model, weights_path
+from lowlight_nat.models.checkpoint import load_model, save_model, weights_path
 
 p = argparse.ArgumentParser(description=__doc__)
 p.add_argument('--data', required=True,

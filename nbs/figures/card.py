@@ -10,7 +10,7 @@ from lowlight_nat.data.degradations import synthesize_low_light
 from lowlight_nat.evaluation.fidelity import score_pair
 from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.io.images import read_image, write_image
-from lowlight_nat.models.lowlight_nat import load_model, read_metadata, weights_path
+from lowlight_nat.models.checkpoint import load_model, read_metadata, weights_path
 from lowlight_nat.training.stages import STAGES as MODEL_STAGES
 
 HERE = Path(__file__).resolve().parent

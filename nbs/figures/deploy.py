@@ -37,7 +37,7 @@ from lowlight_nat.inference.enhancer import shrink
 from lowlight_nat.inference.tiling import pad_to_multiple
 from lowlight_nat.io.images import read_image, write_image
 from lowlight_nat.io.records import device_name, markdown_table, versions, write_json
-from lowlight_nat.models.lowlight_nat import load_model, weights_path
+from lowlight_nat.models.checkpoint import load_model, weights_path
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = 'astronaut.webp', 'camera.png', 'chelsea.jpg', 'coffee.png', 'rocket.webp'

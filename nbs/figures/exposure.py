@@ -22,6 +22,7 @@ from lowlight_nat.evaluation.fidelity import grey_mean, gt_mean, psnr
 from lowlight_nat.inference.tiling import pad_to_multiple
 from lowlight_nat.io.images import read_image
 from lowlight_nat.io.records import versions
+from lowlight_nat.models.checkpoint import load_model, weights_path
 from lowlight_nat.models.flow import picture_stats
 from lowlight_nat.models.light import (
     AttentionExposure,
@@ -33,7 +34,6 @@ from lowlight_nat.models.light import (
     inspect_exposure,
     pick_views,
 )
-from lowlight_nat.models.lowlight_nat import load_model, weights_path
 
 RUN = Path(__file__).resolve().parent/'run'
 SAMPLE = Path(__file__).resolve().parents[2]/'samples'/'rocket.webp'

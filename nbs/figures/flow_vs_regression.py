@@ -24,9 +24,10 @@ from lowlight_nat.data.pairs import Pair, find_pairs
 from lowlight_nat.evaluation.fidelity import score_pair
 from lowlight_nat.inference.tiling import pad_to_multiple
 from lowlight_nat.io.images import read_image, to_pil
+from lowlight_nat.models.checkpoint import load_model
 from lowlight_nat.models.flow import ConditionalFlow, nll_bits, picture_stats
 from lowlight_nat.models.layers import ResBlock, conv3
-from lowlight_nat.models.lowlight_nat import exposure_normalise, load_model
+from lowlight_nat.models.lowlight_nat import exposure_normalise
 
 RUN = Path(__file__).resolve().parent/'run'
 SAMPLES = Path(__file__).resolve().parents[2]/'samples'

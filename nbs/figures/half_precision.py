@@ -8,7 +8,8 @@ import torch
 from lowlight_nat.evaluation.fidelity import psnr
 from lowlight_nat.experiments.cost import dark_picture
 from lowlight_nat.inference.tiling import pad_to_multiple
-from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig
+from lowlight_nat.models.config import ModelConfig
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 
 torch.manual_seed(42)
 model = LowLightNAT(ModelConfig.base()).eval()

@@ -20,11 +20,12 @@ from torch import nn
 
 from lowlight_nat.data.loaders import LowLightDataLoaders
 from lowlight_nat.evaluation.fidelity import score_pair
+from lowlight_nat.models.checkpoint import load_model
 from lowlight_nat.models.flow import ConditionalEncoder, SpreadHead, picture_stats, spread_nll
 from lowlight_nat.models.fusion import FusionDecoder
 from lowlight_nat.models.latent_nat import LatentNAT, parallel_decode
 from lowlight_nat.models.layers import has_bf16
-from lowlight_nat.models.lowlight_nat import exposure_normalise, load_model, overview
+from lowlight_nat.models.lowlight_nat import exposure_normalise, overview
 from lowlight_nat.models.masking import cosine_schedule, remask, token_statistics
 from lowlight_nat.models.vqgan import squared_distances
 from lowlight_nat.training.losses import gaussian_nll, ssim_loss, token_loss, token_targets

@@ -14,7 +14,7 @@ from torch import nn
 
 from lowlight_nat.data.loaders import LowLightDataLoaders
 from lowlight_nat.evaluation.fidelity import gt_mean, psnr, score_pair
-from lowlight_nat.models.lowlight_nat import load_model
+from lowlight_nat.models.checkpoint import load_model
 from lowlight_nat.training.losses import perceptual_loss
 
 HERE = Path(__file__).parent

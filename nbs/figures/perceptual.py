@@ -17,7 +17,7 @@ from lowlight_nat.evaluation.fidelity import gt_mean
 from lowlight_nat.experiments.tables import SYSTEM_ROWS
 from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.io.metadata import read_picture
-from lowlight_nat.models.lowlight_nat import load_model
+from lowlight_nat.models.checkpoint import load_model
 from lowlight_nat.training.losses import perceptual_loss
 
 PATH = Path(__file__).parent/'run'/'perceptual.json'

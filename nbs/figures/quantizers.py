@@ -19,14 +19,9 @@ from fastai.callback.core import Callback
 from lowlight_nat import __version__
 from lowlight_nat.data.loaders import LowLightDataLoaders
 from lowlight_nat.evaluation.fidelity import score_pair
-from lowlight_nat.models.lowlight_nat import (
-    LowLightNAT,
-    ModelConfig,
-    TrainPlan,
-    exposure_normalise,
-    load_model,
-    weights_path,
-)
+from lowlight_nat.models.checkpoint import load_model, weights_path
+from lowlight_nat.models.config import ModelConfig, TrainPlan
+from lowlight_nat.models.lowlight_nat import LowLightNAT, exposure_normalise
 from lowlight_nat.models.vqgan import VQGAN, usage_stats
 from lowlight_nat.training import learner as training
 from lowlight_nat.training.callbacks import AdversarialStep, CodebookCare

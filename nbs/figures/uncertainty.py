@@ -13,7 +13,7 @@ import torch
 from lowlight_nat.data.pairs import Pair, find_pairs
 from lowlight_nat.experiments.calibration import maps_of, measure_uncertainty, places
 from lowlight_nat.io.records import versions
-from lowlight_nat.models.lowlight_nat import load_model, weights_path
+from lowlight_nat.models.checkpoint import load_model, weights_path
 
 SAMPLES = Path(__file__).resolve().parents[2]/'samples'
 
