@@ -151,9 +151,7 @@ def decode(self:Steps,
 # %% ../../nbs/workshop/15_steps.ipynb #7fdc4476
 @patch
 def gain(self:Steps,
-    # exposure-normalised picture (3,H,W) whose lights are spared; None: as the head predicts, and
-    # not below the picture's own, whatever is clipped
-    x:Tensor=None,
+    x:Tensor|None=None, # normalised picture (3,H,W) whose lights are spared; None: none is
 )->float:
     "What the normalised picture is multiplied by, as predicted."
     a = self.align()

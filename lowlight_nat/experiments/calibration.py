@@ -29,8 +29,8 @@ class Beliefs:
     "What the model believes of every place of a picture, and what is true."
     z:Tensor # aligned latent (1,d,h,w)
     sigma:Tensor # error that it claims for it (1,h,w)
-    truth:Tensor # true tokens (h*w,)
-    error:Tensor # of the latent, root mean square over channels (h*w,)
+    truth:Tensor # true tokens (N,), N = h*w
+    error:Tensor # of the latent (N,), root mean square over channels
 
 @torch.no_grad()
 def places(

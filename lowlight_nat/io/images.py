@@ -503,8 +503,7 @@ def to_be_written(
     return x
 
 def to_pil(
-    # `(3,H,W)` or `(1,H,W)` (or with a batch axis of 1), sRGB in [0,1], clipped; or uint8, uint16
-    # by their maximum
+    # `(3,H,W)`, `(1,H,W)` or a batch of one; sRGB in [0,1], clipped; uint8, uint16 by maximum
     x:Tensor,
 )->Image.Image: # 8-bit picture, mode RGB or L
     "A tensor as a Pillow picture of 8 bits."
