@@ -81,6 +81,7 @@ local moved = {
   ['part3_doubt/lowlight_nat.html#lowlightnat.doubt'] = 'part3_doubt/lowlight_nat.html#lowlightnat',
   ['part3_doubt/lowlight_nat.html#lowlightnat.forward'] = 'part3_doubt/lowlight_nat.html#lowlightnat',
   ['part3_doubt/lowlight_nat.html#lowlightnat.from_glare'] = 'part3_doubt/lowlight_nat.html#lowlightnat',
+  ['part3_doubt/lowlight_nat.html#lowlightnat.refine'] = 'part3_doubt/lowlight_nat.html#lowlightnat',
   ['part4_training/callbacks.html#emaweights.catch_up'] = 'part4_training/callbacks.html#catch_up',
   ['part4_training/callbacks.html#emaweights.load_state_dict'] = 'part4_training/callbacks.html#emaweights',
   ['part5_truth/cost.html#_check'] = '',

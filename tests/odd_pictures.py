@@ -410,8 +410,8 @@ def run_one(odd, path, enhancer, out):
             assert torch.equal(
                 r.x,
                 enhancer(p.x[:1] if p.grey else p.x).x), 'enhanced otherwise than its pixels'
-        (_, dst, *_), = make_jobs([path], out)
-        check_written(odd, p, r.save(dst), read_picture, r.x.permute(1, 2, 0).numpy())
+        job, = make_jobs([path], out)
+        check_written(odd, p, r.save(job.result), read_picture, r.x.permute(1, 2, 0).numpy())
     except AssertionError as e: return res('wrong', str(e))
     return res('picture', '; '.join(r.notes))
 

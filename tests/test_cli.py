@@ -1,6 +1,7 @@
 "The four commands: what they write, what they print, what they return, and what they refuse."
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -204,6 +205,12 @@ def test_installed_command(place, toy):
 
 # --- the parser ---
 
+SIX = 'enhance train evaluate experiment export app'.split()
+
+def parser_of(name, joint=' '):
+    "The part of the one parser that reads this command."
+    return next(a for a in lowlight_parser(joint)._actions if a.dest == 'command').choices[name]
+
 def test_one_command_for_all(place, toy, capsys):
     "`lowlight enhance` is `lowlight_enhance`: flags, results, sentences and exit codes."
     assert lowlight(['enhance', 'in', '-o', 'out', '--weights', toy
@@ -218,23 +225,27 @@ def test_one_command_for_all(place, toy, capsys):
 
 @pytest.mark.parametrize('name', COMMANDS)
 def test_both_names_have_the_same_options(name):
-    alone = make_parser(COMMANDS[name].__wrapped__,
-                        dict(out='o') if name == 'enhance' else None,
-                        EXPERIMENTS if name == 'experiment' else None)
-    inside = next(a for a in lowlight_parser()._actions if a.dest == 'command').choices[name]
+    alone = parser_of(name, '_')
+    inside = parser_of(name)
     assert [(a.option_strings, a.dest, a.help) for a in alone._actions
             ] == [(a.option_strings, a.dest, a.help) for a in inside._actions]
+    assert (alone.prog, inside.prog) == (f'lowlight_{name}', f'lowlight {name}')
+
+def test_the_scripts_are_the_commands():
+    scripts = re.findall(r'^    (lowlight\w*)=lowlight_nat.cli:(\w+)$', (ROOT/'settings.ini').read_text(), re.M)
+    assert scripts == [(o, o) for o in ('lowlight', *(f'lowlight_{name}' for name in SIX))]
+    assert sorted(COMMANDS) == sorted(SIX)
 
 def test_pairs_of_switches():
-    p = make_parser(lowlight_evaluate.__wrapped__)
+    p = parser_of('evaluate')
     for line, want in ('', True), ('--no-latent-nat',
                                    False), ('--latent-nat', True), ('--no-latent-nat --latent-nat',
                                                                     True):
         assert p.parse_args(['--data', 'd', *line.split()]).latent_nat is want
 
-@pytest.mark.parametrize('func', [lowlight_enhance, lowlight_evaluate, lowlight_train], ids=lambda f: f.__name__)
-def test_every_option_is_explained(func):
-    for a in make_parser(func.__wrapped__)._actions: assert a.help and len(a.help) > 5, a.dest
+@pytest.mark.parametrize('name', ['enhance', 'evaluate', 'train'])
+def test_every_option_is_explained(name):
+    for a in parser_of(name)._actions: assert a.help and len(a.help) > 5, a.dest
 
 def test_no_machine_paths_in_commands():
     assert _short('/data/sets/lol') == 'lol' and _short('../data/lol') == '../data/lol'
@@ -547,4 +558,4 @@ def test_glares_weights_refused(release, capsys, line, says):
 
 def test_the_help_says_where_the_release_is():
     from lowlight_nat.models.glare_weights import GLARE_RELEASE
-    assert GLARE_RELEASE in make_parser(lowlight_export.__wrapped__).format_help()
+    assert GLARE_RELEASE in parser_of('export').format_help()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from fastcore.basics import AttrDict
 
-from lowlight_nat.cli import EXPERIMENTS, lowlight_experiment, make_parser
+from lowlight_nat.cli import EXPERIMENTS, lowlight_experiment, lowlight_parser
 from lowlight_nat.data.pairs import find_pairs
 from lowlight_nat.experiments.runs import (
     Run,
@@ -97,8 +97,8 @@ def test_each_experiment_has_its_own_options():
                            for _, own in EXPERIMENTS.values()
                            for o in own} and all(
                                does.endswith('.') for does, _ in EXPERIMENTS.values())
-    parser = make_parser(lowlight_experiment.__wrapped__, subs=EXPERIMENTS)
-    subs = next(a for a in parser._actions if a.dest == 'name').choices
+    commands = next(a for a in lowlight_parser()._actions if a.dest == 'command').choices
+    subs = next(a for a in commands['experiment']._actions if a.dest == 'name').choices
     for name, (_, own) in EXPERIMENTS.items():
         assert {a.dest for a in subs[name]._actions} == {*own, 'help', 'debug'} - {'name'}
         for a in subs[name]._actions: assert a.help and len(a.help) > 5, (name, a.dest)

@@ -201,8 +201,8 @@ def test_in_place(enhance, folder):
     with pytest.raises(ValueError, match='in_place'):
         enhance_folder(enhance, folder, folder, in_place=True, existing='skip')
     with pytest.raises(ValueError, match='is an input'):
-        enhance_files(enhance, [(folder/'a.png', folder/'b.jpg', None, None),
-                                (folder/'b.jpg', folder/'b.jpg', None, None)], in_place=True)
+        jobs = [Job(folder/'a.png', folder/'b.jpg'), Job(folder/'b.jpg', folder/'b.jpg')]
+        enhance_files(enhance, jobs, in_place=True)
 
 @pytest.mark.slow
 def test_maps_and_films_of_a_run_in_place_are_no_input_of_the_next(enhance, folder):
@@ -285,7 +285,7 @@ def test_a_write_that_fails_in_the_middle_leaves_nothing(tmp_path, monkeypatch, 
 
 def test_a_target_that_cannot_be_written_is_refused_first(enhance, folder, tmp_path, monkeypatch):
     (tmp_path/'file').touch()
-    monkeypatch.setattr(folders, '_one', lambda *a: pytest.fail('work was begun'))
+    monkeypatch.setattr(folders, '_write', lambda *a: pytest.fail('work was begun'))
     with pytest.raises(ImageError, match="can't be written"):
         enhance_folder(enhance, folder, tmp_path/'file'/'out')
     def denied(**kw): raise PermissionError(errno.EACCES, 'Permission denied')
@@ -414,7 +414,7 @@ def test_other_endings_are_counted(enhance, folder, tmp_path):
 def test_a_file_named_twice_is_done_once(enhance, folder, tmp_path):
     jobs = make_jobs([folder/'a.png', str(folder/'sub/../a.png'), folder/'b.jpg'], tmp_path/'out',
                      uncertainty=True)
-    assert [j[2].name for j in jobs] == ['a_uncertainty.png', 'b_uncertainty.png']
+    assert [j.uncertainty.name for j in jobs] == ['a_uncertainty.png', 'b_uncertainty.png']
     both = make_jobs([folder/'a.png'], tmp_path/'out') + folder_jobs(folder, tmp_path/'out')
     assert len(both) == 5 and len(unique_jobs(both)) == 4
     r = enhance_files(enhance, both, progress=False)

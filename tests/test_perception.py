@@ -36,7 +36,7 @@ def hub(tmp_path, monkeypatch):
 def publish(monkeypatch, net, file):
     "Make a file pass for the published one: under a name that ends with its own digits"
     at = file.with_name(f'{net}-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth')
-    monkeypatch.setitem(perception.WEIGHTS, net, (file.rename(at).name,))
+    monkeypatch.setitem(perception.WEIGHT_FILES, net, (file.rename(at).name,))
     return at
 
 def random_file(net, path):
@@ -82,14 +82,14 @@ def test_a_path_that_is_not_there_is_named(hub, tmp_path):
     with pytest.raises(FileNotFoundError, match='nowhere'): LPIPS('alex', tmp_path/'nowhere')
 
 def test_the_cache_is_that_of_torch_and_either_name_will_do(hub, monkeypatch):
-    old = hub/perception.WEIGHTS['alex'][1]
+    old = hub/perception.WEIGHT_FILES['alex'][1]
     old.write_bytes(b'the older one')
     monkeypatch.setattr(perception, 'is_published', lambda *args: True)
-    assert find_weights('alex') == (old, True)
-    new = hub/perception.WEIGHTS['alex'][0]
+    assert find_weights('alex') == WeightFile(old, True)
+    new = hub/perception.WEIGHT_FILES['alex'][0]
     new.write_bytes(b'the newer one')
-    assert find_weights('alex') == (new, True) and find_weights(
-        'alex', old) == (old, True) and find_weights('alex', hub) == (new, True)
+    assert find_weights('alex') == find_weights('alex', hub) == WeightFile(new, True)
+    assert find_weights('alex', old) == WeightFile(old, True)
 
 def test_a_damaged_file_in_the_cache_is_refused(hub):
     (hub/'alexnet-owt-7be5be79.pth').write_bytes(b'half a download')

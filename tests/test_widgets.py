@@ -107,8 +107,8 @@ def test_inspector_probabilities(steps):
     for r, c in ((0, 0), (9, 12)):
         t.row.value = r
         t.col.value = c
-        codes, p = steps.top_codes(r, c, 512)
-        assert abs(p.sum().item()-1) < 1e-4 and sorted(codes.tolist()) == list(range(512))
+        top = steps.top_codes(r, c, 512)
+        assert abs(top.p.sum().item()-1) < 1e-4 and sorted(top.codes.tolist()) == list(range(512))
         assert t.marked().size == (50, 37) and f'row {r}, column {c}' in t.view.value
 
 def test_inspector_goes_where_is_clicked_or_typed(steps):

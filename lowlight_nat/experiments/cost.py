@@ -9,7 +9,7 @@ import statistics, torch
 import torch.nn.functional as F
 from dataclasses import dataclass
 from math import prod
-from typing import Callable, Optional
+from typing import Callable
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.benchmark import Timer
@@ -26,9 +26,9 @@ from ..io.records import device_name
 # name: what the model is called with
 SYSTEMS = {
     'GLARE': dict(latent_nat=False, decoder_nat=False),
-    '+latent NAT': dict(latent_nat=True, decoder_nat=False), '+decoder NAT': dict(
-        latent_nat=False, decoder_nat=True), 'both': dict(latent_nat=True, decoder_nat=True)
-}
+    '+latent NAT': dict(latent_nat=True, decoder_nat=False),
+    '+decoder NAT': dict(latent_nat=False, decoder_nat=True),
+    'both': dict(latent_nat=True, decoder_nat=True)}
 
 # %% ../../nbs/part5_truth/22_cost.ipynb #07e7b328
 def dark_picture(
@@ -37,11 +37,10 @@ def dark_picture(
 )->Tensor: # (1,3,H,W), sRGB in [0,1]
     "A synthetic scene with detail at all scales, four stops too dark."
     g = torch.Generator().manual_seed(seed)
-    layers = [
-        F.interpolate(torch.rand(1, 3, 2**k, 2**k, generator=g), tuple(size), mode='bilinear')
-        /2**(k/2) for k in range(1, 7)
-    ]
-    x = sum(layers)
+    x = 0
+    for k in range(1, 7):
+        coarse = torch.rand(1, 3, 2**k, 2**k, generator=g)
+        x = x+F.interpolate(coarse, tuple(size), mode='bilinear')/2**(k/2)
     return synthesize_low_light(x/x.amax(), generator=g)
 
 # %% ../../nbs/part5_truth/22_cost.ipynb #b5945ac4
@@ -51,8 +50,8 @@ def tau_for_share(
 )->float: # tau
     "The threshold above which that share of the entropies lies."
     if not 0<=share<=1:
-        raise ValueError(
-            f'share={share} must lie in [0, 1]: it is the part of the places that are masked.')
+        raise ValueError(f'share={share} must lie in [0, 1]: '
+                         'it is the part of the places that are masked.')
     H = entropy.float().flatten().sort(descending=True).values
     n = round(share*len(H))
     return H[n].item() if n<len(H) else 0.
@@ -69,11 +68,10 @@ def flop_counter()->FlopCounterMode: # a context manager
     with needs_extra('train', 'Counting multiply-adds'):
         import torchvision.ops   # registers its operators
     ops = torch.ops
-    return FlopCounterMode(
-        display=False, custom_mapping={
-            ops.torchvision.deform_conv2d: _deform_flops,
-            ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops
-        })
+    formulas = {
+        ops.torchvision.deform_conv2d: _deform_flops,
+        ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    return FlopCounterMode(display=False, custom_mapping=formulas)
 
 def multiply_adds(
     f, # called without arguments
@@ -92,11 +90,8 @@ class _Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         getter = getattr(func, '__name__', '')=='__get__'   # x.shape, x.device: no computing
         for o in [] if getter else [*args, *kwargs.values()]:
-            self.seen |= {
-                id(t)
-                for t in (o if isinstance(o, (list, tuple)) else [o])
-                if isinstance(t, Tensor)
-            }
+            several = o if isinstance(o, (list,tuple)) else [o]
+            self.seen |= {id(t) for t in several if isinstance(t, Tensor)}
         return func(*args, **kwargs)
 
 def used_tensors(
@@ -142,9 +137,8 @@ def working_memory(
         f()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)-before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU],
-                                profile_memory=True) as p:
-        f()
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True) as p: f()
     events = [e for e in p.profiler.kineto_results.events() if e.name()=='[memory]']
     now = 0
     peak = 0
@@ -164,10 +158,10 @@ class SystemCost:
     multiply_adds:int # for one picture
     stages:dict[str,int] # multiply-adds of align, refine and decode
     seconds:float # median
-    working:Optional[int] # working memory, bytes; None: not measured
+    working:int|None # working memory, bytes; None: not measured
     extra_time:float=0. # seconds more than the first system, as a share
     # weights and working memory more than the first system, as a share
-    extra_memory:Optional[float]=None
+    extra_memory:float|None=None
 
 @dataclass
 class Cost:
@@ -200,8 +194,8 @@ def _check(size, share, rounds, repeat, threads, dtype, systems):
         raise ValueError(
             f'size={size} must be two whole numbers, height and width in pixels, e.g. 400 600.')
     if not 0<=share<=1:
-        raise ValueError(
-            f'share={share} must lie in [0, 1]: it is the part of the places that are masked.')
+        raise ValueError(f'share={share} must lie in [0, 1]: '
+                         'it is the part of the places that are masked.')
     for name,v,least in ('rounds',rounds,0),('repeat',repeat,1),('threads',threads,1):
         if v is not None and (v<least or v!=int(v)):
             raise ValueError(f'{name}={v} must be a whole number, {least} or more.')
@@ -214,8 +208,8 @@ def _check(size, share, rounds, repeat, threads, dtype, systems):
 def stage_multiply_adds(
     model:LowLightNAT, # in evaluation mode
     x:Tensor, # (1,3,H,W), sides multiples of `model.multiple`
-    tau:Optional[float]=None, # threshold; None: the configuration's
-    rounds:Optional[int]=None, # R of both NATs; None: the configuration's
+    tau:float|None=None, # threshold; None: the configuration's
+    rounds:int|None=None, # R of both NATs; None: the configuration's
     latent_nat:bool=True, # use the NAT on the latent
     decoder_nat:bool=True, # use the NAT on the features
 )->dict[str,int]: # align, refine, decode
@@ -235,7 +229,7 @@ def cost(
     share:float=.4, # of the places that are masked
     rounds:int=4, # R of both NATs
     repeat:int=5, # rounds of timing
-    threads:Optional[int]=None, # of PyTorch; None: as it is
+    threads:int|None=None, # of PyTorch; None: as it is
     dtype:str='float32', # or bfloat16
     device='auto', # 'auto', 'cpu', 'cuda', ...
     memory:bool=True, # measure memory too
@@ -249,8 +243,8 @@ def cost(
     model = _ready(model, device, seed)
     x = pad_to_multiple(dark_picture(size, seed), model.multiple)[0].to(device)
     params = {id(p) for p in model.parameters()}
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16,
-                                                enabled=dtype == 'bfloat16'):
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=dtype=='bfloat16')
+    with torch.inference_mode(), precision:
         tau,masked = _find_tau(model, x, share)
         kwargs = {k: dict(tau=tau, rounds=rounds, **SYSTEMS[k]) for k in systems}
         runs = {k: lambda kw=kw: model(x, **kw) for k,kw in kwargs.items()}
@@ -259,13 +253,16 @@ def cost(
         for k,run in runs.items():
             used = used_tensors(model, run).values()
             stages = stage_multiply_adds(model, x, **kwargs[k])
-            rows.append(
-                SystemCost(k, sum(p.numel() for p in model.parameters()),
-                           sum(t.numel() for t in used if id(t) in params),
-                           sum(t.nbytes for t in used), sum(stages.values()), stages,
-                           statistics.median(seconds[k]),
-                           working_memory(run, device) if memory else None,
-                           extra(seconds[k], seconds[systems[0]])))
+            rows.append(SystemCost(
+                system=k,
+                params=sum(p.numel() for p in model.parameters()),
+                params_used=sum(t.numel() for t in used if id(t) in params),
+                weights=sum(t.nbytes for t in used),
+                multiply_adds=sum(stages.values()),
+                stages=stages,
+                seconds=statistics.median(seconds[k]),
+                working=working_memory(run, device) if memory else None,
+                extra_time=extra(seconds[k], seconds[systems[0]])))
     for r in rows:
         if memory: r.extra_memory = (r.weights+r.working)/(rows[0].weights+rows[0].working)-1
     return Cost(rows, model.cfg.name, [*size], share, tau, masked, rounds, repeat, threads, dtype,
@@ -282,27 +279,22 @@ def cost_table(
     res:Cost, # of `cost`
 )->str: # several lines
     "The systems as a table."
-    head = [
-        'system', 'params M', 'used M', 'G mult-adds', 'seconds', 'weights MiB', 'working MiB',
-        'NAT time', 'NAT memory'
-    ]
-    rows = [head]
-    for r in res.rows:
-        more = ['', ''] if r is res.rows[0] else [
-            f'{r.extra_time:+.1%}', '-' if r.extra_memory is None else f'{r.extra_memory:+.1%}'
-        ]
-        working = '-' if r.working is None else f'{r.working/2**20:,.0f}'
-        rows.append([
-            r.system, f'{r.params/1e6:.2f}', f'{r.params_used/1e6:.2f}',
-            f'{r.multiply_adds/1e9:,.2f}', f'{r.seconds:,.3f}', f'{r.weights/2**20:,.0f}', working,
-            *more
-        ])
+    head = ['system', 'params M', 'used M', 'G mult-adds', 'seconds', 'weights MiB', 'working MiB',
+            'NAT time', 'NAT memory']
+    rows = [head, *(_cells(r, r is res.rows[0]) for r in res.rows)]
     width = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    about = (
-        f"{res.preset}, {res.size[0]}x{res.size[1]}, {res.dtype}, {res.rounds} rounds, {res.masked:.1%} masked, {res.threads} thread{'s'*(res.threads>1)}, "
-        f"median of {res.repeat}, {res.device}")
-    lines = [about]
+    threads = f"{res.threads} thread{'s'*(res.threads>1)}"
+    lines = [f'{res.preset}, {res.size[0]}x{res.size[1]}, {res.dtype}, {res.rounds} rounds, '
+             f'{res.masked:.1%} masked, {threads}, median of {res.repeat}, {res.device}']
     for row in rows:
         numbers = [c.rjust(w) for c,w in zip(row[1:], width[1:])]
         lines.append('  '.join([row[0].ljust(width[0]), *numbers]).rstrip())
     return '\n'.join(lines)
+
+def _cells(r, first):
+    "A row of the table; the first system isn't compared with itself."
+    working = '-' if r.working is None else f'{r.working/2**20:,.0f}'
+    memory = '-' if r.extra_memory is None else f'{r.extra_memory:+.1%}'
+    return [r.system, f'{r.params/1e6:.2f}', f'{r.params_used/1e6:.2f}',
+            f'{r.multiply_adds/1e9:,.2f}', f'{r.seconds:,.3f}', f'{r.weights/2**20:,.0f}', working,
+            '' if first else f'{r.extra_time:+.1%}', '' if first else memory]

@@ -98,11 +98,11 @@ def pick_device(
     if str(device)=='auto': device = _auto_device()
     try: d = torch.device(device)
     except (RuntimeError, TypeError):
-        raise ValueError(
-            f"There is no device {device!r}: use 'auto', 'cpu', 'cuda' or 'mps'.") from None
+        raise ValueError(f"There is no device {device!r}: "
+                         "use 'auto', 'cpu', 'cuda' or 'mps'.") from None
     if d.type not in ('cpu','cuda','mps'):
-        raise ValueError(
-            f"The device {device!r} isn't supported: use 'auto', 'cpu', 'cuda' or 'mps'.")
+        raise ValueError(f"The device {device!r} isn't supported: "
+                         "use 'auto', 'cpu', 'cuda' or 'mps'.")
     if d.type=='cuda' and (d.index or 0)>=torch.cuda.device_count():
         n = torch.cuda.device_count()
         raise ValueError(f"The device {device!r} isn't there ({n} CUDA GPUs found): "
@@ -290,16 +290,14 @@ def _caught(f, *args):
 
 def _several(srcs):
     "Refuse what would be taken for several pictures and is one, in one sentence."
-    one = isinstance(srcs, (str, bytes, os.PathLike)) or hasattr(
-        srcs, 'read') or not hasattr(srcs, '__iter__')
-    if one:
+    is_file = isinstance(srcs, (str,bytes,os.PathLike)) or hasattr(srcs, 'read')
+    if is_file or not hasattr(srcs, '__iter__'):
         raise ValueError(f'several pictures are expected, in a list, not {type(srcs).__name__}: '
                          'give [picture], or call the enhancer with it.')
     shape = tuple(getattr(srcs, 'shape', ()))
     if shape and len(shape)!=4:
-        raise ValueError(
-            f'several pictures are expected, in a list or as a batch (B,3,H,W), and shape {shape} is one: '
-            'give [picture], or call the enhancer with it.')
+        raise ValueError('several pictures are expected, in a list or as a batch (B,3,H,W), and '
+                         f'shape {shape} is one: give [picture], or call the enhancer with it.')
 
 def _group(p, i):
     """What pictures must have in common to be computed in one go: the padded size; a large one,
@@ -333,9 +331,8 @@ class Enhancer:
         self.overlap = check_number('overlap', overlap, '[0, inf)', True, 'it is a width in pixels')
         self.whole = check_number('whole', whole, '[0, inf)', True, 'it is a number of pixels')
         if self.tile%16 or self.overlap%16 or not self.overlap<self.tile:
-            raise ValueError(
-                f'tile={self.tile} and overlap={self.overlap} must be multiples of 16, '
-                'and overlap smaller than tile.')
+            raise ValueError(f'tile={self.tile} and overlap={self.overlap} must be multiples of '
+                             '16, and overlap smaller than tile.')
         self.bf16 = bf16
         self.device = pick_device(device)
         self.model = model.to(self.device, torch.float32).eval()
@@ -496,8 +493,8 @@ class Enhancer:
     def _brightness(self, p, x_norm, level, s):
         "Gain of a picture, its level, and a note if it was bright already; `level`: as predicted."
         own = grey_mean(p.x)
-        log_level, log_std = torch.tensor([level.mean, level.std],
-                                          dtype=torch.float32).log().view(2, 1)
+        both = torch.tensor([level.mean, level.std], dtype=torch.float32)
+        log_level,log_std = both.log().view(2, 1)           # (1,) each
         kept = self.model.at_least(log_level, own)
         if s.exposure is not None:
             return _Brightness(match_level(x_norm, s.exposure), kept.exp().item(), [])

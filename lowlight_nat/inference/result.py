@@ -104,9 +104,7 @@ def draw_round(
     history:list, # rounds of the NAT on the latent, of grids (gh,gw): `masked` and `confidence`
     entropy:Tensor, # at the outset (gh,gw), in [0,1]
     mask:Tensor, # True: uncertain (gh,gw)
-    # rows and columns of the grid that the picture fills, with fractions: its height and width in
-    # cells
-    grid:tuple,
+    grid:tuple, # height and width of the picture in cells, with fractions
 )->Image.Image:
     "Picture, places asked, entropy at the outset and doubt left, after a round."
     im = to_pil(pictures[r])
@@ -123,13 +121,12 @@ def draw_round(
     share = f"{f'asked in round {r}' if r else 'to be asked'}: {asked.float().mean():.0%}"
     after = f'after round {r} of {len(pictures)-1}' if r else 'before the first round'
     left = f'doubt after round {r}' if r else 'not asked yet'
+    outset = f'entropy at the outset, mean {entropy.mean():.2f}'
     panels = [
         _panel(im, size, after),
         _panel(_mark(im.resize(size), asked, box), size, share),
-        _panel(to_pil(false_colour(entropy)), size,
-               f'entropy at the outset, mean {entropy.mean():.2f}', box),
-        _panel(to_pil(false_colour(doubt)), size, left, box)
-    ]
+        _panel(to_pil(false_colour(entropy)), size, outset, box),
+        _panel(to_pil(false_colour(doubt)), size, left, box)]
     w,h = panels[0].size
     res = Image.new('RGB', (2*w, 2*h), 'white')
     for i,p in enumerate(panels): res.paste(p, (i%2*w, i//2*h))
@@ -138,8 +135,8 @@ def draw_round(
 # %% ../../nbs/workshop/13_result.ipynb #fa4326aa
 # Endings of films, and what Pillow is told
 ANIMATED = {
-    '.gif': dict(format='GIF', optimize=True), '.webp': dict(format='WEBP', quality=85, method=4)
-}
+    '.gif': dict(format='GIF', optimize=True),
+    '.webp': dict(format='WEBP', quality=85, method=4)}
 
 def write_animation(
     frames:list, # pictures of one size
@@ -197,10 +194,7 @@ class Enhanced:
         return self.source.notes
 
     @property
-
-    def image(
-        self
-    ) -> Image.Image: # mode RGB, or L if the input was grey; RGBA or LA if it had an alpha channel
+    def image(self)->Image.Image: # mode RGB, L of a grey input; RGBA or LA if it had alpha
         "The picture as Pillow has it: 8 bits, always sRGB, whatever the file's own space is."
         im = to_pil(self.x[:1] if self.source.grey else self.x)
         if self.alpha is not None: im.putalpha(self.alpha)
@@ -223,16 +217,13 @@ class Enhanced:
         path, # where to, .gif or .webp
         seconds:float=1., # a round stands
     )->Path:
-        """Write the rounds as a film: picture, places asked, entropy, doubt. Needs a result made
-        with `film=True`."""
+        "Write the rounds as a film; needs a result made with `film=True`."
         if self.film is None:
-            raise ValueError(
-                'history: no pictures of the rounds were kept; call the enhancer with film=True.')
+            raise ValueError('history: no pictures of the rounds were kept; '
+                             'call the enhancer with film=True.')
         grid = [n/LATENT_CELL for n in self.x.shape[-2:]]
-        rounds = range(len(self.film))
-        frames = [
-            draw_round(r, self.film, self.history, self.entropy, self.mask, grid) for r in rounds
-        ]
+        frames = [draw_round(r, self.film, self.history, self.entropy, self.mask, grid)
+                  for r in range(len(self.film))]
         return write_animation(frames, path, seconds)
 
     def _repr_png_(self):
@@ -243,6 +234,6 @@ class Enhanced:
 
     def __repr__(self):
         h,w = self.x.shape[1:]
-        return (
-            f'Enhanced({w}x{h}, level {self.level:.3f} (deviation {self.level_std:.0%}), gain {self.gain:.3f}, '
-            f'entropy {self.entropy.mean():.3f}, masked {self.mask.float().mean():.1%})')
+        level = f'level {self.level:.3f} (deviation {self.level_std:.0%})'
+        return (f'Enhanced({w}x{h}, {level}, gain {self.gain:.3f}, '
+                f'entropy {self.entropy.mean():.3f}, masked {self.mask.float().mean():.1%})')

@@ -82,10 +82,8 @@ _primaries = {'sRGB': ((.64,.33), (.30,.60), (.15,.06), _d65),
 _curves = {'Adobe RGB': Curve(563/256), 'ProPhoto': Curve(1.8)}
 
 # The spaces that have a name, each a `ColourSpace`
-SPACES = {
-    k: ColourSpace(k, (_curves.get(k, _srgb_curve), )*3, primaries_to_xyz(*p))
-    for k, p in _primaries.items()
-}
+SPACES = {k: ColourSpace(k, (_curves.get(k, _srgb_curve),)*3, primaries_to_xyz(*p))
+          for k,p in _primaries.items()}
 
 # %% ../../nbs/workshop/03_colour.ipynb #97f74d1c
 def _mapped(curve, way, x):
@@ -114,8 +112,7 @@ def to_srgb(
     space:ColourSpace, # what they mean
     # where to put the result, (3,H,W) float32; may be `x` itself; None: a new array
     out:np.ndarray=None,
-# (3,H,W) float32, sRGB, not clipped: colours that sRGB doesn't have lie outside [0,1]
-) -> np.ndarray:
+)->np.ndarray: # (3,H,W) float32, not clipped: colours that sRGB lacks lie outside [0,1]
     "From a file's own space to sRGB."
     return _convert(x, space, SPACES['sRGB'], out)
 
@@ -146,8 +143,10 @@ def _read_curve(data, at):
     if form>4: raise ValueError('is damaged')
     p = _fixed(data, at+12, (1,3,4,5,7)[form]).tolist()
     g,a,b,c,d,e,f = p+[1.,0.,0.,0.,0.,0.][len(p)-1:]
-    if form in (1,2) and a:
-        c,d,e,f = 0.,-b/a,c,c   # below -b/a the curve is flat
+    if form in (1,2) and a:   # below -b/a the curve is flat
+        d = -b/a
+        e = f = c
+        c = 0.
     return _checked(Curve(g, a, b, c, d, e, f))
 
 def _checked(curve):
@@ -182,10 +181,8 @@ def parse_profile(
         if signature!=b'acsp': raise ValueError('is damaged')
         n, = struct.unpack_from('>I', icc, 128)
         if n>200: raise ValueError('is damaged')
-        tags = {
-            k: (at, size)
-            for k, at, size in (struct.unpack_from('>4sII', icc, 132 + 12*i) for i in range(n))
-        }
+        entries = [struct.unpack_from('>4sII', icc, 132+12*i) for i in range(n)]
+        tags = {k: (at,size) for k,at,size in entries}
         name = _read_name(icc, *tags[b'desc']) if b'desc' in tags else 'no name'
         if kind==b'GRAY' and b'kTRC' in tags:
             return ColourSpace(name, (_read_curve(icc, tags[b'kTRC'][0]),))
@@ -195,17 +192,16 @@ def parse_profile(
         M = np.stack([_fixed(icc, tags[o+b'XYZ'][0]+8, 3) for o in (b'r',b'g',b'b')], 1)
         tint = np.abs(M.sum(1)-_D50).max()   # white is about D50
         if not 1e-3<abs(np.linalg.det(M))<10 or tint>.5: raise ValueError('is damaged')
-        return ColourSpace(name,
-                           tuple(_read_curve(icc, tags[o + b'TRC'][0]) for o in (b'r', b'g', b'b')),
-                           M)
+        curves = tuple(_read_curve(icc, tags[o+b'TRC'][0]) for o in (b'r',b'g',b'b'))
+        return ColourSpace(name, curves, M)
     except (struct.error, IndexError, UnicodeError): raise ValueError('is damaged') from None
 
 # %% ../../nbs/workshop/03_colour.ipynb #77058bc9
 def _curve_bytes(c):
     "A `Curve` as a profile holds it."
     if c.table is not None:
-        return struct.pack('>4sII', b'curv', 0, len(
-            c.table)) + (c.table*65535).round().astype('>u2').tobytes()
+        numbers = (c.table*65535).round().astype('>u2')
+        return struct.pack('>4sII', b'curv', 0, len(numbers))+numbers.tobytes()
     p = np.round(np.array([c.g, c.a, c.b, c.c, c.d, c.e, c.f])*65536).astype('>i4')
     return struct.pack('>4sIHH', b'para', 0, 4, 0)+p.tobytes()
 
@@ -220,9 +216,8 @@ def make_profile(
     space:ColourSpace, # what the profile shall describe
 )->bytes: # an ICC profile of version 4
     "The profile of a colour space, to be embedded in a file."
-    tags = {
-        b'desc': _text(space.name), b'cprt': _text('No copyright, use freely'), b'wtpt': _xyz(_D50)
-    }
+    tags = {b'desc': _text(space.name), b'cprt': _text('No copyright, use freely'),
+            b'wtpt': _xyz(_D50)}
     if space.grey: tags[b'kTRC'] = _curve_bytes(space.curves[0])
     else:
         for o,column,curve in zip((b'r',b'g',b'b'), space.matrix.T, space.curves):
@@ -234,8 +229,10 @@ def make_profile(
     for k,v in tags.items():
         index += struct.pack('>4sII', k, at+len(body), len(v))
         body += v+bytes(-len(v)%4)
-    head = struct.pack('>I4sI4s4s4s6H4s', at + len(body), bytes(4), 0x04300000, b'mntr',
-                       b'GRAY' if space.grey else b'RGB ', b'XYZ ', 2000, 1, 1, 0, 0, 0, b'acsp')
+    kind = b'GRAY' if space.grey else b'RGB '
+    date = 2000,1,1,0,0,0
+    head = struct.pack('>I4sI4s4s4s6H4s', at+len(body), bytes(4), 0x04300000, b'mntr', kind,
+                       b'XYZ ', *date, b'acsp')
     head += bytes(68-len(head))+struct.pack('>3i', *(round(o*65536) for o in _D50))
     return head+bytes(128-len(head))+struct.pack('>I', len(tags))+index+body
 
@@ -251,14 +248,18 @@ def is_srgb(
 
 # %% ../../nbs/workshop/03_colour.ipynb #1a54021a
 _code_primaries = {
-    1: _primaries['sRGB'], 2: _primaries['sRGB'], 9: _primaries['BT.2020'],
-    12: _primaries['Display P3'], 5: ((.64, .33), (.29, .60), (.15, .06), _d65),
-    6: ((.630, .340), (.310, .595), (.155, .070), _d65), 11: ((.68, .32), (.265, .69), (.15, .06),
-                                                              (.314, .351))
-}
+    1: _primaries['sRGB'],
+    2: _primaries['sRGB'],
+    9: _primaries['BT.2020'],
+    12: _primaries['Display P3'],
+    5: ((.64,.33), (.29,.60), (.15,.06), _d65),
+    6: ((.630,.340), (.310,.595), (.155,.070), _d65),
+    11: ((.68,.32), (.265,.69), (.15,.06), (.314,.351))}
 _code_curves = {
-    **dict.fromkeys((1, 2, 6, 13, 14, 15), _srgb_curve), 4: Curve(2.2), 5: Curve(2.8), 8: Curve()
-}
+    **dict.fromkeys((1,2,6,13,14,15), _srgb_curve),
+    4: Curve(2.2),
+    5: Curve(2.8),
+    8: Curve()}
 _code_names = {(9,13): 'BT.2020', (12,13): 'Display P3'}
 
 def space_of_codes(
@@ -271,8 +272,8 @@ def space_of_codes(
     if primaries not in _code_primaries or transfer not in _code_curves:
         raise ValueError(f'has an unknown colour code ({primaries}, {transfer})')
     name = _code_names.get((primaries,transfer), f'colour code {primaries}, {transfer}')
-    return ColourSpace(name, (_code_curves[transfer], )*3,
-                       primaries_to_xyz(*_code_primaries[primaries]))
+    M = primaries_to_xyz(*_code_primaries[primaries])
+    return ColourSpace(name, (_code_curves[transfer],)*3, M)
 
 def space_of_png(
     gamma:float=None, # of the chunk gAMA: 1 over the exponent; None: there is none

@@ -102,9 +102,9 @@ def image_errors(
             yield
     except ImageError: raise
     except Image.UnidentifiedImageError as e:
-        raise ImageError(
-            f"{name} is not a picture of a kind that is read here, or its first bytes are damaged: "
-            "save it as JPEG, PNG, WebP or a TIFF of 8 or 16 bits.") from e
+        raise ImageError(f"{name} is not a picture of a kind that is read here, or its first bytes "
+                         "are damaged: save it as JPEG, PNG, WebP or a TIFF of 8 or 16 "
+                         "bits.") from e
     except Image.DecompressionBombError as e:
         raise ImageError(f"{name} claims to hold more pixels than is safe ({e}): make it smaller, "
                          "or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it.") from e
@@ -126,8 +126,8 @@ def source_name(
 def _read_path(path):
     "What is in the file of this name."
     if re.match(r'[a-z][a-z0-9+.-]+:/|data:', str(path), re.I):
-        raise ImageError(
-            f"'{path}' is an address, not a file: download the picture and name the file.")
+        raise ImageError(f"'{path}' is an address, not a file: "
+                         "download the picture and name the file.")
     path = Path(path)
     try:
         if not path.exists():
@@ -219,9 +219,9 @@ def open_bytes(
 
 # %% ../../nbs/workshop/01_files.ipynb #b73fe097
 # Endings of raw camera files, in lower case
-RAW_EXTENSIONS = tuple(
-    '.dng .nef .nrw .cr2 .cr3 .crw .arw .srf .sr2 .raf .orf .rw2 .pef .srw .3fr .iiq .erf .kdc .mrw .x3f'
-    .split())
+RAW_EXTENSIONS = (
+    '.dng', '.nef', '.nrw', '.cr2', '.cr3', '.crw', '.arw', '.srf', '.sr2', '.raf', '.orf', '.rw2',
+    '.pef', '.srw', '.3fr', '.iiq', '.erf', '.kdc', '.mrw', '.x3f')
 
 def develop_raw(
     data:bytes, # of a raw camera file
@@ -263,9 +263,8 @@ def is_raw(
     try:
         at, = struct.unpack(order+'I', data[4:8])
         n, = struct.unpack(order+'H', data[at:at+2])
-        return any(
-            struct.unpack(order + 'H', data[i:i + 2])[0] == 50706
-            for i in range(at + 2, at + 2 + 12*n, 12))
+        entries = range(at+2, at+2+12*n, 12)
+        return any(struct.unpack(order+'H', data[i:i+2])==(50706,) for i in entries)
     except struct.error: return False
 
 # %% ../../nbs/workshop/01_files.ipynb #ce76482f
@@ -347,9 +346,9 @@ def format_of(
 
 # %% ../../nbs/workshop/01_files.ipynb #b814d44b
 # Endings of the files that are taken for pictures, in lower case
-IMAGE_EXTENSIONS = tuple(
-    '.jpg .jpeg .jpe .jfif .jif .mpo .png .webp .tif .tiff .bmp .tga .gif .ppm .pgm .jp2 .avif .heic .heif'
-    .split()) + RAW_EXTENSIONS
+IMAGE_EXTENSIONS = (
+    '.jpg', '.jpeg', '.jpe', '.jfif', '.jif', '.mpo', '.png', '.webp', '.tif', '.tiff', '.bmp',
+    '.tga', '.gif', '.ppm', '.pgm', '.jp2', '.avif', '.heic', '.heif', *RAW_EXTENSIONS)
 
 # %% ../../nbs/workshop/01_files.ipynb #c1a4229f
 def list_images(

@@ -20,9 +20,10 @@ from PIL import Image, ImageCms, ImageOps
 # %% ../../nbs/workshop/02_images.ipynb #f240a94a
 from .colour import (SPACES, ColourSpace, is_srgb, make_profile, parse_profile,
                                  space_of_codes, space_of_png, to_srgb)
-from .files import (IMAGE_EXTENSIONS, ImageError, check_quality, develop_raw, format_of,
-                                image_errors, install_line, is_raw, list_images, needs_extra,
-                                open_bytes, read_bytes, save_options, source_name, write_beside)
+from .files import (IMAGE_EXTENSIONS, ImageError, check_quality, develop_raw,
+                                   format_of, image_errors, install_line, is_raw, list_images,
+                                   needs_extra, open_bytes, read_bytes, save_options, source_name,
+                                   write_beside)
 
 # %% ../../nbs/workshop/02_images.ipynb #41f5623f
 # of the last chapter, offered here too
@@ -110,9 +111,8 @@ def _array_to_tensor(
         raise ImageError(f"{name} has the shape {tuple(a.shape)}: a picture is (H,W), (H,W,1), "
                          "(H,W,3) or (H,W,4).")
     if 0 in a.shape:
-        raise ImageError(
-            f"{name} has no pixels (shape {tuple(a.shape)}): give a picture of at least "
-            "1x1.")
+        raise ImageError(f"{name} has no pixels (shape {tuple(a.shape)}): "
+                         "give a picture of at least 1x1.")
     a = a[...,:1].repeat(3, axis=2) if a.shape[2]<3 else a[...,:3]
     return torch.from_numpy(np.ascontiguousarray(to_unit(a, name).transpose(2,0,1)))
 
@@ -126,8 +126,7 @@ def upright(
 
 # %% ../../nbs/workshop/02_images.ipynb #8d96b482
 def _to_rgb(im):
-    """Pillow's conversion to RGB; ink goes by its ICC profile, where it has one, and Lab by what
-    Lab means."""
+    "Pillow's conversion to RGB; ink goes by its ICC profile, if it has one, and Lab by itself."
     icc = im.info.get('icc_profile')
     try:
         if im.mode=='LAB':
@@ -148,8 +147,8 @@ def _loaded(im, name):
         raise ImageError(f"{name} has no pixels (size {im.width}x{im.height}): "
                          "give a picture of at least 1x1.")
     if im.format in ('EPS','WMF'):
-        raise ImageError(
-            f"{name} is a drawing ({im.format}), not a picture of pixels: save it as PNG.")
+        raise ImageError(f"{name} is a drawing ({im.format}), not a picture of pixels: "
+                         "save it as PNG.")
     try: im.load()
     except (ValueError, AttributeError, AssertionError) as e:
         raise ImageError(f"{name} was closed before it was read, or is damaged: open it again, "
@@ -184,11 +183,10 @@ _other_byte = {'B':'L', 'L':'B', 'N':'B' if sys.byteorder=='little' else 'L'}
 def _rawmode(tile): return tile[3] if isinstance(tile[3], str) else tile[3][0]
 
 def _is_deep(im):
-    """Is this opened (not yet loaded) picture one of 16 bits a channel, of which Pillow would keep
-    8?"""
+    "Has this opened (not yet loaded) picture 16 bits a channel, of which Pillow would keep 8?"
     tiles = getattr(im, 'tile', None)
-    return bool(tiles) and isinstance(tiles[0][3], (str, tuple)) and str(_rawmode(
-        tiles[0]))[:-1] in ('RGB;16', 'RGBA;16', 'RGBX;16', 'LA;16')
+    if not tiles or not isinstance(tiles[0][3], (str,tuple)): return False
+    return str(_rawmode(tiles[0]))[:-1] in ('RGB;16','RGBA;16','RGBX;16','LA;16')
 
 # %% ../../nbs/workshop/02_images.ipynb #10d6dcdf
 def _with_rawmode(tile, raw):
@@ -209,11 +207,15 @@ def _deep_array(hi, lo):
     return a
 
 # %% ../../nbs/workshop/02_images.ipynb #3a234491
+# what makes an array upright, by the number of its orientation
 _turns = {
-    2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1),
-    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1], 8: lambda a: np.rot90(a)
-}
+    2: lambda a: a[:,::-1],
+    3: lambda a: a[::-1,::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a.swapaxes(0, 1)[::-1,::-1],
+    8: lambda a: np.rot90(a)}
 
 def _odd_tiff(im):
     "What Pillow would read wrongly of an opened TIFF, in words; None if it's all right."
@@ -251,17 +253,15 @@ def _tiff_array(
             icc,turn = (page.tags.get(o) for o in (34675,274))
     except (ValueError, NotImplementedError) as e:
         if 'imagecodecs' not in str(e): raise
-        raise ImageError(
-            f"{name} is a TIFF {what} whose compression needs imagecodecs: {install_line('tiff')}, or {instead}."
-        ) from e
+        raise ImageError(f"{name} is a TIFF {what} whose compression needs imagecodecs: "
+                         f"{install_line('tiff')}, or {instead}.") from e
     if page.planarconfig==2 and page.samplesperpixel>1: a = np.moveaxis(a, 0, -1)
     if page.photometric==0: a = (np.iinfo(a.dtype).max if a.dtype.kind=='u' else 1)-a
     if tuple(page.extrasamples)[:1]==(1,) and a.ndim==3:
         colours = to_unit(a[...,:-1], name)
         alpha = to_unit(a[...,-1:], name)
-        a = np.concatenate([
-            np.divide(colours, alpha, out=np.zeros_like(colours), where=alpha > 0).clip(0, 1), alpha
-        ], -1)
+        plain = np.divide(colours, alpha, out=np.zeros_like(colours), where=alpha>0)
+        a = np.concatenate([plain.clip(0,1), alpha], -1)
     a = _turns.get(turn.value, lambda a: a)(a) if turn else a
     a = a[...,None] if a.ndim==2 else a
     return np.ascontiguousarray(a),icc.value if icc else None
@@ -332,9 +332,8 @@ class _Meaning:
 def _meaning(im, data, grey, name):
     "What the numbers of an opened picture mean."
     if im.mode in ('CMYK','LAB'):
-        return _Meaning(notes=[
-            f"{name} is in {'ink (CMYK)' if im.mode=='CMYK' else 'Lab'}: the result is in sRGB"
-        ])
+        kind = 'ink (CMYK)' if im.mode=='CMYK' else 'Lab'
+        return _Meaning(notes=[f'{name} is in {kind}: the result is in sRGB'])
     icc = im.info.get('icc_profile')
     if data[:4]==b'\x89PNG' and _codes(data): icc = None   # the codes win
     who = f'the ICC profile of {name}' if icc else name
@@ -342,12 +341,12 @@ def _meaning(im, data, grey, name):
     except ValueError as e:
         if 'tables' in str(e) and not grey:
             return _Meaning(tables=icc, notes=[f'{who} {e}: converted to sRGB with 8 bits'])
-        return _Meaning(
-            notes=[f"{who} {e}{' and was left out' if icc else ''}: the numbers were read as sRGB"])
+        left_out = ' and was left out' if icc else ''
+        return _Meaning(notes=[f'{who} {e}{left_out}: the numbers were read as sRGB'])
     if space is None: return _Meaning()
     if space.grey and not grey:
-        return _Meaning(
-            notes=[f"{who} is for grey, not RGB, and was left out: the numbers were read as sRGB"])
+        return _Meaning(notes=[f'{who} is for grey, not RGB, and was left out: '
+                               'the numbers were read as sRGB'])
     fits = space.grey==grey
     if is_srgb(space): return _Meaning(icc=icc if fits else None)
     return _Meaning(space, (icc or make_profile(space)) if fits else None)
@@ -360,9 +359,8 @@ def _converted(x, space, name):
     rows = max(1, 2**20//x.shape[2])
     outside = sum(((s<-.01)|(s>1.01)).any(0).sum().item() for s in x.split(rows, 1))/x[0].numel()
     x.clamp_(0, 1)
-    return [
-        f'{outside:.0%} of the colours of {name} lie outside sRGB and were brought to its edge'
-    ] if outside > .01 else []
+    if outside<=.01: return []
+    return [f'{outside:.0%} of the colours of {name} lie outside sRGB and were brought to its edge']
 
 def _by_littlecms(x, icc):
     "A picture (3,H,W) to sRGB by a profile of tables, with 8 bits; None if Little CMS can't."
@@ -393,9 +391,8 @@ def _understood(im, a, data, name):
     if m.tables:
         y = _by_littlecms(x, m.tables)
         if y is None:
-            m.notes = [
-                f"the ICC profile of {name} can't be used and was left out: the numbers were read as sRGB"
-            ]
+            m.notes = [f"the ICC profile of {name} can't be used and was left out: "
+                       'the numbers were read as sRGB']
         else:
             x = y
             depth = 8
@@ -414,8 +411,8 @@ def decode_bytes(
         try: im = open_bytes(data, name)
         except Image.UnidentifiedImageError:
             if data[:4] not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'): raise
-            a, icc = _tiff_array(
-                data, name, 'of an unusual kind (floats in colour, or 16 bits in an unusual order)')
+            what = 'of an unusual kind (floats in colour, or 16 bits in an unusual order)'
+            a,icc = _tiff_array(data, name, what)
             im = Image.new('L' if a.shape[2]<3 else 'RGB', (1,1))
             if icc: im.info['icc_profile'] = icc
             return _understood(im, a, data, name)
@@ -433,8 +430,8 @@ def channels_last(
 )->np.ndarray: # `(H,W,C)`
     "A tensor with its channels last, or one sentence on what a picture is."
     if x.ndim!=3 or x.shape[0] not in (1,2,3,4):
-        hint = ': its channels come first, as x.permute(2,0,1) puts them' if x.ndim == 3 and x.shape[
-            2] in (1, 3, 4) else ''
+        last = x.ndim==3 and x.shape[2] in (1,3,4)
+        hint = ': its channels come first, as x.permute(2,0,1) puts them' if last else ''
         raise ImageError(f"the given tensor has the shape {tuple(x.shape)}; "
                          f"one picture is (3,H,W) or (1,H,W){hint}.")
     try:
@@ -455,9 +452,8 @@ def decode_pil(
         deep = _is_deep(im)
         d = _understood(im, None, b'', 'the given picture')
         if deep:
-            d.meaning.notes.append(
-                'the given picture has 16 bits, of which Pillow keeps 8: give its path to use all of them'
-            )
+            d.meaning.notes.append('the given picture has 16 bits, of which Pillow keeps 8: '
+                                   'give its path to use all of them')
         return d
 
 def read_image(
@@ -481,14 +477,13 @@ _FAR = 8 # how far floats may lie outside [0,1] and still be clipped
 def to_be_written(
     x:Tensor, # picture of any type, any shape
 )->Tensor: # same shape, float32, about [0,1], on the CPU
-    """A tensor to be written: whole numbers by their maximum; NaN, and floats far outside [0,1],
-    are refused."""
+    "A tensor to be written: whole numbers by their maximum; NaN and far values are refused."
     if not isinstance(x, Tensor):
-        raise ImageError(
-            f'a picture to write is a tensor, not {type(x).__name__}: use torch.from_numpy.')
+        raise ImageError(f'a picture to write is a tensor, not {type(x).__name__}: '
+                         'use torch.from_numpy.')
     if x.layout is not torch.strided or x.is_meta:
-        raise ImageError(
-            f'a tensor of {x.layout} on {x.device} has no plain values: use to_dense().')
+        raise ImageError(f'a tensor of {x.layout} on {x.device} has no plain values: '
+                         'use to_dense().')
     x = x.detach().cpu()
     if not x.is_floating_point():
         top = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}.get(x.dtype)
@@ -508,8 +503,7 @@ def to_be_written(
     return x
 
 def to_pil(
-    # `(3,H,W)` or `(1,H,W)` (or with a batch axis of 1), sRGB in [0,1], clipped; or uint8, uint16
-    # by their maximum
+    # `(3,H,W)`, `(1,H,W)` or a batch of one; sRGB in [0,1], clipped; uint8, uint16 by maximum
     x:Tensor,
 )->Image.Image: # 8-bit picture, mode RGB or L
     "A tensor as a Pillow picture of 8 bits."
@@ -518,8 +512,8 @@ def to_pil(
         raise ImageError(f"a tensor of shape {tuple(x.shape)} can't become a picture: "
                          "give (3,H,W) or (1,H,W), one picture at a time.")
     a = to_be_written(x).clamp(0,1).mul(255).round().byte().numpy()
-    return Image.fromarray(a[0]) if len(a) == 1 else Image.fromarray(
-        np.ascontiguousarray(a.transpose(1, 2, 0)))
+    a = a[0] if len(a)==1 else np.ascontiguousarray(a.transpose(1,2,0))
+    return Image.fromarray(a)
 
 # %% ../../nbs/workshop/02_images.ipynb #7a40c1d3
 GREY = [.299,.587,.114] # weights of red, green and blue, ITU-R BT.601
@@ -541,7 +535,8 @@ def write_image(
     quality:int=95, # of JPEG, WebP and AVIF, 1 to 100
 )->Path: # where it was written
     "Write a picture, completely or not at all; missing folders are made. Raises `ImageError`."
-    path,fmt = Path(path),format_of(path)
+    path = Path(path)
+    fmt = format_of(path)
     quality = check_quality(quality)
     im = x if isinstance(x, Image.Image) else to_pil(x)
     if fmt in ('JPEG','BMP') and im.mode not in ('L','RGB','CMYK'): im = im.convert('RGB')

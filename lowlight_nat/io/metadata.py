@@ -40,8 +40,13 @@ class Picture:
     lossless:bool=False # was it a WebP without loss?
 
     def __repr__(self):
-        size = f'{self.x.shape[-1]}x{self.x.shape[-2]}, ' if self.x is not None else ''
-        return f"Picture({size}{self.depth} bits{', grey' if self.grey else ''}{', '+self.space.name if self.space else ''}{', alpha' if self.alpha is not None else ''}, {', '.join(self.info) or 'no metadata'}{''.join('; '+o for o in self.notes)})"
+        parts = [f'{self.depth} bits']
+        if self.x is not None: parts.insert(0, f'{self.x.shape[-1]}x{self.x.shape[-2]}')
+        if self.grey: parts.append('grey')
+        if self.space: parts.append(self.space.name)
+        if self.alpha is not None: parts.append('alpha')
+        parts += self.info or ['no metadata']
+        return f"Picture({'; '.join([', '.join(parts), *self.notes])})"
 
 # %% ../../nbs/workshop/04_metadata.ipynb #bd06ba7a
 def _pil_alpha(im):
@@ -49,8 +54,8 @@ def _pil_alpha(im):
     if im.mode not in ('RGBA','LA','PA','La','RGBa') and 'transparency' not in im.info: return None
     up = upright(im)
     if im.mode[0] in 'IF':
-        return Image.fromarray(
-            np.where(np.array(up) == im.info['transparency'], 0, 255).astype(np.uint8))
+        opaque = np.array(up)!=im.info['transparency']
+        return Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
     return up.getchannel(1) if up.mode in ('LA','La') else up.convert('RGBA').getchannel('A')
 
 def _deep_alpha(a, transparency):
@@ -61,10 +66,9 @@ def _deep_alpha(a, transparency):
 
 # %% ../../nbs/workshop/04_metadata.ipynb #e9e8fcd1
 # where and how pixels lie in the file
-_file_tags = {
-    254, 255, *range(256, 267), 269, 273, 274, *range(277, 282), 284, 285, *range(288, 294), 297,
-    317, 318, 319, *range(320, 348), *range(512, 522), 529, 530, 531, 532, 700, 33723, 34377, 34675
-}
+_file_tags = {254, 255, *range(256, 267), 269, 273, 274, *range(277, 282), 284, 285,
+              *range(288, 294), 297, *range(317, 348), *range(512, 522), *range(529, 533), 700,
+              33723, 34377, 34675}
 
 def _exif(im, size):
     """The EXIF block of an opened picture as bytes, less what is no longer true; None if there's
@@ -114,16 +118,16 @@ def _dpi(im, turned):
 
 # %% ../../nbs/workshop/04_metadata.ipynb #a521da8b
 _google = 'http://ns.google.com/photos/'
+# namespaces that tell of what follows the picture
 _beyond = (
     'http://ns.adobe.com/hdr-gain-map/',
     'http://ns.apple.com/HDRGainMap/',
-    _google + '1.0/camera/',
-    _google + '1.0/container/',
-    _google + '1.0/depthmap/',
-    # namespaces that tell of what follows the picture
-    _google + '1.0/image/',
-    _google + '1.0/audio/',
-    _google + 'dd/',
+    f'{_google}1.0/camera/',
+    f'{_google}1.0/container/',
+    f'{_google}1.0/depthmap/',
+    f'{_google}1.0/image/',
+    f'{_google}1.0/audio/',
+    f'{_google}dd/',
     'http://ns.adobe.com/xmp/note/')
 _promises = {'a gain map': 'gain-?map|hdrgm', 'a motion photo': 'motion-?photo|micro-?video'}
 
@@ -139,14 +143,14 @@ def _clean_xmp(xmp, name):
     and notes. None: nothing was left."""
     try: text = xmp.decode('utf-8')
     except UnicodeDecodeError: return None,[f'the XMP of {name} is not UTF-8: it was left out']
-    text = re.sub(
-        r'''tiff:Orientation\s*=\s*["'][0-9]["']|<tiff:Orientation>[0-9]</tiff:Orientation>''', '',
-        text)
+    text = re.sub(r'''tiff:Orientation\s*=\s*["'][0-9]["']''', '', text)
+    text = re.sub('<tiff:Orientation>[0-9]</tiff:Orientation>', '', text)
     spaces = re.findall(r'''xmlns:([\w.-]+)\s*=\s*["']([^"']*)["']''', text)
     prefixes = {p for p,uri in spaces if uri.startswith(_beyond)}
     words = [k for k,v in _promises.items() if re.search(v, text, re.I)]
     if not prefixes and not words: return text.encode(),[]
-    said = f"the XMP of {name} speaks of {' and '.join(words) or 'data behind the picture'}, which the result doesn't hold:"
+    what = ' and '.join(words) or 'data behind the picture'
+    said = f"the XMP of {name} speaks of {what}, which the result doesn't hold:"
     if len(text)<2**20 and len(prefixes)<=50 and _well_formed(text):   # else a search takes minutes
         for p in map(re.escape, prefixes):
             text = re.sub(rf'<{p}:[\w.-]+(\s[^<>]*)?/>', '', text)
@@ -273,9 +277,9 @@ def _named_texts(info):
 def _write_png16(f, a, info):
     "Write an array (H,W,C) of uint16 as PNG (ISO/IEC 15948)."
     H,W,C = a.shape
-    f.write(
-        b'\x89PNG\r\n\x1a\n'
-        + _chunk(b'IHDR', struct.pack('>IIBBBBB', W, H, 16, {1: 0, 2: 4, 3: 2, 4: 6}[C], 0, 0, 0)))
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[C]   # grey, grey and alpha, RGB, RGB and alpha
+    head = struct.pack('>IIBBBBB', W, H, 16, kind, 0, 0, 0)
+    f.write(b'\x89PNG\r\n\x1a\n'+_chunk(b'IHDR', head))
     if icc := info.get('icc_profile'):
         f.write(_chunk(b'iCCP', b'ICC profile\0\0'+zlib.compress(icc)))
     if dpi := info.get('dpi'):
@@ -314,7 +318,9 @@ def _directory(a, rows, info):
     d[317] = 2
     d[339] = (1,)*C
     if C in (2,4): d[338] = 2                                          # alpha not multiplied in
-    if dpi := info.get('dpi'): d[282],d[283],d[296] = *dpi,2
+    if dpi := info.get('dpi'):
+        d[282],d[283] = dpi
+        d[296] = 2                                                     # inches
     if icc := info.get('icc_profile'):
         d.tagtype[34675] = 7
         d[34675] = icc
@@ -354,24 +360,21 @@ _called = dict(exif='EXIF', icc_profile='a profile', xmp='XMP', iptc='IPTC', com
 def _fitting(like, fmt, name):
     """What a format can hold of a picture: metadata, alpha or None, depth, whether one channel; and
     notes on the rest."""
-    long = {
-        k
-        for k in ('exif', 'xmp', 'iptc', 'comment')
-        if fmt == 'JPEG' and len(like.info.get(k, b'')) > 65_000
-    }
-    info = {k:v for k,v in like.info.items() if k in _takes[fmt].split() and k not in long}
+    info = {k: v for k,v in like.info.items() if k in _takes[fmt].split()}
+    if fmt=='JPEG':   # whose segments are short
+        for k in ('exif','xmp','iptc','comment'):
+            if len(info.get(k, b''))>65_000: del info[k]
     lost = [_called.get(k, k) for k in like.info if k not in info and k!='dpi']
     notes = [f"{name} can't hold {' and '.join(lost)}: left out"] if lost else []
-    alpha = (None if fmt in ('JPEG','BMP') else like.alpha)
-    depth = (like.depth if fmt in ('PNG','TIFF') else 8)
+    alpha = None if fmt in ('JPEG','BMP') else like.alpha
+    depth = like.depth if fmt in ('PNG','TIFF') else 8
     if alpha is None and like.alpha is not None:
         notes.append(f"{name} can't hold transparency: write PNG, WebP or TIFF to keep it")
     if depth<like.depth:
-        notes.append(
-            f"{name} has 8 bits of the input's {like.depth}: write PNG or TIFF to keep them")
-    # a TIFF that Pillow could not read
-    grey = like.grey and fmt not in ('WEBP', 'AVIF') and not (fmt == 'TIFF' and depth == 16
-                                                              and alpha is not None)
+        notes.append(f"{name} has 8 bits of the input's {like.depth}: "
+                     "write PNG or TIFF to keep them")
+    unreadable = fmt=='TIFF' and depth==16 and alpha is not None   # for Pillow, in grey
+    grey = like.grey and fmt not in ('WEBP','AVIF') and not unreadable
     if 'icc_profile' in info and grey!=(info['icc_profile'][16:20]==b'GRAY'):
         del info['icc_profile']             # then it's written in sRGB
     return info,alpha,depth,grey,notes
@@ -379,7 +382,8 @@ def _fitting(like, fmt, name):
 def _to_array(x, alpha, depth, one, neutral, space):
     """Colours (3,H,W) in sRGB and alpha (H,W) as an array (H,W,C) of uint8 or uint16 in the file's
     space; `one`: of one channel; `neutral`: without colour."""
-    top,kind = (255,np.uint8) if depth==8 else (65535,np.uint16)
+    kind = np.uint8 if depth==8 else np.uint16
+    top = np.iinfo(kind).max
     n = 1 if one else 3
     out = np.empty((*x.shape[-2:], n+(alpha is not None)), kind)
     rows = max(1, 2**20//x.shape[2])
@@ -394,8 +398,8 @@ def _to_array(x, alpha, depth, one, neutral, space):
 # %% ../../nbs/workshop/04_metadata.ipynb #78618ea8
 def _iptc_segment(iptc):
     "The part of a JPEG that holds IPTC (Photoshop's resource 0x0404)."
-    body = b'Photoshop 3.0\0' + b'8BIM\x04\x04\0\0' + struct.pack('>I', len(iptc)) + iptc + bytes(
-        len(iptc)%2)
+    head = b'Photoshop 3.0\0'+b'8BIM\x04\x04\0\0'+struct.pack('>I', len(iptc))
+    body = head+iptc+bytes(len(iptc)%2)
     return b'\xff\xed'+struct.pack('>H', len(body)+2)+body
 
 def _save(f, a, fmt, info, quality, lossless):
@@ -425,11 +429,12 @@ def write_picture(
     quality:int=95, # of JPEG, WebP and AVIF, 1 to 100; a WebP that was lossless stays so
 )->Path: # where it was written
     "Write a picture with all that belongs to it, completely or not at all. Raises `ImageError`."
-    path,fmt = Path(path),format_of(path)
+    path = Path(path)
+    fmt = format_of(path)
     quality = check_quality(quality)
     if x.ndim!=3 or x.shape[0]!=3 or 0 in x.shape:
-        raise ImageError(
-            f"a tensor of shape {tuple(x.shape)} can't become a picture: give (3,H,W).")
+        raise ImageError(f"a tensor of shape {tuple(x.shape)} can't become a picture: "
+                         "give (3,H,W).")
     x = to_be_written(x)
     info,alpha,depth,grey,notes = _fitting(like, fmt, f"'{path}'")
     def go(info):
@@ -442,9 +447,8 @@ def write_picture(
         except Exception as e:
             if not info: raise
             go({})
-            notes.append(
-                f"'{path}' was written without metadata, which are damaged ({' '.join(str(e).split()) or type(e).__name__})"
-            )
+            notes.append(f"'{path}' was written without metadata, which are damaged "
+                         f"({' '.join(str(e).split()) or type(e).__name__})")
     except (OSError, ValueError) as e:
         raise ImageError(f"'{path}' can't be written ({e}): check the folder, "
                          "its permissions and the space left.") from e

@@ -24,10 +24,8 @@ def versions()->dict: # name: version
     def of(name):
         try: return version(name)
         except PackageNotFoundError: return 'unknown'
-    return dict(
-        python=platform.python_version(),
-        **{o: of(o)
-           for o in 'lowlight_nat torch torchvision numpy pillow fastcore'.split()})
+    packages = 'lowlight_nat torch torchvision numpy pillow fastcore'.split()
+    return dict(python=platform.python_version(), **{o: of(o) for o in packages})
 
 def device_name(
     device, # torch.device, or its name
@@ -99,18 +97,17 @@ class Rows:
         except FileNotFoundError:
             old = write_json(self.folder/'settings.json', settings) and settings
         except ValueError:
-            raise ValueError(
-                f"'{self.folder/'settings.json'}' is damaged: remove the folder, or give another one."
-            ) from None
+            raise ValueError(f"'{self.folder/'settings.json'}' is damaged: "
+                             "remove the folder, or give another one.") from None
         if other := [k for k in {**old, **settings} if old.get(k)!=settings.get(k)]:
-            raise ValueError(
-                f"'{folder}' holds rows of other settings ({', '.join(f'{k}: {old.get(k)} then, {settings.get(k)} now' for k in other)}): give another folder, or remove this one."
-            )
+            changes = ', '.join(f'{k}: {old.get(k)} then, {settings.get(k)} now' for k in other)
+            raise ValueError(f"'{folder}' holds rows of other settings ({changes}): "
+                             'give another folder, or remove this one.')
         self.done = dict(self._read())
 
     def _read(self):
-        for line in self.path.read_text(
-                encoding='utf-8').splitlines() if self.path.exists() else []:
+        if not self.path.exists(): return
+        for line in self.path.read_text(encoding='utf-8').splitlines():
             try: row = json.loads(line)
             except ValueError: continue   # torn: the process was killed while it wrote
             yield row['key'],AttrDict(row['row'])
@@ -152,15 +149,13 @@ def folder_lock(
     folder, # that one run at a time may write into; it is made
     name:str='.lock', # of the file in it
 ): # ValueError where another run has it
-    """Keep a folder for this run until it ends, also by a kill; a lock that a dead process left is
-    none."""
+    "Keep a folder for this run until it ends, also by a kill; a dead process holds no lock."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = (folder/name).resolve()
     def refuse(who):
-        raise ValueError(
-            f"Another run is writing into '{folder}' ({who}): wait until it ends, or give another folder."
-        )
+        raise ValueError(f"Another run is writing into '{folder}' ({who}): "
+                         "wait until it ends, or give another folder.")
     if path in _held: refuse('in this process')
     f = open(path, 'a+', encoding='utf-8')
     try:
@@ -184,7 +179,8 @@ DIGITS = dict(psnr=2, ssim=4, lpips=4, seconds=2) # by the start of a column's n
 def _cell(name, v):
     if v is None: return '-'
     if isinstance(v, float):
-        return f'{v:.{next((d for k,d in DIGITS.items() if name.startswith(k)), 3)}f}'
+        digits = next((d for k,d in DIGITS.items() if name.startswith(k)), 3)
+        return f'{v:.{digits}f}'
     return f'{v:,}' if isinstance(v, int) and not isinstance(v, bool) else str(v)
 
 def markdown_table(
@@ -194,8 +190,7 @@ def markdown_table(
 )->str: # several lines
     "Rows as a table in Markdown."
     names = names or {k:k for r in rows for k in r}
-    lines = [
-        list(names.values()), ['---']*len(names),
-        *[[_cell(k, r.get(k)) for k in names] for r in rows]
-    ]
-    return '\n'.join('| '+' | '.join(l)+' |' for l in lines)+(f'\n\n{footnote}' if footnote else '')
+    cells = [[_cell(k, r.get(k)) for k in names] for r in rows]
+    lines = [f"| {' | '.join(line)} |" for line in [names.values(), ['---']*len(names), *cells]]
+    if footnote: lines += ['', footnote]
+    return '\n'.join(lines)

@@ -2,11 +2,11 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'CONFIGS', 'CLASSICS', 'check_picture', 'gamma', 'clahe', 'BaselineStage', 'BaselinePlan', 'baseline_plan',
-           'build_baseline', 'baseline_learner', 'save_baseline', 'read_baseline', 'Baseline', 'load_baseline',
-           'is_finished', 'end_run', 'train_baseline']
+           'build_baseline', 'baseline_learner', 'save_baseline', 'BaselineFile', 'read_baseline', 'Baseline',
+           'load_baseline', 'is_finished', 'end_run', 'train_baseline']
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #4ac18d66
-import json, time, torch
+import json, math, time, torch
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,8 @@ with needs_extra('train', 'Training'):
     from fastai.optimizer import Adam
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #13757b17
-from ..training.callbacks import Autocast, Curve, EMAWeights, FrozenEval, GiveTarget, NaNGuard, Preview, Term, ValidateEvery, sum_terms
+from ..training.callbacks import (Autocast, Curve, EMAWeights, FrozenEval, GiveTarget,
+                                             NaNGuard, Preview, Term, ValidateEvery, sum_terms)
 from ..training.checkpoints import Checkpoint, Resume
 from ..io.files import choose, write_beside
 from ..inference.tiling import crop_to, pad_to_multiple
@@ -33,22 +34,22 @@ from ..evaluation.fidelity import grey_mean
 from ..data.pairs import data_name
 from ..io.records import folder_lock
 from .restormer import Restormer, RestormerConfig
-from ..training.learner import StageLearner, folder_dls, gt_mean_psnr, gt_mean_ssim, split_stage
+from ..training.learner import (StageLearner, folder_dls, gt_mean_psnr, gt_mean_ssim,
+                                           split_stage)
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #d46222ca
 def check_picture(x:Tensor, # dark picture, of any shape
                  ) -> Tensor: # the same (3,H,W), float32, within [0,1]
     "One picture (3,H,W) in [0,1], or a ValueError that says what it is instead"
     if not isinstance(x, Tensor):
-        raise ValueError(
-            f'x_low must be a tensor (3,H,W), not {type(x).__name__}; use images.read_image')
+        raise ValueError(f'x_low must be a tensor (3,H,W), not {type(x).__name__}; '
+                         'use images.read_image')
     if x.ndim != 3 or x.shape[0] != 3 or not x.numel():
-        raise ValueError(
-            f'x_low must have shape (3,H,W), not {tuple(x.shape)}; give the pictures of a batch one by one'
-        )
+        raise ValueError(f'x_low must have shape (3,H,W), not {tuple(x.shape)}; '
+                         'give the pictures of a batch one by one')
     if not x.is_floating_point():
-        raise ValueError(
-            f'x_low must hold numbers in [0,1], not {x.dtype}; divide 8-bit values by 255')
+        raise ValueError(f'x_low must hold numbers in [0,1], not {x.dtype}; '
+                         'divide 8-bit values by 255')
     if not x.isfinite().all():
         raise ValueError('x_low has NaN or infinite values; clean it before enhancing')
     return x.float().clamp(0, 1)
@@ -61,16 +62,16 @@ def gamma(x_low:Tensor, # dark picture (3,H,W) in [0,1]
     black picture stays black"""
     x = check_picture(x_low)
     if not 0 < level < 1:
-        raise ValueError(
-            f'gamma: level={level} must lie between 0 and 1: it is the mean grey of the result')
-    # of log g
-    a = -6.
-    b = 6.
+        raise ValueError(f'gamma: level={level} must lie between 0 and 1: '
+                         'it is the mean grey of the result')
+    # log of the power
+    low = -6.
+    high = 6.
     for _ in range(40):
-        g = (a + b)/2
-        if grey_mean(x**2.718281828459045**g) > level: a = g
-        else: b = g
-    return x**2.718281828459045**b
+        middle = (low + high)/2
+        if grey_mean(x**math.e**middle) > level: low = middle
+        else: high = middle
+    return x**math.e**high
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #9a72f90d
 def clahe(x_low:Tensor, # dark picture (3,H,W) in [0,1]
@@ -81,8 +82,8 @@ def clahe(x_low:Tensor, # dark picture (3,H,W) in [0,1]
     x = check_picture(x_low)
     with needs_extra('classical', 'clahe'):
         from skimage.exposure import equalize_adapthist
-    return torch.from_numpy(equalize_adapthist(x.permute(1, 2, 0).cpu().numpy(),
-                                               clip_limit=clip)).permute(2, 0, 1).contiguous().to(x)
+    y = equalize_adapthist(x.permute(1, 2, 0).cpu().numpy(), clip_limit=clip) # (H,W,3)
+    return torch.from_numpy(y).permute(2, 0, 1).contiguous().to(x)
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #26d947d7
 NETWORKS = dict(restormer=Restormer, llflow=LLFlow) # name: class
@@ -104,10 +105,10 @@ class BaselineStage(nn.Module):
                 x_high:Tensor=None, # their bright partners (B,3,H,W), in training and validation
                ) -> AttrDict: # x (B,3,H,W) in [0,1]; terms
         m = self.model.multiple
-        x_low, size = pad_to_multiple(x_low, m)
-        if x_high is None: out = AttrDict(x=self.model(x_low).float().clamp(0, 1))
-        else: out = self.model.pair(x_low, pad_to_multiple(x_high, m)[0])
-        if out.x is not None: out.x = crop_to(out.x, size)
+        low = pad_to_multiple(x_low, m)
+        if x_high is None: out = AttrDict(x=self.model(low.x).float().clamp(0, 1))
+        else: out = self.model.pair(low.x, pad_to_multiple(x_high, m).x)
+        if out.x is not None: out.x = crop_to(out.x, low.size)
         return out
 
     @classmethod
@@ -150,12 +151,11 @@ def baseline_plan(name:str, # restormer or llflow
     given = {k: v for k, v in kwargs.items() if v is not None}
     unknown = set(given) - {f.name for f in fields(BaselinePlan)}
     if unknown:
-        raise ValueError(
-            f'baseline_plan: unknown field {", ".join(sorted(unknown))}; a plan has {", ".join(f.name for f in fields(BaselinePlan))}'
-        )
-    full = dict(steps=60150, bs=8, ema=0.999,
-                **dict(restormer=dict(lr=3e-4), llflow=dict(lr=5e-4, crop=160)).get(name, {}))
-    return BaselinePlan(name=name, preset=preset, **{**(full if preset == 'full' else {}), **given})
+        raise ValueError(f'baseline_plan: unknown field {", ".join(sorted(unknown))}; '
+                         f'a plan has {", ".join(f.name for f in fields(BaselinePlan))}')
+    own = dict(restormer=dict(lr=3e-4), llflow=dict(lr=5e-4, crop=160)).get(name, {})
+    full = dict(steps=60150, bs=8, ema=0.999, **own) if preset == 'full' else {}
+    return BaselinePlan(name=name, preset=preset, **(full | given))
 
 def build_baseline(name:str, # restormer or llflow
                    preset:str='small', # small or full
@@ -177,22 +177,15 @@ def baseline_learner(name:str, # restormer or llflow
     "A fastai Learner of a baseline, as `stage_learner` makes one of our own stages"
     plan = plan or baseline_plan(name, preset)
     if plan.name != name:
-        raise ValueError(
-            f'baseline_learner: the plan is of {plan.name}, not of {name}; make one with baseline_plan'
-        )
+        raise ValueError(f'baseline_learner: the plan is of {plan.name}, not of {name}; '
+                         'make one with baseline_plan')
     stage = BaselineStage(model or build_baseline(name, plan.preset), plan)
+    metrics = [*map(Term, stage.terms), gt_mean_psnr, gt_mean_ssim]
     own = dict(loss_func=sum_terms, opt_func=partial(Adam, wd=1e-4, sqr_mom=0.99), lr=plan.lr,
-               metrics=[*map(Term, stage.terms), gt_mean_psnr,
-                        gt_mean_ssim], splitter=split_stage, train_bn=False)
-    care = [Autocast()] if plan.bf16 else []
-    return StageLearner(
-        dls, stage, cbs=[
-            GiveTarget(),
-            FrozenEval(),
-            EMAWeights(plan.ema),
-            NaNGuard(),
-            GradientClip(1.), *care, *L(cbs)
-        ], **{**own, **kwargs})
+               metrics=metrics, splitter=split_stage, train_bn=False)
+    care = [GiveTarget(), FrozenEval(), EMAWeights(plan.ema), NaNGuard(), GradientClip(1.)]
+    if plan.bf16: care.append(Autocast())
+    return StageLearner(dls, stage, cbs=[*care, *L(cbs)], **(own | kwargs))
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #6c4b57bb
 def save_baseline(model:nn.Module, # to be kept
@@ -202,29 +195,36 @@ def save_baseline(model:nn.Module, # to be kept
     "Write weights, sizes, plan and metadata to one safetensors file"
     meta = dict(format='lowlight_nat_baseline', plan=plan.to_json(),
                 sizes=json.dumps(asdict(model.cfg)), about=json.dumps(about or {}))
-    data = save({k: v.detach().cpu().contiguous()
-                 for k, v in model.state_dict().items()}, metadata=meta)
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    data = save(state, metadata=meta)
     write_beside(path, lambda f: f.write(data), durable=True)
 
+@dataclass(frozen=True, eq=False)
+class BaselineFile:
+    "What a baseline's file says of itself"
+    plan: BaselinePlan # it was trained by
+    cfg: object # sizes of the network, of a class of `CONFIGS`
+    about: dict # what is known of its training
+
 def read_baseline(path # of the .safetensors file
-                 ) -> AttrDict: # plan, cfg: sizes of the network, about
+                 ) -> BaselineFile:
     "What a baseline's file says of itself, without its weights"
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f'There is no file {path}; give the .safetensors file that train_baseline wrote, or one of {", ".join(CLASSICS)}'
-        )
+        raise FileNotFoundError(f'There is no file {path}; '
+                                'give the .safetensors file that train_baseline wrote, or one of '
+                                f'{", ".join(CLASSICS)}')
     try:
         with safe_open(path, 'pt') as f: meta = f.metadata() or {}
     except SafetensorError as e:
-        raise ValueError(
-            f'{path} is no safetensors file or is damaged ({e}); train it again') from None
+        raise ValueError(f'{path} is no safetensors file or is damaged ({e}); '
+                         'train it again') from None
     if meta.get('format') != 'lowlight_nat_baseline':
-        raise ValueError(
-            f'{path} is a safetensors file, but not a baseline; use one that save_baseline wrote')
+        raise ValueError(f'{path} is a safetensors file, but not a baseline; '
+                         'use one that save_baseline wrote')
     plan = BaselinePlan(**json.loads(meta['plan']))
-    return AttrDict(plan=plan, cfg=CONFIGS[plan.name](**json.loads(meta['sizes'])),
-                    about=json.loads(meta['about']))
+    cfg = CONFIGS[plan.name](**json.loads(meta['sizes']))
+    return BaselineFile(plan, cfg, json.loads(meta['about']))
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #f94a46c9
 class Baseline:
@@ -235,9 +235,8 @@ class Baseline:
                  about:dict=None): # what is known of its training
         choose('baseline', name, [*CLASSICS, *NETWORKS])
         if name in NETWORKS and model is None:
-            raise ValueError(
-                f'{name} has to be trained; use train_baseline, or load_baseline with the path of its file'
-            )
+            raise ValueError(f'{name} has to be trained; '
+                             'use train_baseline, or load_baseline with the path of its file')
         self.name = name
         self.model = model.eval() if model else None
         self.plan = plan
@@ -248,14 +247,15 @@ class Baseline:
                ) -> Tensor: # (3,H,W) in [0,1]
         "The bright picture; sides are padded to what the network needs, and cropped back"
         if self.name in CLASSICS: return CLASSICS[self.name](x_low)
-        x, size = pad_to_multiple(check_picture(x_low)[None], self.model.multiple)
-        return crop_to(self.model(x.to(next(self.model.parameters()).device))[0],
-                       size).float().clamp(0, 1).to(x_low.device)
+        low = pad_to_multiple(check_picture(x_low)[None], self.model.multiple)
+        device = next(self.model.parameters()).device
+        y = self.model(low.x.to(device))[0] # (3,H',W')
+        return crop_to(y, low.size).float().clamp(0, 1).to(x_low.device)
 
     def __call__(self, x_low): return self.enhance(x_low)
     def __repr__(self):
-        return f'Baseline({self.name!r}' + (f', {self.plan.preset}, {self.plan.steps} steps)'
-                                            if self.plan else ')')
+        plan = f', {self.plan.preset}, {self.plan.steps} steps' if self.plan else ''
+        return f'Baseline({self.name!r}{plan})'
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #f8fa1e1c
 def load_baseline(name_or_path, # clahe, gamma, or the path of a file that `train_baseline` wrote
@@ -270,12 +270,12 @@ def load_baseline(name_or_path, # clahe, gamma, or the path of a file that `trai
     model = NETWORKS[meta.plan.name](meta.cfg)
     own = model.state_dict()
     state = load_file(name_or_path)
-    wrong = [k for k in own.keys() ^ state.keys()
-             ] + [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    shapes = {k: v.shape for k, v in own.items()}
+    found = {k: v.shape for k, v in state.items()}
+    wrong = sorted(k for k in shapes | found if shapes.get(k) != found.get(k))
     if wrong:
-        raise ValueError(
-            f'{name_or_path}: {len(wrong)} entries do not fit its sizes (first: {sorted(wrong)[0]}); it comes from another version, train it again'
-        )
+        raise ValueError(f'{name_or_path}: {len(wrong)} entries do not fit its sizes (first: '
+                         f'{wrong[0]}); it comes from another version, train it again')
     model.load_state_dict(state)
     return Baseline(meta.plan.name, model.to(device), meta.plan, meta.about)
 
@@ -286,12 +286,11 @@ def is_finished(path:Path, # of the baseline
     "Is there a finished baseline of this plan? ValueError if it is of another"
     if not path.exists() or path.with_suffix('.pt').exists(): return False
     then = asdict(read_baseline(path).plan)
-    other = ', '.join(f'{k} ({then[k]} then, {v} now)' for k, v in asdict(plan).items()
-                      if then[k] != v)
+    changed = {k: v for k, v in asdict(plan).items() if then[k] != v}
+    other = ', '.join(f'{k} ({then[k]} then, {v} now)' for k, v in changed.items())
     if other:
-        raise ValueError(
-            f'{path} is of a run with another {other}; use the plan of then, another folder, or resume=False to train anew'
-        )
+        raise ValueError(f'{path} is of a run with another {other}; '
+                         'use the plan of then, another folder, or resume=False to train anew')
     return True
 
 def end_run(learn, # after its fit
@@ -304,14 +303,12 @@ def end_run(learn, # after its fit
     plan = learn.model.cfg
     rows = learn.recorder.values
     names = getattr(learn.recorder, 'metric_names', [])
-    figures = {k: round(float(v), 4)
-               for k, v in zip(names[1:-1], rows[-1])
-               if v is not None} if rows else {}
+    last = dict(zip(names[1:-1], rows[-1])) if rows else {}
+    figures = {k: round(float(v), 4) for k, v in last.items() if v is not None}
     name = 'function' if callable(data) else data_name(data)
-    save_baseline(
-        learn.model.model, plan, path,
-        dict(data=name, seed=plan.seed, torch=torch.__version__, seconds=round(seconds),
-             figures=figures))
+    about = dict(data=name, seed=plan.seed, torch=torch.__version__, seconds=round(seconds),
+                 figures=figures)
+    save_baseline(learn.model.model, plan, path, about)
     path.with_suffix('.pt').unlink(missing_ok=True)
     return load_baseline(path, next(learn.model.parameters()).device)
 
@@ -341,9 +338,9 @@ def train_baseline(name:str, # restormer or llflow
         print(f'{name}: finished before, and kept')
         return load_baseline(path)
     if not resume and not overwrite and (path.exists() or state.exists()):
-        raise ValueError(
-            f"'{out}' holds a run of {name}: give resume=True to go on with it, another folder, or overwrite=True to train anew."
-        )
+        raise ValueError(f"'{out}' holds a run of {name}: "
+                         "give resume=True to go on with it, another folder, or overwrite=True to "
+                         "train anew.")
     with folder_lock(out, f'.{name}.lock'):
         return _train_baseline(name, data, path, state, plan, resume, minutes, epoch_steps,
                                validations)
@@ -357,14 +354,12 @@ def _train_baseline(name, data, path, state, plan, resume, minutes, epoch_steps,
     make_dls = data if callable(data) else partial(folder_dls, data, plan)
     dls = make_dls(plan.crop, plan.bs, plan.bs*each)
     back = Resume(state) if resume else None
-    cbs = [
-        Checkpoint(state, minutes),
-        ValidateEvery(max(1, -(-epochs//validations))),
-        Preview(path.parent/'previews'/name), *L(back)
-    ]
+    every = max(1, -(-epochs//validations))
+    cbs = [Checkpoint(state, minutes), ValidateEvery(every), Preview(path.parent/'previews'/name)]
+    if back: cbs.append(back)
     learn = baseline_learner(name, dls, plan=plan, cbs=cbs)
     start = time.time()
-    curve = Curve(path.with_suffix('.csv'), append=bool(back and back.epoch))
-    learn.fit_one_cycle(epochs, plan.lr, pct_start=0.15, start_epoch=back.epoch if back else 0,
-                        cbs=curve)
+    begin = back.epoch if back else 0
+    curve = Curve(path.with_suffix('.csv'), append=bool(begin))
+    learn.fit_one_cycle(epochs, plan.lr, pct_start=0.15, start_epoch=begin, cbs=curve)
     return end_run(learn, path, data, time.time() - start)

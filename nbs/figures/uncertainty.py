@@ -51,15 +51,15 @@ def main():
     pick = torch.randperm(len(train),
                           generator=torch.Generator().manual_seed(a.seed))[:a.train].tolist()
     r = measure_uncertainty(model, val, [train[i] for i in pick], a.seed)
-    _, one, factor = (r.pop(k) for k in ('pics', 'one', 'factor'))
+    measured = {k: v for k, v in r.figures().items() if k not in ('one', 'factor')}
     res = dict(
         command=f'python nbs/figures/uncertainty.py --data {shlex.quote(Path(a.data).name)} '
                 f'--model {Path(a.model).stem} --train {a.train} --seed {a.seed}',
         model=Path(a.model).stem, sha256=hashlib.sha256(weights_path(
             a.model).read_bytes()).hexdigest(), seed=a.seed, pictures=len(val),
-        training_pairs=len(pick), versions=versions(), **r)
+        training_pairs=len(pick), versions=versions(), **measured)
     shown = places(model, Pair(SAMPLES/'coffee.png', SAMPLES/'reference/coffee.png', 'coffee'))
-    draw(shown, maps_of(model, shown, one, factor), a.out.with_suffix('.jpg'))
+    draw(shown, maps_of(model, shown, r.one, r.factor), a.out.with_suffix('.jpg'))
     a.out.write_text(json.dumps(res, indent=1, allow_nan=False) + '\n')
     for n, s in res['maps'].items():
         print(f'{n:40}', ' '.join(f'{k} {v:.3f}' for k, v in s.items()))
