@@ -32,7 +32,7 @@ def toy(out):
     "Train a toy through all stages; the model as read from its checkpoint."
     from lowlight_nat.data.loaders import LowLightDataLoaders
     from lowlight_nat.models.lowlight_nat import ModelConfig, TrainPlan, load_model
-    from lowlight_nat.training.learner import train_pipeline
+    from lowlight_nat.training.pipeline import train_pipeline
     def dls(crop, bs, n):
         return LowLightDataLoaders.from_synthetic(ROOT/'samples/reference', [torch.rand(3, 32, 40)],
                                                   size=crop, bs=bs, items_per_epoch=n, device='cpu')

@@ -21,7 +21,7 @@ from ..models.lowlight_nat import LowLightNAT, ModelConfig, TrainPlan, read_meta
 from ..data.pairs import find_pairs
 from ..io.records import folder_lock
 from ..training.stages import DecoderStage
-from ..training.learner import folder_dls, is_done, previous, train_pipeline, train_stage
+from ..training.pipeline import folder_dls, is_done, previous, train_pipeline, train_stage
 
 # %% ../../nbs/part5_truth/20_tables.ipynb #3184f930
 # system: does the NAT on the latent run, and the one on the features?
@@ -93,7 +93,7 @@ def system_row(
         path = train_system(SYSTEM_ROWS[name], cfg, plan, data, shared,
                             trained/f'{name}, seed {seed}', seed)
         e = Enhancer.from_pretrained(path, run.device)
-        took = lambda p: read_metadata(p).about['../figures']['seconds']
+        took = lambda p: read_metadata(p).about['figures']['seconds']
         off = sum(p.numel() for part, on in ((e.model.nat, latent), (e.model.fusion.nat, decoder))
                   if not on for p in part.parameters())
         r = run.score(f'{name}, seed {seed}, scores', e, latent_nat=latent, decoder_nat=decoder)
