@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest, torch
 from lowlight_nat.models.lowlight_nat import LowLightNAT, ModelConfig, load_model
-from lowlight_nat.training.unpaired import (PARTS, WEIGHTS, UnpairedStage, as_it_is, codebook_prior,
+from lowlight_nat.training.unpaired import (PARTS, TERM_WEIGHTS, UnpairedStage, as_it_is, codebook_prior,
                                             colour_constancy, exposure_control, spatial_consistency,
                                             unpaired_dls, unpaired_learner)
 

@@ -63,7 +63,7 @@ class StageLearner(Learner):
     def loss_not_reduced(self):
         # the terms are means over a batch: each of its pictures is given that
         def for_each(out, *targets): return sum_terms(out).expand(len(out.x))
-        with replacing_yield(self, 'loss_func', for_each): yield
+        yield from replacing_yield(self, 'loss_func', for_each)
 
     def freeze_to(self, n:int): # first group to be trained
         super().freeze_to(n)
