@@ -43,7 +43,7 @@ def toy(out):
     from lowlight_nat.data.loaders import LowLightDataLoaders
     from lowlight_nat.models.checkpoint import load_model
     from lowlight_nat.models.config import ModelConfig, TrainPlan
-    from lowlight_nat.training.learner import train_pipeline
+    from lowlight_nat.training.pipeline import train_pipeline
     def dls(crop, bs, n):
         return LowLightDataLoaders.from_synthetic(ROOT/'samples/reference', [torch.rand(3, 32, 40)],
                                                   size=crop, bs=bs, items_per_epoch=n, device='cpu')

@@ -52,8 +52,8 @@ MOVED = dict(
     uncertainty='experiments.calibration',
     widgets='app.widgets',
 )
-# Packages whose name was a module's: an old name in them is looked up where it went
-ROOMS = dict(data='data.loaders', training='training.learner', experiments='experiments.runs')
+# Packages whose name was a module's: an old name in them is looked up where it went, in this order
+ROOMS = dict(data=('data.loaders',), training=('training.pipeline', 'training.learner'), experiments=('experiments.runs',))
 
 # Modules whose names of version 0.1 went into others, too
 SPLIT = {'lowlight_nat.models.lowlight_nat': ('models.config', 'models.checkpoint')}
@@ -92,10 +92,10 @@ def install():
 def room(package, attribute):
     "An attribute that the module of version 0.1 with the name of this package had."
     name = package.rpartition('.')[2]
-    if not attribute.startswith('__'):
-        value = getattr(import_module(f'lowlight_nat.{ROOMS[name]}'), attribute, None)
+    for new in () if attribute.startswith('__') else ROOMS[name]:
+        value = getattr(import_module(f'lowlight_nat.{new}'), attribute, None)
         if value is not None:
-            _warn(f'{name}.{attribute}', f'{ROOMS[name]}.{attribute}', 4)
+            _warn(f'{name}.{attribute}', f'{new}.{attribute}', 4)
             return value
     raise AttributeError(f'module {package!r} has no attribute {attribute!r}')
 

@@ -436,7 +436,7 @@ def lowlight_train(
     if Path(out).exists() and not Path(out).is_dir():
         raise ValueError(f"'{out}' is a file: give a folder for what training writes.")
     place = None if device=='auto' else pick_device(device)
-    from lowlight_nat.training.learner import train_pipeline
+    from lowlight_nat.training.pipeline import train_pipeline
     print(f"'{_short(source)}': {split_note(source)}", flush=True)
     line = command_line(lowlight_train, data=data, out=out, low=low, high=high, preset=preset,
                         stage=stage, steps_scale=steps_scale, lr=lr, bs=bs, crop=crop, seed=seed,

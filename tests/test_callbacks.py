@@ -18,7 +18,6 @@ from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastcore.basics import AttrDict
 from torch import nn
 
 from lowlight_nat.models.config import ModelConfig, TrainPlan
@@ -42,6 +41,7 @@ from lowlight_nat.training.callbacks import (
     sum_terms,
 )
 from lowlight_nat.training.checkpoints import Checkpoint, Resume, load_state, random_state, set_random_state
+from lowlight_nat.training.stages import StageOutput
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 EPOCHS = 6
@@ -58,7 +58,7 @@ class Toy(nn.Module):
         self.drop = nn.Dropout(0.1)
     def forward(self, x_low, x_high):
         x = self.drop(self.body(x_low)) + 0.01*self.rounds
-        return AttrDict(x=x, x_rec=x, x_norm=x_high, terms=dict(l1=(x - x_high).abs().mean()))
+        return StageOutput(x, dict(l1=(x - x_high).abs().mean()), x_rec=x, x_norm=x_high)
 
 def pairs(n=10, size=16):
     xs = torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0))
@@ -126,7 +126,7 @@ class Book(nn.Module):
         self.vqgan = VQGAN((8, 8), n_codes=8, blocks=1)
     def forward(self, x_low, x_high):
         o = self.vqgan(x_high)
-        return AttrDict(x=o.x_rec, x_norm=x_high, z=o.z, tokens=o.tokens,
+        return StageOutput(x=o.x_rec, x_norm=x_high, z=o.z, tokens=o.tokens,
                         terms=dict(l1=(o.x_rec - x_high).abs().mean(), commit=o.commit))
 
 def test_codes_are_revived_while_gradients_are_gathered():

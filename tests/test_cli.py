@@ -398,7 +398,7 @@ def test_train_refuses(pairs, capsys, args, says):
 
 def test_train_hands_over(pairs, monkeypatch):
     "Preset, scale, seed, stage and command reach the pipeline."
-    import lowlight_nat.training.learner as training
+    import lowlight_nat.training.pipeline as training
     got = {}
     monkeypatch.setattr(
         training, 'train_pipeline',
@@ -424,7 +424,7 @@ def two_folders(n=12, size=48):
 SMALL = '--preset tiny --stage codebook --steps-scale 1e-9 --bs 2 --crop 32 --lr 1e-3 --device cpu'
 
 def test_train_takes_its_plan_from_the_command(place, monkeypatch):
-    import lowlight_nat.training.learner as training
+    import lowlight_nat.training.pipeline as training
     got = {}
     monkeypatch.setattr(
         training, 'train_pipeline',

@@ -527,7 +527,7 @@ def test_from_glare_survives_save_and_load(release, tmp_path):
 
 @pytest.mark.slow
 def test_nats_train_on_frozen_glare(release, tmp_path):
-    from lowlight_nat.training.learner import train_pipeline
+    from lowlight_nat.training.pipeline import train_pipeline
     for i in range(4):
         for folder, scale in ('low', 0.15), ('high', 1.):
             (tmp_path/'data'/'train'/folder).mkdir(parents=True, exist_ok=True)

@@ -90,14 +90,16 @@ def test_names_of_version_0_1():
         sys.modules.pop(f'lowlight_nat.{old}', None)
         with pytest.warns(DeprecationWarning, match=re.escape(f'lowlight_nat.{new} now')):
             assert importlib.import_module(f'lowlight_nat.{old}') is importlib.import_module(f'lowlight_nat.{new}')
-    for package, new in _moved.ROOMS.items():
-        assert new.split('.')[0] == package and new in GRAPH
+    for package, modules in _moved.ROOMS.items():
+        for new in modules: assert new.split('.')[0] == package and new in GRAPH
 
 def test_names_in_rooms_that_were_modules():
     with pytest.warns(DeprecationWarning, match='data.loaders.LowLightDataLoaders now'):
         from lowlight_nat.data import LowLightDataLoaders
-    with pytest.warns(DeprecationWarning, match='training.learner.train_pipeline now'):
+    with pytest.warns(DeprecationWarning, match='training.pipeline.train_pipeline now'):
         from lowlight_nat.training import train_pipeline
+    with pytest.warns(DeprecationWarning, match='training.learner.flow_learner now'):
+        pass
     assert LowLightDataLoaders.__module__ == 'lowlight_nat.data.loaders' and callable(train_pipeline)
     with pytest.raises(ImportError, match='nothing_such'):
         from lowlight_nat.data import nothing_such  # noqa: F401

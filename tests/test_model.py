@@ -11,8 +11,7 @@ from lowlight_nat.models.checkpoint import load_model, read_metadata, save_model
 from lowlight_nat.models.config import ModelConfig, StagePlan, TrainPlan
 from lowlight_nat.models.flow import picture_stats
 from lowlight_nat.models.lowlight_nat import LowLightNAT
-from lowlight_nat.training.learner import STAGES, trainable
-from lowlight_nat.training.stages import align_terms
+from lowlight_nat.training.stages import STAGES, align_terms, trainable
 
 TOY = replace(ModelConfig.tiny(), n_codes=64, vq_channels=(8, 16), enc_channels=(8, 16, 16), cond=8,
               flow_steps=2, flow_hidden=8, dec_channels=(8, 16), nat_width=32, feat_width=32,

@@ -14,7 +14,8 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 
-import lowlight_nat.training.learner as T
+import lowlight_nat.training.learner as L
+import lowlight_nat.training.pipeline as T
 from lowlight_nat.data.loaders import LowLightDataLoaders
 from lowlight_nat.io.images import write_image
 from lowlight_nat.models.checkpoint import load_model, read_metadata
@@ -137,7 +138,7 @@ def test_the_critic_is_resumed_too(tmp_path):
         model = LowLightNAT(TOY)
         dls = toy_dls(32, 2, 6)
         back = Resume(path) if resume else None
-        learn = T.codebook_learner(dls, model, PLAN, [
+        learn = L.codebook_learner(dls, model, PLAN, [
             AdversarialStep(.5, model.vqgan.decoder.conv_out[1].weight, start=.1, ch=4),
             Checkpoint(path, 0, stop), *([back] if back else [])
         ])
@@ -154,7 +155,7 @@ def test_skipped_epochs_are_not_written(tmp_path):
     then."""
     def learner(*cbs):
         torch.manual_seed(0)
-        return T.flow_learner(toy_dls(32, 2, 6), LowLightNAT(TOY), PLAN, cbs)
+        return L.flow_learner(toy_dls(32, 2, 6), LowLightNAT(TOY), PLAN, cbs)
     path = tmp_path/'a.pt'
     wrote = []
     class Log(Callback):
@@ -228,7 +229,7 @@ def test_guard_names_the_files_and_spares_the_checkpoint(tmp_path, where):
     dls = toy_dls(32, 2, 6)
     model = LowLightNAT(TOY)
     path = tmp_path/'c.pt'
-    learn = T.codebook_learner(dls, model, PLAN, [Checkpoint(path, 0), Poison(5, where)])
+    learn = L.codebook_learner(dls, model, PLAN, [Checkpoint(path, 0), Poison(5, where)])
     with pytest.raises(
             FloatingPointError,
             match='(?s)step 5.*the batch held [0-3], [0-3]\\.'), learn.no_bar(), learn.no_logging():
@@ -334,6 +335,34 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts(whole, tmp_path):
     assert early[-12:] == [1]*12 and late[:5] == [2]*5 and set(late[5:]) == {1}
     assert same(a, b) == [] and same(weights(whole/'codebook.safetensors'), b)
     assert all(v.isfinite().all() for v in b.values() if v.is_floating_point())
+
+def test_a_run_that_had_halved_its_batch_is_resumed(tmp_path, monkeypatch):
+    "Stopped and gone on, with the same parts of a batch, it ends as the run that was never stopped."
+    def run(out, stop=None, resume=False, room=1):
+        step = L.StageLearner._step
+        shown = []
+        def short(self):
+            if self.dls.train.bs > room: raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+            shown.append(self.dls.train.bs)
+            return step(self)
+        with monkeypatch.context() as m:
+            m.setattr(L.StageLearner, '_step', short)
+            if stop: interrupted(m, 'flow', stop)
+            T.train_pipeline(TOY, PLAN, toy_dls, out, stages='flow', resume=resume, minutes=0)
+        return shown
+    torch.manual_seed(0)
+    book = tmp_path/'codebook.safetensors'
+    T.save_model(LowLightNAT(TOY), book, half=False)
+    for out in 'whole', 'stopped':
+        (tmp_path/out).mkdir()
+        (tmp_path/out/'codebook.safetensors').write_bytes(book.read_bytes())
+    assert run(tmp_path/'whole') == [1]*12     # steps, each of two batches of one
+    with pytest.raises(KeyboardInterrupt): run(tmp_path/'stopped', stop=15)
+    # also where there is room for the whole batch by now: 2 of 4 epochs are left
+    assert run(tmp_path/'stopped', resume=True, room=2) == [1]*6
+    a, b = (tmp_path/out for out in ('whole', 'stopped'))
+    assert not same(weights(a/'flow.safetensors'), weights(b/'flow.safetensors'))
+    assert (a/'flow.csv').read_text() == (b/'flow.csv').read_text()
 
 def test_the_exposure_head_is_fitted_alone(whole):
     model = load_model(whole/'decoder.safetensors')

@@ -146,7 +146,7 @@ def two_pairs(lol_data):
     "Two real pairs to measure on, and the bundled model's scores"
     from lowlight_nat.data.loaders import LowLightDataLoaders
     from lowlight_nat.data.pairs import find_pairs
-    from lowlight_nat.training.learner import validate_pairs
+    from lowlight_nat.training.pipeline import validate_pairs
     pairs = find_pairs(lol_data, 'val')[:2]
     score = partial(
         validate_pairs, dl=LowLightDataLoaders.from_pairs(pairs, pairs, size=64, val_size=192,

@@ -46,52 +46,52 @@ def _unpack(x): return x.float().div_(255) if x.dtype==torch.uint8 else x.clone(
 
 def _grow(x, size):
     "Mirror the borders of a picture that is smaller than `size`."
-    ph,pw = (max(size-o, 0) for o in x.shape[-2:])
-    return torch.from_numpy(np.pad(x.numpy(),
-                                   ((0, 0), (0, ph), (0, pw)), mode='reflect')) if ph or pw else x
+    H, W = x.shape[-2:]
+    if min(H, W) >= size: return x
+    lacking = (0, 0), (0, max(size-H, 0)), (0, max(size-W, 0))
+    return torch.from_numpy(np.pad(x.numpy(), lacking, mode='reflect'))
 
 def aligned_crop(
     xs:Sequence[Tensor],    # pictures of one scene, each (3,H,W)
     size:int,               # side of the crop, px; smaller pictures are mirrored at the border
     rng:random.Random|None=None, # where the crop comes from; None: the centre
-) -> tuple:                  # crops (3,size,size), from the same place of every picture
+) -> tuple[Tensor,...]:      # crops (3,size,size), from the same place of every picture
     "The same crop of every picture."
+    def start(beyond): return rng.randint(0, beyond) if rng else beyond//2
     xs = [_grow(x, size) for x in xs]
-    dy,dx = (o-size for o in xs[0].shape[-2:])
-    t,l = (rng.randint(0,dy),rng.randint(0,dx)) if rng else (dy//2,dx//2)
-    return tuple(x[:,t:t+size,l:l+size] for x in xs)
+    H, W = xs[0].shape[-2:]
+    top = start(H-size)
+    left = start(W-size)
+    return tuple(x[:,top:top+size,left:left+size] for x in xs)
 
 # %% ../../nbs/workshop/06_loaders.ipynb #5adbac31
 class PairDataset:
     """Aligned crops for training, whole pictures for evaluation, as `(x_low, x_high)`, each (3,H,W)
     in [0,1]."""
     def __init__(self,
-        pairs:Sequence[Pair],  # the pairs
-        size:int|None=None,  # side of the square crops, px; None: whole pictures
-        # random crops and flips in shuffled passes; False: centre crops, in order
-        train:bool=True,
+        pairs:Sequence[Pair],   # the pairs
+        size:int|None=None,     # side of the square crops, px; None: whole pictures
+        train:bool=True,        # random crops in shuffled passes; False: centre crops, in order
         items_per_epoch:int|None=None, # draws an epoch, in training; None: one for each pair
-        seed:int=42,         # of the order, the crops and the flips
-        hflip:bool=True,     # mirror half of the draws left to right, in training
-        vflip:bool=True,     # mirror half of the draws top to bottom, in training
-        transpose:bool=False,# swap rows and columns of half of the crops, in training
-        # share of the draws whose dark picture is made from the bright one, in training
-        synthetic:float=0.,
-        darken:Callable=random_low_light, # darken(x, generator=g) makes it
-        # share of the draws whose two pictures are put under another light, in training
-        relight:float=0.,
-        # give the bright picture twice, for what looks at no dark one, in training
-        bright:bool=False,
-        multiple:int=8,      # whole pictures are cut to multiples of this, px
-        # decoded pictures kept in memory, at most, GB; the rest is decoded at every draw
-        cache_gb:float=4.,
+        seed:int=42,            # of the order, the crops and the flips
+        hflip:bool=True,        # mirror half of the draws left to right, in training
+        vflip:bool=True,        # mirror half of the draws top to bottom, in training
+        transpose:bool=False,   # swap rows and columns of half of the crops, in training
+        synthetic:float=0.,     # share of the draws whose dark picture is made, in training
+        darken:Callable=random_low_light, # darken(x, generator=g) makes it of the bright one
+        relight:float=0.,       # share of the draws put under another light, in training
+        bright:bool=False,      # give the bright picture twice, in training
+        multiple:int=8,         # whole pictures are cut to multiples of this, px
+        cache_gb:float=4.,      # decoded pictures kept in memory, at most, GB
     ):
         self.pairs = list(pairs)
+        if not self.pairs: raise ValueError("There are no pairs: a PairDataset needs at least one.")
+        for name, share in dict(synthetic=synthetic, relight=relight).items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}={share} must lie in [0, 1]: it is a share of the draws.")
         self.size = size
         self.train = train
         self.seed = seed
-        self.multiple = multiple
-        self.room = cache_gb*1e9
         self.hflip = hflip
         self.vflip = vflip
         self.transpose = transpose
@@ -99,20 +99,18 @@ class PairDataset:
         self.darken = darken
         self.relight = relight
         self.bright = bright and train
-        for k in 'synthetic','relight':
-            if not 0 <= getattr(self,k) <= 1:
-                raise ValueError(
-                    f"{k}={getattr(self,k)} must lie in [0, 1]: it is a share of the draws.")
-        if not self.pairs: raise ValueError("There are no pairs: a PairDataset needs at least one.")
+        self.multiple = multiple
         self.n = items_per_epoch if train and items_per_epoch else len(self.pairs)
-        self.start = 0
-        self.bad = set()
-        self._cache = {}
-        self._pass = (None,None)
+        self.start = 0               # number of the epoch's first draw
+        self.bad = set()             # numbers of pairs that cannot be read
+        self.room = cache_gb*1e9     # bytes that are left for decoded pictures
+        self._cache = {}             # decoded pictures, by number of the pair
+        self._shuffled = None, None  # which pass, and the order of its pairs
     def __len__(self): return self.n
     def __getitem__(self, i):
         if not 0 <= i < len(self): raise IndexError(i)
         return self.draw(self.start+i)
+
 
 # %% ../../nbs/workshop/06_loaders.ipynb #4905155e
 @patch
@@ -122,11 +120,12 @@ def index(self:PairDataset,
     "The pair that draw `k` shows."
     n = len(self.pairs)
     if not self.train: return k % n
-    if self._pass[0] != (self.seed, k//n):
+    this_pass = self.seed, k//n
+    if self._shuffled[0] != this_pass:
         order = list(range(n))
         random.Random(f'{self.seed} pass {k//n}').shuffle(order)
-        self._pass = (self.seed, k//n), order
-    i = self._pass[1][k % n]
+        self._shuffled = this_pass, order
+    i = self._shuffled[1][k % n]
     while i in self.bad: i = (i+1) % n
     return i
 
@@ -134,20 +133,20 @@ def index(self:PairDataset,
 @patch
 def read(self:PairDataset,
     p:Pair, # the pair
-) -> tuple: # its two pictures as stored, each (3,H,W), bytes where that loses nothing
+) -> tuple[Tensor,...]: # its pictures as stored, each (3,H,W), bytes where that loses nothing
     "Decode the pictures of a pair."
-    res = tuple(_pack(read_image(f)) for f in (p.low,p.high))
-    if res[0].shape != res[1].shape:
-        raise ValueError(
-            f"The pictures of {p.name} differ in size: {tuple(res[0].shape[1:])}, {tuple(res[1].shape[1:])}."
-        )
-    return res
+    low = _pack(read_image(p.low))
+    high = _pack(read_image(p.high))
+    if low.shape != high.shape:
+        raise ValueError(f"The pictures of {p.name} differ in size: {tuple(low.shape[1:])}, "
+                         f"{tuple(high.shape[1:])}.")
+    return low, high
 
 # %% ../../nbs/workshop/06_loaders.ipynb #04185383
 @patch
 def load(self:PairDataset,
     i:int,   # number of the pair
-) -> tuple|None: # its pictures as stored, (3,H,W); None where a file is broken, in training
+) -> tuple[Tensor,...]|None: # its pictures as stored, (3,H,W); None: a file is broken, in training
     "The decoded pictures of a pair, from memory where they are there."
     if i in self._cache: return self._cache[i]
     try: res = self.read(self.pairs[i])
@@ -156,10 +155,11 @@ def load(self:PairDataset,
         self.bad.add(i)
         if len(self.bad) == len(self.pairs):
             raise ImageError("No pair is left: not one of the files can be read.") from e
-        return warnings.warn(f"Pair {self.pairs[i].name} left out: {e}", stacklevel=2)
-    mem = sum(o.numel()*o.element_size() for o in res)
-    if mem <= self.room:
-        self.room = self.room-mem
+        warnings.warn(f"Pair {self.pairs[i].name} left out: {e}", stacklevel=2)
+        return None
+    size = sum(o.numel()*o.element_size() for o in res)   # bytes
+    if size <= self.room:
+        self.room -= size
         self._cache[i] = res
     return res
 
@@ -173,46 +173,51 @@ def preload(self:PairDataset):
 # %% ../../nbs/workshop/06_loaders.ipynb #eeda4c7d
 @patch
 def cut(self:PairDataset,
-    xs:tuple, # pictures of one scene, each (3,H,W)
+    xs:Sequence[Tensor], # pictures of one scene, each (3,H,W)
     rng:random.Random, # where crop and flips come from
-) -> tuple: # the same of each, (3,size,size)
+) -> tuple[Tensor,...]: # the same of each, (3,size,size)
     "The same crop and the same flips for every picture of `xs`."
     if self.size: xs = aligned_crop(xs, self.size, rng if self.train else None)
     else:
         m = self.multiple
-        H,W = (max(o//m*m, m) for o in xs[0].shape[-2:])
-        xs = tuple(_grow(x, m)[:,:H,:W] for x in xs)
+        H, W = xs[0].shape[-2:]
+        xs = tuple(_grow(x, m)[:,:max(H//m*m, m),:max(W//m*m, m)] for x in xs)
     if not self.train: return xs
-    h, v, t = (rng.random() < .5 and on
-               for on in (self.hflip, self.vflip, self.transpose and self.size))
-    if h or v: xs = tuple(x.flip([d for d,on in ((-1,h),(-2,v)) if on]) for x in xs)
-    return tuple(x.transpose(-1,-2) for x in xs) if t else xs
+    # drawn where it is off, too: the numbers that follow stay the same
+    def heads(on): return rng.random() < .5 and on
+    if heads(self.hflip): xs = tuple(x.flip(-1) for x in xs)
+    if heads(self.vflip): xs = tuple(x.flip(-2) for x in xs)
+    if heads(self.transpose and self.size): xs = tuple(x.transpose(-1, -2) for x in xs)
+    return xs
 
 # %% ../../nbs/workshop/06_loaders.ipynb #89c6c9bd
 @patch
 def finish(self:PairDataset,
-    xs:tuple, # crops x_low, x_high, each (3,H,W) in [0,1]
+    xs:tuple[Tensor,...], # crops x_low, x_high, each (3,H,W) in [0,1]; with `bright` the latter alone
     rng:random.Random, # what is drawn here
-) -> tuple: # both again
+) -> tuple[Tensor,Tensor]: # both again
     """What is done to the crops at last: some dark pictures are replaced by darkened bright ones,
     some pairs are put under another light."""
     def chance(share): return self.train and share and rng.random() < share
     def g(): return torch.Generator().manual_seed(rng.getrandbits(62))
-    if len(xs) == 1:
-        # `bright`
-        return (relight(xs[0], xs[0], generator=g())[1] if chance(self.relight) else xs[0],)*2
+    if len(xs) == 1:   # `bright`
+        x = xs[0]
+        if chance(self.relight): x = relight(x, x, generator=g())[1]
+        return x, x
     if chance(self.synthetic): xs = self.darken(xs[-1], generator=g()), xs[-1]
     return relight(*xs, generator=g()) if chance(self.relight) else xs
 
 @patch
 def draw(self:PairDataset,
     k:int, # number of the draw; any, as draws go on for ever
-) -> tuple: # x_low, x_high: each (3,H,W), sRGB in [0,1]
+) -> tuple[Tensor,Tensor]: # x_low, x_high: each (3,H,W), sRGB in [0,1]
     "Draw number `k`, which depends on nothing but the seed and `k`."
-    while (xs := self.load(self.index(k))) is None: pass
+    xs = None
+    while xs is None: xs = self.load(self.index(k))   # the next pair where one is broken
+    if self.bright: xs = xs[-1:]
     rng = random.Random(f'{self.seed} draw {k}')
-    return self.finish(
-        tuple(_unpack(x).contiguous() for x in self.cut(xs[-1:] if self.bright else xs, rng)), rng)
+    crops = self.cut(xs, rng)
+    return self.finish(tuple(_unpack(x).contiguous() for x in crops), rng)
 
 # %% ../../nbs/workshop/06_loaders.ipynb #10f41e2f
 @patch
@@ -239,32 +244,32 @@ class SyntheticDataset(PairDataset):
         **kwargs,                  # see `PairDataset`
     ):
         if kwargs.get('synthetic', 0) not in (0, 1):
-            raise ValueError(
-                f"synthetic={kwargs['synthetic']} says nothing here: every dark picture is made from a bright one; leave it out."
-            )
+            raise ValueError(f"synthetic={kwargs['synthetic']} says nothing here: every dark "
+                             "picture is made from a bright one; leave it out.")
         if isinstance(images, (str,Path)): images = list_images(images)
-        super().__init__([
-            Pair(None, o,
-                 str(i) if isinstance(o, Tensor) else Path(o).stem) for i, o in enumerate(images)
-        ], darken=darken, **kwargs)
-    def read(self, p): return (_pack(p.high if isinstance(p.high,Tensor) else read_image(p.high)),)
+        def name(i, o): return str(i) if isinstance(o, Tensor) else Path(o).stem
+        pairs = [Pair(None, o, name(i, o)) for i, o in enumerate(images)]
+        super().__init__(pairs, darken=darken, **kwargs)
+    def read(self, p):
+        x = p.high if isinstance(p.high, Tensor) else read_image(p.high)
+        return (_pack(x),)
     def finish(self, xs, rng):
+        def g(): return torch.Generator().manual_seed(rng.getrandbits(62))
         if self.bright: return super().finish(xs, rng)
-        dark = self.darken(xs[0], generator=torch.Generator().manual_seed(rng.getrandbits(62)))
-        lit = self.train and self.relight and rng.random() < self.relight
-        return relight(dark, xs[0], generator=torch.Generator().manual_seed(
-            rng.getrandbits(62))) if lit else (dark, xs[0])
+        x_high = xs[0]
+        x_low = self.darken(x_high, generator=g())
+        if not (self.train and self.relight and rng.random() < self.relight): return x_low, x_high
+        return relight(x_low, x_high, generator=g())
 
 # %% ../../nbs/workshop/06_loaders.ipynb #a46b2e03
 class PairDL(DataLoader):
     "A fastai `DataLoader` of draws; `last_names` are the pairs in the batch that it gave last."
     def __init__(self,
         dataset:PairDataset, # where draws come from
-        bs:int=16,         # draws a batch
-        draws:int=0,       # draws handed out so far (training)
-        # gives the numbers of the draws; None: the ones that come next
-        get_idxs:Callable|None=None,
-        **kwargs,             # see fastai's `DataLoader`
+        bs:int=16,           # draws a batch
+        draws:int=0,         # draws handed out so far (training)
+        get_idxs:Callable|None=None, # gives the numbers of the draws; None: those that come next
+        **kwargs,            # see fastai's `DataLoader`
     ):
         self.draws = draws
         self.last_names = []
@@ -279,13 +284,11 @@ class PairDL(DataLoader):
     def create_batch(self, b):
         sizes = sorted({f'{o[0].shape[-2]}x{o[0].shape[-1]}' for o in b})
         if len(sizes) > 1:
-            raise ValueError(
-                f"Pictures of one batch must be of one size, got {', '.join(sizes)}: use crops (`size`, `val_size`) or batches of 1."
-            )
-        if all(o[0] is o[1] for o in b):
-            # the same twice, sent once
-            return (super().create_batch([o[1:] for o in b])[0],)*2
-        return super().create_batch(b)
+            raise ValueError(f"Pictures of one batch must be of one size, got {', '.join(sizes)}: "
+                             "use crops (`size`, `val_size`) or batches of 1.")
+        if any(low is not high for low, high in b): return super().create_batch(b)
+        x, = super().create_batch([(high,) for _, high in b])   # the same twice, sent once
+        return x, x
     def new(self, dataset=None, cls=None, **kwargs):
         return super().new(dataset, cls, **{'draws':self.draws, 'get_idxs':self._ask, **kwargs})
 
@@ -374,7 +377,8 @@ def _dls(cls, make, train, val, size, val_size, bs=16, val_bs=1, num_workers=0, 
     """Make both data sets and their loaders; arguments that only concern training stay with the
     training data."""
     same = {k: kwargs[k] for k in ('seed','multiple','cache_gb','darken') if k in kwargs}
-    train,val = make(train, size=size, **kwargs), make(val, size=val_size, train=False, **same)
+    train = make(train, size=size, **kwargs)
+    val = make(val, size=val_size, train=False, **same)
     return cls.from_datasets(train, val, bs=bs, val_bs=val_bs, num_workers=num_workers,
                              device=device)
 
@@ -407,7 +411,8 @@ def from_folder(cls:LowLightDataLoaders,
     **kwargs,                   # val_bs, device, and what `PairDataset` takes
 ):
     "Loaders of a data set's training and validation pairs; its test pairs are not touched."
-    train,val = (find_pairs(root, s, val_fraction) for s in ('train','val'))
+    train = find_pairs(root, 'train', val_fraction)
+    val = find_pairs(root, 'val', val_fraction)
     return cls.from_pairs(train, val, size, val_size, bs=bs, items_per_epoch=items_per_epoch,
                           seed=seed, num_workers=num_workers, **kwargs)
 
@@ -425,10 +430,10 @@ def from_folders(cls:LowLightDataLoaders,
     "Loaders of any two folders with equal names."
     if (val_low is None) != (val_high is None):
         raise ValueError("Give both `val_low` and `val_high`, or neither.")
-    pairs = pair_folders(low_dir, high_dir)
-    return cls.from_pairs(
-        *((pairs, pair_folders(val_low, val_high)) if val_low else hold_out(pairs, val_fraction)),
-        **kwargs)
+    train = pair_folders(low_dir, high_dir)
+    if val_low: val = pair_folders(val_low, val_high)
+    else: train, val = hold_out(train, val_fraction)
+    return cls.from_pairs(train, val, **kwargs)
 
 # %% ../../nbs/workshop/06_loaders.ipynb #72cdad65
 @patch(cls_method=True)
@@ -481,7 +486,8 @@ def LowLightBlock(
     "A fastai `DataBlock` of aligned pairs."
     def split(pairs):
         held = set(hold_out(pairs, val_fraction)[1])
-        return [[i for i,p in enumerate(pairs) if (p in held)==v] for v in (False,True)]
+        train = [i for i, p in enumerate(pairs) if p not in held]
+        return train, [i for i, p in enumerate(pairs) if p in held]
     blocks = [
         TransformBlock(type_tfms=t.create, batch_tfms=IntToFloatTensor)
         for t in (LowLightImage, NormalLightImage)

@@ -24,7 +24,7 @@ from ..models.lowlight_nat import LowLightNAT
 from ..data.pairs import find_pairs
 from ..io.records import folder_lock
 from ..training.stages import DecoderStage
-from ..training.learner import folder_dls, is_done, previous, train_pipeline, train_stage
+from ..training.pipeline import folder_dls, is_done, previous, train_pipeline, train_stage
 
 # %% ../../nbs/part5_truth/20_tables.ipynb #3184f930
 # system: does the NAT on the latent run, and the one on the features?

@@ -34,8 +34,8 @@ from ..evaluation.fidelity import grey_mean
 from ..data.pairs import data_name
 from ..io.records import folder_lock
 from .restormer import Restormer, RestormerConfig
-from ..training.learner import (StageLearner, folder_dls, gt_mean_psnr, gt_mean_ssim,
-                                           split_stage)
+from ..training.learner import StageLearner, gt_mean_psnr, gt_mean_ssim, split_stage
+from ..training.pipeline import folder_dls
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #d46222ca
 def check_picture(x:Tensor, # dark picture, of any shape

@@ -3,19 +3,21 @@
 # %% auto #0
 __all__ = ['GiveTarget', 'sum_terms', 'Term', 'FrozenEval', 'Autocast', 'bad_batch', 'MixedPrecision', 'EMAWeights',
            'CodebookCare', 'AdversarialStep', 'NaNGuard', 'WhileTraining', 'ValidateEvery', 'Curve', 'preview_row',
-           'Preview', 'peak_memory', 'Throughput']
+           'Preview', 'peak_memory', 'Speed', 'Throughput']
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #3a8c2a83
 import sys, time, torch
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable, Optional
 from torch import Tensor, nn
-from fastcore.basics import AttrDict, patch, store_attr
-from ..models.vqgan import PatchDiscriminator, usage_stats
 from ..io.files import needs_extra
 from ..io.images import write_image
-from ..models.layers import has_bf16, knows
-from .losses import adaptive_weight, hinge_d_loss, hinge_g_loss
 from ..io.records import write_text
+from ..models.layers import has_bf16, knows
+from ..models.vqgan import PatchDiscriminator, usage_stats
+from .losses import adaptive_weight, hinge_d_loss, hinge_g_loss
+from .stages import StageOutput
 
 with needs_extra('train', 'Training'):
     from fastai.callback.core import Callback, CancelBatchException
@@ -25,13 +27,14 @@ with needs_extra('train', 'Training'):
 try: import resource
 except ImportError: resource = None   # not on Windows
 
+
 # %% ../../nbs/part4_training/16_callbacks.ipynb #cbd6baf9
 class GiveTarget(Callback):
     "Call the model as `model(x_low, x_high)`: its losses need the truth's latent and tokens"
     order = -5
     def before_batch(self): self.learn.xb = (*self.xb, *self.yb)
 
-def sum_terms(out:AttrDict, # of a stage, with `terms`: name to scalar
+def sum_terms(out:StageOutput, # with `terms`: name to scalar
               *targets, # not needed: the terms are computed
              ) -> Tensor: # scalar
     "Loss of a stage: the sum of its named terms"
@@ -46,49 +49,63 @@ class Term(Metric):
         self.n = 0
     def accumulate(self, learn):
         if self.term in learn.pred.terms:
-            self.total = self.total + learn.pred.terms[self.term].item()
-            self.n = self.n + 1
+            self.total += learn.pred.terms[self.term].item()
+            self.n += 1
     @property
     def value(self): return self.total/self.n if self.n else None
     @property
     def name(self): return self.term
 
+
 # %% ../../nbs/part4_training/16_callbacks.ipynb #c47318ad
 class FrozenEval(Callback):
     "Keep modules without any trainable parameter in evaluation mode"
-    def _freeze(self):
+    def before_train(self):
         for m in self.model.modules():
-            ps = list(m.parameters())
-            if ps and not any(p.requires_grad for p in ps): m.eval()
-    def before_train(self): self._freeze()
+            learns = [p.requires_grad for p in m.parameters()]
+            if learns and not any(learns): m.eval()
+
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #c49532c0
 class Autocast(Callback):
     """Run the forward pass and the loss in half precision; in bfloat16 where the device has
     arithmetic for it, else in float32, which is faster there"""
     order = -4
-    def __init__(self, dtype=torch.bfloat16, # what is computed in
-                 anyway:bool=False): # in bfloat16 even where the device can only imitate it
+    def __init__(self,
+                 dtype:torch.dtype=torch.bfloat16, # what is computed in
+                 anyway:bool=False, # in bfloat16 even where the device can only imitate it
+                ):
         self.dtype = dtype
         self.anyway = anyway
-        self.ctx = None
+        self.context = None
     def before_fit(self): self._leave()   # after an interrupted run
     def before_batch(self):
-        if self.dtype == torch.bfloat16 and not (self.anyway or has_bf16(self.xb[0].device)): return
-        self.ctx = torch.autocast(self.xb[0].device.type, dtype=self.dtype)
-        self.ctx.__enter__()
+        device = self.xb[0].device
+        slow = self.dtype == torch.bfloat16 and not has_bf16(device)
+        if slow and not self.anyway: return
+        self.context = torch.autocast(device.type, dtype=self.dtype)
+        self.context.__enter__()
     def after_loss(self): self._leave()
     def after_cancel_batch(self): self._leave()
     def _leave(self):
-        if self.ctx:
-            self.ctx.__exit__(None, None, None)
-            self.ctx = None
+        if self.context:
+            self.context.__exit__(None, None, None)
+            self.context = None
+
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #a2b41f90
 def _last_good(learn):
     "What a stopped run may go on from, in a sentence"
     good = getattr(learn, 'last_good', None)
-    return f'The last checkpoint is good and untouched: {good}.' if good else 'There is no last checkpoint yet.'
+    if not good: return 'There is no last checkpoint yet.'
+    return f'The last checkpoint is good and untouched: {good}.'
+
+def _names_in_batch(learn):
+    "Names of the pictures in the last batch, where the loaders know them"
+    for loader in learn.dls.train, learn.dls:
+        names = getattr(loader, 'last_names', None)
+        if names: return ', '.join(map(str, names))
+    return 'unknown'
 
 def bad_batch(learn, # fastai Learner
               what:str, # is not finite
@@ -97,23 +114,24 @@ def bad_batch(learn, # fastai Learner
     """The error of a step that must not be made: names the batch's files and the last good
     checkpoint; clears the gradients"""
     learn.opt.zero_grad()   # or they would spoil the next step of whoever goes on
-    names = getattr(learn.dls.train, 'last_names', None) or getattr(learn.dls, 'last_names',
-                                                                    None) or ['unknown']
-    terms = {k: v.item()
-             for k, v in getattr(getattr(learn, 'pred', None), 'terms', {}).items()
-             } if terms else {}
+    pred = getattr(learn, 'pred', None) if terms else None
+    values = {k: v.item() for k, v in getattr(pred, 'terms', {}).items()}
     return FloatingPointError(
-        f'The {what} at step {learn.train_iter} (terms: {terms}); the batch held {", ".join(map(str, names))}. {_last_good(learn)} Look at these files, or lower the learning rate and resume.'
-    )
+        f'The {what} at step {learn.train_iter} (terms: {values}); the batch held '
+        f'{_names_in_batch(learn)}. {_last_good(learn)} Look at these files, or lower the '
+        'learning rate and resume.')
+
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #647c68e4
 class MixedPrecision(Autocast):
     """Forward pass and loss in bf16 or fp16; in fp16 the loss is scaled, and steps that overflow
     are left out"""
     order = 10   # between `GradientAccumulation` and `GradientClip`
-    def __init__(self, dtype:str='bf16', # bf16 or fp16
+    def __init__(self,
+                 dtype:str='bf16', # bf16 or fp16
                  scale:float=2.**16, # of the loss at first; fp16 alone
-                 every:int=2000): # good steps after which the scale is doubled
+                 every:int=2000, # good steps after which the scale is doubled
+                ):
         kinds = dict(bf16=torch.bfloat16, fp16=torch.float16)
         if dtype not in kinds:
             raise ValueError(f'MixedPrecision: dtype={dtype!r} must be bf16 or fp16')
@@ -124,22 +142,21 @@ class MixedPrecision(Autocast):
     def before_fit(self):
         super().before_fit()
         device = torch.device(self.dls.device or 'cpu').type
-        fp16 = self.dtype == torch.float16
         if not knows(device, self.dtype):
             raise ValueError(
-                f'MixedPrecision: autocast to {self.dtype} does not work on {device} with torch {torch.__version__}; use the other dtype, or leave it out'
-            )
+                f'MixedPrecision: autocast to {self.dtype} does not work on {device} with torch '
+                f'{torch.__version__}; use the other dtype, or leave it out')
         self.learn.scaler = torch.amp.GradScaler(device, init_scale=self.scale,
-                                                 growth_interval=self.every, enabled=fp16)
+                                                 growth_interval=self.every,
+                                                 enabled=self.dtype == torch.float16)
     def before_backward(self):
         self.plain = self.loss_grad
         self.learn.loss_grad = self.scaler.scale(self.plain)
     def after_backward(self): self.learn.loss_grad = self.plain
     def before_step(self):
         if not self.scaler.is_enabled(): return
-        # divides the gradients; calls `step` below if they are finite
         self.stepped = False
-        self.scaler.step(self)
+        self.scaler.step(self)   # divides the gradients; calls `step` below if they are finite
         self.scaler.update()
         if self.stepped: return
         self.skipped += 1
@@ -148,10 +165,13 @@ class MixedPrecision(Autocast):
         self.opt.zero_grad()
         raise CancelBatchException()
     # these two make it an optimiser in the eyes of the scaler
-    param_groups = property(lambda self: self.opt.param_groups)
+    @property
+    def param_groups(self): return self.opt.param_groups
     def step(self, *args, **kwargs): self.stepped = True
     def state_dict(self): return self.learn.scaler.state_dict()
-    def load_state_dict(self, s): self.learn.scaler.load_state_dict(s) if s else None
+    def load_state_dict(self, s):
+        if s: self.learn.scaler.load_state_dict(s)
+
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #0705beeb
 class EMAWeights(Callback):
@@ -172,20 +192,25 @@ class EMAWeights(Callback):
     @torch.no_grad()
     def after_step(self):
         self.t += 1
-        g = min(self.decay, (1 + self.t)/(10 + self.t))
-        torch._foreach_lerp_(self.avg, [p.detach() for p in self._params()], 1 - g)
+        gamma = min(self.decay, (1 + self.t)/(10 + self.t))
+        torch._foreach_lerp_(self.avg, [p.detach() for p in self._params()], 1 - gamma)
     @torch.no_grad()
     def swap(self):
         "Exchange weights and their average"
         self.swapped = not self.swapped
-        for p, a in zip(self._params(), self.avg):
-            b = a.clone()
-            a.copy_(p)
-            p.copy_(b)
+        for p, average in zip(self._params(), self.avg):
+            kept = average.clone()
+            average.copy_(p)
+            p.copy_(kept)
+    @torch.no_grad()
+    def catch_up(self, params): # parameters that were set by hand
+        "Put the average of some parameters where the parameters are"
+        averages = {id(p): average for p, average in zip(self._params(), self.avg or [])}
+        for p in params:
+            if id(p) in averages: averages[id(p)].copy_(p)
     def before_validate(self):
-        if self.avg is not None and not self.swapped:
-            # outside of `fit` the model is its own average
-            self.swap()
+        # outside of `fit` the model is its own average
+        if self.avg is not None and not self.swapped: self.swap()
     def after_validate(self):
         if self.swapped: self.swap()
     def after_fit(self):
@@ -195,56 +220,51 @@ class EMAWeights(Callback):
         self.swapped = False
     def state_dict(self): return dict(avg=self.avg, t=self.t)
     def load_state_dict(self, s):
-        self.avg = [a.to(p.device, copy=True) for a, p in zip(s['avg'], self._params())]
+        self.avg = [average.to(p.device, copy=True) for average, p in zip(s['avg'], self._params())]
         self.t = s['t']
 
-# %% ../../nbs/part4_training/16_callbacks.ipynb #4f9872e6
-@patch
-@torch.no_grad()
-def catch_up(self:EMAWeights, params): # parameters that were set by hand
-    "Put the average of some parameters where the parameters are"
-    avg = {id(p): a for p, a in zip(self._params(), self.avg or [])}
-    for p in params:
-        if id(p) in avg: avg[id(p)].copy_(p)
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #6f569259
 class CodebookCare(Callback):
     "Start quantisation after a share of the training, revive dead codes, record usage"
     order = 20
 
-    def __init__(
-        self,
-        vqgan:nn.Module, # the codebook in training
-        start:float=0.4, # share of the training without quantisation
-        every:int=50, # steps between revivals
-        latest:int=2000): # step at which quantisation starts even if the share is not reached
-        store_attr()
-        self.log = []
-        self.made = 0
-    def before_fit(self):
-        # steps, not batches: gradients may be gathered over several
-        self.made = 0
+    def __init__(self,
+                 vqgan:nn.Module, # the codebook in training
+                 start:float=0.4, # share of the training without quantisation
+                 every:int=50, # steps between revivals
+                 latest:int=2000, # step at which quantisation starts even before that share
+                ):
+        self.vqgan = vqgan
+        self.start = start
+        self.every = every
+        self.latest = latest
+        self.log = []   # step, codes used, perplexity, codes revived
+        self.made = 0   # steps, not batches: gradients may be gathered over several
+    def before_fit(self): self.made = 0
     def after_step(self):
         step = self.made
-        q = self.vqgan.quantizer
         self.made += 1
+        quantizer = self.vqgan.quantizer
         g = torch.Generator().manual_seed(step)
-        if not q.started:
+        if not quantizer.started:
             if self.learn.pct_train >= self.start or step >= self.latest:
                 self.vqgan.start(self.pred.x_norm, g)
                 self._moved()
         elif step % self.every == 0:
-            revived = q.revive(self.pred.z.detach(), generator=g)
+            revived = quantizer.revive(self.pred.z.detach(), generator=g)
             if revived: self._moved()
-            use = usage_stats(self.pred.tokens, q.n_codes)
+            use = usage_stats(self.pred.tokens, quantizer.n_codes)
             self.log.append((step, use.used, use.perplexity, revived))
     def _moved(self):
+        "Codes were set by hand: averages of weights follow at once"
         for cb in self.learn.cbs:
             if isinstance(cb, EMAWeights): cb.catch_up(self.vqgan.quantizer.parameters())
     def state_dict(self): return dict(log=self.log, made=self.made)
     def load_state_dict(self, s):
         self.log = s['log']
-        self.made = s.get('made', 0)
+        self.made = s['made']
+
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #af044353
 class AdversarialStep(Callback):
@@ -252,21 +272,22 @@ class AdversarialStep(Callback):
     `x_rec` (decoded)"""
     order = 15
 
-    def __init__(
-        self,
-        weight:float=0.75, # of the adversarial term
-        last:nn.Parameter=None, # weight of the decoder's last layer
-        # share of the training before the critic joins: after the codebook has started
-        start:float=0.5,
-        lr:float=2e-4, # of the critic
-        ch:int=32, # its width
-        ramp:float=0.1
-    ): # share of the training over which the decoder's term grows to its weight, 0: at once
-        store_attr()
+    def __init__(self,
+                 weight:float=0.75, # of the adversarial term
+                 last:Optional[nn.Parameter]=None, # weight of the decoder's last layer
+                 start:float=0.5, # share of the training before the critic joins
+                 lr:float=2e-4, # of the critic
+                 ch:int=32, # its width
+                 ramp:float=0.1, # share of the training in which its weight grows, 0: at once
+                ):
+        self.weight = weight
+        self.last = last
+        self.start = start
+        self.ramp = ramp
         self.critic = PatchDiscriminator(ch)
-        self.log = []
-        self.terms = []
         self.opt = torch.optim.Adam(self.critic.parameters(), lr, betas=(0.5, 0.9))
+        self.log = []     # loss of the critic, by steps
+        self.terms = []   # batch, the decoder's term, its weight
     def before_fit(self): self.critic.to(self.dls.device)
     def _on(self): return self.training and self.learn.pct_train >= self.start
     def rho(self) -> float: # in [0,1]
@@ -274,39 +295,33 @@ class AdversarialStep(Callback):
         return min(1., (self.learn.pct_train - self.start)/self.ramp) if self.ramp else 1.
     def after_loss(self):
         if not self._on(): return
-        for p in self.critic.parameters(): p.requires_grad_(False)
+        self.critic.requires_grad_(False)
         g = hinge_g_loss(self.critic(self.pred.x_rec.float()))
-        lam = adaptive_weight(self.learn.loss_grad, g, self.last)
-        w = self.weight*self.rho()*lam
-        self.learn.loss_grad = self.learn.loss_grad + w*g
-        self.terms.append((self.learn.train_iter, g.item(), w.item()))
-        for p in self.critic.parameters(): p.requires_grad_(True)
+        weight = self.weight*self.rho()*adaptive_weight(self.learn.loss_grad, g, self.last)
+        self.learn.loss_grad = self.learn.loss_grad + weight*g
+        self.terms.append((self.learn.train_iter, g.item(), weight.item()))
+        self.critic.requires_grad_(True)
+    def after_step(self):
+        "The critic's step, on the same pictures"
+        if not self._on(): return
+        real = self.critic(self.pred.x_norm.float())
+        fake = self.critic(self.pred.x_rec.detach().float())
+        loss = hinge_d_loss(real, fake)
+        self.opt.zero_grad()
+        loss.backward()
+        self.opt.step()
+        self.log.append(loss.item())
+    def state_dict(self):
+        "The critic, its optimiser and what was logged, for a `Checkpoint`"
+        return dict(critic=self.critic.state_dict(), opt=self.opt.state_dict(), log=self.log,
+                    terms=self.terms)
+    def load_state_dict(self, s):
+        "Put the critic, its optimiser and the log back"
+        self.critic.load_state_dict(s['critic'])
+        self.opt.load_state_dict(s['opt'])
+        self.log = s['log']
+        self.terms = s['terms']
 
-# %% ../../nbs/part4_training/16_callbacks.ipynb #ad1a8b50
-@patch
-def after_step(self:AdversarialStep):
-    "The critic's step, on the same pictures"
-    if not self._on(): return
-    d = hinge_d_loss(self.critic(self.pred.x_norm.float()),
-                     self.critic(self.pred.x_rec.detach().float()))
-    self.opt.zero_grad()
-    d.backward()
-    self.opt.step()
-    self.log.append(d.item())
-
-@patch
-def state_dict(self:AdversarialStep) -> dict: # as `load_state_dict` takes it
-    "The critic, its optimiser and what was logged, for a `Checkpoint`"
-    return dict(critic=self.critic.state_dict(), opt=self.opt.state_dict(), log=self.log,
-                terms=self.terms)
-
-@patch
-def load_state_dict(self:AdversarialStep, s:dict): # as `state_dict` gives it
-    "Put the critic, its optimiser and the log back"
-    self.critic.load_state_dict(s['critic'])
-    self.opt.load_state_dict(s['opt'])
-    self.log = s['log']
-    self.terms = s.get('terms', [])
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #3d04bf42
 class NaNGuard(Callback):
@@ -317,17 +332,20 @@ class NaNGuard(Callback):
         if self.training and not all(torch.stack(x.aminmax()).isfinite().all() for x in self.xb):
             raise bad_batch(self.learn, 'input is not finite', terms=False)
     def after_loss(self):
-        if torch.isfinite(self.learn.loss_grad): return
-        if self.training: raise bad_batch(self.learn, f'loss is {self.loss_grad.item()}')
+        loss = self.learn.loss_grad
+        if torch.isfinite(loss): return
+        if self.training: raise bad_batch(self.learn, f'loss is {loss.item()}')
         raise FloatingPointError(
-            f'The validation loss is {self.loss_grad.item()} after {self.learn.train_iter} steps: the last ones have spoilt the weights. {_last_good(self.learn)} Lower the learning rate and resume.'
-        )
+            f'The validation loss is {loss.item()} after {self.learn.train_iter} steps: the last '
+            f'ones have spoilt the weights. {_last_good(self.learn)} Lower the learning rate and '
+            'resume.')
     def after_backward(self):
         scaler = getattr(self.learn, 'scaler', None)
-        if scaler and scaler.is_enabled(): return
+        if scaler and scaler.is_enabled(): return   # which looks for itself
         norms = torch._foreach_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if not torch.stack(norms).sum().isfinite():
             raise bad_batch(self.learn, 'gradient is not finite')
+
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #3931b388
 class WhileTraining(Callback):
@@ -355,76 +373,76 @@ class ValidateEvery(WhileTraining):
 class Curve(WhileTraining):
     "Append loss terms (every `every` batches) and validation metrics to a CSV file"
     order = 58
-    def __init__(self, path, # of the CSV file
+    def __init__(self,
+                 path, # of the CSV file
                  every:int=10, # batches between two rows
-                 append:bool=False): # go on with the file of an interrupted run
-        store_attr()
+                 append:bool=False, # go on with the file of an interrupted run
+                ):
         self.path = Path(path)
-        self.ran = False
+        self.every = every
+        self.append = append
+        self.validated = False
     def begin(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.cols = ['step', 'split', 'loss', *self.recorder.metric_names[3:-1]]
+        self.columns = ['step', 'split', 'loss', *self.recorder.metric_names[3:-1]]
         if self.append: self.drop()
-        else: self.path.write_text(','.join(self.cols) + '\n')
-    def _row(self, split, values, step):
-        cells = [
-            str(step), split, *(f'{values[c]:.6g}' if c in values else '' for c in self.cols[2:])
-        ]
-        with self.path.open('a') as f: f.write(','.join(cells) + '\n')
+        else: self.path.write_text(','.join(self.columns) + '\n')
+    def drop(self):
+        "Drop the rows that a resumed run will write again"
+        self.append = False
+        head, *rows = self.path.read_text().splitlines(keepends=True)
+        kept = [row for row in rows if self._stays(row)]
+        write_text(self.path, head + ''.join(kept))   # a run killed here loses no row
+    def _stays(self, row):
+        "Was a row written before the batch to go on with? A row that was cut short goes"
+        if not row.endswith('\n'): return False
+        step, split = row.split(',')[:2]
+        # a validation after n batches has the number n, the batch that comes next has it too
+        return int(step) < self.learn.train_iter + (split == 'val')
+    def write(self, split, values): # train or val; numbers by column
+        "Append a row"
+        # fastai has counted a training batch already
+        step = self.learn.train_iter - (split == 'train')
+        cells = [f'{values[c]:.6g}' if c in values else '' for c in self.columns[2:]]
+        with self.path.open('a') as f: f.write(','.join([str(step), split, *cells]) + '\n')
     def after_batch(self):
-        self.ran = self.begun and not self.training
-        step = self.learn.train_iter - 1   # fastai has counted this batch already
-        if self.training and step % self.every == 0:
-            self._row(
-                'train',
-                dict(loss=self.loss_grad.item(),
-                     **{k: v.item()
-                        for k, v in self.pred.terms.items()}), step)
+        self.validated = self.begun and not self.training
+        if self.training and (self.learn.train_iter - 1) % self.every == 0:
+            terms = {k: v.item() for k, v in self.pred.terms.items()}
+            self.write('train', dict(loss=self.loss_grad.item()) | terms)
     def after_validate(self):
-        if not self.ran: return   # skipped
+        if not self.validated: return   # skipped
         values = {m.name: m.value for m in self.recorder._valid_mets}
         values['loss'] = values.pop('valid_loss', values.get('loss'))
-        self._row('val', {k: float(v)
-                          for k, v in values.items()
-                          if v is not None}, self.learn.train_iter)
-        self.ran = False
+        self.write('val', {k: float(v) for k, v in values.items() if v is not None})
+        self.validated = False
 
-# %% ../../nbs/part4_training/16_callbacks.ipynb #3c449841
-@patch
-def drop(self:Curve):
-    "Drop the rows that a resumed run will write again"
-    self.append = False
-    done = lambda r: r.endswith('\n') and int(r.split(',')[0]) < self.learn.train_iter + r.split(
-        ',')[1].startswith('val')
-    head, *rows = self.path.read_text().splitlines(True)
-    write_text(self.path, head + ''.join(filter(done, rows)))   # a run killed here loses no row
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #015203fc
 def preview_row(x_low:Tensor, # dark pictures (B,3,H,W), of which the first is shown
-                # of a stage: `x` (B,3,H,W), and if it gives them `entropy` and `mask` (B,h,w) in
-                # [0,1]
-                out,
+                out:StageOutput, # x (B,3,H,W), and where it has them entropy and mask (B,h,w)
                 x_high:Tensor, # the truth (B,3,H,W)
                ) -> Tensor: # (3,H,n*W), on the CPU
     "Input, result, truth, and the maps of entropy and mask, side by side"
-    tiles = [t[:1].detach().float().cpu().clamp(0, 1) for t in (x_low, out.x, x_high)]
-    for m in (getattr(out, k, None) for k in ('entropy', 'mask')):
+    def first(v): return v[:1].detach().float().cpu().clamp(0, 1)
+    tiles = [first(v) for v in (x_low, out.x, x_high)]
+    for name in 'entropy', 'mask':
+        m = getattr(out, name, None)
         if m is None: continue
-        m = m[:1].detach().float().cpu().reshape(1, -1, *m.shape[-2:])[:, :1]
-        tiles.append(
-            nn.functional.interpolate(m.clamp(0, 1),
-                                      size=tiles[0].shape[-2:]).expand(-1, 3, -1, -1))
+        m = first(m).reshape(1, -1, *m.shape[-2:])[:, :1]   # (1,1,h,w)
+        m = nn.functional.interpolate(m, size=tiles[0].shape[-2:])
+        tiles.append(m.expand(-1, 3, -1, -1))
     return torch.cat(tiles, -1)[0]
+
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #75bc6f0a
 class Preview(WhileTraining):
     """Write `preview_row` of the first validation picture whenever validation runs, as EPOCH.jpg,
     and every so many batches, as sSTEP.jpg"""
-
-    def __init__(
-        self,
-        folder, # for the pictures
-        every:int=None): # training batches between two previews; None: with validations alone
+    def __init__(self,
+                 folder, # for the pictures
+                 every:Optional[int]=None, # training batches between two; None: with validations
+                ):
         self.folder = Path(folder)
         self.every = every
         self.batch = None
@@ -432,11 +450,10 @@ class Preview(WhileTraining):
         if not self.every: return
         with no_random(reproducible=False): self.batch = [t[:1] for t in self.dls.valid.one_batch()]
     def after_batch(self):
-        if self.training:
-            if self.every and self.learn.train_iter % self.every == 0:
-                self.write(self.batch[0], self.look(), self.batch[1],
-                           f's{self.learn.train_iter:06d}')
-        elif self.begun and not self.iter:
+        step = self.learn.train_iter
+        if self.training and self.every and step % self.every == 0:
+            self.write(self.batch[0], self.look(), self.batch[1], f's{step:06d}')
+        if not self.training and self.begun and not self.iter:
             self.write(self.xb[0], self.pred, self.yb[0], f'{self.epoch:04d}')
     def write(self, x_low, out, x_high, name):
         write_image(preview_row(x_low, out, x_high), self.folder/f'{name}.jpg')
@@ -453,23 +470,36 @@ class Preview(WhileTraining):
             if ema: ema.swap()
             for m, mode in modes: m.training = mode
 
+
 # %% ../../nbs/part4_training/16_callbacks.ipynb #e0f5c947
 def peak_memory(device='cpu', # or cuda
                ) -> float: # GiB; NaN where the system does not tell
     "Peak of the memory: of torch's tensors on CUDA, of the process on a CPU"
     if torch.device(device).type == 'cuda': return torch.cuda.max_memory_allocated(device)/2**30
     if resource is None: return float('nan')
-    return resource.getrusage(
-        resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)/2**30
+    unit = 1 if sys.platform == 'darwin' else 1024   # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*unit/2**30
+
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #a6f2a20d
 class _Arrival(Callback):
     "When a batch came: before any other callback looks at it"
     order = -100
     run_valid = False
-    def __init__(self, clock): # seconds, as `time.perf_counter`
-        self.clock = clock
+    def __init__(self, clock): self.clock = clock   # seconds, as `time.perf_counter`
     def before_batch(self): self.at = self.clock()
+
+@dataclass
+class Speed:
+    "How fast a training was"
+    steps: int      # that were measured
+    pictures: int   # that were trained on meanwhile
+    seconds: float  # that went by
+    steps_per_s: float
+    pictures_per_s: float
+    waiting: float  # share of the time spent waiting for data, in [0,1]
+    peak_gb: float  # memory at its peak, GiB
+
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #4ab17bc3
 class Throughput(WhileTraining):
@@ -478,15 +508,18 @@ class Throughput(WhileTraining):
     order = 100
     run_valid = False
     def __init__(self,
-        skip:int=0, # batches at the beginning that are not counted
-        clock=time.perf_counter, # gives seconds; a test moves its own
-    ):
+                 skip:int=0, # batches at the beginning that are not counted
+                 clock:Callable=time.perf_counter, # gives seconds; a test moves its own
+                ):
         self.skip = skip
         self.clock = clock
     def begin(self):
         self.device = self.dls.device or 'cpu'
-        self.seen = self.steps = self.pictures = 0
-        self.seconds = self.waited = 0.
+        self.seen = 0
+        self.steps = 0
+        self.pictures = 0
+        self.seconds = 0.
+        self.waited = 0.
         if torch.device(self.device).type == 'cuda': torch.cuda.reset_peak_memory_stats(self.device)
     def before_fit(self):
         super().before_fit()
@@ -508,12 +541,9 @@ class Throughput(WhileTraining):
             self.pictures += len(self.xb[0])
         self.mark = now
         self.stepped = 0
-
-    def summary(
-        self
-    ) -> dict: # steps, pictures, seconds, steps_per_s, pictures_per_s, waiting in [0,1], peak_gb
+    def summary(self) -> Speed:
         "What was measured, of the last or the running fit"
         s = self.seconds or float('nan')
-        return dict(steps=self.steps, pictures=self.pictures, seconds=self.seconds,
-                    steps_per_s=self.steps/s, pictures_per_s=self.pictures/s, waiting=self.waited/s,
-                    peak_gb=peak_memory(self.device))
+        return Speed(self.steps, self.pictures, self.seconds, self.steps/s, self.pictures/s,
+                     self.waited/s, peak_memory(self.device))
+

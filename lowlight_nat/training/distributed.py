@@ -27,11 +27,11 @@ class RankDL(PairDL):
     def __init__(self,
                  dl:PairDL, # loader of whole batches
                  rank:int, # of this process, from 0
-                 world:int): # processes
+                 world:int, # processes
+                ):
         if dl.bs % world:
-            raise ValueError(
-                f'RankDL: a batch of {dl.bs} cannot be shared evenly by {world} processes; choose a batch size that is a multiple of {world}'
-            )
+            raise ValueError(f'RankDL: a batch of {dl.bs} cannot be shared evenly by {world} '
+                             f'processes; choose a batch size that is a multiple of {world}')
         self.whole = dl
         self.rank = rank
         self.world = world
@@ -41,10 +41,8 @@ class RankDL(PairDL):
     def new(self, *args, **kwargs): return self.whole.new(*args, **kwargs)
     def get_idxs(self):
         B = self.whole.bs
-        b = self.bs
-        self._order = [
-            self.draws + i*B + self.rank*b + j for i in range(len(self)) for j in range(b)
-        ]
+        first = self.draws + self.rank*self.bs
+        self._order = [first + i*B + j for i in range(len(self)) for j in range(self.bs)]
         return self._order
     def __iter__(self):
         start = self.draws

@@ -2,56 +2,46 @@
 
 # %% auto #0
 __all__ = ['RESTING', 'split_stage', 'UntilNaN', 'StageLearner', 'gt_mean_psnr', 'gt_mean_ssim', 'stage_learner',
-           'codebook_learner', 'flow_learner', 'nat_learner', 'decoder_learner', 'set_factor', 'set_tau',
-           'refit_exposure', 'plain_output', 'EpochLine', 'data_of', 'train_stage', 'stage_end', 'validate_pairs',
-           'finish', 'folder_dls', 'stands_on', 'is_done', 'train_pipeline', 'previous', 'started']
+           'codebook_learner', 'flow_learner', 'nat_learner', 'decoder_learner']
 
 # %% ../../nbs/part4_training/17_learner.ipynb #adbff309
-import hashlib, math, sys, time, torch
+import torch
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import fields, replace
 from functools import partial
-from itertools import islice
-from pathlib import Path
+from typing import Callable, Optional
 from torch import Tensor, nn
-from fastcore.basics import AttrDict, noop, patch
 from fastcore.foundation import L
 from fastcore.xtras import ContextManagers
-from .callbacks import AdversarialStep, Autocast, CodebookCare, Curve, EMAWeights, FrozenEval, GiveTarget, NaNGuard, Preview, Term, ValidateEvery, WhileTraining, sum_terms
-from ..models.vqgan import squared_distances
-from .checkpoints import Checkpoint, Resume, data_state, random_state, set_data_state, set_random_state
-from ..data.loaders import LowLightDataLoaders, random_low_light
-from ..models.light import ExposureView, exposure_view, fit_exposure
-from ..data.overlap import data_fingerprint, fingerprints, pack
-from ..io.files import choose, clean_parts, needs_extra
-from ..models.flow import picture_stats
-from ..io.images import read_image
+from ..evaluation.fidelity import gt_mean, psnr, ssim
 from ..inference.tiling import crop_to, pad_to_multiple
-from ..models.masking import calibrate_temperature
-from ..evaluation.fidelity import gt_mean, psnr, score_pair, ssim
-from ..models.checkpoint import load_model, origin, read_metadata, save_model, weights_path
+from ..io.files import needs_extra
+from ..io.images import read_image
 from ..models.config import ModelConfig, TrainPlan
-from ..models.lowlight_nat import LowLightNAT, ModelOutput
-from ..io.records import folder_lock
-from .stages import STAGES, DecoderStage, Stage, trainable
-from .memory import halve_until_it_fits
+from ..models.lowlight_nat import LowLightNAT
+from .callbacks import (AdversarialStep, Autocast, CodebookCare, Curve,
+                                             EMAWeights, FrozenEval, GiveTarget, NaNGuard, Preview,
+                                             Term, ValidateEvery, sum_terms)
+from .checkpoints import (Checkpoint, Resume, data_state, random_state,
+                                               set_data_state, set_random_state)
+from .stages import STAGES, DecoderStage, Stage, StageOutput, trainable
 
 with needs_extra('train', 'Training'):
     import fastai.callback.schedule
     from fastai.callback.core import Callback
-    from fastai.callback.progress import ProgressCallback
-    from fastai.callback.training import GradientAccumulation, GradientClip
+    from fastai.callback.training import GradientClip
     from fastai.learner import CancelFitException, Learner, replacing_yield
     from fastai.optimizer import Adam
-    from fastai.torch_core import TensorImage, rank_distrib
+    from fastai.torch_core import TensorImage
+
 
 # %% ../../nbs/part4_training/17_learner.ipynb #d6b689e5
 def split_stage(stage:Stage # of a Learner
-               ) -> list: # of lists of parameters
+               ) -> list[list[nn.Parameter]]:
     "The groups of a stage, as fastai's `splitter`"
     stage = getattr(stage, 'module', stage)   # in a parallel wrapper
     return stage.groups(stage.model)
+
 
 # %% ../../nbs/part4_training/17_learner.ipynb #ac608c4d
 # outside of `fit`
@@ -63,17 +53,19 @@ class UntilNaN(Callback):
     def after_loss(self):
         if self.training and not torch.isfinite(self.learn.loss_grad): raise CancelFitException()
 
+
 # %% ../../nbs/part4_training/17_learner.ipynb #de05b72d
 class StageLearner(Learner):
-    "A fastai Learner whose model returns dictionaries: the prediction is the picture `x`"
+    "A fastai Learner whose model returns a `StageOutput`: the prediction is the picture `x`"
     def to_detach(self, b, cpu=True, gather=True):
-        return super().to_detach(b.x if isinstance(b, (AttrDict, ModelOutput)) else b, cpu, gather)
-    @contextmanager
+        return super().to_detach(getattr(b, 'x', b), cpu, gather)
 
-    def loss_not_reduced(
-            self): # the terms are means over a batch: each of its pictures is given that
-        return replacing_yield(self, 'loss_func',
-                               lambda out, *ys: sum_terms(out).expand(len(out.x)))
+    @contextmanager
+    def loss_not_reduced(self):
+        # the terms are means over a batch: each of its pictures is given that
+        def for_each(out, *targets): return sum_terms(out).expand(len(out.x))
+        yield from replacing_yield(self, 'loss_func', for_each)
+
     def freeze_to(self, n:int): # first group to be trained
         super().freeze_to(n)
         for p, *_ in self.opt.all_params():
@@ -91,600 +83,127 @@ class StageLearner(Learner):
         context = super().validation_context(cbs, inner)
         return context if inner else ContextManagers([self.resting(), context])
 
-# %% ../../nbs/part4_training/17_learner.ipynb #d536accb
-@patch
-def lr_find(self:StageLearner, *args, # of fastai's `lr_find`
-            **kwargs): # start_lr, end_lr, num_it, show_plot, suggest_funcs, of the same
-    "fastai's `lr_find`, without a trace in weights, codes, optimiser, data or random numbers"
-    weights = {k: v.clone() for k, v in self.model.state_dict().items()}
-    opt = self.opt and deepcopy(self.opt.state_dict())
-    untouched = [p for p in self.model.parameters() if p.grad is None]
-    data = deepcopy(data_state(self.dls))
-    chance = random_state()
-    try:
-        with self.resting(), self.added_cbs(UntilNaN()):
-            return Learner.lr_find(self, *args, **kwargs)
-    finally:
-        self.model.load_state_dict(weights)
-        if opt: self.opt.load_state_dict(opt)
-        else: self.opt = None
-        for p in untouched: p.grad = None
-        set_data_state(self.dls, data)
-        set_random_state(chance)
+    def lr_find(self,
+                *args, # of fastai's `lr_find`
+                **kwargs, # start_lr, end_lr, num_it, show_plot, suggest_funcs, of the same
+               ):
+        "fastai's `lr_find`, without a trace in weights, codes, optimiser, data or random numbers"
+        weights = {k: v.clone() for k, v in self.model.state_dict().items()}
+        opt = self.opt and deepcopy(self.opt.state_dict())
+        untouched = [p for p in self.model.parameters() if p.grad is None]
+        data = deepcopy(data_state(self.dls))
+        chance = random_state()
+        try:
+            with self.resting(), self.added_cbs(UntilNaN()):
+                return super().lr_find(*args, **kwargs)
+        finally:
+            self.model.load_state_dict(weights)
+            if opt: self.opt.load_state_dict(opt)
+            else: self.opt = None
+            for p in untouched: p.grad = None
+            set_data_state(self.dls, data)
+            set_random_state(chance)
 
-@patch
-def predict(
-    self:StageLearner,
-    item, # a picture: (3,H,W) in [0,1], or what `read_image` takes; any size
-    **kwargs # not used
-# decoded picture, picture, picture, each (3,H,W), as fastai's `predict` gives target, decoded
-# prediction, prediction
-) -> tuple:
-    """What the stage makes of one picture alone, at the level that the model believes in (codebook:
-    of a bright one, its reconstruction)"""
-    x, size = pad_to_multiple((item if isinstance(item, Tensor) else read_image(item))[None],
-                              self.model.model.multiple)
-    with self.no_bar(): y = crop_to(self.get_preds(dl=[(x,)])[0][0], size)
-    return TensorImage(y), y, y
+    def predict(self,
+                item, # a picture: (3,H,W) in [0,1], or what `read_image` takes; any size
+                **kwargs, # not used
+               ) -> tuple[TensorImage,Tensor,Tensor]: # the picture, three times (3,H,W), as fastai
+        """What the stage makes of one picture alone, at the level that the model believes in
+        (codebook: of a bright one, its reconstruction)"""
+        x = item if isinstance(item, Tensor) else read_image(item)
+        x, size = pad_to_multiple(x[None], self.model.model.multiple)
+        with self.no_bar(): preds, *_ = self.get_preds(dl=[(x,)])
+        y = crop_to(preds[0], size)
+        return TensorImage(y), y, y   # decoded target, prediction, decoded prediction
+
 
 # %% ../../nbs/part4_training/17_learner.ipynb #c0fb278c
-def gt_mean_psnr(out:AttrDict, # of a stage: x (B,3,H,W)
+def gt_mean_psnr(out:StageOutput, # x (B,3,H,W)
                  x_high:Tensor, # truth (B,3,H,W)
                 ) -> Tensor: # scalar, dB
     "PSNR after scaling to the target's grey mean, dB"
     return psnr(gt_mean(out.x, x_high), x_high).mean()
-def gt_mean_ssim(out:AttrDict, # of a stage: x (B,3,H,W)
+
+def gt_mean_ssim(out:StageOutput, # x (B,3,H,W)
                  x_high:Tensor, # truth (B,3,H,W)
                 ) -> Tensor: # scalar, at most 1
     "SSIM after scaling to the target's grey mean"
     return ssim(gt_mean(out.x, x_high), x_high).mean()
 
+
 # %% ../../nbs/part4_training/17_learner.ipynb #e96606a8
+def _care_of_codebook(model, plan):
+    "Callbacks of the codebook's stage alone"
+    care = [CodebookCare(model.vqgan)]
+    if plan.adversarial:
+        last = model.vqgan.decoder.conv_out
+        if isinstance(last, nn.Sequential): last = last[1]
+        care.append(AdversarialStep(plan.adversarial, last.weight))
+    return care
+
 def stage_learner(name:str, # codebook, flow, nat or decoder
                   dls, # pairs (x_low, x_high)
-                  # a ModelConfig, for a fresh model, or a LowLightNAT, which is trained in place
-                  cfg_or_model,
-                  plan:TrainPlan=None, # by default the preset of the configuration's name
+                  cfg_or_model, # a ModelConfig: a fresh model; a LowLightNAT: trained in place
+                  plan:Optional[TrainPlan]=None, # by default the preset of the configuration
                   cbs=(), # further callbacks
-                  # function of model and plan to its `Stage`; by default that of `STAGES`
-                  make=None,
-                  **kwargs # of fastai's `Learner`
+                  make:Optional[Callable]=None, # of model and plan to a `Stage`; None: of `STAGES`
+                  **kwargs, # of fastai's `Learner`
                  ) -> StageLearner:
     "A fastai Learner of one stage"
     model = LowLightNAT(cfg_or_model) if isinstance(cfg_or_model, ModelConfig) else cfg_or_model
     trainable(model, name)
     stage = (make or STAGES[name])(model, plan)
     plan = stage.plan
-    care = [CodebookCare(model.vqgan)] if name == 'codebook' else []
-    if name == 'codebook' and plan.adversarial:
-        last = model.vqgan.decoder.conv_out
-        care.append(
-            AdversarialStep(plan.adversarial,
-                            (last[1] if isinstance(last, nn.Sequential) else last).weight))
-    care += [Autocast()] if plan.bf16 else []
+    care = _care_of_codebook(model, plan) if name == 'codebook' else []
+    if plan.bf16: care.append(Autocast())
+    usual = [GiveTarget(), FrozenEval(), EMAWeights(plan.ema), NaNGuard(), GradientClip(1.)]
     own = dict(loss_func=sum_terms, opt_func=partial(Adam, wd=1e-4, sqr_mom=0.99), lr=stage.own.lr,
-               metrics=[*map(Term, stage.terms), gt_mean_psnr,
-                        gt_mean_ssim], splitter=split_stage, train_bn=False)
-    return StageLearner(
-        dls, stage, cbs=[
-            GiveTarget(),
-            FrozenEval(),
-            EMAWeights(plan.ema),
-            NaNGuard(),
-            GradientClip(1.), *care, *L(cbs)
-        ], **{**own, **kwargs})
+               metrics=[*map(Term, stage.terms), gt_mean_psnr, gt_mean_ssim],
+               splitter=split_stage, train_bn=False)
+    return StageLearner(dls, stage, cbs=[*usual, *care, *L(cbs)], **(own | kwargs))
+
 
 # %% ../../nbs/part4_training/17_learner.ipynb #370da3e7
 def codebook_learner(dls, # pairs, of which the bright pictures are used
-                     # a ModelConfig, for a fresh model, or a LowLightNAT, which is trained in place
-                     cfg_or_model,
-                     plan:TrainPlan=None, # by default the preset of the configuration's name
+                     cfg_or_model, # a ModelConfig: a fresh model; a LowLightNAT: trained in place
+                     plan:Optional[TrainPlan]=None, # by default the preset of the configuration
                      cbs=(), # further callbacks
-                     **kwargs # of fastai's `Learner`
+                     **kwargs, # of fastai's `Learner`
                     ) -> StageLearner:
     "Learner of stage 1"
     return stage_learner('codebook', dls, cfg_or_model, plan, cbs, **kwargs)
 
 def flow_learner(dls, # pairs (x_low, x_high)
                  cfg_or_model, # as for `codebook_learner`; its codebook is frozen
-                 plan:TrainPlan=None, # by default the preset of the configuration's name
+                 plan:Optional[TrainPlan]=None, # by default the preset of the configuration
                  cbs=(), # further callbacks
-                 **kwargs # of fastai's `Learner`
+                 **kwargs, # of fastai's `Learner`
                 ) -> StageLearner:
     "Learner of stage 2"
     return stage_learner('flow', dls, cfg_or_model, plan, cbs, **kwargs)
 
+
 # %% ../../nbs/part4_training/17_learner.ipynb #2e18c9b1
 def nat_learner(dls, # pairs (x_low, x_high)
                 cfg_or_model, # as for `codebook_learner`; all but its latent NAT is frozen
-                plan:TrainPlan=None, # by default the preset of the configuration's name
+                plan:Optional[TrainPlan]=None, # by default the preset of the configuration
                 cbs=(), # further callbacks
-                **kwargs # of fastai's `Learner`
+                **kwargs, # of fastai's `Learner`
                ) -> StageLearner:
     "Learner of the NAT on the latent"
     return stage_learner('nat', dls, cfg_or_model, plan, cbs, **kwargs)
 
 def decoder_learner(dls, # pairs (x_low, x_high)
                     cfg_or_model, # as for `codebook_learner`; its codebook is frozen
-                    plan:TrainPlan=None, # by default the preset of the configuration's name
+                    plan:Optional[TrainPlan]=None, # by default the preset of the configuration
                     cbs=(), # further callbacks
                     use_gt_mean:bool=False, # the GT-mean form of the losses on the picture
-                    # which NATs run, on the latent and on the features; by default both, each left
-                    # out by chance
-                    nats:tuple=None,
-                    **kwargs # of fastai's `Learner`
+                    # which NATs run, on the latent and on the features; None: both, each left out
+                    # by chance
+                    nats:Optional[tuple[bool,bool]]=None,
+                    **kwargs, # of fastai's `Learner`
                    ) -> StageLearner:
     "Learner of stage 3"
-    return stage_learner('decoder', dls, cfg_or_model, plan, cbs,
-                         partial(DecoderStage, use_gt_mean=use_gt_mean, nats=nats), **kwargs)
+    make = partial(DecoderStage, use_gt_mean=use_gt_mean, nats=nats)
+    return stage_learner('decoder', dls, cfg_or_model, plan, cbs, make, **kwargs)
 
-# %% ../../nbs/part4_training/17_learner.ipynb #3a762db2
-@torch.no_grad()
-def set_factor(model:LowLightNAT, # its configuration is replaced
-               dls, # pairs; the validation pictures are used, whole
-               places:int=2000, # of each picture, drawn at random
-               pictures:int=None, # batches of them, the first ones alone, for a trial; None: all
-              seed:int=42, # of the choice of places
-              ) -> float: # the factor
-    """Set the factor of the temperature to the one under which the true tokens of held-out pairs
-    are likeliest; Guo et al., ICML 2017, section 4.2"""
-    d2s = []
-    tokens = []
-    q = model.vqgan.quantizer
-    device = next(model.parameters()).device
-    g = torch.Generator().manual_seed(seed)
-    model.eval()
-    for x_low, x_high in islice(dls.valid, pictures):
-        a = model.align(x_low.to(device))
-        z = q.place(a.z_tilde).float().flatten(2)
-        truth = q.place(model.vqgan.encode(model.normalise(
-            x_high.to(device))[0]).float()).flatten(2)
-        i = torch.randperm(z.shape[-1], generator=g)[:places].to(device)
-        d2s.append(
-            squared_distances(z[..., i, None], q.codes)[:, :, 0]/
-            (2*a.sigma.float().flatten(1)[:, i, None]**2))
-        tokens.append(squared_distances(truth[..., i, None], q.codes)[:, :, 0].argmin(-1))
-    factor = calibrate_temperature(torch.cat([o.flatten(0, 1) for o in d2s]),
-                                   torch.cat([o.flatten() for o in tokens]), lo=0.1, hi=100.)
-    model.cfg = replace(model.cfg, factor=round(factor, 4))
-    return model.cfg.factor
-
-# %% ../../nbs/part4_training/17_learner.ipynb #1638405b
-@torch.no_grad()
-def set_tau(model:LowLightNAT, # its configuration is replaced
-            dls, # pairs; the training pieces are used, whole
-            batches:int=8, # to look at
-           ) -> float: # the threshold
-    "Set tau to the quantile of the doubt at which `mask_share` of the training places are masked"
-    es = []
-    model.eval()
-    for x_low, _ in islice(dls.train, batches):
-        a = model.align(x_low)  # whole pieces, no crop
-        es.append(model.doubt(a).map.flatten())
-    tau = round(torch.cat(es).quantile(1 - model.cfg.mask_share).item(), 5)
-    model.cfg = replace(model.cfg, tau=min(max(tau, 0.), 1.))
-    return model.cfg.tau
-
-# %% ../../nbs/part4_training/17_learner.ipynb #52006385
-@torch.no_grad()
-def refit_exposure(model:LowLightNAT, # its exposure head is trained
-                   dls, # pairs, of which at most `limit` training pieces are looked at, whole
-                   versions:int=3, # of every dark piece: as it is, and times 0.5 to 1.5
-                   limit:int=400, # pieces
-                   steps:int=150, # of the head's training
-                   seed:int=42, # of the pieces' darkness, and of the training
-                  ):
-    "Train the exposure head alone, on what the finished encoder sees"
-    ds = dls.train.dataset
-    chance = torch.Generator().manual_seed(seed)
-    kept = (ds.synthetic, ds.relight)
-    device = next(model.parameters()).device
-    ds.synthetic = ds.relight = 0.   # levels and darkness as the camera had them
-    pieces = [ds.draw(k) for k in range(min(limit, len(ds.pairs)))]
-    ds.synthetic, ds.relight = kept
-    views = []
-    for v in range(versions):
-        each = []
-        for x_low, _ in pieces:
-            x = (x_low[None].to(device)*(1 if v == 0 else 0.5 + torch.rand(
-                (), generator=chance).item())).clamp(0, 1)
-            e = model.eval().encoder(x, stats := picture_stats(x))
-            each.append(exposure_view(stats, e.summary, e.feats[0]))
-        views.append(ExposureView.join(each))
-    level = torch.stack([model.normalise(y[None])[1][0] for _, y in pieces]).to(device)
-    with torch.enable_grad():
-        fit_exposure(model.exposure.requires_grad_(True), views, level, steps, seed=seed)
-
-# %% ../../nbs/part4_training/17_learner.ipynb #b30aa150
-def _say(text):
-    "A line for who watches, from one process, at once"
-    if not rank_distrib(): print(text, flush=True)
-
-def _count(n, what): return f"{n} {what}{'s'*(n != 1)}"
-
-def plain_output() -> bool:
-    "Does the output go where a progress bar is debris: neither to a terminal nor to a notebook?"
-    shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
-    return shell is None and not getattr(sys.stdout, 'isatty', lambda: False)()
-
-class EpochLine(WhileTraining):
-    "One plain line an epoch with the stage's name, in place of the progress bar"
-    order = 61
-    def __init__(self, name:str): # of the stage
-        self.stage_name = name
-    def after_create(self):
-        self.learn.remove_cbs(ProgressCallback)
-        self.learn.logger = noop   # or the recorder would print its lists
-    def after_epoch(self):
-        if not self.begun: return   # skipped by `start_epoch`
-        names = list(self.recorder.metric_names)
-        values = list(self.recorder.log)
-        figures = [
-            f'{k} {v:.4f}' for k, v in zip(names[1:-1], values[1:-1]) if isinstance(v, float)
-        ]
-        _say(
-            f'{self.stage_name}: epoch {self.epoch + 1} of {self.n_epoch}, {", ".join(figures)}, {values[-1]}'
-        )
-
-# %% ../../nbs/part4_training/17_learner.ipynb #30aa15c5
-def data_of(dls # DataLoaders
-           ) -> str|None: # 16 hexadecimal digits; None where the loaders do not say
-    "Checksum of the pictures that are trained and validated on"
-    pairs = [p for dl in (dls.train, dls.valid) for p in getattr(dl.dataset, 'pairs', ())]
-    return data_fingerprint(pairs) if pairs else None
-
-def train_stage(name:str, # codebook, flow, nat or decoder
-                model:LowLightNAT, # trained in place
-                plan:TrainPlan, # of all stages
-                make_dls, # (size, bs, items_per_epoch) to DataLoaders
-                out:Path, # folder for checkpoints, tables and previews
-                resume:bool=False, # go on from the last checkpoint
-                minutes:float=2., # between checkpoints
-                epoch_steps:int=50, # steps an epoch
-                validations:int=3, # during the stage, with the one at its end
-                make=None, # function of model and plan to its `Stage`; by default that of `STAGES`
-                # SHA-256 of the checkpoint that it starts from; by default `stands_on`
-                after:str=None,
-                scale:float=1., # of the work that follows the fit, in (0,1]
-               ) -> dict: # seconds, validation figures
-    "Train one stage, write its checkpoint; a batch that does not fit into memory is taken in parts"
-    own = plan.stages()[name]
-    epochs = max(1, own.steps//epoch_steps)
-    epoch_steps = own.steps//epochs
-    begin = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-    def fit(micro):
-        if micro < own.bs:
-            _say(
-                f'{name}: memory ran out, so the stage begins anew with {micro} of {own.bs} pictures at a time'
-            )
-            model.load_state_dict(begin)
-            model.zero_grad()
-        return _fit_stage(name, model, plan, make_dls, out, resume and micro == own.bs, minutes,
-                          micro, epochs, epoch_steps, validations, make, after)
-    learn, seconds, stands = halve_until_it_fits(fit, own.bs)
-    return stage_end(name, model, plan, learn.dls, out, learn, seconds, stands, scale)
-
-def _fit_stage(name, model, plan, make_dls, out, resume, minutes, micro, epochs, epoch_steps,
-               validations, make, after):
-    "Fit of a stage: its Learner, the seconds it took, and what it stood on"
-    own = plan.stages()[name]
-    torch.manual_seed(plan.seed + list(STAGES).index(name))
-    state = out/f'{name}.pt'
-    back = Resume(state) if resume else None
-    if back and back.state:
-        # as the run that goes on had it
-        micro = own.bs*epoch_steps//back.state['plan'][1]
-    dls = make_dls(plan.context, micro, own.bs*epoch_steps)
-    if hasattr(dls.train.dataset, 'bright'):
-        # which looks at no dark picture, so none need be made
-        dls.train.dataset.bright = name == 'codebook'
-    stands = dict(after=after or stands_on(out, name), data_fingerprint=data_of(dls))
-    cbs = [
-        Checkpoint(state, minutes),
-        ValidateEvery(max(1, -(-epochs//validations))),
-        Preview(out/'previews'/name)
-    ]
-    cbs += [back] if back else []
-    cbs += [EpochLine(name)] if plain_output() else []
-    if micro < own.bs: cbs.append(GradientAccumulation(own.bs))
-    learn = stage_learner(name, dls, model, plan, cbs, make)
-    start = time.time()
-    learn.basis = {
-        'checkpoint to stand on': (stands['after'] or 'none')[:16],
-        'set of pictures': stands['data_fingerprint']
-    }
-    begin = f', from epoch {back.epoch + 1}' if back and back.epoch else ''
-    _say(f"{name}: {_count(epochs, 'epoch')} of {_count(epoch_steps, 'step')}{begin}")
-    learn.fit_one_cycle(epochs, own.lr, pct_start=0.15, start_epoch=back.epoch if back else 0,
-                        cbs=Curve(out/f'{name}.csv', append=bool(back and back.epoch)))
-    return learn, time.time() - start, stands
-
-# %% ../../nbs/part4_training/17_learner.ipynb #a278ed3e
-def _settle(name, model, plan, dls, scale):
-    "Factor and threshold, and what they came to"
-    pictures = math.ceil(scale*len(dls.valid))
-    _say(f"{name}: factor of the temperature, on {_count(pictures, 'validation picture')}")
-    set_factor(model, dls, pictures=pictures, seed=plan.seed)
-    batches = math.ceil(8*scale)
-    _say(
-        f"{name}: threshold tau, on {_count(batches*dls.train.bs, 'piece')}; the factor is {model.cfg.factor}"
-    )
-    set_tau(model, dls, batches)
-    _say(f'{name}: tau is {model.cfg.tau}')
-
-def stage_end(name:str, # of the stage
-              model:LowLightNAT, # as it was left
-              plan:TrainPlan, # it was trained by
-              dls, # pairs
-              out:Path, # folder of the run
-              learn, # the Learner, for its last figures
-              seconds:float, # the fit took
-              # what the stage stood on when it began: after, data_fingerprint; by default as it is
-              # now
-              stands:dict=None,
-              scale:float=1., # of the work, in (0,1]: share of the pictures, pieces and steps
-             ) -> dict: # validation figures, seconds
-    """What follows a fit: exposure head, factor and tau, the checkpoint, and the state of the
-    unfinished run removed"""
-    stands = stands or dict(after=stands_on(out, name), data_fingerprint=data_of(dls))
-    # the decoder's stage moves encoder, flow and spread a little further
-    if name in ('flow', 'decoder'):
-        if model.cfg.arch != 'glare' and not model.cfg.frozen and hasattr(
-                dls.train.dataset, 'draw'):
-            limit = math.ceil(400*scale)
-            steps = math.ceil(150*scale)
-            _say(
-                f"{name}: exposure head alone, {_count(steps, 'step')} on {_count(min(limit, len(dls.train.dataset.pairs)), 'piece')}"
-            )
-            refit_exposure(model, dls, limit=limit, steps=steps, seed=plan.seed)
-        _settle(name, model, plan, dls, scale)
-    figures = {
-        k: round(float(v), 4)
-        for k, v in zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1])
-        if v is not None
-    } if learn.recorder.values else {}
-    figures['seconds'] = round(seconds)
-    save_model(model, out/f'{name}.safetensors', dict(stage=name, figures=figures, **stands),
-               half=False, plan=plan)
-    (out/f'{name}.pt').unlink(missing_ok=True)
-    return figures
-
-# %% ../../nbs/part4_training/17_learner.ipynb #a9ff7cf1
-@torch.no_grad()
-def validate_pairs(model:LowLightNAT, # in evaluation mode
-                   dl, # pairs (x_low, x_high), whole pictures, one at a time
-                  ) -> dict: # n, and the means of psnr, ssim, psnr_gt_mean, ssim_gt_mean
-    "Scores of the whole model on validation pairs, raw and GT-mean, rounded to what is significant"
-    device = next(model.parameters()).device
-    rows = [score_pair(model(x_low.to(device)).x.cpu(), x_high.cpu()) for x_low, x_high in dl]
-    return dict(n=len(rows), **{k: round(sum(r[k] for r in rows)/len(rows), 4) for k in rows[0]})
-
-# %% ../../nbs/part4_training/17_learner.ipynb #15997f73
-def finish(model:LowLightNAT, # whose device is kept
-           out:Path, # folder of the run
-           make_dls, # as given to `train_stage`
-           cfg:ModelConfig, # what was asked for
-           plan:TrainPlan, # it was trained by
-           about:dict, # more to say in the metadata
-          ) -> LowLightNAT: # in evaluation mode
-    """Write the final checkpoint in half precision, measure what was written, and put figures and
-    fingerprints of the training pictures into its metadata"""
-    model = previous(model, out/'decoder.safetensors', cfg).eval()
-    path = out/'model.safetensors'
-    stages = {
-        n: f
-        for n in STAGES
-        if (p := out/f'{n}.safetensors').exists() and (f := read_metadata(p).about.get('../figures'))
-    }
-    save_model(model, path)
-    dls = make_dls(plan.context, 1, 1)
-    seen = getattr(dls.train.dataset, 'pairs', [])
-    _say(f"model: scores on {_count(len(dls.valid), 'validation picture')}")
-    val = validate_pairs(load_model(path), dls.valid)
-    _say(f"model: fingerprints of {_count(len(seen), 'training picture')}")
-    told = dict(seed=plan.seed, torch=torch.__version__, val=val, stages=stages, **about)
-    told |= dict(data_fingerprint=data_fingerprint(seen), fingerprints=pack(fingerprints(seen)))
-    save_model(model, path, told, plan=plan)
-    return model
-
-# %% ../../nbs/part4_training/17_learner.ipynb #b9cfd1d8
-def folder_dls(data, # folder of a data set, or two folders, of dark and of bright pictures
-               plan:TrainPlan, # its seed, and its shares of synthetic darkness and of other light
-               size:int, # of the pieces, pixels
-               bs:int, # pieces a batch
-               n:int, # pieces an epoch
-               device=None, # where batches go; None: the accelerator where there is one
-              ) -> LowLightDataLoaders:
-    """Loaders of a folder as a plan wants them; what is darkened by formula loses one to eight
-    stops of light"""
-    darken = partial(random_low_light, exposure=(-8., -1.))
-    return LowLightDataLoaders.from_folder(
-        data, size=size, bs=bs, items_per_epoch=n, seed=plan.seed, synthetic=plan.synthetic,
-        darken=darken, relight=plan.relight, transpose=plan.transpose, device=device)
-
-# %% ../../nbs/part4_training/17_learner.ipynb #9a085741
-def stands_on(out:Path, # folder of a run
-              name:str, # of a stage
-             ) -> str|None: # SHA-256 of the checkpoint that the stage starts from; None: from none
-    "Which checkpoint a stage starts from"
-    before = list(STAGES).index(name) - 1
-    path = out/f'{list(STAGES)[before]}.safetensors'
-    return hashlib.sha256(path.read_bytes()).hexdigest() if before >= 0 and path.exists() else None
-
-def is_done(out:Path, # folder of a run
-            name:str, # of a stage
-            plan:TrainPlan, # now
-            after:str=None, # SHA-256 of the checkpoint to start from now; by default `stands_on`
-            data:str=None, # checksum of the pictures now, as `data_of` gives it; None: not compared
-           ) -> bool:
-    """Is the stage finished, on the checkpoint before it as it is now? ValueError if it was trained
-    by another plan, on other pictures, or from another start"""
-    path = out/f'{name}.safetensors'
-    if not path.exists() or (out/f'{name}.pt').exists(): return False
-    meta = read_metadata(path)
-    about = meta.about
-    if after and about.get('after') != after:
-        raise ValueError(
-            f'{path} is of a run that started from another checkpoint; start from that of then, use another folder, or train anew (overwrite=True, --overwrite)'
-        )
-    if not after and about.get('after') != stands_on(out, name):
-        # what it stands on was trained anew since
-        return False
-    then = meta.plan.decides(name) if meta.plan else {}
-    now = plan.decides(name)
-    other = ', '.join(f'{k} ({v} then, {now[k]} now)' for k, v in then.items() if now[k] != v)
-    if other:
-        raise ValueError(
-            f'{path} is of a run with another {other}; use the plan of then, another folder, or train anew (overwrite=True, --overwrite)'
-        )
-    seen = about.get('data_fingerprint')
-    if data and seen and data != seen:
-        raise ValueError(
-            f'{path} was trained on another set of pictures ({seen} then, {data} now); use that of then, another folder, or train anew (overwrite=True, --overwrite)'
-        )
-    return True
-
-def _run_files(out, names=tuple(STAGES)):
-    "What stages have left in a folder: states, checkpoints, and the result of the last one"
-    names = list(names)
-    files = [out/f'{n}{end}' for n in names for end in ('.pt', '.safetensors')]
-    files += [out/'model.safetensors'] if names[-1] == list(STAGES)[-1] else []
-    return [f for f in files if f.exists()]
-
-# %% ../../nbs/part4_training/17_learner.ipynb #faa628ad
-def train_pipeline(cfg:ModelConfig, # what the network is
-                   plan:TrainPlan, # how it is trained
-                   # folder of a data set, or two folders, of dark and of bright pictures, or a
-                   # function (size, bs, items_per_epoch) -> DataLoaders
-                   dls,
-                   out, # folder for checkpoints, tables and previews
-                   # one of codebook, flow, nat, decoder, or all; a later stage starts from the
-                   # earlier one's checkpoint
-                   stages='all',
-                   # go on from the last checkpoint, in the middle of a stage; what is finished is
-                   # kept
-                   resume:bool=False,
-                   minutes:float=2., # between checkpoints
-                   about:dict=None, # more to say in the metadata of the final checkpoint
-                   # checkpoint that the first stage goes on from, a path or the name of a bundled
-                   # one, instead of the one of the stage before
-                   start=None,
-                   # train anew what the folder holds of these stages already; without it, and
-                   # without resume, such a folder is refused
-                   overwrite:bool=False,
-                   # of the work that follows the steps of a stage, in (0,1]: exposure head, factor,
-                   # tau
-                   scale:float=1.,
-                   # where folders' pictures go, and the model with them; None: the accelerator
-                   # where there is one
-                   device=None,
-                  ) -> LowLightNAT:
-    "All stages, one after the other; the result is `out/model.safetensors`"
-    names = list(STAGES)
-    out = Path(out)
-    choose('stage', stages, [*names, 'all'])
-    todo = names if stages == 'all' else [stages]
-    if not cfg.rounds and {'nat', 'decoder'} & set(todo):
-        raise ValueError(
-            'train_pipeline: cfg.rounds is 0, so that the NATs would not run; use replace(cfg, rounds=4)'
-        )
-    if resume and overwrite:
-        raise ValueError(
-            'train_pipeline: resume goes on with what is there, overwrite trains it anew; give one of them'
-        )
-    first = weights_path(start) if start else None
-    make_dls = dls if callable(dls) else partial(folder_dls, dls, plan, device=device)
-    with folder_lock(out):
-        clean_parts(out)   # of runs that were killed
-        there = _run_files(out, todo)
-        if there and not resume and not overwrite:
-            raise ValueError(
-                f"'{out}' holds a run already ({', '.join(f.name for f in there)}): go on with it by resume=True (--resume), train it anew by overwrite=True (--overwrite), or give another folder"
-            )
-        if resume and not _run_files(out):
-            _say(f"'{out}' holds no run to go on with: a new one begins")
-        if overwrite: _forget(out, todo)
-        return _run_stages(cfg, plan, make_dls, out, todo, resume, minutes, about or {}, first,
-                           scale)
-
-def _forget(out, names):
-    """Remove the states of unfinished runs of some stages; finished checkpoints stay until they are
-    replaced"""
-    for name in names: (out/f'{name}.pt').unlink(missing_ok=True)
-
-# %% ../../nbs/part4_training/17_learner.ipynb #4215803d
-# Figures of the last line: key, words, digits
-_RESULT = [('psnr_gt_mean', 'PSNR GT-mean', 2), ('ssim_gt_mean', 'SSIM GT-mean', 4),
-           ('psnr', 'PSNR', 2), ('gt_mean_psnr', 'PSNR GT-mean', 2),
-           ('gt_mean_ssim', 'SSIM GT-mean', 4)]
-
-def _run_stages(cfg, plan, make_dls, out, todo, resume, minutes, about, first, scale):
-    "The stages of `train_pipeline`, in a folder that is ours"
-    names = list(STAGES)
-    data = data_of(make_dls(plan.context, 1, 1)) if resume else None
-    torch.manual_seed(plan.seed)
-    model = LowLightNAT(cfg)
-    for k, name in enumerate(todo):
-        began = first if name == todo[0] else None
-        after = hashlib.sha256(began.read_bytes()).hexdigest() if began else None
-        if resume and is_done(out, name, plan, after, data):
-            _say(f'{name}: finished before, and kept')
-            continue
-        if began: model = started(model, began, cfg, plan, name, make_dls, scale)
-        elif name != names[0]:
-            model = previous(model, out/f'{names[names.index(name)-1]}.safetensors', cfg)
-        train_stage(name, model, plan, make_dls, out, resume, minutes, after=after, scale=scale)
-        _forget(out, todo[k+1:])   # what stands on this stage is trained anew
-        resume = False
-    if first: about = {**about, 'start': origin(first)}
-    last = todo[-1]
-    if last == 'decoder': model = finish(model, out, make_dls, cfg, plan, about)
-    else: model = previous(model, out/f'{last}.safetensors', cfg).eval()
-    path = out/('model.safetensors' if last == 'decoder' else f'{last}.safetensors')
-    told = read_metadata(path).about
-    val = told.get('val') or told.get('../figures') or {}
-    scores = [f'{words} {val[k]:.{digits}f}' for k, words, digits in _RESULT if k in val]
-    _say(f"done: '{path}'" + (', on the validation pictures ' + ', '.join(scores))*bool(scores))
-    return model
-
-# %% ../../nbs/part4_training/17_learner.ipynb #76387802
-def previous(model:LowLightNAT, # whose device is kept
-             path:Path, # checkpoint of the stage before
-             cfg:ModelConfig, # asked for now
-            ) -> LowLightNAT:
-    """The model as an earlier stage left it, with today's rounds and thresholds, and its factor and
-    tau"""
-    if not path.exists():
-        raise FileNotFoundError(f'{path} is missing; train the stage {path.stem} first, or all')
-    old = load_model(path)
-    free = {
-        'name', 'factor', 'tau', 'mask_by', 'mask_share', 'rounds', 'decay', 'beta', 'rotation',
-        'glare_compat', 'frozen'
-    }
-    other = [
-        f.name
-        for f in fields(cfg)
-        if f.name not in free and getattr(cfg, f.name) != getattr(old.cfg, f.name)
-    ]
-    if other:
-        raise ValueError(
-            f'{path} was trained with another {", ".join(other)}; use the configuration it was trained with, or train into another folder'
-        )
-    # what was frozen stays so
-    old.cfg = replace(cfg, factor=old.cfg.factor, tau=old.cfg.tau, frozen=cfg.frozen
-                      or old.cfg.frozen)
-    return old.to(next(model.parameters()).device)
-
-def started(model:LowLightNAT, # whose device is kept
-            path:Path, # checkpoint of any training
-            cfg:ModelConfig, # asked for now
-            plan:TrainPlan, # of the training now
-            name:str, # of the stage that goes on from it
-            make_dls, # as given to `train_stage`
-            scale:float=1., # of the work, in (0,1]
-           ) -> LowLightNAT:
-    """The model of a checkpoint, as `previous`; factor and tau are set before its NATs go on, since
-    it may be older than they"""
-    model = previous(model, path, cfg)
-    if name in ('nat', 'decoder'): _settle(name, model, plan, make_dls(plan.context, 1, 8), scale)
-    return model

@@ -8,11 +8,12 @@ __all__ = ['SCALES', 'l1_loss', 'ssim_loss', 'ms_ssim_loss', 'brightness_weight'
 # %% ../../nbs/part4_training/14_losses.ipynb #7e13ce50
 import torch
 import torch.nn.functional as F
+from typing import Callable, Optional
 from torch import Tensor, nn
-from fastcore.basics import AttrDict
-from ..io.files import choose
 from ..evaluation.fidelity import grey_mean, ssim_map, ssim_parts
 from ..evaluation.perceptual import LPIPS
+from ..io.files import choose
+
 
 # %% ../../nbs/part4_training/14_losses.ipynb #108f97d2
 def l1_loss(x:Tensor, # prediction (B,3,H,W)
@@ -50,6 +51,7 @@ def ms_ssim_loss(x:Tensor, # prediction (B,3,H,W), 11 pixels or more each way
         score = score*s.mean((2, 3)).clamp(min=1e-6)**w[j]
     return 1 - score.mean()
 
+
 # %% ../../nbs/part4_training/14_losses.ipynb #2de27dac
 def brightness_weight(mu_x:Tensor, # grey mean of each prediction (B,), positive
                       mu_y:Tensor, # grey mean of each target (B,), positive
@@ -58,32 +60,35 @@ def brightness_weight(mu_x:Tensor, # grey mean of each prediction (B,), positive
     "How far apart two mean levels are: Bhattacharyya distance, at most 1; Liao et al., ICCV 2025"
     v_x = (s*mu_x)**2
     v_y = (s*mu_y)**2
-    return (0.25*(mu_x - mu_y)**2/(v_x + v_y) + 0.5*((v_x + v_y)/
-                                                     (2*(v_x*v_y).sqrt())).log()).clamp(0, 1)
+    of_means = 0.25*(mu_x - mu_y)**2/(v_x + v_y)
+    of_spreads = 0.5*((v_x + v_y)/(2*(v_x*v_y).sqrt())).log()
+    return (of_means + of_spreads).clamp(0, 1)
 
 @torch.autocast('cpu', enabled=False)
 @torch.autocast('cuda', enabled=False)
-def gt_mean_loss(loss, # function of (x, y) to a scalar, a mean over the batch
+def gt_mean_loss(loss:Callable, # function of (x, y) to a scalar, a mean over the batch
                  x:Tensor, # prediction (B,3,H,W)
                  y:Tensor, # target (B,3,H,W)
                  s:float=0.1, # standard deviation of a mean level, as a share of it
-                 limit:float=None, # clip the scaled prediction to [0, limit]; None: do not
+                 limit:Optional[float]=None, # clip the scaled prediction to [0, limit]; None: don't
                 ) -> Tensor: # scalar
     "A loss in its GT-mean form, picture by picture, in float32; Liao et al., ICCV 2025"
     x = x.float()
     y = y.float()
-    mu_x, mu_y = (grey_mean(o).clamp(min=0.02) for o in (x, y))
+    mu_x = grey_mean(x).clamp(min=0.02)
+    mu_y = grey_mean(y).clamp(min=0.02)
     W = brightness_weight(mu_x, mu_y, s).detach()
     scaled = x*(mu_y/mu_x).view(-1, 1, 1, 1)
     if limit: scaled = scaled.clamp(0, limit)
-    one = lambda i: slice(i, i + 1)
-    return torch.stack([
-        W[i]*loss(x[one(i)], y[one(i)]) + (1 - W[i])*loss(scaled[one(i)], y[one(i)])
-        for i in range(len(x))
-    ]).mean()
+    each = []
+    for i in range(len(x)):
+        one = slice(i, i + 1)   # a batch of one picture
+        each.append(W[i]*loss(x[one], y[one]) + (1 - W[i])*loss(scaled[one], y[one]))
+    return torch.stack(each).mean()
+
 
 # %% ../../nbs/part4_training/14_losses.ipynb #8072b0cd
-def encoder_feature_loss(encoder:nn.Module, # a frozen `codebook.Encoder`
+def encoder_feature_loss(encoder:nn.Module, # a frozen `vqgan.Encoder`
                          x:Tensor, # prediction (B,3,H,W)
                          y:Tensor, # target (B,3,H,W)
                         ) -> Tensor: # scalar
@@ -95,9 +100,11 @@ def encoder_feature_loss(encoder:nn.Module, # a frozen `codebook.Encoder`
         x = layer(x)
         y = layer(y)
         if isinstance(layer, nn.Conv2d) or hasattr(layer, 'skip'):
-            total = total + (x - y).abs().float().mean() / y.detach().float().std().clamp(min=1e-3)
-            n = n + 1
+            deviation = y.detach().float().std().clamp(min=1e-3)
+            total = total + (x - y).abs().float().mean()/deviation
+            n += 1
     return total/n
+
 
 # %% ../../nbs/part4_training/14_losses.ipynb #48b05b8c
 def lpips_loss(net:str='alex', # backbone: alex, vgg or squeeze
@@ -112,18 +119,17 @@ def lpips_loss(net:str='alex', # backbone: alex, vgg or squeeze
 # %% ../../nbs/part4_training/14_losses.ipynb #44e873fb
 class PerceptualLoss:
     "A perceptual loss of `(x, y)` in [0,1] that knows its `name`; made by `perceptual_loss`"
-    def __init__(self, name:str, # what it is
-                 f): # function of (x, y) to a scalar
+    def __init__(self,
+                 name:str, # what it is
+                 f:Callable, # function of (x, y) to a scalar
+                ):
         self.name = name
         self.f = f
-    def __call__(self, x:Tensor, y:Tensor) -> Tensor:
-        # pictures (B,3,H,W) to a scalar
-        return self.f(x, y)
+    def __call__(self, x, y): return self.f(x, y)   # pictures (B,3,H,W) to a scalar
     def __repr__(self): return f'PerceptualLoss({self.name!r})'
 
 def perceptual_loss(kind:str='auto', # auto, lpips, encoder or none
-                    # a trained `codebook.Encoder`, for encoder and auto; it is frozen
-                    encoder:nn.Module=None,
+                    encoder:Optional[nn.Module]=None, # a trained `vqgan.Encoder`; it is frozen
                     net:str='alex', # backbone of LPIPS
                    ) -> PerceptualLoss:
     """LPIPS where its backbone is at hand, features of our own encoder where not; its `name` says
@@ -136,9 +142,8 @@ def perceptual_loss(kind:str='auto', # auto, lpips, encoder or none
         except (ImportError, FileNotFoundError):
             if kind == 'lpips': raise
     if encoder is None:
-        raise ValueError(
-            "perceptual_loss: LPIPS is not at hand or not asked for, and no encoder was given; pass encoder=, or choose kind='none'"
-        )
+        raise ValueError('perceptual_loss: LPIPS is not at hand or not asked for, and no encoder '
+                         "was given; pass encoder=, or choose kind='none'")
     encoder.requires_grad_(False).eval()
     return PerceptualLoss('encoder features',
                           lambda x, y: encoder_feature_loss(encoder.to(x.device), x, y))
@@ -161,8 +166,8 @@ def adaptive_weight(rec:Tensor, # reconstruction loss, scalar
                     limit:float=1e4, # largest weight
                    ) -> Tensor: # scalar, no gradient
     "Ratio of gradient norms at the last layer; Esser et al., CVPR 2021, eq. 7"
-    a, b = (torch.autograd.grad(l, last, retain_graph=True)[0].norm() for l in (rec, g))
-    return (a/(b + 1e-4)).clamp(0, limit).detach()
+    def steepness(loss): return torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
+    return (steepness(rec)/(steepness(g) + 1e-4)).clamp(0, limit).detach()
 
 # %% ../../nbs/part4_training/14_losses.ipynb #73668b3c
 def token_targets(d2:Tensor, # squared distances of the true latent to the codes (..., K)
@@ -172,11 +177,9 @@ def token_targets(d2:Tensor, # squared distances of the true latent to the codes
     if T <= 0: return F.one_hot(d2.argmin(-1), d2.shape[-1]).float()
     return F.softmax(-d2/T, -1)
 
-def token_loss(
-        # of (`Places` (B,n), log-probabilities (B,n,K) there), as `parallel_decode` returns
-        rounds:list,
-        targets:Tensor, # (B,h,w,K)
-) -> Tensor: # scalar, nats per masked place
+def token_loss(rounds:list, # of (`Places` (B,n), log-probabilities (B,n,K)), of `parallel_decode`
+               targets:Tensor, # (B,h,w,K)
+              ) -> Tensor: # scalar, nats per masked place
     "Cross-entropy on masked places, mean over the rounds"
     if not rounds: return targets.new_zeros(())
     targets = targets.flatten(1, 2)

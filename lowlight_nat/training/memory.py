@@ -18,8 +18,9 @@ def halve_until_it_fits(run, # function of a micro-batch, in pictures, which may
             return run(micro)
         except torch.cuda.OutOfMemoryError as e:
             if micro == 1:
-                say = 'not even one picture at a time fits into memory; use smaller crops (crop) or a card with more'
-                raise torch.cuda.OutOfMemoryError(f'{say} ({e})') from None
+                raise torch.cuda.OutOfMemoryError(
+                    'not even one picture at a time fits into memory; use smaller crops (crop) or '
+                    f'a card with more ({e})') from None
         # Outside of `except`, since the error holds the tensors of the step that failed
         micro = max(m for m in range(1, micro//2 + 1) if batch % m == 0)
         gc.collect()

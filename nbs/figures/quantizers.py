@@ -23,7 +23,7 @@ from lowlight_nat.models.checkpoint import load_model, weights_path
 from lowlight_nat.models.config import ModelConfig, TrainPlan
 from lowlight_nat.models.lowlight_nat import LowLightNAT, exposure_normalise
 from lowlight_nat.models.vqgan import VQGAN, usage_stats
-from lowlight_nat.training import learner as training
+from lowlight_nat.training import learner, stages
 from lowlight_nat.training.callbacks import AdversarialStep, CodebookCare
 from lowlight_nat.training.losses import perceptual_loss
 
@@ -43,9 +43,9 @@ ROWS = [
 ]
 
 
-class AllTerms(training.CodebookStage):
+class AllTerms(stages.CodebookStage):
     "Stage 1 with a perceptual term"
-    terms = *training.CodebookStage.terms, 'perceptual'
+    terms = *stages.CodebookStage.terms, 'perceptual'
     perceptual = None
     def forward(self, x_low, x_high):
         out = super().forward(x_low, x_high)
@@ -110,12 +110,12 @@ def train(row, args, cfg, plan):
                                 cfg.vq_groups, cfg.decay, cfg.beta, kind, rotation)
     dls = LowLightDataLoaders.from_folder(args.data, size=plan.context, bs=args.bs,
                                           items_per_epoch=args.bs*args.steps, seed=args.seed)
-    training.STAGES['codebook'] = AllTerms if parts else training.CodebookStage
+    stages.STAGES['codebook'] = AllTerms if parts else stages.CodebookStage
     gan = [AdversarialStep(GAN_WEIGHT, vqgan.decoder.conv_out[1].weight, GAN_START)
            ] if parts else []
     terms = Terms()
     torch.manual_seed(args.seed)
-    learn = training.codebook_learner(dls, model, plan, [terms, *gan])
+    learn = learner.codebook_learner(dls, model, plan, [terms, *gan])
     next(cb for cb in learn.cbs if isinstance(cb, CodebookCare)).start = start
     # measured below, once
     learn._do_epoch_validate = lambda *a, **k: None

@@ -13,7 +13,7 @@ from lowlight_nat.data.loaders import LowLightDataLoaders, SyntheticDataset
 from lowlight_nat.data.pairs import find_pairs
 from lowlight_nat.io.records import versions
 from lowlight_nat.models.checkpoint import load_model
-from lowlight_nat.training.learner import validate_pairs
+from lowlight_nat.training.pipeline import validate_pairs
 from lowlight_nat.training.unpaired import unpaired_dls, unpaired_learner
 
 HERE = Path(__file__).resolve().parent
