@@ -79,7 +79,7 @@ def rope_angles(pos:Tensor, # positions (N,2): row and column, in places
                 dim:int, # channels a head, a multiple of 4
                 base:float=100., # the slowest turn takes about 2*pi*base places
                ) -> Tensor: # angles (N, dim/2)
-    "Angles of the rotary position code, once for rows and once for columns; Su et al., 2021, eq. 15"
+    "Angles of the rotary position code, for rows and for columns; Su et al., 2021, eq. 15"
     if dim % 4:
         raise ValueError(f'rope_angles: dim={dim} is not a multiple of 4; '
                          'choose width and heads so that width/heads is')
