@@ -298,7 +298,7 @@ RESULTS = {
                                           ('peak_gb', 'GB at most', '.2f'),
                                           ('over_loaded_gb', 'GB over what was loaded', '.2f'),
                                           ('seconds', 's', 'd')]), ''),
-    'half_precision': ('float16 weights', 'part3_doubt/13_lowlight_nat.ipynb',
+    'half_precision': ('float16 weights', 'workshop/18_checkpoint.ipynb',
                        lambda d: table([d], [('psnr', 'PSNR against float32', '.2f'),
                                              ('same_tokens', 'share of equal tokens', '.4f')]), ''),
     'deploy': ('Exported forms', 'part6_using/27_onnx.ipynb', table_of, ''),
