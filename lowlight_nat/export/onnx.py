@@ -18,7 +18,7 @@ from ..io.files import needs_extra, write_beside
 from ..io.images import ImageError
 from ..inference.tiling import crop_to, pad_to_multiple
 from ..models.lowlight_nat import LowLightNAT
-from ..io.metadata import Picture, read_picture
+from ..io.metadata import read_picture
 
 # %% ../../nbs/part6_using/27_onnx.ipynb #c763368a
 def exported_program(
