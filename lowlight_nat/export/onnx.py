@@ -299,6 +299,7 @@ class OnnxOutput:
     level_std: torch.Tensor # standard deviation of its logarithm (1,)
     gain: torch.Tensor # what the normalised picture was multiplied by (1,)
 
+# %% ../../nbs/part6_using/27_onnx.ipynb #4cd23009
 class OnnxEnhancer:
     "Enhances pictures with an ONNX file: `OnnxEnhancer('small.onnx')('photo.jpg')`"
 

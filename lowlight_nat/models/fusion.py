@@ -80,6 +80,7 @@ class FeatureRefined:
     logvar: Optional[Tensor] # its log-variance (B,n,m)
     history: list[FeatureRound] # where they are recorded
 
+# %% ../../nbs/part3_doubt/12_fusion.ipynb #5f5f20e1
 class FeatureNAT(nn.Module):
     "Predicts the low band of uncertain features from the whole picture; the talk's second NAT"
     def __init__(self,
@@ -229,6 +230,7 @@ class Decoded:
     x: Tensor # picture (B,3,H,W), exposure-normalised, not clipped
     nat: FeatureRefined # what the NAT on the features did
 
+# %% ../../nbs/part3_doubt/12_fusion.ipynb #e189ab89
 class FusionDecoder(nn.Module):
     "Latent, low-light features and codebook features to a picture; GLARE's second decoder"
     def __init__(self,

@@ -161,6 +161,7 @@ class RestormerStep:
     x: Tensor # pictures (B,3,H,W) in [0,1]
     terms: dict[str, Tensor] # scalars: l1
 
+# %% ../../nbs/networks/04_restormer.ipynb #811f062b
 class Restormer(nn.Module):
     "U-shaped transformer: a dark picture in, a bright one out; Zamir et al., CVPR 2022"
     terms = ('l1',)
