@@ -262,7 +262,7 @@ RESULTS = {
         '24 megapixels', 'enhancer',
         'size=pixels | tile=tile:d | precision=precision | loaded_gb=GB when loaded:.2f | '
         'peak_gb=GB at most:.2f | over_loaded_gb=GB over what was loaded:.2f | seconds=s:d'),
-    'half_precision': ('float16 weights', 'lowlight_nat',
+    'half_precision': ('float16 weights', 'checkpoint',
                        'psnr=PSNR against float32:.2f | same_tokens=share of equal tokens:.4f'),
     'deploy': ('Exported forms', 'onnx', ''),
     'unpaired': ('Fine-tuning without pairs', 'unpaired', f'run=run | {SCORES}'),

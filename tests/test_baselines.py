@@ -73,7 +73,8 @@ def test_parameter_counts():
 
 def test_channel_attention_is_attention_of_the_transpose():
     q, k, v = torch.randn(3, 2, 3, 4, 50).unbind(0)
-    out, A = channel_attention(q, k, v, torch.full((3, 1, 1), 2.5))
+    mixed = channel_attention(q, k, v, torch.full((3, 1, 1), 2.5))
+    out, A = mixed.values, mixed.weights
     ref = F.scaled_dot_product_attention(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v,
                                          scale=2.5)
     torch.testing.assert_close(out, ref, rtol=1e-5, atol=1e-5)

@@ -66,7 +66,7 @@ def test_dense_is_the_model(model, root, rounds):
             with torch.inference_mode():
                 a = model(x, rounds=rounds, latent_nat=latent, decoder_nat=feature)
                 b = AttrDict(zip(OUTPUT_NAMES, DenseModel(model, rounds, latent, feature)(x)))
-            assert all(differ(a[k], b[k]) < 1e-4 for k in OUTPUT_NAMES), (size, latent, feature)
+            assert all(differ(getattr(a, k), b[k]) < 1e-4 for k in OUTPUT_NAMES), (size, latent, feature)
 
 def test_dense_does_what_rounds_do(model, root):
     "The sameness above is no sameness of doing nothing."

@@ -2,23 +2,23 @@
 
 # %% auto #0
 __all__ = ['DEFORM_OPSET', 'DTYPES', 'SCOPES', 'KEYS', 'WIDE', 'EXACT', 'WEIGHTED', 'exported_program', 'weights_sha256',
-           'write_onnx', 'to_onnx', 'export_onnx', 'to_half', 'quantize_dynamic', 'OnnxEnhancer', 'has_compiler',
-           'compiled']
+           'write_onnx', 'to_onnx', 'export_onnx', 'to_half', 'quantize_dynamic', 'OnnxOutput', 'OnnxEnhancer',
+           'has_compiler', 'compiled']
 
 # %% ../../nbs/part6_using/27_onnx.ipynb #d6c381ff
 import ast, hashlib, json, logging, os, shutil, tempfile, torch, warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 # %% ../../nbs/part6_using/27_onnx.ipynb #464d4b83
-from fastcore.basics import AttrDict, patch
+from fastcore.basics import AttrDict
 from .static_graph import OUTPUT_NAMES, DenseModel
 from ..inference.result import LATENT_CELL, Enhanced
 from ..io.files import needs_extra, write_beside
 from ..io.images import ImageError
 from ..inference.tiling import crop_to, pad_to_multiple
 from ..models.lowlight_nat import LowLightNAT
-from ..io.metadata import Picture, read_picture
+from ..io.metadata import read_picture
 
 # %% ../../nbs/part6_using/27_onnx.ipynb #c763368a
 def exported_program(
@@ -26,7 +26,7 @@ def exported_program(
     rounds:int=None, # R of both NATs, unrolled, by default the configuration's
     latent_nat:bool=True, # use the NAT on the latent
     decoder_nat:bool=True, # use the NAT on the decoder's features
-# takes x_low (1,3,H,W), H and W multiples of 8 from 16 to 4096; gives `dense.OUTPUT_NAMES`
+# takes x_low (1,3,H,W), H and W multiples of 8 from 16 to 4096; gives `static_graph.OUTPUT_NAMES`
 ) -> torch.export.ExportedProgram:
     "The network as `torch.export` has it; `.module()` runs it"
     h, w = (torch.export.Dim(n, min=2, max=512) for n in 'hw')
@@ -206,7 +206,7 @@ def export_onnx(model:LowLightNAT, # of arch='compact'
                 decoder_nat:bool=True, # use the NAT on the decoder's features
                ) -> Path:
     """Write a model as one ONNX file: x_low (1,3,H,W) in [0,1], H and W multiples of 8, to
-    `dense.OUTPUT_NAMES`. Raises ValueError or ImportError with one sentence"""
+    `static_graph.OUTPUT_NAMES`. Raises ValueError or ImportError with one sentence"""
     _check_onnx(model, path, opset, dtype)
     m = to_onnx(exported_program(model, rounds, latent_nat, decoder_nat), opset)
     _stamp(m, model, model.cfg.rounds if rounds is None else rounds, opset, latent_nat, decoder_nat)
@@ -288,6 +288,18 @@ def quantize_dynamic(m, # onnx.ModelProto, of `to_onnx`; not altered
     return _tell(_tidy(new), dtype='int8' + ' convolutions'*convolutions)
 
 # %% ../../nbs/part6_using/27_onnx.ipynb #b64fad8a
+@dataclass
+class OnnxOutput:
+    "What an exported network makes of one dark picture: `static_graph.OUTPUT_NAMES`"
+    x: torch.Tensor # bright picture (1,3,H,W) in [0,1]
+    entropy: torch.Tensor # of the token distribution, in units of log K (1,h,w)
+    mask: torch.Tensor # uncertain places (1,h,w) bool
+    sigma: torch.Tensor # expected error of the latent (1,h,w)
+    level: torch.Tensor # grey mean (1,)
+    level_std: torch.Tensor # standard deviation of its logarithm (1,)
+    gain: torch.Tensor # what the normalised picture was multiplied by (1,)
+
+# %% ../../nbs/part6_using/27_onnx.ipynb #4cd23009
 class OnnxEnhancer:
     "Enhances pictures with an ONNX file: `OnnxEnhancer('small.onnx')('photo.jpg')`"
 
@@ -299,9 +311,8 @@ class OnnxEnhancer:
         ort = _need('onnxruntime')
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(
-                f"'{path}' isn't there: write it with export_onnx, or with the command lowlight_export."
-            )
+            raise FileNotFoundError(f"'{path}' isn't there: write it with export_onnx, "
+                                    'or with the command lowlight_export.')
         options = ort.SessionOptions()
         options.log_severity_level = 3
         if threads: options.intra_op_num_threads = threads
@@ -309,14 +320,13 @@ class OnnxEnhancer:
             self.session = ort.InferenceSession(str(path), options,
                                                 providers=['CPUExecutionProvider'])
         except Exception as e:
-            raise ValueError(
-                f"onnxruntime {ort.__version__} can't load '{path}' ({str(e).splitlines()[0][:120]}): export it again, perhaps with a smaller opset."
-            ) from None
+            first = str(e).splitlines()[0][:120]
+            raise ValueError(f"onnxruntime {ort.__version__} can't load '{path}' ({first}): "
+                             'export it again, perhaps with a smaller opset.') from None
         meta = self.session.get_modelmeta().custom_metadata_map
         if meta.get('format') != 'lowlight_nat':
-            raise ValueError(
-                f"'{path}' is an ONNX file, but not one of lowlight_nat: give one that export_onnx wrote."
-            )
+            raise ValueError(f"'{path}' is an ONNX file, but not one of lowlight_nat: "
+                             'give one that export_onnx wrote.')
         self.meta = AttrDict({
             k: v if k in ('format', 'sha256', 'dtype') else json.loads(v)
             for k, v in meta.items()
@@ -324,37 +334,34 @@ class OnnxEnhancer:
         })
         self.pixels = pixels
 
-    def run(self, x_low:torch.Tensor, # (1,3,H,W) in [0,1], H and W multiples of 8, 16 or more
-           ) -> AttrDict: # `dense.OUTPUT_NAMES`
+    def run(self, x_low:torch.Tensor # (1,3,H,W) in [0,1], H and W multiples of 8, 16 or more
+           ) -> OnnxOutput:
         "The graph itself"
-        return AttrDict(
-            zip(
-                OUTPUT_NAMES,
-                map(torch.from_numpy,
-                    self.session.run(list(OUTPUT_NAMES), dict(x_low=x_low.float().numpy())))))
+        arrays = self.session.run(list(OUTPUT_NAMES), dict(x_low=x_low.float().numpy()))
+        return OnnxOutput(*map(torch.from_numpy, arrays))
 
-# %% ../../nbs/part6_using/27_onnx.ipynb #1aa396be
-@patch
-def __call__(
-        self:OnnxEnhancer,
-        src, # path, open file, PIL picture, array (H,W,C), or tensor (3,H,W)
-) -> Enhanced:
-    "Enhance one picture. Raises `ImageError` with one sentence"
-    p = read_picture(src)
-    size = p.x.shape[-2:]
-    if size[0]*size[1] > self.pixels:
-        raise ImageError(
-            f'The picture has {size[0]*size[1]:,} pixels, and this file is run on at most {self.pixels:,}: make it smaller, raise pixels=, or use Enhancer, which works in tiles.'
+    def __call__(self, src # path, open file, PIL picture, array (H,W,C), or tensor (3,H,W)
+                ) -> Enhanced:
+        "Enhance one picture. Raises `ImageError` with one sentence"
+        p = read_picture(src)
+        h, w = p.x.shape[-2:]
+        if h*w > self.pixels:
+            raise ImageError(f'The picture has {h*w:,} pixels, and this file is run on at most '
+                             f'{self.pixels:,}: make it smaller, raise pixels=, or use Enhancer, '
+                             'which works in tiles.')
+        o = self.run(pad_to_multiple(p.x[None], 16 if min(h, w) < 16 else 8)[0])
+        def places(t): # of the picture, without its border
+            return crop_to(t, [-(-h//LATENT_CELL), -(-w//LATENT_CELL)])[0].clone()
+        return Enhanced(
+            crop_to(o.x, (h, w))[0].contiguous(),
+            places(o.entropy),
+            places(o.sigma),
+            places(o.mask),
+            o.level.item(),
+            o.level_std.item(),
+            o.gain.item(),
+            source=replace(p, x=None),
         )
-    o = self.run(pad_to_multiple(p.x[None], 16 if min(size) < 16 else 8)[0])
-    maps = [
-        crop_to(o[k], [-(-n//LATENT_CELL)
-                       for n in size])[0].clone()
-        for k in ('entropy', 'sigma', 'mask')
-    ]
-    return Enhanced(
-        crop_to(o.x, size)[0].contiguous(), *maps, o.level.item(), o.level_std.item(),
-        o.gain.item(), source=replace(p, x=None))
 
 # %% ../../nbs/part6_using/27_onnx.ipynb #ca1ba582
 def has_compiler() -> bool:
@@ -368,7 +375,7 @@ def compiled(model:LowLightNAT, # of arch='compact'
              decoder_nat:bool=True, # use the NAT on the decoder's features
              # of torch.compile; eager and aot_eager only check that the graph is whole
              backend:str='inductor',
-            ): # a module: x_low (1,3,H,W), H and W multiples of 8, to `dense.OUTPUT_NAMES`
+            ): # a module: x_low (1,3,H,W), H and W multiples of 8, to `static_graph.OUTPUT_NAMES`
     """The dense form under `torch.compile`, one graph without a break; compiled at the first call
     for each size"""
     dense = DenseModel(model, rounds, latent_nat, decoder_nat)

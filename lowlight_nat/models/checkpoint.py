@@ -135,6 +135,7 @@ def list_weights() -> list[BundledWeights]:
     found = []
     for path in sorted(_bundled().glob('*.safetensors')):
         meta = read_metadata(path)
+        note = meta.about.get('note', '')
         megabytes = round(path.stat().st_size/1e6, 1)
-        found.append(BundledWeights(path.stem, meta.config.name, meta.about.get('note', ''), megabytes))
+        found.append(BundledWeights(path.stem, meta.config.name, note, megabytes))
     return found

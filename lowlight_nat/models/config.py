@@ -258,6 +258,7 @@ class ModelConfig(Checked):
         if self.vq_groups and any(w % self.vq_groups for w in widths):
             self._refuse(f'vq_channels={widths} must be multiples of vq_groups={self.vq_groups}')
 
+# %% ../../nbs/workshop/17_config.ipynb #17b086b4
 NATConfig = ModelConfig # its name in version 0.1
 
 # %% ../../nbs/workshop/17_config.ipynb #c47fdd13

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from copy import deepcopy
 from torch import Tensor, nn
 from dataclasses import dataclass
+from typing import Optional
 from .layers import Down, Outputs, ResBlock, Up, conv3, wide
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #477a89fa
@@ -20,32 +21,35 @@ class PictureStats(Outputs):
     mean: Tensor # mean level (B,)
     cdf: Tensor # share of the values below each bin's upper edge (B,bins)
 
+def _bin(x, bins):
+    "The bin of each value, on the scale of log(x + 1e-3)"
+    log = (x.float().clamp(0, 1) + 1e-3).log()
+    low = math.log(1e-3)
+    high = math.log(1.001)
+    return ((log - low)/(high - low)*bins).long().clamp(0, bins - 1)
+
 def picture_stats(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
                   bins:int=256, # of the histogram, on the scale of log(x + 1e-3)
                  ) -> PictureStats:
     "Global statistics of a picture: mean level and distribution of its values"
-    v = (x_low.float().clamp(0, 1) + 1e-3).log()
-    i = ((v - math.log(1e-3))/
-         (math.log(1.001) - math.log(1e-3))*bins).long().clamp(0, bins - 1).flatten(1)
+    i = _bin(x_low, bins).flatten(1)                               # (B,3*H*W)
     # whole numbers: a float stops counting at 2^24
-    hist = torch.zeros(len(x_low), bins, dtype=torch.long,
-                       device=x_low.device).scatter_add_(1, i, torch.ones_like(i))
-    return PictureStats(x_low.float().mean((1, 2, 3)), (wide(hist.cumsum(1)) / i.shape[1]).float())
+    none = torch.zeros(len(x_low), bins, dtype=torch.long, device=x_low.device)
+    count = none.scatter_add_(1, i, torch.ones_like(i))
+    cdf = wide(count.cumsum(1))/i.shape[1]
+    return PictureStats(x_low.float().mean((1, 2, 3)), cdf.float())
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #a421e2d4
 def low_light_views(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
-                    # `picture_stats` of the whole picture, by default those of `x_low`
-                    stats:PictureStats=None,
+                    stats:Optional[PictureStats]=None, # of the whole picture; None: of `x_low`
                    ) -> Tensor: # (B,10,H,W)
-    """Log, mean-normalised and histogram-equalised copies of a picture, and its log-mean; all of
-    order one"""
+    "Log, mean-normalised and histogram-equalised copies, and the log-mean; all of order one"
     stats = stats or picture_stats(x_low)
     x = x_low.float()
     mean = stats.mean.clamp(min=1e-3).view(-1, 1, 1, 1)
     log = (x.clamp(0, 1) + 1e-3).log()
-    bins = stats.cdf.shape[1]
-    i = ((log - math.log(1e-3))/(math.log(1.001) - math.log(1e-3))*bins).long().clamp(0, bins - 1)
-    ranks = stats.cdf.gather(1, i.flatten(1)).view_as(x)
+    bins = _bin(x, stats.cdf.shape[1])
+    ranks = stats.cdf.gather(1, bins.flatten(1)).view_as(x)
     level = mean.log().expand(-1, 1, *x.shape[2:])
     return torch.cat([log/3 + 1, (x*0.4/mean).clamp(-4, 4), ranks*2 - 1, level/3 + 1], 1)
 
@@ -59,8 +63,7 @@ class Encoded(Outputs):
     summary: Tensor # of the whole picture (B,2*c8)
 
 class ConditionalEncoder(nn.Module):
-    """Reads the low-light picture: condition, mean map, features and a global summary; GLARE's E_c
-    on four views of the picture"""
+    "Condition, mean map, features and a summary of the low-light picture; GLARE's E_c on its views"
     def __init__(self,
                  channels:tuple=(48, 64, 96), # width at 1/2, 1/4 and 1/8
                  dim:int=4, # d, channels of the latent
@@ -69,7 +72,7 @@ class ConditionalEncoder(nn.Module):
                  dilations:tuple=(1, 2, 4, 8)): # one block each, at 1/8
         super().__init__()
         c2, c4, c8 = channels
-        stack = lambda c, n: nn.Sequential(*[ResBlock(c) for _ in range(n)])
+        def stack(c, n): return nn.Sequential(*[ResBlock(c) for _ in range(n)])
         self.stem = nn.Sequential(nn.PixelUnshuffle(2), conv3(40, c2), stack(c2, blocks))
         self.quarter = nn.Sequential(Down(c2, c4), stack(c4, blocks))
         self.eighth = nn.Sequential(Down(c4, c8), *[ResBlock(c8, dilation=d) for d in dilations])
@@ -81,20 +84,20 @@ class ConditionalEncoder(nn.Module):
         self.to_mu = conv3(c4, dim)
 
     def forward(self, x_low:Tensor, # low-light image (B,3,H,W), H and W multiples of 8
-                stats:PictureStats=None, # of the whole picture, where x_low is a tile of it
+                stats:Optional[PictureStats]=None, # of the whole picture, if x_low is a tile
                ) -> Encoded:
         f2 = self.stem(low_light_views(x_low, stats))
         f4 = self.quarter(f2)
         f8 = self.eighth(f4)
         f4 = self.merge4(f4 + self.up4(f8))
         f2 = self.merge2(f2 + self.up2(f4))
-        summary = torch.cat([f8.mean((2, 3)), f8.float().std((2, 3), correction=0).to(f8.dtype)], 1)
+        std = f8.float().std((2, 3), correction=0).to(f8.dtype)
+        summary = torch.cat([f8.mean((2, 3)), std], 1)             # (B,2*c8)
         return Encoded(self.to_cond(f4), self.to_mu(f4).float(), [f4, f2], summary)
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #f9244bd1
 class ActNorm(nn.Module):
-    """`u = (z + bias) * exp(logs)`, initialised from the first training batch; Kingma and Dhariwal,
-    2018, section 3.1"""
+    "`u = (z + bias) * exp(logs)`, set by the first batch; Kingma and Dhariwal, 2018, section 3.1"
     def __init__(self, dim:int): # channels
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(1, dim, 1, 1))
@@ -105,36 +108,40 @@ class ActNorm(nn.Module):
     def start(self, z):
         "Set scale and shift so that this batch leaves with zero mean and unit variance"
         self.bias.copy_(-z.mean((0, 2, 3), keepdim=True))
-        # one place has none
-        std = z.std((0, 2, 3), keepdim=True) if z[:, 0].numel() > 1 else torch.ones_like(self.logs)
+        std = torch.ones_like(self.logs)
+        if z[:, 0].numel() > 1: std = z.std((0, 2, 3), keepdim=True)   # one place has none
         self.logs.copy_(-std.clamp(min=1e-3).log())
         self.started.fill_(True)
 
-
-    def forward(self, z:Tensor,
-                c:Tensor=None) -> tuple[Tensor, Tensor]: # (B,d,h,w) to (u, logdet (B,))
+    def forward(self, z:Tensor, # (B,d,h,w)
+                c:Optional[Tensor]=None, # condition (B,cond,h,w), not used
+               ) -> tuple[Tensor, Tensor]: # u (B,d,h,w), logdet (B,)
         if self.training and not self.started: self.start(z)
         logdet = self.logs.sum()*z[0, 0].numel()
         return (z + self.bias)*self.logs.exp(), logdet.expand(len(z))
 
-    def inverse(self, u:Tensor, c:Tensor=None) -> Tensor: # (B,d,h,w) to the same
+    def inverse(self, u:Tensor, # (B,d,h,w)
+                c:Optional[Tensor]=None, # condition (B,cond,h,w), not used
+               ) -> Tensor: # z (B,d,h,w)
         return u*(-self.logs).exp() - self.bias
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #8d4ff21f
 class InvConv1x1(nn.Module):
-    """`u = W z` at every place, W learned, a rotation at the start; Kingma and Dhariwal, 2018,
-    section 3.2"""
+    "`u = W z` at every place, W a rotation at the start; Kingma and Dhariwal, 2018, section 3.2"
     def __init__(self, dim:int): # channels
         super().__init__()
-        self.weight = nn.Parameter(torch.linalg.qr(torch.randn(dim, dim))[0].contiguous())
+        rotation, _ = torch.linalg.qr(torch.randn(dim, dim))
+        self.weight = nn.Parameter(rotation.contiguous())
 
-
-    def forward(self, z:Tensor,
-                c:Tensor=None) -> tuple[Tensor, Tensor]: # (B,d,h,w) to (u, logdet (B,))
+    def forward(self, z:Tensor, # (B,d,h,w)
+                c:Optional[Tensor]=None, # condition (B,cond,h,w), not used
+               ) -> tuple[Tensor, Tensor]: # u (B,d,h,w), logdet (B,)
         logdet = torch.linalg.slogdet(self.weight)[1]*z[0, 0].numel()
         return torch.einsum('oc,bchw->bohw', self.weight, z), logdet.expand(len(z))
 
-    def inverse(self, u:Tensor, c:Tensor=None) -> Tensor: # (B,d,h,w) to the same
+    def inverse(self, u:Tensor, # (B,d,h,w)
+                c:Optional[Tensor]=None, # condition (B,cond,h,w), not used
+               ) -> Tensor: # z (B,d,h,w)
         inverse = torch.linalg.inv(wide(self.weight)).to(u.dtype)
         return torch.einsum('oc,bchw->bohw', inverse, u)
 
@@ -154,8 +161,13 @@ class ConditionalAffine(nn.Module):
 
     def _net(self, ci, co, hidden):
         "3x3, 1x1, 3x3; the last starts at zero, so that the layer starts as the identity"
-        net = nn.Sequential(conv3(ci, hidden), nn.ReLU(), nn.Conv2d(hidden, hidden, 1), nn.ReLU(),
-                            conv3(hidden, co))
+        net = nn.Sequential(
+            conv3(ci, hidden),
+            nn.ReLU(),
+            nn.Conv2d(hidden, hidden, 1),
+            nn.ReLU(),
+            conv3(hidden, co),
+        )
         nn.init.zeros_(net[-1].weight)
         nn.init.zeros_(net[-1].bias)
         return net
@@ -166,22 +178,23 @@ class ConditionalAffine(nn.Module):
         t, a = self.net(x).chunk(2, 1)
         return t.clamp(-self.shift, self.shift), self.bound*a.tanh()
 
-
-    def forward(
-        self, z:Tensor, c:Tensor
-    ) -> tuple[Tensor, Tensor]: # z (B,d,h,w), condition c (B,cond,h,w) to (u, logdet (B,))
+    def forward(self, z:Tensor, # (B,d,h,w)
+                c:Tensor, # condition (B,cond,h,w)
+               ) -> tuple[Tensor, Tensor]: # u (B,d,h,w), logdet (B,)
         t, s = self.params(c)
         return (z + t)*s.exp(), s.flatten(1).sum(1)
 
-    def inverse(self, u:Tensor, c:Tensor) -> Tensor: # (B,d,h,w) to the same
+    def inverse(self, u:Tensor, # (B,d,h,w)
+                c:Tensor, # condition (B,cond,h,w)
+               ) -> Tensor: # z (B,d,h,w)
         t, s = self.params(c)
         return u*(-s).exp() - t
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #f5082356
 class ConditionalCoupling(ConditionalAffine):
-    """Affine coupling: the first channels and the condition shift and scale the others; Dinh et
-    al., 2017, eq. 7-8"""
-    def __init__(self, dim:int, # channels
+    "The first channels and the condition shift and scale the others; Dinh et al., 2017, eq. 7-8"
+    def __init__(self,
+                 dim:int, # channels
                  cond:int, # channels of the condition
                  hidden:int=48, # width of the network
                  bound:float=0.8): # largest |log-scale|
@@ -191,62 +204,68 @@ class ConditionalCoupling(ConditionalAffine):
         self.first = dim//2   # channels that stay as they are
         self.net = self._net(cond + self.first, 2*(dim - self.first), hidden)
 
-
-    def forward(
-        self, z:Tensor, c:Tensor
-    ) -> tuple[Tensor, Tensor]: # z (B,d,h,w), condition c (B,cond,h,w) to (u, logdet (B,))
+    def forward(self, z:Tensor, # (B,d,h,w)
+                c:Tensor, # condition (B,cond,h,w)
+               ) -> tuple[Tensor, Tensor]: # u (B,d,h,w), logdet (B,)
         kept = z[:, :self.first]
         moved = z[:, self.first:]
         moved, logdet = super().forward(moved, torch.cat([kept, c], 1))
         return torch.cat([kept, moved], 1), logdet
 
-    def inverse(self, u:Tensor, c:Tensor) -> Tensor: # (B,d,h,w) to the same
+    def inverse(self, u:Tensor, # (B,d,h,w)
+                c:Tensor, # condition (B,cond,h,w)
+               ) -> Tensor: # z (B,d,h,w)
         kept = u[:, :self.first]
         moved = u[:, self.first:]
         moved = super().inverse(moved, torch.cat([kept, c], 1))
         return torch.cat([kept, moved], 1)
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #5736c200
-def _logdet_jacobian(f, z) -> Tensor: # scalar
-    "log|det| of the Jacobian of `f` at one `z` (1,d,h,w), by autograd"
-    return torch.linalg.slogdet(
-        torch.autograd.functional.jacobian(f, z).view(z.numel(), z.numel()))[1]
+def _logdet_jacobian(f, z): # function, and one z (1,d,h,w)
+    "log|det| of the Jacobian of `f` at one `z`, by autograd"
+    n = z.numel()
+    jacobian = torch.autograd.functional.jacobian(f, z).view(n, n)
+    return torch.linalg.slogdet(jacobian).logabsdet
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #17774639
-def check_flow(
-    layer:nn.
-    # with `forward(z, c) -> (u, logdet)` and `inverse(u, c) -> z` or `(z, logdet)`; a copy is
-    # checked
-    Module,
-    dim:int=4, # channels of z
-    cond:int=8, # channels of the condition
-    shape:tuple=(3, 2), # height and width, small: the Jacobian has (dim*h*w)^2 entries
-    # standard deviation of the noise added to all weights, 0: as they are
-    shake:float=0.3,
-    dtype:torch.dtype=torch.float64, # in which the layer runs
-    size:float=1., # standard deviation of latent and condition
-) -> tuple[
-        float,
-        float]: # largest error of the round trip, in units of max(1, size); of the log-determinant, in nats
-    """Measure both promises of a flow layer: the inverse, and the log-determinant against
-    autograd's Jacobian"""
+@torch.no_grad()
+def _shaken(layer, by):
+    "A copy of a layer in evaluation mode, noise added to all weights"
     layer = deepcopy(layer).eval()
-    with torch.no_grad():
-        for p in layer.parameters(): p.add_(torch.randn_like(p)*shake)
+    for p in layer.parameters(): p.add_(torch.randn_like(p)*by)
+    return layer
+
+def check_flow(layer:nn.Module, # `forward(z, c)` gives u, logdet; `inverse(u, c)` z, or z, logdet
+               dim:int=4, # channels of z
+               cond:int=8, # channels of the condition
+               shape:tuple[int, int]=(3, 2), # h, w, small: the Jacobian has (dim*h*w)^2 entries
+               shake:float=0.3, # standard deviation of the noise added to all weights of a copy
+               dtype:torch.dtype=torch.float64, # in which the layer runs
+               size:float=1., # standard deviation of latent and condition
+              ) -> tuple[float, float]: # largest error: round trip (in max(1, size)), logdet (nats)
+    "Measure both promises of a layer: the inverse, and the log-determinant, against a Jacobian"
+    layer = _shaken(layer, shake)
     judge = deepcopy(layer).double()
     layer = layer.to(dtype)
-    z, c = (size*torch.randn(2, n, *shape, dtype=dtype) for n in (dim, cond))
+    z = size*torch.randn(2, dim, *shape, dtype=dtype)
+    c = size*torch.randn(2, cond, *shape, dtype=dtype)
     with torch.no_grad():
         u, logdet = layer(z, c)
         back = layer.inverse(u, c)
-    back, logdet_back = back if isinstance(back, tuple) else (back, None)
-    det = (logdet + logdet_back).abs().max().item() if logdet_back is not None else 0.
+    worst = 0.
+    if isinstance(back, tuple):   # its inverse says a log-determinant, too
+        back, logdet_back = back
+        worst = (logdet + logdet_back).abs().max().item()
     for i in range(2):
-        zi, ui, ci = (t[i:i+1].double() for t in (z, u, c))
-        inverse = lambda t: o[0] if isinstance(o := judge.inverse(t, ci), tuple) else o
-        for sign, f, at in (1, lambda t: judge(t, ci)[0], zi), (-1, inverse, ui):
-            det = max(det, (logdet[i] - sign*_logdet_jacobian(f, at)).abs().item())
-    return (back - z).abs().max().item()/max(1., size), det
+        condition = c[i:i+1].double()
+        def forward(z): return judge(z, condition)[0]
+        def inverse(u):
+            z = judge.inverse(u, condition)
+            return z[0] if isinstance(z, tuple) else z
+        there = _logdet_jacobian(forward, z[i:i+1].double())
+        return_ = _logdet_jacobian(inverse, u[i:i+1].double())
+        worst = max(worst, (logdet[i] - there).abs().item(), (logdet[i] + return_).abs().item())
+    return (back - z).abs().max().item()/max(1., size), worst
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #f701baef
 def at_least_float(t:Tensor # any shape
@@ -255,8 +274,7 @@ def at_least_float(t:Tensor # any shape
     return t if t.dtype == torch.float64 else t.float()
 
 class ConditionalFlow(nn.Module):
-    """Invertible network from the normal-light latent to a Gaussian around mu, given the condition;
-    GLARE, section 3.2"""
+    "Invertible network from the latent to a Gaussian around mu, given c; GLARE, section 3.2"
     def __init__(self,
                  dim:int=4, # d, channels of the latent
                  cond:int=48, # channels of the condition
@@ -266,12 +284,10 @@ class ConditionalFlow(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList()
         for _ in range(steps):
-            self.layers += [
-                ActNorm(dim),
-                InvConv1x1(dim),
-                ConditionalAffine(dim, cond, hidden, bound),
-                ConditionalCoupling(dim, cond, hidden, bound)
-            ]
+            self.layers.append(ActNorm(dim))
+            self.layers.append(InvConv1x1(dim))
+            self.layers.append(ConditionalAffine(dim, cond, hidden, bound))
+            self.layers.append(ConditionalCoupling(dim, cond, hidden, bound))
 
     def forward(self, z:Tensor, # normal-light latent (B,d,h,w)
                 c:Tensor, # condition (B,cond,h,w)
@@ -304,22 +320,19 @@ class ConditionalFlow(nn.Module):
               ) -> Tensor: # aligned latent z_tilde (B,d,h,w)
         "A draw from the flow: `z_tilde = F^-1(mu + heat*eps; c)`"
         if heat < 0:
-            raise ValueError(
-                f'ConditionalFlow.sample: heat={heat} is negative; use 0 for the deterministic answer, 1 for a draw from the distribution'
-            )
+            raise ValueError(f'ConditionalFlow.sample: heat={heat} is negative; use 0 for the '
+                             'deterministic answer, 1 for a draw from the distribution')
         if not heat: return self.inverse(mu, c)
-        eps = torch.randn(mu.shape[1:] if same else mu.shape,
-                          generator=torch.Generator().manual_seed(seed))
+        shape = mu.shape[1:] if same else mu.shape
+        eps = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         return self.inverse(mu + heat*eps.to(mu), c)
-
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #afe9e472
 def nll_bits(u:Tensor, # F(z; c), (B,d,h,w)
              logdet:Tensor, # log|det dF/dz|, (B,)
              mu:Tensor, # mean map (B,d,h,w)
             ) -> Tensor: # scalar, bits per dimension
-    """Negative log-likelihood of a unit Gaussian around mu, with the volume change: bits per
-    dimension"""
+    "Negative log-likelihood of a unit Gaussian around mu, with the volume change"
     n = u[0].numel()
     logp = -0.5*((u - mu)**2 + math.log(2*math.pi)).flatten(1).sum(1)
     return -((logp + logdet) / (n*math.log(2))).mean()
@@ -332,8 +345,13 @@ class SpreadHead(nn.Module):
                  cond:int=48, # channels of the condition
                  hidden:int=32): # width
         super().__init__()
-        self.net = nn.Sequential(conv3(dim + cond, hidden), nn.SiLU(), conv3(hidden, hidden),
-                                 nn.SiLU(), nn.Conv2d(hidden, 1, 1))
+        self.net = nn.Sequential(
+            conv3(dim + cond, hidden),
+            nn.SiLU(),
+            conv3(hidden, hidden),
+            nn.SiLU(),
+            nn.Conv2d(hidden, 1, 1),
+        )
 
     def forward(self, z_tilde:Tensor, # aligned latent (B,d,h,w)
                 c:Tensor, # condition (B,cond,h,w)
@@ -346,7 +364,6 @@ def spread_nll(z_tilde:Tensor, # aligned latent (B,d,h,w)
                z_high:Tensor, # the truth (B,d,h,w)
                sigma:Tensor, # predicted standard deviation (B,h,w)
               ) -> Tensor: # scalar
-    """Negative log-likelihood of the latent error under a Gaussian of standard deviation sigma, per
-    dimension; no gradient to z_tilde"""
+    "Negative log-likelihood of the latent's error, per dimension; no gradient to z_tilde"
     e2 = (z_tilde - z_high).detach().pow(2).mean(1)
     return (0.5*e2/sigma**2 + sigma.log()).mean()

@@ -80,6 +80,7 @@ class FeatureRefined:
     logvar: Optional[Tensor] # its log-variance (B,n,m)
     history: list[FeatureRound] # where they are recorded
 
+# %% ../../nbs/part3_doubt/12_fusion.ipynb #5f5f20e1
 class FeatureNAT(nn.Module):
     "Predicts the low band of uncertain features from the whole picture; the talk's second NAT"
     def __init__(self,
@@ -114,7 +115,8 @@ class FeatureNAT(nn.Module):
              ) -> Tensor: # cells (B,n,m,C)
         "Mean over cells; a border that does not fill a cell is averaged over what there is"
         h, w = x.shape[2:]
-        def mean(t): return F.avg_pool2d(F.pad(t, (0, -w % self.cell, 0, -h % self.cell)), self.cell)
+        border = (0, -w % self.cell, 0, -h % self.cell)
+        def mean(t): return F.avg_pool2d(F.pad(t, border), self.cell)
         there = mean(torch.ones_like(x[:1, :1]))   # 1, and less in cells at the border
         return (mean(x)/there).permute(0, 2, 3, 1)
 
@@ -181,7 +183,7 @@ class FeatureNAT(nn.Module):
         if rounds == 0 or not (most or self.kept): return FeatureRefined(h, cells, None, None, [])
         low = self.cells(h)                                                  # (B,n,m,ch)
         shape = low.shape[1:3]
-        def grid(t): return t.unflatten(1, shape)                            # (B,N,...), (B,n,m,...)
+        def grid(t): return t.unflatten(1, shape)                            # to (B,n,m,...)
         first = low.flatten(1, 2).contiguous()                               # (B,N,ch)
         shown = self.shown(f_low, mask, sigma, h.dtype)
         see = shown.flatten(1, 2)
@@ -228,8 +230,9 @@ class Decoded:
     x: Tensor # picture (B,3,H,W), exposure-normalised, not clipped
     nat: FeatureRefined # what the NAT on the features did
 
+# %% ../../nbs/part3_doubt/12_fusion.ipynb #e189ab89
 class FusionDecoder(nn.Module):
-    "Latent, low-light features and codebook features to a picture; GLARE's second decoder, a NAT in it"
+    "Latent, low-light features and codebook features to a picture; GLARE's second decoder"
     def __init__(self,
                  dim:int=4, # d, channels of the latent
                  channels:tuple[int, int]=(48, 64), # width at 1/2 and 1/4

@@ -67,7 +67,7 @@ class LatentNAT(nn.Module):
                  patch:int=4, # places to a patch, along each side
                  place:int=32, # channels for one place, before and after the transformer
                  overview:int=17, # numbers that describe the whole picture
-                 reach:int=48): # farthest position met in training, in patches: a tile of 768 pixels
+                 reach:int=48): # farthest position met in training, in patches: 768 pixels
         super().__init__()
         if n_codes < dim:
             raise ValueError(f'LatentNAT: n_codes={n_codes} is fewer than dim={dim}; are the two '
@@ -102,7 +102,7 @@ class LatentNAT(nn.Module):
 
     def begin(self, cond:Tensor, # condition (B,cond,h,w)
               sigma:Tensor, # expected error of the latent (B,h,w)
-              overview:Optional[Tensor]=None, # statistics of the whole picture (B,overview); None: 0
+              overview:Optional[Tensor]=None, # of the whole picture (B,overview); None: zeros
              ) -> Picture:
         "Everything about the picture that no round changes"
         seen = torch.cat([cond.permute(0, 2, 3, 1), sigma.log()[..., None].to(cond.dtype)], -1)

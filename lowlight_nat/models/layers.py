@@ -79,7 +79,7 @@ def rope_angles(pos:Tensor, # positions (N,2): row and column, in places
                 dim:int, # channels a head, a multiple of 4
                 base:float=100., # the slowest turn takes about 2*pi*base places
                ) -> Tensor: # angles (N, dim/2)
-    "Angles of the rotary position code, once for rows and once for columns; Su et al., 2021, eq. 15"
+    "Angles of the rotary position code, for rows and for columns; Su et al., 2021, eq. 15"
     if dim % 4:
         raise ValueError(f'rope_angles: dim={dim} is not a multiple of 4; '
                          'choose width and heads so that width/heads is')
@@ -181,6 +181,7 @@ def counting_is_free(device:torch.device # of a tensor
     "Can a number be read from a tensor without waiting for it? On a CPU, where it saves work"
     return device.type == 'cpu' and not in_fixed_graph()
 
+# %% ../../nbs/part2_vocabulary/04_layers.ipynb #daeb3fef
 class Places:
     "Some places of a grid, equally many in each picture of a batch; in a fixed graph all of them"
     def __init__(self,
@@ -225,6 +226,7 @@ class Places:
         new = torch.where(meant, new.to(grid.dtype), self.take(grid, dim))
         return new if self.at is None else grid.scatter(dim, self._index(grid, dim), new)
 
+# %% ../../nbs/part2_vocabulary/04_layers.ipynb #ea14c918
 def in_chunks(f:Callable, # function of tensors (n,...), to an `Outputs` of such tensors
               n:int, # rows at a time
               *tensors:Tensor, # (N,...)

@@ -64,7 +64,7 @@ class TokenStatistics(Outputs):
 @torch.autocast('cuda', enabled=False)
 def token_statistics(z:Tensor, # latent (B,d,h,w)
                      codes:Tensor, # codebook (K,d)
-                     T:float|Tensor, # temperature in units of squared distance: a number, or (B,h,w)
+                     T:float|Tensor, # temperature in squared distance: a number, or (B,h,w)
                      chunk:Optional[int]=None, # places at a time; None: as stay in cache
                      spread:bool=False, # also the spread in code space
                     ) -> TokenStatistics:
@@ -180,7 +180,7 @@ def uncertainty_mask(entropy:Tensor, # (B,h,w), in units of log K; or another ma
                     ) -> Tensor: # (B,h,w) bool, True: masked
     "Mask the places whose entropy exceeds tau; slide 'NAT Strategy'"
     if not 0 <= tau <= top:
-        unit = 'an entropy in units of log K' if top == 1 else 'a threshold on the map, in its units'
+        unit = 'an entropy in units of log K' if top == 1 else 'on a map in other units'
         raise ValueError(f'tau={tau} must lie in [0, {top:g}]: it is {unit}')
     if not in_fixed_graph() and entropy.isnan().any():
         raise ValueError('uncertainty_mask: the map has NaN; look for a network that diverged')

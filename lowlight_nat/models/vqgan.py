@@ -75,6 +75,7 @@ class Reconstruction(Outputs):
     tokens: Tensor # its tokens (B,h,w)
     commit: Tensor # loss of the quantizer, scalar
 
+# %% ../../nbs/part2_vocabulary/06_vqgan.ipynb #22ec3b19
 class VQGAN(nn.Module):
     """Encoder, quantizer and decoder; Esser et al., CVPR 2021. The latent is standardised when
     quantisation starts"""
@@ -128,7 +129,6 @@ class VQGAN(nn.Module):
         self.mean.add_(self.std * z.mean((0, 2, 3), keepdim=True))
         self.std.mul_(z.std((0, 2, 3), keepdim=True).clamp(min=1e-4))
         self.quantizer.start(self.encode(x), generator)
-
 
 # %% ../../nbs/part2_vocabulary/06_vqgan.ipynb #5c87d647
 class PatchDiscriminator(nn.Module):

@@ -44,7 +44,7 @@ LIGHTS = {                                       # the parts that a chapter ligh
     'cost': ['runs'], 'calibration': ['runs', 'masking'], 'lab_nat_gain': ['latent_nat'],
     'tiling': ['enhancer'], 'folders': ['enhancer'], 'result': ['latent_nat', 'enhancer', 'bright'],
     'static_graph': ['latent_nat', 'onnx'], 'steps': ['widgets'],
-    'config': ['learner'], 'checkpoint': ['learner', 'enhancer'],
+    'config': ['learner'], 'checkpoint': ['learner', 'enhancer'], 'pipeline': ['learner'],
 }
 ROW = 'dark encoder flow masking latent_nat fusion bright'.split()
 FEEDS = {'flow': 'latents', 'latent_nat': 'tokens', 'fusion': 'features of D'}   # what the codebook hands on
