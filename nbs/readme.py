@@ -141,7 +141,7 @@ def claims():
             cost['command'])
         add(
             'The two NATs cost time more than memory',
-            f"{100*both['extra_time']:+.0f}% time, {100*both['extra_memory']:+.0f}% memory, with {100*cost['masked']:.0f}% of the places masked",
+            f"{100*both['extra_time']:+.0f}% time, {100*both['extra_memory']:+.0f}% memory, with {100*cost['masked']:.0f}% of the places masked, by version 0.1",
             cost['command'])
     if abl:
         both = row(abl, system='+NAT latent & decoder')

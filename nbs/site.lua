@@ -77,6 +77,7 @@ local moved = {
   ['part3_doubt/lowlight_nat.html#lowlightnat.doubt'] = 'part3_doubt/lowlight_nat.html#lowlightnat',
   ['part3_doubt/lowlight_nat.html#lowlightnat.forward'] = 'part3_doubt/lowlight_nat.html#lowlightnat',
   ['part3_doubt/lowlight_nat.html#lowlightnat.from_glare'] = 'part3_doubt/lowlight_nat.html#lowlightnat',
+  ['part3_doubt/lowlight_nat.html#lowlightnat.refine'] = 'part3_doubt/lowlight_nat.html#lowlightnat',
   ['part3_doubt/lowlight_nat.html#modelconfig.base'] = 'part3_doubt/lowlight_nat.html#modelconfig',
   ['part3_doubt/lowlight_nat.html#modelconfig.tiny'] = 'part3_doubt/lowlight_nat.html#modelconfig',
   ['part3_doubt/lowlight_nat.html#trainplan.base'] = 'part3_doubt/lowlight_nat.html#trainplan',
