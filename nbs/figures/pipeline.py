@@ -39,6 +39,7 @@ LIGHTS = {                                       # the parts that a chapter ligh
     'pairs': ['loaders'], 'degradations': ['loaders'], 'overlap': ['loaders', 'fidelity'],
     'perceptual': ['fidelity'], 'records': ['fidelity'],
     'stages': ['losses', 'learner'], 'checkpoints': ['callbacks', 'learner'],
+    'config': ['learner'], 'checkpoint': ['learner', 'enhancer'], 'pipeline': ['learner'],
     'memory': ['learner'], 'distributed': ['learner'], 'unpaired': ['loaders', 'learner'],
     'llflow': ['baselines'], 'restormer': ['baselines'], 'tables': ['runs', 'baselines'],
     'cost': ['runs'], 'calibration': ['runs', 'masking'], 'lab_nat_gain': ['latent_nat'],
@@ -46,6 +47,7 @@ LIGHTS = {                                       # the parts that a chapter ligh
     'static_graph': ['latent_nat', 'onnx'], 'steps': ['widgets'],
     'config': ['learner'], 'checkpoint': ['learner', 'enhancer'], 'pipeline': ['learner'],
 }
+FRAMED = ['lowlight_nat', 'config', 'checkpoint']    # chapters that light the frame of the whole model
 ROW = 'dark encoder flow masking latent_nat fusion bright'.split()
 FEEDS = {'flow': 'latents', 'latent_nat': 'tokens', 'fusion': 'features of D'}   # what the codebook hands on
 
@@ -168,7 +170,7 @@ def lit(form, chapter, arrows):
     keys = LIGHTS.get(chapter, []) + [chapter]*(chapter in PARTS)
     legend = [rect(x, y, 14, 14, ' class="key"'), text(x + 22, y + 12, f'this chapter: {chapter}', 12.5, BOLD + START)]
     out = [f'<g id="{chapter}" class="lit">']
-    if chapter == 'lowlight_nat':                # the frame and, as before, what stands in it
+    if chapter in FRAMED:                        # the frame and, as before, what stands in it
         out += ['<g class="on">', *frame(form), '</g>', *arrows]
         for key in PARTS: out += box(form, key)
     return [*out, '<g class="on">', *(line for key in keys for line in box(form, key)), *legend, '</g>', '</g>']
