@@ -86,7 +86,7 @@ MUTANTS = [
     ('stage 3: never a whole piece', 'view', 'torch.rand(()) < self.plan.whole', 'False',
      'test_training.py::test_the_last_stage_sees_whole_pieces_now_and_then'),
     ('exposure head: fitted on synthetic darkness too', '_undisturbed_pieces',
-     'dataset.synthetic = 0.0', 'ds.relight = 0.0',
+     'dataset.synthetic = 0.0', 'dataset.relight = 0.0',
      'test_training.py::test_the_exposure_head_is_fitted_alone'),
     ('SSIM: another constant', 'ssim_parts', 'C2 = 0.03 ** 2',
      'C2 = 0.04 ** 2', 'test_metrics.py'),
