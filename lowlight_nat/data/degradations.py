@@ -27,9 +27,8 @@ def synthesize_low_light(
     "Darken a normal-light picture as a camera with too few photons would."
     if x.shape[-3] != 3: raise ValueError(f"`x` must be (...,3,H,W), got {tuple(x.shape)}.")
     if not (0 <= shot < math.inf and 0 <= read < math.inf and gamma > 0):
-        raise ValueError(
-            f"`shot` and `read` must be 0 or more and `gamma` above 0, got {shot}, {read} and {gamma}."
-        )
+        raise ValueError("`shot` and `read` must be 0 or more and `gamma` above 0, got "
+                         f"{shot}, {read} and {gamma}.")
     light = srgb_to_linear(x) * 2.**exposure * x.new_tensor(cast).view(3,1,1)
     if shot: light = torch.poisson(light/shot, generator=generator) * shot
     if read:
@@ -45,19 +44,18 @@ def random_low_light(
     x:Tensor, # normal-light picture, (3,H,W), sRGB in [0,1]
     # source of the parameters and of the noise, on x's device
     generator:torch.Generator|None=None,
-    exposure:tuple=(-8.,-3.), # range of the exposure change (uniform), stops
-    # range of the shot noise (log-uniform), variance per unit of linear signal
-    shot:tuple=(2e-5,1e-3),
-    # spread of the colour cast, standard deviation of the log gains of red and blue
-    cast:float=0.2,
+    exposure:tuple[float,float]=(-8.,-3.), # range of the exposure change (uniform), stops
+    shot:tuple[float,float]=(2e-5,1e-3), # range of the shot noise (log-uniform), as above
+    cast:float=0.2, # spread of the colour cast, deviation of the log gains of red and blue
 ) -> Tensor:   # low-light picture, (3,H,W), sRGB in [0,1]
     "Darken a picture with parameters drawn at random."
-    u,n = (f(3, generator=generator, device=x.device).tolist() for f in (torch.rand, torch.randn))
-    log_a = math.log(shot[0]) + u[1]*math.log(shot[1]/shot[0])
-    log_b = 2.18*log_a + 1.2 + 0.26*n[2]
-    return synthesize_low_light(x, exposure=exposure[0] + u[0]*(exposure[1] - exposure[0]),
-                                gamma=0.9 + 0.2*u[2], shot=math.exp(log_a), read=math.exp(
-                                    log_b/2), cast=(math.exp(cast*n[0]), 1., math.exp(cast*n[1])),
+    u = torch.rand(3, generator=generator, device=x.device).tolist()
+    n = torch.randn(3, generator=generator, device=x.device).tolist()
+    log_shot = math.log(shot[0]) + u[1]*math.log(shot[1]/shot[0])
+    log_read = (2.18*log_shot + 1.2 + 0.26*n[2])/2
+    gains = math.exp(cast*n[0]), 1., math.exp(cast*n[1])
+    return synthesize_low_light(x, exposure[0] + u[0]*(exposure[1] - exposure[0]), 0.9 + 0.2*u[2],
+                                math.exp(log_shot), math.exp(log_read), gains,
                                 generator=generator)
 
 # %% ../../nbs/part1_light/01_degradations.ipynb #1558363d
@@ -68,20 +66,20 @@ def relight(
     chroma:float=0.12, # spread of the gain of a channel, standard deviation of its log
     # largest spread of the smooth field, standard deviation of its log at 2 to 4 knots a side
     shade:float=0.35,
-) -> tuple:         # both pictures under another light, (3,H,W) each, sRGB in [0,1]
+) -> tuple[Tensor,Tensor]: # both pictures under another light, (3,H,W) each, sRGB in [0,1]
     """The same change of light on both pictures of a pair: a gain for each channel, and a smooth
     field over the places."""
     if x_low.shape != x_high.shape or x_low.ndim != 3 or len(x_low) != 3:
-        raise ValueError(
-            f"`relight` takes two pictures (3,H,W) of one size, got {tuple(x_low.shape)} and {tuple(x_high.shape)}."
-        )
+        raise ValueError(f"`relight` takes two pictures (3,H,W) of one size, got "
+                         f"{tuple(x_low.shape)} and {tuple(x_high.shape)}.")
     kw = dict(generator=generator, device=x_low.device)
     c = (chroma*torch.randn(3, **kw)).clamp(-3*chroma, 3*chroma).view(3, 1, 1)
     n = int(torch.randint(2, 5, (1,), **kw))
     f = torch.randn(1, 1, n, n, **kw) * shade*torch.rand((), **kw)
     g = (c + F.interpolate(f, size=x_low.shape[-2:], mode='bicubic', align_corners=True)[0]).exp()
-    low, high = (srgb_to_linear(x.clamp(0, 1)) for x in (x_low, x_high))
+    low = srgb_to_linear(x_low.clamp(0, 1))
+    high = srgb_to_linear(x_high.clamp(0, 1))
     def peak(x): return x.amax(0).flatten().kthvalue(max(1, round(0.99*x[0].numel()))).values
     # no new white in the bright one
     g = g*(peak(high).clamp(min=0.9)/peak(high*g).clamp(min=1e-6)).clamp(max=1.)
-    return tuple(linear_to_srgb((x*g).clamp(0, 1)) for x in (low, high))
+    return linear_to_srgb((low*g).clamp(0, 1)), linear_to_srgb((high*g).clamp(0, 1))

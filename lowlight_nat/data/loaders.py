@@ -195,7 +195,7 @@ def cut(self:PairDataset,
 def finish(self:PairDataset,
     xs:tuple[Tensor,...], # crops x_low, x_high, each (3,H,W) in [0,1]; with `bright` the latter alone
     rng:random.Random, # what is drawn here
-) -> tuple[Tensor,Tensor]: # both again
+) -> tuple[Tensor,Tensor]: # both again, each (3,H,W)
     """What is done to the crops at last: some dark pictures are replaced by darkened bright ones,
     some pairs are put under another light."""
     def chance(share): return self.train and share and rng.random() < share

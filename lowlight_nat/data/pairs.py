@@ -36,15 +36,13 @@ def _by_name(folder, bare=False):
     res = {}
     files = list_images(folder)
     if not files:
-        raise ValueError(
-            f"The folder '{folder}' holds no pictures; endings read are {', '.join(sorted(IMAGE_EXTENSIONS))}."
-        )
+        raise ValueError(f"The folder '{folder}' holds no pictures; endings read are "
+                         f"{', '.join(sorted(IMAGE_EXTENSIONS))}.")
     for f in files:
         k = re.sub(r'^(low|normal|high)[_-]?(?=\d)', '', f.stem, flags=re.I) if bare else f.stem
         if k in res:
-            raise ValueError(
-                f"'{folder}' holds two pictures of the name {k}, {res[k].name} and {f.name}: keep one."
-            )
+            raise ValueError(f"'{folder}' holds two pictures of the name {k}, {res[k].name} and "
+                             f"{f.name}: keep one.")
         res[k] = f
     return res
 
@@ -61,15 +59,11 @@ def pair_folders(
         low = _by_name(low_dir, bare=True)
         high = _by_name(high_dir, bare=True)
     def lone(a, b): return [a[k].name for k in sorted(a.keys()-b.keys(), key=_natural)]
-    gone = [
-        f"{len(l)} in '{d}': {_some(l)}" for d, l in ((low_dir, lone(low, high)), (high_dir,
-                                                                                   lone(high, low)))
-        if l
-    ]
+    alone = {low_dir: lone(low, high), high_dir: lone(high, low)}
+    gone = [f"{len(names)} in '{d}': {_some(names)}" for d, names in alone.items() if names]
     if gone:
-        raise ValueError(
-            f"These pictures have no partner, {'; '.join(gone)}. Add the partners or take the pictures out."
-        )
+        raise ValueError(f"These pictures have no partner, {'; '.join(gone)}. Add the partners or "
+                         "take the pictures out.")
     return [Pair(low[k], high[k], prefix+k) for k in sorted(low, key=_natural)]
 
 # %% ../../nbs/part1_light/03_pairs.ipynb #c8f0b867
@@ -85,9 +79,8 @@ def _size(path):
         with Image.open(path, formats=readable_formats(path)) as im:
             return im.size if _turned(im) else im.size[::-1]
     except Exception as e:
-        raise ImageError(
-            f"'{path}' can't be read as a picture ({type(e).__name__}): replace it or take the pair out."
-        ) from e
+        raise ImageError(f"'{path}' can't be read as a picture ({type(e).__name__}): replace it or "
+                         "take the pair out.") from e
 
 # %% ../../nbs/part1_light/03_pairs.ipynb #b18d8c67
 def check_pairs(
@@ -101,13 +94,14 @@ def check_pairs(
     odd = []
     for p in pairs:
         try:
-            l = _size(p.low)
-            h = _size(p.high)
+            low = _size(p.low)
+            high = _size(p.high)
         except ImageError as e:
             bad.append(e)
             continue
         good.append(p)
-        if l != h: odd.append(f'{p.name} (low {l[0]}x{l[1]}, high {h[0]}x{h[1]})')
+        if low != high:
+            odd.append(f'{p.name} (low {low[0]}x{low[1]}, high {high[0]}x{high[1]})')
     if odd:
         raise ValueError(
             f"Both pictures of a pair must be of one size, height x width: {_some(odd)}.")
@@ -160,8 +154,8 @@ def hold_out(
     held = set()
     for k in sorted(set(keys), key=lambda k: hashlib.sha1(k.encode()).hexdigest())[:-1]:
         if sum(o in held for o in keys) < val_fraction*len(pairs): held.add(k)
-    return [p for p, k in zip(pairs, keys)
-            if k not in held], [p for p, k in zip(pairs, keys) if k in held]
+    train = [p for p, k in zip(pairs, keys) if k not in held]
+    return train, [p for p, k in zip(pairs, keys) if k in held]
 
 # %% ../../nbs/part1_light/03_pairs.ipynb #b4c9c8b5
 def _parts(root):
@@ -217,21 +211,23 @@ def find_pairs(
     alone = default_split(root)=='all'
     parts = _parts(root)
     if split=='all' and not alone:
-        raise ValueError(
-            f"'{root}' has a split: ask for 'train', 'val' or 'test'; 'all' is for folders without one."
-        )
+        raise ValueError(f"'{root}' has a split: ask for 'train', 'val' or 'test'; 'all' is for "
+                         "folders without one.")
     if split=='test' and alone:
-        raise ValueError(
-            f"{data_name(root)!r} has no test pairs, since it has no split: ask for 'all', or for 'train' and 'val', which is held out."
-        )
+        raise ValueError(f"{data_name(root)!r} has no test pairs, since it has no split: ask for "
+                         "'all', or for 'train' and 'val', which is held out.")
     for part,prefix in parts:
         source = split if split=='test' or _there(part,'val') else 'train'
         if not _there(part, source) and not isinstance(root, (tuple,list)):
             where = [str(d.relative_to(root)) for d in part.get(source, ())] or [source]
             raise ValueError(f"'{root}' has no {split} pairs: it lacks {' or '.join(where)}.")
         found = pair_folders(*part[source], prefix=prefix)
-        res += found if split == 'all' or source == split and (split == 'test' or _there(
-            part, 'val')) else hold_out(found, val_fraction)[split == 'val']
+        # whole folders; without one for validation, a share of the training pairs
+        whole = split in ('all', 'test') or _there(part, 'val')
+        if not whole:
+            train, val = hold_out(found, val_fraction)
+            found = val if split == 'val' else train
+        res += found
     return res
 
 # %% ../../nbs/part1_light/03_pairs.ipynb #843a7482
@@ -245,4 +241,5 @@ def split_note(
     val = find_pairs(root, 'val', val_fraction)
     told = f"{len(train)} pairs to train on, {len(val)} to validate with"
     if all(_there(part,'val') for part,_ in _parts(root)): return told
-    return told + ': they are held out of the same folders by a hash of their names, so they are the same pairs on every machine'
+    return (f'{told}: they are held out of the same folders by a hash of their names, so they are '
+            'the same pairs on every machine')

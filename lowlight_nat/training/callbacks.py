@@ -495,8 +495,8 @@ class Speed:
     steps: int      # that were measured
     pictures: int   # that were trained on meanwhile
     seconds: float  # that went by
-    steps_per_s: float
-    pictures_per_s: float
+    steps_per_s: float    # steps each second
+    pictures_per_s: float # pictures each second
     waiting: float  # share of the time spent waiting for data, in [0,1]
     peak_gb: float  # memory at its peak, GiB
 

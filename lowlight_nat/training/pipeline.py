@@ -167,6 +167,8 @@ class _Fit:
     seconds: float # that it took
     stands: dict # what the stage stood on: after, data_fingerprint
 
+
+# %% ../../nbs/workshop/19_pipeline.ipynb #7be2c4d1
 def train_stage(name:str, # codebook, flow, nat or decoder
                 model:LowLightNAT, # trained in place
                 plan:TrainPlan, # of all stages
@@ -381,6 +383,24 @@ def _run_files(out, names=tuple(STAGES)):
     return [f for f in files if f.exists()]
 
 
+# %% ../../nbs/workshop/19_pipeline.ipynb #c39f0b52
+def _forget(out, names):
+    """Remove the states of unfinished runs of some stages; finished checkpoints stay until they are
+    replaced"""
+    for name in names: (out/f'{name}.pt').unlink(missing_ok=True)
+
+def _prepare(out, todo, resume, overwrite):
+    "Refuse a folder that holds a run, unless it is said what to do with it"
+    there = [f.name for f in _run_files(out, todo)]
+    if there and not resume and not overwrite:
+        raise ValueError(
+            f"'{out}' holds a run already ({', '.join(there)}): go on with it by resume=True "
+            '(--resume), train it anew by overwrite=True (--overwrite), or give another folder')
+    if resume and not _run_files(out):
+        _say(f"'{out}' holds no run to go on with: a new one begins")
+    if overwrite: _forget(out, todo)
+
+
 # %% ../../nbs/workshop/19_pipeline.ipynb #faa628ad
 def train_pipeline(cfg:ModelConfig, # what the network is
                    plan:TrainPlan, # how it is trained
@@ -424,14 +444,7 @@ def train_pipeline(cfg:ModelConfig, # what the network is
     make_dls = dls if callable(dls) else partial(folder_dls, dls, plan, device=device)
     with folder_lock(out):
         clean_parts(out)   # of runs that were killed
-        there = [f.name for f in _run_files(out, todo)]
-        if there and not resume and not overwrite:
-            raise ValueError(
-                f"'{out}' holds a run already ({', '.join(there)}): go on with it by resume=True "
-                '(--resume), train it anew by overwrite=True (--overwrite), or give another folder')
-        if resume and not _run_files(out):
-            _say(f"'{out}' holds no run to go on with: a new one begins")
-        if overwrite: _forget(out, todo)
+        _prepare(out, todo, resume, overwrite)
         model = _run_stages(cfg, plan, make_dls, out, todo, resume, minutes, first, scale)
         result = out/f'{todo[-1]}.safetensors'
         if todo[-1] != 'decoder': model = previous(model, result, cfg).eval()
@@ -442,11 +455,6 @@ def train_pipeline(cfg:ModelConfig, # what the network is
             result = out/'model.safetensors'
         _say_result(result)
         return model
-
-def _forget(out, names):
-    """Remove the states of unfinished runs of some stages; finished checkpoints stay until they are
-    replaced"""
-    for name in names: (out/f'{name}.pt').unlink(missing_ok=True)
 
 
 # %% ../../nbs/workshop/19_pipeline.ipynb #4215803d
