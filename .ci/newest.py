@@ -55,8 +55,9 @@ def learner(out):
     "A Learner of its own, with the DataBlock, exported and read again."
     from fastai.learner import Learner, load_learner
 
-    from lowlight_nat.data.loaders import LowLightBlock, Pair
-    from lowlight_nat.io.images import list_images
+    from lowlight_nat.data.loaders import LowLightBlock
+    from lowlight_nat.data.pairs import Pair
+    from lowlight_nat.io.files import list_images
     files = list_images(ROOT/'samples/reference')
     dls = LowLightBlock(32).dataloaders([Pair(f, f, f.stem) for f in files], bs=2, num_workers=0,
                                         device=torch.device('cpu'))

@@ -53,10 +53,14 @@ MOVED = dict(
     widgets='app.widgets',
 )
 # Packages whose name was a module's: an old name in them is looked up where it went, in this order
-ROOMS = dict(data=('data.loaders',), training=('training.pipeline', 'training.learner'), experiments=('experiments.runs',))
+ROOMS = dict(data=('data.loaders', 'data.pairs', 'data.degradations'), training=('training.pipeline', 'training.learner'), experiments=('experiments.runs',))
 
-# Modules whose names of version 0.1 went into others, too
-SPLIT = {'lowlight_nat.models.lowlight_nat': ('models.config', 'models.checkpoint')}
+# Modules of version 0.1 whose names are in several modules now, the one that they became first
+SPLIT = dict(
+    model=('models.lowlight_nat', 'models.config', 'models.checkpoint'),
+    images=('io.images', 'io.files', 'inference.tiling'),
+    codebook=('models.vqgan', 'models.quantizers'),
+)
 
 
 def _warn(old, new, level):
@@ -79,9 +83,10 @@ class _Finder(MetaPathFinder, Loader):
         return None
 
     def exec_module(self, module):
-        "Put the new module in the place of the old one."
-        new = import_module(f"lowlight_nat.{MOVED[module.__name__.rpartition('.')[2]]}")
-        sys.modules[module.__name__] = new
+        "Put the new module in the place of the old one, or of its names, if it was split."
+        old = module.__name__.rpartition('.')[2]
+        if old in SPLIT: module.__getattr__ = lambda attribute: part(old, attribute)
+        else: sys.modules[module.__name__] = import_module(f'lowlight_nat.{MOVED[old]}')
 
 
 def install():
@@ -89,20 +94,21 @@ def install():
     if not any(isinstance(o, _Finder) for o in sys.meta_path): sys.meta_path.insert(0, _Finder())
 
 
+def found(name, homes, attribute):
+    "The first of several modules that has the attribute, and its value."
+    for new in () if attribute.startswith('__') else homes:
+        value = getattr(import_module(f'lowlight_nat.{new}'), attribute, None)
+        if value is not None: return new, value
+    raise AttributeError(f'module {name!r} has no attribute {attribute!r}')
+
+def part(old, attribute):
+    "An attribute of a module of version 0.1 that was split."
+    return found(f'lowlight_nat.{old}', SPLIT[old], attribute)[1]
+
+
 def room(package, attribute):
     "An attribute that the module of version 0.1 with the name of this package had."
     name = package.rpartition('.')[2]
-    for new in () if attribute.startswith('__') else ROOMS[name]:
-        value = getattr(import_module(f'lowlight_nat.{new}'), attribute, None)
-        if value is not None:
-            _warn(f'{name}.{attribute}', f'{new}.{attribute}', 4)
-            return value
-    raise AttributeError(f'module {package!r} has no attribute {attribute!r}')
-
-
-def part(module, attribute):
-    "An attribute that a module of version 0.1 had, from where it went."
-    for home in SPLIT.get(module, ()):
-        value = getattr(import_module(f'lowlight_nat.{home}'), attribute, None)
-        if value is not None and not attribute.startswith('__'): return value
-    raise AttributeError(f'module {module!r} has no attribute {attribute!r}')
+    new, value = found(package, ROOMS[name], attribute)
+    _warn(f'{name}.{attribute}', f'{new}.{attribute}', 4)
+    return value

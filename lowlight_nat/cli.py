@@ -30,7 +30,7 @@ from .inference.folders import (EnhancedFiles, Job, check_jobs, enhance_files, e
                                             folder_jobs, make_jobs, other_files, summary,
                                             unique_jobs)
 from .io.files import WRITTEN_FORMATS, check_quality, choose
-from .io.images import IMAGE_EXTENSIONS, ImageError, read_image
+from .io.files import IMAGE_EXTENSIONS, ImageError
 from .io.records import folder_lock, versions, write_json
 from .models.glare_weights import GLARE_RELEASE
 from .models.checkpoint import load_model, save_model, weights_path

@@ -14,8 +14,8 @@ from PIL import Image, ImageCms, features
 
 from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.io.colour import *
-from lowlight_nat.io.images import read_image, write_image
-from lowlight_nat.io.metadata import luma, read_picture, write_picture
+from lowlight_nat.io.images import luma, read_image, write_image
+from lowlight_nat.io.metadata import read_picture, write_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 LINEAR = ColourSpace('linear', (Curve(),)*3, SPACES['sRGB'].matrix)

@@ -13,9 +13,12 @@ from fastai.learner import Learner, load_learner
 from PIL import Image
 from torch import nn
 
+from lowlight_nat.data.degradations import *
 from lowlight_nat.data.loaders import *
+from lowlight_nat.data.pairs import *
 from lowlight_nat.data.pairs import data_name, default_split, split_note
-from lowlight_nat.io.images import ImageError, read_image, srgb_to_linear, to_pil, write_image
+from lowlight_nat.io.files import ImageError
+from lowlight_nat.io.images import read_image, srgb_to_linear, to_pil, write_image
 
 warnings.filterwarnings('ignore', category=FutureWarning)
 
@@ -140,7 +143,7 @@ def test_unknown_layout_is_one_sentence_that_says_what_is_read(tmp_path):
 
 @pytest.mark.slow
 def test_the_hold_out_is_the_same_in_every_process():
-    code = ("from lowlight_nat.data.loaders import *; ps=[Pair(None,None,str(i)) for i in range(200)];"
+    code = ("from lowlight_nat.data.pairs import *; ps=[Pair(None,None,str(i)) for i in range(200)];"
             "print(','.join(p.name for p in hold_out(ps)[1]))")
     other = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], env=dict(
         os.environ, PYTHONHASHSEED='1'), capture_output=True, text=True,

@@ -26,7 +26,8 @@ from lowlight_nat.export.onnx import (
 )
 from lowlight_nat.export.static_graph import OUTPUT_NAMES, DenseModel
 from lowlight_nat.inference.enhancer import Enhancer
-from lowlight_nat.io.images import ImageError, read_image
+from lowlight_nat.io.files import ImageError
+from lowlight_nat.io.images import read_image
 from lowlight_nat.models.checkpoint import load_model
 from lowlight_nat.models.config import ModelConfig
 from lowlight_nat.models.fusion import DeformAlign

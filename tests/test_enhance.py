@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lowlight_nat.evaluation.fidelity import grey_mean
 from lowlight_nat.inference.enhancer import *
 from lowlight_nat.inference.tiling import tile_grid
-from lowlight_nat.io.images import ImageError, list_images, read_image, to_pil
+from lowlight_nat.io.files import ImageError, list_images
+from lowlight_nat.io.images import read_image, to_pil
 from lowlight_nat.models import flow, masking
 from lowlight_nat.models.checkpoint import load_model, save_model
 from lowlight_nat.models.config import ModelConfig

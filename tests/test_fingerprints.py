@@ -31,7 +31,8 @@ from lowlight_nat.data.overlap import (
     unpack,
 )
 from lowlight_nat.data.pairs import Pair, check_pairs, find_pairs
-from lowlight_nat.io.images import ImageError, read_image, to_pil, write_image
+from lowlight_nat.io.files import ImageError
+from lowlight_nat.io.images import read_image, to_pil, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from lowlight_nat.io.images import list_images, read_image
+from lowlight_nat.io.files import list_images
+from lowlight_nat.io.images import read_image
 from lowlight_nat.models.checkpoint import load_model
 from lowlight_nat.models.config import ModelConfig
 from lowlight_nat.models.flow import (

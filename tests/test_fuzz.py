@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from odd_pictures import pictures
 
-from lowlight_nat.io.images import ImageError, read_image
+from lowlight_nat.io.files import ImageError
+from lowlight_nat.io.images import read_image
 from lowlight_nat.io.metadata import Picture, read_picture, write_picture
 
 

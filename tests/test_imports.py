@@ -89,7 +89,15 @@ def test_names_of_version_0_1():
     for old, new in _moved.MOVED.items():
         sys.modules.pop(f'lowlight_nat.{old}', None)
         with pytest.warns(DeprecationWarning, match=re.escape(f'lowlight_nat.{new} now')):
-            assert importlib.import_module(f'lowlight_nat.{old}') is importlib.import_module(f'lowlight_nat.{new}')
+            there = importlib.import_module(f'lowlight_nat.{old}')
+        home = importlib.import_module(f'lowlight_nat.{new}')
+        if old in _moved.SPLIT: assert all(getattr(there, name) is getattr(home, name) for name in home.__all__)
+        else: assert there is home
+    from lowlight_nat.images import ImageError, apply_tiled, list_images, read_image
+    from lowlight_nat.model import LowLightNAT, NATConfig, load_model
+    assert all(map(callable, (ImageError, apply_tiled, list_images, read_image, LowLightNAT, NATConfig, load_model)))
+    with pytest.raises(ImportError, match='nothing_such'):
+        from lowlight_nat.model import nothing_such  # noqa: F401
     for package, modules in _moved.ROOMS.items():
         for new in modules: assert new.split('.')[0] == package and new in GRAPH
 
@@ -99,7 +107,8 @@ def test_names_in_rooms_that_were_modules():
     with pytest.warns(DeprecationWarning, match='training.pipeline.train_pipeline now'):
         from lowlight_nat.training import train_pipeline
     with pytest.warns(DeprecationWarning, match='training.learner.flow_learner now'):
-        pass
+        from lowlight_nat.training import flow_learner
+    assert callable(flow_learner)
     assert LowLightDataLoaders.__module__ == 'lowlight_nat.data.loaders' and callable(train_pipeline)
     with pytest.raises(ImportError, match='nothing_such'):
         from lowlight_nat.data import nothing_such  # noqa: F401

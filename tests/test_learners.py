@@ -13,7 +13,8 @@ from fastai.callback.core import Callback
 from fastai.learner import load_learner
 
 import lowlight_nat.training.learner as T
-from lowlight_nat.data.loaders import LowLightBlock, LowLightDataLoaders, Pair
+from lowlight_nat.data.loaders import LowLightBlock, LowLightDataLoaders
+from lowlight_nat.data.pairs import Pair
 from lowlight_nat.io.images import write_image
 from lowlight_nat.models.config import ModelConfig, TrainPlan
 from lowlight_nat.models.lowlight_nat import LowLightNAT

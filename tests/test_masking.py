@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lowlight_nat.models import masking as M
-from lowlight_nat.models.vqgan import squared_distances
+from lowlight_nat.models.quantizers import squared_distances
 
 
 @pytest.fixture(autouse=True)

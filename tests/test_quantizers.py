@@ -11,13 +11,15 @@ from lowlight_nat.models.quantizers import (
     CosineQuantizer,
     FSQuantizer,
     NearestQuantizer,
+    VectorQuantizer,
     fsq_levels,
     kmeans,
     make_quantizer,
     pass_through,
     rotate_to,
+    squared_distances,
 )
-from lowlight_nat.models.vqgan import VQGAN, VectorQuantizer, squared_distances
+from lowlight_nat.models.vqgan import VQGAN
 
 K = 32
 D = 4

@@ -12,7 +12,7 @@ from lowlight_nat.models import glare
 from lowlight_nat.models.fusion import DeformAlign
 from lowlight_nat.models.layers import Places, TransformerBlock, apply_rope, grid_positions, rope_angles
 from lowlight_nat.models.masking import entropy_map, expected_code, token_log_probs
-from lowlight_nat.models.vqgan import VectorQuantizer, squared_distances, usage_stats
+from lowlight_nat.models.quantizers import VectorQuantizer, squared_distances, usage_stats
 from lowlight_nat.training.losses import gaussian_nll, hinge_d_loss, ms_ssim_loss, ssim_loss, token_loss, token_targets
 
 

@@ -1,7 +1,8 @@
 "The six sample pictures are what samples/README.md says."
 from pathlib import Path
 
-from lowlight_nat.io.images import list_images, read_image
+from lowlight_nat.io.files import list_images
+from lowlight_nat.io.images import read_image
 
 samples = Path(__file__).parent.parent/'samples'
 

@@ -40,4 +40,4 @@ def use_configuration() -> ModelConfig:
     assert_type(config.n_codes, int)
     return config
 
-def read_history(r: Round) -> Tensor | None: return r.confidence
+def read_history(r: Round) -> Tensor|None: return r.confidence

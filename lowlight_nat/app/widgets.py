@@ -27,7 +27,8 @@ from ..inference.result import LATENT_CELL
 from ..inference.enhancer import DEFAULT_WEIGHTS, Enhancer
 from .steps import (Steps, as_html, before_after, cells_picture, curve_svg,
                                     side_by_side, tint)
-from ..io.images import ImageError, to_pil
+from ..io.files import ImageError
+from ..io.images import to_pil
 from ..models.checkpoint import read_metadata, weights_path
 
 # %% ../../nbs/part6_using/25_widgets.ipynb #77e9da2f

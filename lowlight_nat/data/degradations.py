@@ -5,7 +5,7 @@ __all__ = ['synthesize_low_light', 'random_low_light', 'relight']
 
 # %% ../../nbs/part1_light/01_degradations.ipynb #26d2e9c7
 import math, torch
-from typing import Sequence
+from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 from ..io.images import linear_to_srgb, srgb_to_linear

@@ -2,14 +2,13 @@
 
 # %% auto #0
 __all__ = ['aligned_crop', 'PairDataset', 'SyntheticDataset', 'PairDL', 'LowLightDataLoaders', 'LowLightImage',
-           'NormalLightTensor', 'NormalLightImage', 'LowLightBlock', 'synthesize_low_light', 'random_low_light', 'Pair',
-           'pair_folders', 'check_pairs', 'LAYOUTS', 'hold_out', 'find_pairs']
+           'NormalLightTensor', 'NormalLightImage', 'LowLightBlock']
 
 # %% ../../nbs/workshop/06_loaders.ipynb #076d13c7
 import math, random, torch, warnings
 import numpy as np
 from pathlib import Path
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 from torch import Tensor
 from fastcore.basics import patch
 
@@ -26,15 +25,10 @@ with needs_extra('train', 'Training'):
     from fastai.vision.core import PILImage
 
 # %% ../../nbs/workshop/06_loaders.ipynb #500d7dbc
-from .degradations import random_low_light, relight, synthesize_low_light
-from ..io.images import ImageError, list_images, read_image, show_images, to_pil
-from .pairs import LAYOUTS, Pair, check_pairs, find_pairs, hold_out, pair_folders
-
-# %% ../../nbs/workshop/06_loaders.ipynb #bcc1f223
-_all_ = [
-    'synthesize_low_light', 'random_low_light', 'Pair', 'pair_folders', 'check_pairs', 'LAYOUTS',
-    'hold_out', 'find_pairs'
-]
+from .degradations import random_low_light, relight
+from ..io.files import ImageError, list_images
+from ..io.images import read_image, show_images, to_pil
+from .pairs import Pair, check_pairs, find_pairs, hold_out, pair_folders
 
 # %% ../../nbs/workshop/06_loaders.ipynb #df8ab8fa
 def _pack(x):

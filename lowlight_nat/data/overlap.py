@@ -11,9 +11,11 @@ import numpy as np
 import torch.nn.functional as F
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, NamedTuple, Sequence
+from typing import NamedTuple
+from collections.abc import Callable, Sequence
 from torch import Tensor
-from ..io.images import GREY, list_images, read_image
+from ..io.images import GREY, read_image
+from ..io.files import list_images
 from .pairs import Pair
 
 # %% ../../nbs/workshop/07_overlap.ipynb #8b3da7cd

@@ -7,11 +7,11 @@ __all__ = ['LAYOUTS', 'Pair', 'pair_folders', 'check_pairs', 'hold_out', 'data_n
 import hashlib, re, warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
+from collections.abc import Sequence
 from PIL import Image
 from torch import Tensor
 from ..io.files import readable_formats
-from ..io.images import ImageError, IMAGE_EXTENSIONS, list_images
+from ..io.files import ImageError, IMAGE_EXTENSIONS, list_images
 
 # %% ../../nbs/part1_light/03_pairs.ipynb #2ac9f273
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import statistics, torch
 import torch.nn.functional as F
 from dataclasses import dataclass
 from math import prod
-from typing import Callable
+from collections.abc import Callable
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.benchmark import Timer

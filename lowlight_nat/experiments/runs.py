@@ -10,18 +10,18 @@ from functools import cached_property
 from pathlib import Path
 
 # %% ../../nbs/part5_truth/19_runs.ipynb #2da74aaa
-from PIL import Image
 from tqdm.auto import tqdm
 from fastcore.basics import AttrDict, patch
 from .cost import SYSTEMS
 from ..inference.enhancer import Enhancer
 from ..data.overlap import data_fingerprint, overlap_note, overlaps
 from ..io.files import write_beside, needs_extra
-from ..io.images import list_images, read_image
+from ..io.files import list_images
+from ..io.images import read_image
 from ..evaluation.fidelity import (GT_MEAN_FORMULA, grey_mean, gt_mean, psnr,
-                                              score_pair, ssim)
+                                              score_pair)
 from ..models.checkpoint import weights_path
-from ..data.pairs import Pair, check_pairs, data_name, default_split, find_pairs
+from ..data.pairs import check_pairs, data_name, default_split, find_pairs
 from ..evaluation.perceptual import FrechetDistance
 from ..io.records import (Rows, device_name, markdown_table, versions, write_csv,
                                      write_json, write_text)

@@ -9,7 +9,7 @@ import statistics, torch
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Callable
+from collections.abc import Callable
 
 # %% ../../nbs/part5_truth/20_tables.ipynb #bc5dfc79
 from fastcore.basics import AttrDict

@@ -15,7 +15,7 @@ from fastcore.basics import AttrDict
 from .static_graph import OUTPUT_NAMES, DenseModel
 from ..inference.result import LATENT_CELL, Enhanced
 from ..io.files import needs_extra, write_beside
-from ..io.images import ImageError
+from ..io.files import ImageError
 from ..inference.tiling import crop_to, pad_to_multiple
 from ..models.lowlight_nat import LowLightNAT
 from ..io.metadata import read_picture

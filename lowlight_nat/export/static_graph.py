@@ -6,13 +6,12 @@ __all__ = ['OUTPUT_NAMES', 'InverseConv', 'CoarseMeans', 'coarse_means', 'FixedE
 # %% ../../nbs/workshop/16_static_graph.ipynb #43d2a8b7
 import copy, math, torch
 from dataclasses import dataclass
-from typing import Optional
 from torch import Tensor, nn
 
 # %% ../../nbs/workshop/16_static_graph.ipynb #4a45019c
 from ..evaluation.fidelity import grey_mean
 from ..io.files import check_number
-from ..models.flow import InvConv1x1, PictureStats, picture_stats
+from ..models.flow import InvConv1x1, PictureStats
 from ..models.layers import FixedGraph
 from ..models.light import AttentionExposure, Level, overview
 from ..models.lowlight_nat import LowLightNAT
@@ -26,7 +25,7 @@ class InverseConv(nn.Module):
         self.register_buffer('weight', inverse[:, :, None, None])
 
     def inverse(self, u:Tensor, # (B,d,h,w)
-                c:Optional[Tensor]=None, # condition, not used
+                c:Tensor|None=None, # condition, not used
                ) -> Tensor: # z (B,d,h,w)
         return nn.functional.conv2d(u, self.weight)
 
@@ -39,7 +38,7 @@ class CoarseMeans:
 
 def coarse_means(n:int, # places
                  side:int=16, # cells, at most
-                 device:Optional[torch.device]=None, # of the result
+                 device:torch.device|None=None, # of the result
                 ) -> CoarseMeans:
     "Means over `min(n, side)` stretches of n places"
     i = torch.arange(side, device=device)[:, None]
@@ -80,7 +79,7 @@ class DenseModel(nn.Module):
     "A `LowLightNAT` as one fixed graph; the same result, for one picture at a time"
     def __init__(self,
                  model:LowLightNAT, # copied
-                 rounds:Optional[int]=None, # R of both NATs, unrolled; None: the configuration's
+                 rounds:int|None=None, # R of both NATs, unrolled; None: the configuration's
                  latent_nat:bool=True, # use the NAT on the latent
                  decoder_nat:bool=True): # use the NAT on the decoder's features
         super().__init__()

@@ -5,7 +5,7 @@ __all__ = ['DEFAULT_WEIGHTS', 'SMALL', 'match_level', 'whole_stats', 'shrink', '
            'read_mask', 'out_of_memory', 'Level', 'Enhancer']
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #123e0ff3
-import math, os
+import os
 import numpy as np
 import torch
 import torch.nn.functional as F

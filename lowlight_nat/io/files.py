@@ -6,7 +6,7 @@ __all__ = ['RAW_EXTENSIONS', 'WRITTEN_FORMATS', 'IMAGE_EXTENSIONS', 'ImageError'
            'develop_raw', 'is_raw', 'write_beside', 'clean_parts', 'save_options', 'format_of', 'list_images']
 
 # %% ../../nbs/workshop/01_files.ipynb #0bb8d627
-import difflib, math, operator, os, re, struct, uuid, warnings
+import difflib, operator, os, re, struct, uuid, warnings
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path

@@ -2,8 +2,7 @@
 
 # %% auto #0
 __all__ = ['GREY', 'show_images', 'srgb_to_linear', 'linear_to_srgb', 'to_unit', 'upright', 'Decoded', 'decode_bytes',
-           'channels_last', 'decode_pil', 'read_image', 'to_be_written', 'to_pil', 'luma', 'write_image',
-           'IMAGE_EXTENSIONS', 'ImageError', 'format_of', 'list_images']
+           'channels_last', 'decode_pil', 'read_image', 'to_be_written', 'to_pil', 'luma', 'write_image']
 
 # %% ../../nbs/workshop/02_images.ipynb #dc4c74c4
 import os, sys, zlib
@@ -20,14 +19,10 @@ from PIL import Image, ImageCms, ImageOps
 # %% ../../nbs/workshop/02_images.ipynb #f240a94a
 from .colour import (SPACES, ColourSpace, is_srgb, make_profile, parse_profile,
                                  space_of_codes, space_of_png, to_srgb)
-from .files import (IMAGE_EXTENSIONS, ImageError, check_quality, develop_raw,
-                                   format_of, image_errors, install_line, is_raw, list_images,
+from .files import (ImageError, check_quality, develop_raw,
+                                   format_of, image_errors, install_line, is_raw,
                                    needs_extra, open_bytes, read_bytes, save_options, source_name,
                                    write_beside)
-
-# %% ../../nbs/workshop/02_images.ipynb #41f5623f
-# of the last chapter, offered here too
-_all_ = ['IMAGE_EXTENSIONS', 'ImageError', 'format_of', 'list_images']
 
 # %% ../../nbs/workshop/02_images.ipynb #490c9b26
 def _to_shown(

@@ -6,7 +6,6 @@ __all__ = ['Picture', 'read_picture', 'read_alpha', 'write_picture']
 # %% ../../nbs/workshop/04_metadata.ipynb #0918f6c5
 import os, re, struct, torch, warnings, zlib
 from dataclasses import dataclass, field
-from io import BytesIO
 from xml.etree import ElementTree
 
 # %% ../../nbs/workshop/04_metadata.ipynb #ae1a9cc9

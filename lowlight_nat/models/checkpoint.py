@@ -9,7 +9,6 @@ import hashlib, json, torch
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from ..io.files import write_beside
@@ -19,9 +18,9 @@ from .lowlight_nat import LowLightNAT
 # %% ../../nbs/workshop/18_checkpoint.ipynb #d6f20211
 def save_model(model:LowLightNAT, # to be kept
                path, # of the .safetensors file
-               metadata:Optional[dict]=None, # more to say, kept as JSON: command, data, seed...
+               metadata:dict|None=None, # more to say, kept as JSON: command, data, seed...
                half:bool=True, # keep numbers as float16
-               plan:Optional[TrainPlan]=None, # how it was trained; None: not known
+               plan:TrainPlan|None=None, # how it was trained; None: not known
               ):
     "Write weights, configuration, plan and metadata to one file, completely or not at all"
     exact = 'quantizer.count', 'quantizer.total'   # sums larger than half precision can say
@@ -59,7 +58,7 @@ def weights_path(name_or_path='small', # preset name of a bundled checkpoint, or
 class Metadata:
     "What a checkpoint says of itself"
     config:ModelConfig # what the network is
-    plan:Optional[TrainPlan] # how it was trained; None: not known
+    plan:TrainPlan|None # how it was trained; None: not known
     about:dict # what else `save_model` was given
 
 def read_metadata(path, # of a .safetensors file

@@ -7,7 +7,6 @@ __all__ = ['PRESETS', 'NATConfig', 'within', 'one_of', 'field_value', 'Checked',
 # %% ../../nbs/workshop/17_config.ipynb #5c1f0a1b
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Optional
 from ..io.files import check_number
 from .light import EXPOSURE_HEADS
 from .quantizers import KINDS, fsq_levels
@@ -15,7 +14,7 @@ from .quantizers import KINDS, fsq_levels
 # %% ../../nbs/workshop/17_config.ipynb #fc8ea0bf
 def within(interval:str, # where the field's numbers lie, as `check_number` reads it
            default, # number, or tuple of numbers
-           count:Optional[int]=None, # how many numbers a tuple has; None: one or more
+           count:int|None=None, # how many numbers a tuple has; None: one or more
           ): # field of a dataclass
     "A field for a number, or several, from an interval"
     return field(default=default, metadata=dict(interval=interval, count=count))

@@ -7,11 +7,9 @@ __all__ = ['PictureStats', 'picture_stats', 'low_light_views', 'Encoded', 'Condi
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #107f352c
 import math, torch
-import torch.nn.functional as F
 from copy import deepcopy
 from torch import Tensor, nn
 from dataclasses import dataclass
-from typing import Optional
 from .layers import Down, Outputs, ResBlock, Up, conv3, wide
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #477a89fa
@@ -41,7 +39,7 @@ def picture_stats(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #a421e2d4
 def low_light_views(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
-                    stats:Optional[PictureStats]=None, # of the whole picture; None: of `x_low`
+                    stats:PictureStats|None=None, # of the whole picture; None: of `x_low`
                    ) -> Tensor: # (B,10,H,W)
     "Log, mean-normalised and histogram-equalised copies, and the log-mean; all of order one"
     stats = stats or picture_stats(x_low)
@@ -84,7 +82,7 @@ class ConditionalEncoder(nn.Module):
         self.to_mu = conv3(c4, dim)
 
     def forward(self, x_low:Tensor, # low-light image (B,3,H,W), H and W multiples of 8
-                stats:Optional[PictureStats]=None, # of the whole picture, if x_low is a tile
+                stats:PictureStats|None=None, # of the whole picture, if x_low is a tile
                ) -> Encoded:
         f2 = self.stem(low_light_views(x_low, stats))
         f4 = self.quarter(f2)
@@ -114,14 +112,14 @@ class ActNorm(nn.Module):
         self.started.fill_(True)
 
     def forward(self, z:Tensor, # (B,d,h,w)
-                c:Optional[Tensor]=None, # condition (B,cond,h,w), not used
+                c:Tensor|None=None, # condition (B,cond,h,w), not used
                ) -> tuple[Tensor, Tensor]: # u (B,d,h,w), logdet (B,)
         if self.training and not self.started: self.start(z)
         logdet = self.logs.sum()*z[0, 0].numel()
         return (z + self.bias)*self.logs.exp(), logdet.expand(len(z))
 
     def inverse(self, u:Tensor, # (B,d,h,w)
-                c:Optional[Tensor]=None, # condition (B,cond,h,w), not used
+                c:Tensor|None=None, # condition (B,cond,h,w), not used
                ) -> Tensor: # z (B,d,h,w)
         return u*(-self.logs).exp() - self.bias
 
@@ -134,13 +132,13 @@ class InvConv1x1(nn.Module):
         self.weight = nn.Parameter(rotation.contiguous())
 
     def forward(self, z:Tensor, # (B,d,h,w)
-                c:Optional[Tensor]=None, # condition (B,cond,h,w), not used
+                c:Tensor|None=None, # condition (B,cond,h,w), not used
                ) -> tuple[Tensor, Tensor]: # u (B,d,h,w), logdet (B,)
         logdet = torch.linalg.slogdet(self.weight)[1]*z[0, 0].numel()
         return torch.einsum('oc,bchw->bohw', self.weight, z), logdet.expand(len(z))
 
     def inverse(self, u:Tensor, # (B,d,h,w)
-                c:Optional[Tensor]=None, # condition (B,cond,h,w), not used
+                c:Tensor|None=None, # condition (B,cond,h,w), not used
                ) -> Tensor: # z (B,d,h,w)
         inverse = torch.linalg.inv(wide(self.weight)).to(u.dtype)
         return torch.einsum('oc,bchw->bohw', inverse, u)

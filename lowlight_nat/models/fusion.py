@@ -6,7 +6,6 @@ __all__ = ['MixUp', 'DeformAlign', 'FeatureRound', 'FeatureRefined', 'FeatureNAT
 # %% ../../nbs/part3_doubt/12_fusion.ipynb #f12c3d15
 import math, torch
 from dataclasses import dataclass
-from typing import Optional
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..io.files import check_number, needs_extra
@@ -28,7 +27,7 @@ class MixUp(nn.Module):
 
     def forward(self, h:Tensor, # features of the decoder (B,co,h,w)
                 f_low:Tensor, # features of the low-light picture (B,ci,h,w)
-                mix:Optional[float]=None, # m in [0,1]; None: the learned one
+                mix:float|None=None, # m in [0,1]; None: the learned one
                ) -> Tensor: # (B,co,h,w)
         if mix is None: m = self.w.sigmoid()
         else: m = check_number('mix', mix, '[0, 1]', why='0 trusts the codebook, 1 the photograph')
@@ -76,8 +75,8 @@ class FeatureRefined:
     h: Tensor # features (B,ch,h,w)
     mask: Tensor # masked cells (B,n,m) bool
     # predicted low band of the bright latent (B,n,m,d), in training or where it is recorded
-    latent: Optional[Tensor]
-    logvar: Optional[Tensor] # its log-variance (B,n,m)
+    latent: Tensor|None
+    logvar: Tensor|None # its log-variance (B,n,m)
     history: list[FeatureRound] # where they are recorded
 
 # %% ../../nbs/part3_doubt/12_fusion.ipynb #5f5f20e1
@@ -131,7 +130,7 @@ class FeatureNAT(nn.Module):
 
     def shown(self, f_low:Tensor, # low-light features (B,cond,h,w)
               mask:Tensor, # uncertain places of the latent (B,h,w) bool
-              sigma:Optional[Tensor], # expected error of the latent (B,h,w); None: 1 everywhere
+              sigma:Tensor|None, # expected error of the latent (B,h,w); None: 1 everywhere
               dtype:torch.dtype, # of the decoder's features
              ) -> Tensor: # (B,n,m,width)
         "What the dark picture shows of each cell, and how sure the latent is there"
@@ -151,8 +150,8 @@ class FeatureNAT(nn.Module):
              see:Tensor, # what the dark picture shows (B,N,width)
              masked:Tensor, # (B,N) bool, True: masked
              angles:Tensor, # rotary angles of all cells (N, width/heads/2)
-             changed:Optional[Places]=None, # cells to be computed; None: all
-             memory:Optional[list[KeysValues]]=None, # of the look before, of each block
+             changed:Places|None=None, # cells to be computed; None: all
+             memory:list[KeysValues]|None=None, # of the look before, of each block
             ) -> tuple[Tensor, list[KeysValues]]: # vectors of the cells (B,n,width); the new memory
         "One look at the cells; those that did not change are remembered"
         if changed is not None:
@@ -172,10 +171,10 @@ class FeatureNAT(nn.Module):
                 mask:Tensor, # uncertain places of the latent (B,h,w) bool
                 rounds:int=4, # R
                 record:bool=False, # keep what happened in each round
-                sigma:Optional[Tensor]=None, # expected error of the latent (B,h,w); None: 1
+                sigma:Tensor|None=None, # expected error of the latent (B,h,w); None: 1
                 # places whose features may change (B,h,w) bool, by default all; `mask` must lie
                 # inside
-                allow:Optional[Tensor]=None, # (B,h,w) bool
+                allow:Tensor|None=None, # (B,h,w) bool
                ) -> FeatureRefined:
         "Replace the low band of uncertain features, R rounds; if `kept`, correct the others too"
         cells = self.cells(mask[:, None].to(h.dtype))[..., 0] > 0.5          # (B,n,m)
@@ -241,7 +240,7 @@ class FusionDecoder(nn.Module):
                  blocks:int=2, # residual blocks before and after each fusion
                  # at 1/4 and 1/2: align by deformable convolution; False: a plain 1x1 convolution
                  deform:tuple[bool, bool]=(True, True),
-                 nat:Optional[dict]=None): # arguments of the `FeatureNAT`
+                 nat:dict|None=None): # arguments of the `FeatureNAT`
         super().__init__()
         c2, c4 = channels
         l2, l4 = low
@@ -262,7 +261,7 @@ class FusionDecoder(nn.Module):
              h:Tensor, # features of this decoder (B,C,h',w')
              f_low:Tensor, # of the low-light picture (B,C_low,h',w')
              f_vq:Tensor, # of the codebook's decoder (B,C_vq,h',w')
-             mix:Optional[float]=None, # weight of the low-light features in [0,1]; None: learned
+             mix:float|None=None, # weight of the low-light features in [0,1]; None: learned
             ) -> Tensor: # (B,C,h',w')
         "One scale's fusion: mix-up, then the aligned features of the codebook"
         h = self.mix[i](h, f_low, mix)
@@ -274,11 +273,11 @@ class FusionDecoder(nn.Module):
                 feats_vq:list[Tensor], # of the codebook's decoder: (B,C,h,w), (B,C',2h,2w)
                 mask:Tensor, # uncertain places (B,h,w) bool
                 rounds:int=4, # R of the NAT on the features; 0 turns it off
-                mix:Optional[float]=None, # weight of the low-light features in [0,1]; None: learned
+                mix:float|None=None, # weight of the low-light features in [0,1]; None: learned
                 record:bool=False, # keep the rounds
-                sigma:Optional[Tensor]=None, # expected error of the latent (B,h,w)
+                sigma:Tensor|None=None, # expected error of the latent (B,h,w)
                 # places whose features the NAT may change (B,h,w) bool, by default all
-                allow:Optional[Tensor]=None,
+                allow:Tensor|None=None,
                ) -> Decoded:
         "Decode"
         h = self.before[0](self.conv_in(z))

@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Optional
 from torch import Tensor, nn
 from .flow import ConditionalFlow, Encoded, InvConv1x1, PictureStats
-from .flow import at_least_float
 from .layers import conv3
-from .vqgan import Reconstruction, VectorQuantizer
+from .vqgan import Reconstruction
+from .quantizers import VectorQuantizer
 
 # %% ../../nbs/networks/01_glare.ipynb #fe6fce47
 @dataclass(frozen=True)
@@ -291,7 +290,7 @@ class GlareVQGAN(nn.Module):
 
     @torch.no_grad()
     def start(self, x:Tensor, # normal-light pictures (B,3,H,W)
-              generator:Optional[torch.Generator]=None): # for k-means
+              generator:torch.Generator|None=None): # for k-means
         "Start to quantise, with codes from a batch of pictures"
         self.quantizer.start(self.encode(x), generator)
 
@@ -311,7 +310,7 @@ class GlareEncoder(nn.Module):
         self.cond_conv = nn.Sequential(conv3(s.dim, s.cond), nn.Sigmoid())
 
     def forward(self, x_low:Tensor, # low-light image (B,3,H,W) in [0,1], H and W multiples of 4
-                stats:Optional[PictureStats]=None, # not used: GLARE knows nothing of the whole
+                stats:PictureStats|None=None, # not used: GLARE knows nothing of the whole
                ) -> Encoded: # with features (B,cond,h,w), (B,2ch,2h,2w), (B,ch,4h,4w)
         log = (x_low + 1e-3).clamp(min=1e-3).log()
         h, feats = self.encoder(log, keep=True)
@@ -338,14 +337,14 @@ class GlareActNorm(nn.Module):
         self.logs.copy_(-(z.std((0, 2, 3), keepdim=True, correction=0) + 1e-6).log())
 
     def forward(self, z:Tensor, # (B,d,h,w)
-                c:Optional[Tensor]=None, # condition (B,cond,h,w), not used
+                c:Tensor|None=None, # condition (B,cond,h,w), not used
                ) -> tuple[Tensor, Tensor]: # u (B,d,h,w), logdet (B,)
         if self.training and self.fresh: self.start(z)
         logdet = self.logs.sum()*z[0, 0].numel()
         return (z + self.bias)*self.logs.exp(), logdet.expand(len(z))
 
     def inverse(self, u:Tensor, # (B,d,h,w)
-                c:Optional[Tensor]=None, # condition (B,cond,h,w), not used
+                c:Tensor|None=None, # condition (B,cond,h,w), not used
                ) -> Tensor: # z (B,d,h,w)
         return u*(-self.logs).exp() - self.bias
 

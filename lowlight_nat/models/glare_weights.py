@@ -10,7 +10,7 @@ import torch
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 from torch import Tensor, nn
 from ..io.files import check_number, needs_extra
 from .flow import at_least_float
@@ -18,7 +18,7 @@ from .fusion import Decoded, FeatureRefined
 from .glare import GlareDecoderBody, GlareEncoder, GlareFlow, GlareSizes
 from .glare import GlareVQGAN, swish
 from .layers import conv3
-from .vqgan import VectorQuantizer
+from .quantizers import VectorQuantizer
 
 # %% ../../nbs/networks/02_glare_weights.ipynb #a26ad811
 class GlareMix(nn.Module):
@@ -29,7 +29,7 @@ class GlareMix(nn.Module):
 
     def forward(self, h:Tensor, # features of the decoder (B,C,H,W)
                 f_low:Tensor, # features of the dark picture (B,C,H,W)
-                mix:Optional[float]=None, # m in [0,1]; None: the learned one
+                mix:float|None=None, # m in [0,1]; None: the learned one
                ) -> Tensor: # (B,C,H,W)
         if mix is None: m = self.w.sigmoid().to(h.dtype)
         else: m = check_number('mix', mix, '[0, 1]', why='0 trusts the codebook, 1 the photograph')
@@ -126,7 +126,7 @@ class GlareFusion(GlareDecoderBody):
     def __init__(self,
                  s:GlareSizes=GlareSizes(), # sizes
                  glare_compat:bool=False, # ratio of means over the batch, unguarded
-                 nat:Optional[nn.Module]=None): # on the features, a `FeatureNAT`; None: without
+                 nat:nn.Module|None=None): # on the features, a `FeatureNAT`; None: without
         super().__init__(s)
         # coarsest first: 1/2, 1/1
         widths = [s.width(i) for i in reversed(range(len(s.mults) - 1))]
@@ -148,13 +148,13 @@ class GlareFusion(GlareDecoderBody):
                 # of the conditional encoder: (B,cond,h,w), (B,2ch,2h,2w), (B,ch,4h,4w)
                 feats_low:list[Tensor],
                 feats_vq:list[Tensor], # of the codebook's decoder: (B,2ch,2h,2w), (B,ch,4h,4w)
-                mask:Optional[Tensor]=None, # uncertain places (B,h,w) bool, for the NAT
+                mask:Tensor|None=None, # uncertain places (B,h,w) bool, for the NAT
                 rounds:int=4, # R of the NAT; 0 turns it off
-                mix:Optional[float]=None, # weight of the low-light features in [0,1]; None: learned
+                mix:float|None=None, # weight of the low-light features in [0,1]; None: learned
                 record:bool=False, # keep the rounds
-                sigma:Optional[Tensor]=None, # expected error of the latent (B,h,w), for the NAT
+                sigma:Tensor|None=None, # expected error of the latent (B,h,w), for the NAT
                 # places whose features the NAT may change (B,h,w) bool, by default all
-                allow:Optional[Tensor]=None,
+                allow:Tensor|None=None,
                ) -> Decoded:
         "Decode; with the interface of `FusionDecoder`"
         h = self.middle(z)
@@ -188,7 +188,7 @@ class GlareOutput:
 
 def glare_parts(sizes:GlareSizes=GlareSizes(), # sizes
                 glare_compat:bool=False, # ratio of means over the batch, unguarded
-                nat:Optional[nn.Module]=None, # on the features of the second decoder
+                nat:nn.Module|None=None, # on the features of the second decoder
                ) -> GlareParts:
     "The four parts, untrained"
     return GlareParts(
@@ -200,9 +200,9 @@ def glare_parts(sizes:GlareSizes=GlareSizes(), # sizes
 
 def glare_forward(parts:GlareParts, # of `glare_parts` or `glare_from_files`
                   x_low:Tensor, # low-light image (B,3,H,W) in [0,1], H and W multiples of 4
-                  mix:Optional[float]=None, # weight of the low-light features; None: learned
+                  mix:float|None=None, # weight of the low-light features; None: learned
                   # of the two decoders, e.g. torch.bfloat16; by default as the surroundings have it
-                  half:Optional[torch.dtype]=None,
+                  half:torch.dtype|None=None,
                  ) -> GlareOutput:
     "GLARE from end to end, without NATs"
     e = parts.encoder(x_low)
@@ -321,7 +321,7 @@ def glare_from_files(net_G, # path of net_G.pth
                      sizes:GlareSizes=GlareSizes(), # sizes of the network they belong to
                      # ratio of means over the batch, unguarded, as in the official code
                      glare_compat:bool=False,
-                     nat:Optional[nn.Module]=None, # on the features of the second decoder
+                     nat:nn.Module|None=None, # on the features of the second decoder
                     ) -> GlareParts: # in evaluation mode
     "GLARE with the official weights; the tensors read become the parameters, without a second copy"
     states = load_glare(net_G, vqgan, sizes)

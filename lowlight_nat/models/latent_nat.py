@@ -7,7 +7,7 @@ __all__ = ['OUTPUTS', 'Picture', 'Look', 'Resolved', 'most_in_a_picture', 'stret
 # %% ../../nbs/part3_doubt/11_latent_nat.ipynb #bd1e554f
 import math, torch
 from dataclasses import dataclass
-from typing import Callable, Optional
+from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..io.files import check_number
@@ -39,7 +39,7 @@ class Resolved(Outputs):
     tokens: Tensor # the likeliest (N,)
     confidence: Tensor # its probability (N,)
     mean: Tensor # mean code, E_q[e] (N,d)
-    log_q: Optional[Tensor]=None # the distributions (N,K), where they are kept
+    log_q: Tensor|None=None # the distributions (N,K), where they are kept
 
 def most_in_a_picture(masked:Tensor # (B,...) bool
                      ) -> int: # of the picture that has most
@@ -102,7 +102,7 @@ class LatentNAT(nn.Module):
 
     def begin(self, cond:Tensor, # condition (B,cond,h,w)
               sigma:Tensor, # expected error of the latent (B,h,w)
-              overview:Optional[Tensor]=None, # of the whole picture (B,overview); None: zeros
+              overview:Tensor|None=None, # of the whole picture (B,overview); None: zeros
              ) -> Picture:
         "Everything about the picture that no round changes"
         seen = torch.cat([cond.permute(0, 2, 3, 1), sigma.log()[..., None].to(cond.dtype)], -1)
@@ -118,10 +118,10 @@ class LatentNAT(nn.Module):
     def look(self, picture:Picture, # of `begin`
              codes:Tensor, # the code chosen at each place (B,h,w,d); ignored where masked
              masked:Tensor, # (B,h,w) bool, True: masked
-             last:Optional[Look]=None, # before this one; what did not change since is remembered
+             last:Look|None=None, # before this one; what did not change since is remembered
              # masked places of the picture that has most, or more; None: counted, for which a GPU
              # is waited for
-             n:Optional[int]=None, # places
+             n:int|None=None, # places
             ) -> Look:
         "One look at the grid: what the rest of the picture says about the masked places"
         if n is None: n = most_in_a_picture(masked)
@@ -156,7 +156,7 @@ class LatentNAT(nn.Module):
                 T:Tensor, # their temperatures (N,), 2*sigma^2
                 # places at a time where the distributions are not kept, by default as many as stay
                 # in cache
-                chunk:Optional[int]=None, # places
+                chunk:int|None=None, # places
                 keep:bool=True, # return the distributions, for a loss
                ) -> Resolved:
         "Prior times evidence, and what is read from it"
@@ -209,7 +209,7 @@ def per_chunk(codes:Tensor) -> int: # codebook (K,d) to a number of places
 def mean_prior_code(z:Tensor, # aligned latents of chosen places (N,d)
                     codes:Tensor, # codebook (K,d)
                     T:Tensor, # their temperatures (N,), 2*sigma^2
-                    chunk:Optional[int]=None, # places at a time; None: as many as stay in cache
+                    chunk:int|None=None, # places at a time; None: as many as stay in cache
                    ) -> Tensor: # E_p[e] (N,d)
     "Mean code under the prior"
     def some(z, T): return read_out(code_logits(z, codes, T), codes)
@@ -251,12 +251,12 @@ def parallel_decode(nat:LatentNAT, # the transformer
                     codes:Tensor, # codebook (K,d)
                     cond:Tensor, # condition (B,cond,h,w)
                     sigma:Tensor, # expected error of the latent (B,h,w)
-                    overview:Optional[Tensor]=None, # statistics of the whole picture (B,overview)
+                    overview:Tensor|None=None, # statistics of the whole picture (B,overview)
                     rounds:int=4, # R; 0 leaves everything as it is
                     output:str='delta', # how the refined latent is read out, one of `OUTPUTS`
                     schedule:Callable=cosine_schedule, # of (r, R), to the share masked after r
                     record:bool=False, # keep what happened in each round
-                    keep:Optional[bool]=None, # the distributions; None: if gradients are enabled
+                    keep:bool|None=None, # the distributions; None: if gradients are enabled
                     temperature:float=0., # t of Gumbel noise, t*(1-r/R) after round r; 0: none
                     seed:int=0, # of the noise
                     revise:bool=True, # may a settled place be masked again? False: MaskGIT's rule

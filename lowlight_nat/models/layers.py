@@ -8,7 +8,8 @@ __all__ = ['Outputs', 'conv3', 'ResBlock', 'Down', 'Up', 'rope_angles', 'apply_r
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #4ebc33ef
 import torch, warnings
 from dataclasses import replace
-from typing import Callable, NamedTuple, Optional
+from typing import NamedTuple, Optional
+from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ class ResBlock(nn.Module):
     "Residual block: `x + conv(act(conv(x)))`, at the start nearly x; He et al., CVPR 2016"
     def __init__(self,
                  ch:int, # channels in
-                 ch_out:Optional[int]=None, # channels out, as `ch` by default
+                 ch_out:int|None=None, # channels out, as `ch` by default
                  groups:int=0, # groups of the group normalisation before each convolution, 0: none
                  dilation:int=1): # dilation of the first convolution
         super().__init__()
@@ -99,7 +100,7 @@ def apply_rope(x:Tensor, # queries or keys (..., N, dim)
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #8ad86638
 def grid_positions(h:int, # rows
                    w:int, # columns
-                   device:Optional[torch.device]=None, # of the result
+                   device:torch.device|None=None, # of the result
                   ) -> Tensor: # (h*w,2) row and column of each place, row-major
     "Row and column of every place of a grid"
     row = torch.arange(h, device=device)[:, None].expand(h, w)
@@ -140,7 +141,7 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x:Tensor, # places (B,N,dim)
                 angles:Tensor, # rotary angles (N, dim/heads/2)
-                keep:Optional[Tensor]=None, # (B,N) bool, False: padding, not to be looked at
+                keep:Tensor|None=None, # (B,N) bool, False: padding, not to be looked at
                ) -> Tensor: # (B,N,dim)
         q, k, v = self._split(x)
         q = apply_rope(q, angles)
@@ -150,7 +151,7 @@ class TransformerBlock(nn.Module):
 
     def update(self, x:Tensor, # places that ask (B,n,dim)
                angles:Tensor, # rotary angles of all places (N, dim/heads/2)
-               memory:Optional[KeysValues]=None, # of all places, of the last call; None: all ask
+               memory:KeysValues|None=None, # of all places, of the last call; None: all ask
                places:Optional['Places']=None, # which of the N places ask; None: all, in order
               ) -> tuple[Tensor, KeysValues]: # places (B,n,dim); the new memory
         "The block for some places, the keys and values of all others remembered"

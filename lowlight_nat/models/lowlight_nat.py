@@ -7,9 +7,7 @@ __all__ = ['glare_sizes', 'Aligned', 'Doubt', 'Refined', 'ModelOutput', 'ModelSe
 import torch
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Optional
 from torch import Tensor, nn
-from .. import _moved
 from ..evaluation.fidelity import grey_mean
 from ..io.files import check_number
 from .config import ModelConfig
@@ -54,7 +52,7 @@ class Aligned(Outputs):
     overview: Tensor # statistics of the whole picture (B,17)
     log_level: Tensor # log of the grey mean that the picture should have (B,)
     log_std: Tensor # log of its standard deviation (B,)
-    attention: Optional[Tensor] # where the exposure head looked (B,n,h',w')
+    attention: Tensor|None # where the exposure head looked (B,n,h',w')
 
 @dataclass
 class Doubt(Outputs):
@@ -83,7 +81,7 @@ class ModelOutput:
     gain: Tensor # what x_norm is multiplied by (B,)
     level: Tensor # grey mean, predicted or asked for (B,)
     level_std: Tensor # standard deviation of its logarithm (B,)
-    level_attention: Optional[Tensor] # where the exposure head looked (B,n,h',w')
+    level_attention: Tensor|None # where the exposure head looked (B,n,h',w')
     entropy: Tensor # of the token distribution, in units of log K (B,h,w)
     mask: Tensor # uncertain places (B,h,w) bool
     sigma: Tensor # expected error of the latent (B,h,w)
@@ -96,16 +94,16 @@ class ModelOutput:
 @dataclass
 class ModelSettings:
     "How pictures are enhanced, as numbers of the right kind"
-    tau: Optional[float] # threshold in [0,1]; None: the configuration's
-    rounds: Optional[int] # R; None: the configuration's
+    tau: float|None # threshold in [0,1]; None: the configuration's
+    rounds: int|None # R; None: the configuration's
     heat: float # of the flow's sample
-    level: Optional[float] # grey mean wanted; None: predicted
+    level: float|None # grey mean wanted; None: predicted
 
 # %% ../../nbs/part3_doubt/13_lowlight_nat.ipynb #06cf8fa3
 class LowLightNAT(nn.Module):
     "GLARE with the talk's two NATs: a dark picture in, a bright one out, and what it was unsure of"
     multiple = 8 # H and W must be multiples of this
-    def __init__(self, cfg:Optional[ModelConfig]=None): # None: `ModelConfig.tiny()`
+    def __init__(self, cfg:ModelConfig|None=None): # None: `ModelConfig.tiny()`
         super().__init__()
         c = cfg or ModelConfig.tiny()
         self.cfg = c
@@ -170,7 +168,7 @@ class LowLightNAT(nn.Module):
 
     def align(self, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
               *,
-              stats:Optional[PictureStats]=None, # of the whole picture, where x_low is a tile of it
+              stats:PictureStats|None=None, # of the whole picture, where x_low is a tile of it
               heat:float=0., # s: 0 the likeliest latent, 1 a sample of the flow's distribution
               seed:int=0, # of the sample; every picture of a batch gets the same noise
              ) -> Aligned:
@@ -219,12 +217,12 @@ class LowLightNAT(nn.Module):
 
     def refine(self, a:Aligned, # of `align`
                *,
-               tau:Optional[float]=None, # threshold in [0,1], by default the configuration's
-               rounds:Optional[int]=None, # R, by default the configuration's; 0: no latent NAT
+               tau:float|None=None, # threshold in [0,1], by default the configuration's
+               rounds:int|None=None, # R, by default the configuration's; 0: no latent NAT
                record:bool=False, # keep the history of the rounds
                output:str='delta', # how the latent is read out: delta, argmax or expectation
-               keep:Optional[bool]=None, # the distributions; None: if gradients are enabled
-               allow:Optional[Tensor]=None, # places that may be masked (B,h,w) bool, by default all
+               keep:bool|None=None, # the distributions; None: if gradients are enabled
+               allow:Tensor|None=None, # places that may be masked (B,h,w) bool, by default all
               ) -> Refined:
         "Doubt, mask, and parallel decoding by the latent NAT"
         if tau is None: tau = self.cfg.tau
@@ -261,11 +259,11 @@ class LowLightNAT(nn.Module):
     def decode(self, a:Aligned, # of `align`
                r:Refined, # of `refine`
                *,
-               rounds:Optional[int]=None, # R, by default the configuration's; 0: no NAT on features
-               mix:Optional[float]=None, # weight of the low-light features in [0,1]; None: learned
+               rounds:int|None=None, # R, by default the configuration's; 0: no NAT on features
+               mix:float|None=None, # weight of the low-light features in [0,1]; None: learned
                record:bool=False, # keep the history of the rounds
                # places whose features the NAT may change (B,h,w) bool, by default all
-               allow:Optional[Tensor]=None,
+               allow:Tensor|None=None,
               ) -> Decoded:
         "Tokens and latent to an exposure-normalised picture"
         if rounds is None: rounds = self.cfg.rounds
@@ -274,7 +272,7 @@ class LowLightNAT(nn.Module):
         return self.fusion(r.z, a.feats, vq[:2], r.mask, rounds, mix, record, sigma, allow)
 
     def at_least(self, log_level:Tensor, # as predicted (B,)
-                 own:Optional[Tensor]=None, # mean grey of the input (B,); None: not known
+                 own:Tensor|None=None, # mean grey of the input (B,); None: not known
                 ) -> Tensor: # (B,)
         "The level, not below the picture's own; GLARE's network predicts none"
         if own is None or self.cfg.arch == 'glare': return log_level
@@ -283,8 +281,8 @@ class LowLightNAT(nn.Module):
     def gain(self, x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not clipped
              log_level:Tensor, # as predicted (B,)
              log_std:Tensor, # its standard deviation's logarithm (B,)
-             level:Optional[float]=None, # grey mean wanted in (0,1], by default as predicted
-             own:Optional[Tensor]=None, # of the input (B,), below which no result falls
+             level:float|None=None, # grey mean wanted in (0,1], by default as predicted
+             own:Tensor|None=None, # of the input (B,), below which no result falls
             ) -> Tensor: # (B,)
         "What a normalised picture is multiplied by"
         c = self.cfg
@@ -303,17 +301,17 @@ class LowLightNAT(nn.Module):
 
     def forward(self, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]; H and W multiples of 8
                 *,
-                tau:Optional[float]=None, # threshold in [0,1], by default the configuration's
-                rounds:Optional[int]=None, # R of both NATs, by default the configuration's
+                tau:float|None=None, # threshold in [0,1], by default the configuration's
+                rounds:int|None=None, # R of both NATs, by default the configuration's
                 heat:float=0., # of the flow's sample, 0: the likeliest
-                mix:Optional[float]=None, # weight of the low-light features in [0,1]; None: learned
-                level:Optional[float]=None, # grey mean of the result in (0,1], by default predicted
+                mix:float|None=None, # weight of the low-light features in [0,1]; None: learned
+                level:float|None=None, # grey mean of the result in (0,1], by default predicted
                 latent_nat:bool=True, # use the NAT on the latent
                 decoder_nat:bool=True, # use the NAT on the decoder's features
                 record:bool=False, # keep the history of the rounds
-                stats:Optional[PictureStats]=None, # of the whole picture, where x_low is a tile
+                stats:PictureStats|None=None, # of the whole picture, where x_low is a tile
                 seed:int=0, # of the sample, where heat > 0
-                allow:Optional[Tensor]=None, # places that may be refined (B,h,w) bool, default all
+                allow:Tensor|None=None, # places that may be refined (B,h,w) bool, default all
                ) -> ModelOutput:
         "Enhance a batch of dark pictures"
         self.check(x_low)
@@ -344,10 +342,10 @@ class LowLightNAT(nn.Module):
             feature_history=d.nat.history,
         )
 
-    def settings(self, tau:Optional[float]=None, # threshold in [0,1]; None: the configuration's
-                 rounds:Optional[int]=None, # R, 0 or more; None: the configuration's
+    def settings(self, tau:float|None=None, # threshold in [0,1]; None: the configuration's
+                 rounds:int|None=None, # R, 0 or more; None: the configuration's
                  heat:float=0., # of the flow's sample, 0 or more
-                 level:Optional[float]=None, # grey mean wanted, above 0; None: predicted
+                 level:float|None=None, # grey mean wanted, above 0; None: predicted
                 ) -> ModelSettings:
         "Refuse settings that make no sense, in one sentence"
         if tau is not None: tau = check_number('tau', tau, '[0, 1]')
@@ -375,7 +373,7 @@ class LowLightNAT(nn.Module):
     @classmethod
     def from_glare(cls, net_G, # path of the release's net_G.pth
                    vqgan, # path of its vqgan.pkl
-                   cfg:Optional[ModelConfig]=None, # sizes; None: `ModelConfig.base()`
+                   cfg:ModelConfig|None=None, # sizes; None: `ModelConfig.base()`
                    glare_compat:bool=False, # ratio of means over the batch, as in the official code
                   ) -> 'LowLightNAT': # in evaluation mode, rounds=0: its NATs are untrained
         "GLARE's official release, or ValueError with all that does not fit; Zhou et al., ECCV 2024"
@@ -388,6 +386,3 @@ class LowLightNAT(nn.Module):
         model = LowLightNAT(cfg)
         model._glare(parts)
         return model.eval()
-
-# %% ../../nbs/part3_doubt/13_lowlight_nat.ipynb #3f0c51ab
-def __getattr__(name): return _moved.part(__name__, name)   # what version 0.1 had here

@@ -11,7 +11,7 @@ __all__ = ['SCHEDULES', 'token_log_probs', 'entropy_map', 'TokenStatistics', 'to
 import math, torch
 import torch.nn.functional as F
 from dataclasses import dataclass
-from typing import Callable, Optional
+from collections.abc import Callable
 from torch import Tensor
 from ..io.files import choose
 from .layers import Outputs, in_chunks, in_fixed_graph
@@ -57,7 +57,7 @@ class TokenStatistics(Outputs):
     "What a distribution over the codes says of each place"
     tokens: Tensor # the likeliest (B,h,w)
     entropy: Tensor # in units of log K (B,h,w)
-    spread2: Optional[Tensor] # squared distance of the codes from their mean (B,h,w), where asked
+    spread2: Tensor|None # squared distance of the codes from their mean (B,h,w), where asked
 
 @torch.no_grad()
 @torch.autocast('cpu', enabled=False)
@@ -65,7 +65,7 @@ class TokenStatistics(Outputs):
 def token_statistics(z:Tensor, # latent (B,d,h,w)
                      codes:Tensor, # codebook (K,d)
                      T:float|Tensor, # temperature in squared distance: a number, or (B,h,w)
-                     chunk:Optional[int]=None, # places at a time; None: as stay in cache
+                     chunk:int|None=None, # places at a time; None: as stay in cache
                      spread:bool=False, # also the spread in code space
                     ) -> TokenStatistics:
     "Token, entropy and `sum_k p_k |e_k - E_p e|^2` of every place, without a table (B,h,w,K)"
@@ -318,7 +318,7 @@ def _share_of(n, share):
 def remask(confidence:Tensor, # of the latest prediction at each place (B,h,w), larger: surer
            mask:Tensor, # places that may be masked again (B,h,w) bool
            share:float, # of them, in [0,1], rounded down
-           settled:Optional[Tensor]=None, # (B,h,w) bool, of the mask: counted, and never chosen
+           settled:Tensor|None=None, # (B,h,w) bool, of the mask: counted, and never chosen
           ) -> Tensor: # (B,h,w) bool, True: masked again
     "The least confident places of a mask, picture by picture"
     if not 0 <= share <= 1: raise ValueError(f'remask: share={share} must lie in [0, 1]')
@@ -330,7 +330,7 @@ def remask(confidence:Tensor, # of the latest prediction at each place (B,h,w), 
 def least_confident(confidence:Tensor, # of the latest prediction at each place (B,h,w), no NaN
                     mask:Tensor, # places that may be masked again (B,h,w) bool
                     share:float, # of them, in [0,1], rounded down
-                    settled:Optional[Tensor]=None, # (B,h,w) bool, of the mask: counted, not chosen
+                    settled:Tensor|None=None, # (B,h,w) bool, of the mask: counted, not chosen
                    ) -> Tensor: # (B,h,w) bool, True: masked again
     "`remask` without its checks: a GPU need not be waited for"
     free = mask if settled is None else mask & ~settled
@@ -345,7 +345,7 @@ def least_confident(confidence:Tensor, # of the latest prediction at each place 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #d5fccb8c
 def gumbel_confidence(conf:Tensor, # probability of the predicted token (B,h,w), in [0,1]
                       temperature:float, # t of the noise; 0: none
-                      generator:Optional[torch.Generator]=None, # of the noise
+                      generator:torch.Generator|None=None, # of the noise
                      ) -> Tensor: # log-confidence with noise (B,h,w), for `remask`
     "`log conf + t*g`, g Gumbel noise, the same for all pictures; MaskGIT's choice of places"
     if not temperature >= 0:

@@ -10,7 +10,6 @@ import math, torch
 from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
-from fastcore.basics import patch
 
 # %% ../../nbs/part2_vocabulary/05_quantizers.ipynb #47d6bc56
 from ..io.files import check_number, choose

@@ -5,12 +5,10 @@ __all__ = ['Encoder', 'Decoder', 'Reconstruction', 'VQGAN', 'PatchDiscriminator'
 
 # %% ../../nbs/part2_vocabulary/06_vqgan.ipynb #16a20603
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from dataclasses import dataclass
 from .layers import Down, Outputs, ResBlock, Up, conv3
-# later chapters take them from here
-from .quantizers import VectorQuantizer, kmeans, make_quantizer, squared_distances, usage_stats
+from .quantizers import make_quantizer
 
 # %% ../../nbs/part2_vocabulary/06_vqgan.ipynb #f6a4c02d
 class Encoder(nn.Module):

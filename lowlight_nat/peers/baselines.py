@@ -7,7 +7,7 @@ __all__ = ['NETWORKS', 'CONFIGS', 'CLASSICS', 'check_picture', 'gamma', 'clahe',
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #4ac18d66
 import json, math, time, torch
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from safetensors import SafetensorError, safe_open

@@ -8,7 +8,6 @@ __all__ = ['colour_map', 'noise_map', 'llflow_views', 'DenseBlock', 'RRDB', 'LLF
 import torch
 import torch.nn.functional as F
 from dataclasses import dataclass, fields
-from typing import Optional
 from torch import Tensor, nn
 
 # %% ../../nbs/networks/03_llflow.ipynb #0fdbe42a
@@ -193,13 +192,13 @@ def colour_prior(colour:Tensor, # colour map from the dark picture (B,3,H,W)
 @dataclass
 class LLFlowStep(Outputs):
     "What a step of training gives"
-    x: Optional[Tensor] # pictures (B,3,H,W) in [0,1], where they were needed
+    x: Tensor|None # pictures (B,3,H,W) in [0,1], where they were needed
     terms: dict[str, Tensor] # scalars: nll in bits a number, and l1 where it has a weight
 
 class LLFlow(nn.Module):
     "Conditional flow between pictures and a latent around the colour map; Wang et al., AAAI 2022"
     multiple = 8 # H and W must be multiples of this
-    def __init__(self, cfg:Optional[LLFlowConfig]=None): # None: `LLFlowConfig.full()`
+    def __init__(self, cfg:LLFlowConfig|None=None): # None: `LLFlowConfig.full()`
         super().__init__()
         c = cfg or LLFlowConfig.full()
         self.cfg = c

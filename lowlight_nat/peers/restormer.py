@@ -8,7 +8,6 @@ __all__ = ['Mixed', 'channel_attention', 'conv1', 'local', 'plain3', 'ChannelAtt
 import torch
 import torch.nn.functional as F
 from dataclasses import dataclass, fields
-from typing import Optional
 from torch import Tensor, nn
 
 # %% ../../nbs/networks/04_restormer.ipynb #5e32b361
@@ -165,7 +164,7 @@ class RestormerStep:
 class Restormer(nn.Module):
     "U-shaped transformer: a dark picture in, a bright one out; Zamir et al., CVPR 2022"
     terms = ('l1',)
-    def __init__(self, cfg:Optional[RestormerConfig]=None): # None: `RestormerConfig.full()`
+    def __init__(self, cfg:RestormerConfig|None=None): # None: `RestormerConfig.full()`
         super().__init__()
         c = cfg or RestormerConfig.full()
         self.cfg = c

@@ -9,13 +9,14 @@ __all__ = ['GiveTarget', 'sum_terms', 'Term', 'FrozenEval', 'Autocast', 'bad_bat
 import sys, time, torch
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional
+from collections.abc import Callable
 from torch import Tensor, nn
 from ..io.files import needs_extra
 from ..io.images import write_image
 from ..io.records import write_text
 from ..models.layers import has_bf16, knows
-from ..models.vqgan import PatchDiscriminator, usage_stats
+from ..models.vqgan import PatchDiscriminator
+from ..models.quantizers import usage_stats
 from .losses import adaptive_weight, hinge_d_loss, hinge_g_loss
 from .stages import StageOutput
 
@@ -274,7 +275,7 @@ class AdversarialStep(Callback):
 
     def __init__(self,
                  weight:float=0.75, # of the adversarial term
-                 last:Optional[nn.Parameter]=None, # weight of the decoder's last layer
+                 last:nn.Parameter|None=None, # weight of the decoder's last layer
                  start:float=0.5, # share of the training before the critic joins
                  lr:float=2e-4, # of the critic
                  ch:int=32, # its width
@@ -441,7 +442,7 @@ class Preview(WhileTraining):
     and every so many batches, as sSTEP.jpg"""
     def __init__(self,
                  folder, # for the pictures
-                 every:Optional[int]=None, # training batches between two; None: with validations
+                 every:int|None=None, # training batches between two; None: with validations
                 ):
         self.folder = Path(folder)
         self.every = every

@@ -8,7 +8,6 @@ __all__ = ['random_state', 'set_random_state', 'data_state', 'set_data_state', '
 import json, random, re, time
 import numpy as np, torch
 from pathlib import Path
-from typing import Optional
 from fastcore.foundation import L
 from ..io.files import clean_parts, needs_extra, write_beside
 
@@ -60,7 +59,7 @@ class Checkpoint(Callback):
     def __init__(self,
                  path, # of the checkpoint file
                  minutes:float=2, # least time between two
-                 stop_after:Optional[int]=None, # epochs after which to stop; for tests
+                 stop_after:int|None=None, # epochs after which to stop; for tests
                 ):
         self.path = Path(path)
         self.minutes = minutes

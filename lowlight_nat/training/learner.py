@@ -9,7 +9,7 @@ import torch
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
-from typing import Callable, Optional
+from collections.abc import Callable
 from torch import Tensor, nn
 from fastcore.foundation import L
 from fastcore.xtras import ContextManagers
@@ -144,9 +144,9 @@ def _care_of_codebook(model, plan):
 def stage_learner(name:str, # codebook, flow, nat or decoder
                   dls, # pairs (x_low, x_high)
                   cfg_or_model, # a ModelConfig: a fresh model; a LowLightNAT: trained in place
-                  plan:Optional[TrainPlan]=None, # by default the preset of the configuration
+                  plan:TrainPlan|None=None, # by default the preset of the configuration
                   cbs=(), # further callbacks
-                  make:Optional[Callable]=None, # of model and plan to a `Stage`; None: of `STAGES`
+                  make:Callable|None=None, # of model and plan to a `Stage`; None: of `STAGES`
                   **kwargs, # of fastai's `Learner`
                  ) -> StageLearner:
     "A fastai Learner of one stage"
@@ -166,7 +166,7 @@ def stage_learner(name:str, # codebook, flow, nat or decoder
 # %% ../../nbs/part4_training/17_learner.ipynb #370da3e7
 def codebook_learner(dls, # pairs, of which the bright pictures are used
                      cfg_or_model, # a ModelConfig: a fresh model; a LowLightNAT: trained in place
-                     plan:Optional[TrainPlan]=None, # by default the preset of the configuration
+                     plan:TrainPlan|None=None, # by default the preset of the configuration
                      cbs=(), # further callbacks
                      **kwargs, # of fastai's `Learner`
                     ) -> StageLearner:
@@ -175,7 +175,7 @@ def codebook_learner(dls, # pairs, of which the bright pictures are used
 
 def flow_learner(dls, # pairs (x_low, x_high)
                  cfg_or_model, # as for `codebook_learner`; its codebook is frozen
-                 plan:Optional[TrainPlan]=None, # by default the preset of the configuration
+                 plan:TrainPlan|None=None, # by default the preset of the configuration
                  cbs=(), # further callbacks
                  **kwargs, # of fastai's `Learner`
                 ) -> StageLearner:
@@ -186,7 +186,7 @@ def flow_learner(dls, # pairs (x_low, x_high)
 # %% ../../nbs/part4_training/17_learner.ipynb #2e18c9b1
 def nat_learner(dls, # pairs (x_low, x_high)
                 cfg_or_model, # as for `codebook_learner`; all but its latent NAT is frozen
-                plan:Optional[TrainPlan]=None, # by default the preset of the configuration
+                plan:TrainPlan|None=None, # by default the preset of the configuration
                 cbs=(), # further callbacks
                 **kwargs, # of fastai's `Learner`
                ) -> StageLearner:
@@ -195,12 +195,12 @@ def nat_learner(dls, # pairs (x_low, x_high)
 
 def decoder_learner(dls, # pairs (x_low, x_high)
                     cfg_or_model, # as for `codebook_learner`; its codebook is frozen
-                    plan:Optional[TrainPlan]=None, # by default the preset of the configuration
+                    plan:TrainPlan|None=None, # by default the preset of the configuration
                     cbs=(), # further callbacks
                     use_gt_mean:bool=False, # the GT-mean form of the losses on the picture
                     # which NATs run, on the latent and on the features; None: both, each left out
                     # by chance
-                    nats:Optional[tuple[bool,bool]]=None,
+                    nats:tuple[bool, bool]|None=None,
                     **kwargs, # of fastai's `Learner`
                    ) -> StageLearner:
     "Learner of stage 3"

@@ -8,7 +8,7 @@ __all__ = ['SCALES', 'l1_loss', 'ssim_loss', 'ms_ssim_loss', 'brightness_weight'
 # %% ../../nbs/part4_training/14_losses.ipynb #7e13ce50
 import torch
 import torch.nn.functional as F
-from typing import Callable, Optional
+from collections.abc import Callable
 from torch import Tensor, nn
 from ..evaluation.fidelity import grey_mean, ssim_map, ssim_parts
 from ..evaluation.perceptual import LPIPS
@@ -70,7 +70,7 @@ def gt_mean_loss(loss:Callable, # function of (x, y) to a scalar, a mean over th
                  x:Tensor, # prediction (B,3,H,W)
                  y:Tensor, # target (B,3,H,W)
                  s:float=0.1, # standard deviation of a mean level, as a share of it
-                 limit:Optional[float]=None, # clip the scaled prediction to [0, limit]; None: don't
+                 limit:float|None=None, # clip the scaled prediction to [0, limit]; None: don't
                 ) -> Tensor: # scalar
     "A loss in its GT-mean form, picture by picture, in float32; Liao et al., ICCV 2025"
     x = x.float()
@@ -129,7 +129,7 @@ class PerceptualLoss:
     def __repr__(self): return f'PerceptualLoss({self.name!r})'
 
 def perceptual_loss(kind:str='auto', # auto, lpips, encoder or none
-                    encoder:Optional[nn.Module]=None, # a trained `vqgan.Encoder`; it is frozen
+                    encoder:nn.Module|None=None, # a trained `vqgan.Encoder`; it is frozen
                     net:str='alex', # backbone of LPIPS
                    ) -> PerceptualLoss:
     """LPIPS where its backbone is at hand, features of our own encoder where not; its `name` says

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Callable, Optional
+from collections.abc import Callable
 from fastcore.basics import noop
 from ..data.degradations import random_low_light
 from ..data.loaders import LowLightDataLoaders
@@ -24,7 +24,7 @@ from ..models.checkpoint import load_model, origin, read_metadata, save_model, w
 from ..models.config import ModelConfig, TrainPlan
 from ..models.lowlight_nat import LowLightNAT
 from ..models.masking import calibrate_temperature
-from ..models.vqgan import squared_distances
+from ..models.quantizers import squared_distances
 from .callbacks import Curve, Preview, ValidateEvery, WhileTraining
 from .checkpoints import Checkpoint, Resume, differences
 from .learner import StageLearner, stage_learner
@@ -42,7 +42,7 @@ with needs_extra('train', 'Training'):
 def set_factor(model:LowLightNAT, # its configuration is replaced
                dls, # pairs; the validation pictures are used, whole
                places:int=2000, # of each picture, drawn at random
-               pictures:Optional[int]=None, # batches of them, the first ones; None: all
+               pictures:int|None=None, # batches of them, the first ones; None: all
                seed:int=42, # of the choice of places
               ) -> float: # the factor
     """Set the factor of the temperature to the one under which the true tokens of held-out pairs
@@ -155,7 +155,7 @@ class EpochLine(WhileTraining):
 
 # %% ../../nbs/workshop/19_pipeline.ipynb #30aa15c5
 def data_of(dls # DataLoaders
-           ) -> Optional[str]: # 16 hexadecimal digits; None where the loaders do not say
+           ) -> str|None: # 16 hexadecimal digits; None where the loaders do not say
     "Checksum of the pictures that are trained and validated on"
     pairs = [p for dl in (dls.train, dls.valid) for p in getattr(dl.dataset, 'pairs', ())]
     return data_fingerprint(pairs) if pairs else None
@@ -178,8 +178,8 @@ def train_stage(name:str, # codebook, flow, nat or decoder
                 minutes:float=2., # between checkpoints
                 epoch_steps:int=50, # steps an epoch
                 validations:int=3, # during the stage, with the one at its end
-                make:Optional[Callable]=None, # of model and plan to a `Stage`; None: of `STAGES`
-                after:Optional[str]=None, # SHA-256 of the start; None: of `stands_on`
+                make:Callable|None=None, # of model and plan to a `Stage`; None: of `STAGES`
+                after:str|None=None, # SHA-256 of the start; None: of `stands_on`
                 scale:float=1., # of the work that follows the fit, in (0,1]
                ) -> dict[str,float]: # seconds, validation figures
     """Train one stage, write its checkpoint; a batch that does not fit into memory is taken in
@@ -261,7 +261,7 @@ def stage_end(name:str, # of the stage
               learn:StageLearner, # for its last figures
               seconds:float, # the fit took
               # what the stage stood on when it began, after and data_fingerprint; None: as it is
-              stands:Optional[dict]=None,
+              stands:dict|None=None,
               scale:float=1., # of the work, in (0,1]: share of the pictures, pieces and steps
              ) -> dict[str,float]: # validation figures, seconds
     """What follows a fit: exposure head, factor and tau, the checkpoint, and the state of the
@@ -341,7 +341,7 @@ def _stage_before(name): # None: there is none
 
 def stands_on(out:Path, # folder of a run
               name:str, # of a stage
-             ) -> Optional[str]: # SHA-256 of the checkpoint that it starts from; None: from none
+             ) -> str|None: # SHA-256 of the checkpoint that it starts from; None: from none
     "Which checkpoint a stage starts from"
     before = _stage_before(name)
     path = out/f'{before}.safetensors'
@@ -350,8 +350,8 @@ def stands_on(out:Path, # folder of a run
 def is_done(out:Path, # folder of a run
             name:str, # of a stage
             plan:TrainPlan, # now
-            after:Optional[str]=None, # SHA-256 of the checkpoint to start from; None: `stands_on`
-            data:Optional[str]=None, # checksum of the pictures, as of `data_of`; None: not compared
+            after:str|None=None, # SHA-256 of the checkpoint to start from; None: `stands_on`
+            data:str|None=None, # checksum of the pictures, as of `data_of`; None: not compared
            ) -> bool:
     """Is the stage finished, on the checkpoint before it as it is now? ValueError if it was trained
     by another plan, on other pictures, or from another start"""
@@ -415,7 +415,7 @@ def train_pipeline(cfg:ModelConfig, # what the network is
                    # kept
                    resume:bool=False,
                    minutes:float=2., # between checkpoints
-                   about:Optional[dict]=None, # more to say in the final checkpoint's metadata
+                   about:dict|None=None, # more to say in the final checkpoint's metadata
                    # checkpoint that the first stage goes on from, a path or the name of a bundled
                    # one, instead of the one of the stage before
                    start=None,

@@ -7,14 +7,13 @@ __all__ = ['STRUCTURE', 'STAGES', 'StageOutput', 'PairView', 'Stage', 'own_perce
 # %% ../../nbs/part4_training/15_stages.ipynb #a86e3e67
 import torch
 from dataclasses import dataclass, field, replace
-from typing import Optional
 from torch import Tensor, nn
 from ..models.flow import PictureStats, nll_bits, picture_stats, spread_nll
 from ..models.layers import Outputs
 from ..models.checkpoint import load_model
 from ..models.config import TrainPlan
 from ..models.lowlight_nat import Aligned, LowLightNAT, Refined
-from ..models.vqgan import squared_distances
+from ..models.quantizers import squared_distances
 from ..models.flow import nll_bits, picture_stats, spread_nll
 from ..models.checkpoint import load_model
 from ..models.config import TrainPlan
@@ -28,14 +27,14 @@ from .losses import (PerceptualLoss, exposure_nll, gaussian_nll, gt_mean_loss,
 @dataclass
 class StageOutput(Outputs):
     "What a stage makes of a batch"
-    x: Optional[Tensor] = None      # pictures (B,3,H,W) in [0,1]; None where nobody looks at them
+    x: Tensor|None = None      # pictures (B,3,H,W) in [0,1]; None where nobody looks at them
     terms: dict = field(default_factory=dict) # terms of the loss by name, scalars
-    x_rec: Optional[Tensor] = None  # decoded by the codebook's stage (B,3,H,W), normalised
-    x_norm: Optional[Tensor] = None # what it should have decoded (B,3,H,W)
-    z: Optional[Tensor] = None      # latent of the codebook's stage (B,d,h,w)
-    tokens: Optional[Tensor] = None # its tokens (B,h,w)
-    entropy: Optional[Tensor] = None # of the NAT's stages (B,h,w) in [0,1]
-    mask: Optional[Tensor] = None   # their uncertain places (B,h,w) bool
+    x_rec: Tensor|None = None  # decoded by the codebook's stage (B,3,H,W), normalised
+    x_norm: Tensor|None = None # what it should have decoded (B,3,H,W)
+    z: Tensor|None = None      # latent of the codebook's stage (B,d,h,w)
+    tokens: Tensor|None = None # its tokens (B,h,w)
+    entropy: Tensor|None = None # of the NAT's stages (B,h,w) in [0,1]
+    mask: Tensor|None = None   # their uncertain places (B,h,w) bool
 
 @dataclass
 class PairView(Outputs):
@@ -44,7 +43,7 @@ class PairView(Outputs):
     x: Tensor           # bright ones, exposure-normalised (B,3,h,w), cut alike
     stats: PictureStats # of the whole dark pieces
     level: Tensor       # grey means of the whole bright pieces (B,)
-    z: Optional[Tensor] = None # latent of x (B,d,h/4,w/4), where it is asked for
+    z: Tensor|None = None # latent of x (B,d,h/4,w/4), where it is asked for
 
     def first(self, n:int): # pictures, to a view of them
         "The first pictures of a view"
@@ -65,7 +64,7 @@ class Stage(nn.Module):
     frozen_parts = ()          # the same with `cfg.frozen`
 
     def __init__(self, model:LowLightNAT, # trained in place
-                 plan:Optional[TrainPlan]=None): # by default the preset of the configuration
+                 plan:TrainPlan|None=None): # by default the preset of the configuration
         super().__init__()
         self.model = model
         self.cfg = model.cfg
@@ -142,7 +141,7 @@ class CodebookStage(Stage):
     parts = ('vqgan.',), ('vqgan.decoder.', 'vqgan.post_quant_conv.')
 
     def __init__(self, model:LowLightNAT, # trained in place
-                 plan:Optional[TrainPlan]=None): # by default the preset of the configuration
+                 plan:TrainPlan|None=None): # by default the preset of the configuration
         super().__init__(model, plan)
         if self.plan.perceptual:
             self.terms = (*self.terms, 'perceptual')
@@ -269,11 +268,11 @@ class DecoderStage(Stage):
 
     def __init__(self,
                  model:LowLightNAT, # trained in place
-                 plan:Optional[TrainPlan]=None, # by default the preset of the configuration
+                 plan:TrainPlan|None=None, # by default the preset of the configuration
                  use_gt_mean:bool=False, # the GT-mean form of l1 and structure
                  # which NATs run, on the latent and on the features; None: both, each left out by
                  # chance in training
-                 nats:Optional[tuple[bool,bool]]=None,
+                 nats:tuple[bool, bool]|None=None,
                 ):
         super().__init__(model, plan)
         self.use_gt_mean = use_gt_mean
@@ -308,9 +307,9 @@ class DecoderStage(Stage):
         return latent.item(), features.item()
 
     def alone(self, x_low):
-        if not self.nats: return self.model(x_low)
-        latent, features = self.nats
-        return self.model(x_low, latent_nat=latent, decoder_nat=features)
+        latent, features = self.nats or (True, True)
+        out = self.model(x_low, latent_nat=latent, decoder_nat=features)
+        return StageOutput(out.x, entropy=out.entropy, mask=out.mask)
 
     def pair(self, x_low, x_high):
         t = self.truth(x_low, x_high)

@@ -9,10 +9,10 @@ import math, torch
 import torch.nn.functional as F
 from copy import deepcopy
 from functools import partial
-from typing import Optional
-from torch import Tensor, nn
+from torch import Tensor
 from .callbacks import EMAWeights, FrozenEval, GiveTarget, NaNGuard, Term, sum_terms
-from ..models.vqgan import VQGAN, squared_distances
+from ..models.vqgan import VQGAN
+from ..models.quantizers import squared_distances
 from ..data.loaders import LowLightDataLoaders
 from ..io.files import needs_extra
 from ..models.checkpoint import load_model
@@ -79,7 +79,7 @@ class UnpairedStage(Stage):
     def __init__(self,
                  model:LowLightNAT, # fine-tuned in place
                  E:float=0.6, # level wanted, in (0,1)
-                 weights:Optional[dict]=None, # of terms, where they differ from `TERM_WEIGHTS`
+                 weights:dict|None=None, # of terms, where they differ from `TERM_WEIGHTS`
                 ):
         super().__init__(model)
         unknown = set(weights or {}) - set(TERM_WEIGHTS)
@@ -133,7 +133,7 @@ def unpaired_learner(images_or_folder, # dark pictures, or `DataLoaders` of (x_l
                      model='small', # LowLightNAT, fine-tuned in place, or as `load_model` takes it
                      E:float=0.6, # level that the results should have, in (0,1)
                      parts:tuple[str,...]=PARTS, # of the model, as their parameters' names begin
-                     weights:Optional[dict]=None, # of terms, where they differ from `TERM_WEIGHTS`
+                     weights:dict|None=None, # of terms, where they differ from `TERM_WEIGHTS`
                      # learning rate of the first and of the last part; those between in equal
                      # ratios
                      lr=slice(3e-6, 3e-3),

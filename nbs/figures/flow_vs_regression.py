@@ -27,7 +27,7 @@ from lowlight_nat.io.images import read_image, to_pil
 from lowlight_nat.models.checkpoint import load_model
 from lowlight_nat.models.flow import ConditionalFlow, nll_bits, picture_stats
 from lowlight_nat.models.layers import ResBlock, conv3
-from lowlight_nat.models.lowlight_nat import exposure_normalise
+from lowlight_nat.models.light import exposure_normalise
 
 RUN = Path(__file__).resolve().parent/'run'
 SAMPLES = Path(__file__).resolve().parents[2]/'samples'

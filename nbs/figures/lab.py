@@ -25,9 +25,10 @@ from lowlight_nat.models.flow import ConditionalEncoder, SpreadHead, picture_sta
 from lowlight_nat.models.fusion import FusionDecoder
 from lowlight_nat.models.latent_nat import LatentNAT, parallel_decode
 from lowlight_nat.models.layers import has_bf16
-from lowlight_nat.models.lowlight_nat import exposure_normalise, overview
+from lowlight_nat.models.light import exposure_normalise
+from lowlight_nat.models.lowlight_nat import overview
 from lowlight_nat.models.masking import cosine_schedule, remask, token_statistics
-from lowlight_nat.models.vqgan import squared_distances
+from lowlight_nat.models.quantizers import squared_distances
 from lowlight_nat.training.losses import gaussian_nll, ssim_loss, token_loss, token_targets
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lowlight_nat.data.loaders import find_pairs
+from lowlight_nat.data.pairs import find_pairs
 from lowlight_nat.evaluation.fidelity import gt_mean, psnr
 from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.io.metadata import read_picture

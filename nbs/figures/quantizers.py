@@ -21,8 +21,10 @@ from lowlight_nat.data.loaders import LowLightDataLoaders
 from lowlight_nat.evaluation.fidelity import score_pair
 from lowlight_nat.models.checkpoint import load_model, weights_path
 from lowlight_nat.models.config import ModelConfig, TrainPlan
-from lowlight_nat.models.lowlight_nat import LowLightNAT, exposure_normalise
-from lowlight_nat.models.vqgan import VQGAN, usage_stats
+from lowlight_nat.models.light import exposure_normalise
+from lowlight_nat.models.lowlight_nat import LowLightNAT
+from lowlight_nat.models.quantizers import usage_stats
+from lowlight_nat.models.vqgan import VQGAN
 from lowlight_nat.training import learner, stages
 from lowlight_nat.training.callbacks import AdversarialStep, CodebookCare
 from lowlight_nat.training.losses import perceptual_loss

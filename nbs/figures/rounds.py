@@ -14,9 +14,9 @@ from lowlight_nat.io.images import read_image
 from lowlight_nat.io.records import versions
 from lowlight_nat.models.checkpoint import load_model
 from lowlight_nat.models.latent_nat import OUTPUTS
-from lowlight_nat.models.lowlight_nat import exposure_normalise
+from lowlight_nat.models.light import exposure_normalise
 from lowlight_nat.models.masking import prior_at
-from lowlight_nat.models.vqgan import squared_distances
+from lowlight_nat.models.quantizers import squared_distances
 from lowlight_nat.training.losses import token_targets
 
 
