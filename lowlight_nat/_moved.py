@@ -53,7 +53,11 @@ MOVED = dict(
     widgets='app.widgets',
 )
 # Packages whose name was a module's: an old name in them is looked up where it went, in this order
-ROOMS = dict(data=('data.loaders', 'data.pairs', 'data.degradations'), training=('training.pipeline', 'training.learner'), experiments=('experiments.runs',))
+ROOMS = dict(
+    data=('data.loaders', 'data.pairs', 'data.degradations'),
+    training=('training.pipeline', 'training.learner'),
+    experiments=('experiments.runs',),
+)
 
 # Modules of version 0.1 whose names are in several modules now, the one that they became first
 SPLIT = dict(

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from lowlight_nat.inference.tiling import apply_tiled, tile_grid
-from lowlight_nat.io.files import WRITTEN_FORMATS
 from lowlight_nat.io.files import *
+from lowlight_nat.io.files import WRITTEN_FORMATS
 from lowlight_nat.io.images import *
 
 FORMATS = ['jpg', 'png', 'webp', 'tif', 'bmp', 'gif']

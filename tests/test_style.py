@@ -31,23 +31,20 @@ def pairs(source):
     return [ast.unparse(n) for n in found for t in n.targets if isinstance(t, ast.Tuple) and parts(t) != parts(n.value)]
 
 def longer(source, limit):
-    "Lines over `limit`; the words of a picture stand on one line."
-    return [o for o in source.splitlines() if len(o) > limit and not o.startswith(('#| fig-alt', '#| fig-cap'))]
+    "Lines over `limit`; the words of a picture stand on one line, and nbdev writes `__all__` as it likes."
+    return [o for o in source.splitlines() if len(o) > limit and not o.startswith(('#| fig-alt', '#| fig-cap', '__all__ = '))]
 
 
 both = pytest.mark.parametrize('paths', [MODULES, NOTEBOOKS], ids=['modules', 'notebooks'])
-unfinished = pytest.mark.xfail(strict=False, reason='the modules are being rewritten')
 
 @both
 def test_one_statement_a_line(paths):
     assert {p.name: found for p in paths if (found := [o for s in code(p) for o in semicolons(s)])} == {}
 
-@unfinished
 @both
 def test_unrelated_things_are_assigned_apart(paths):
     assert {p.name: found for p in paths if (found := [o for s in code(p) for o in pairs(s)])} == {}
 
-@unfinished
 @both
 def test_no_line_is_over_120(paths):
     assert {p.name: found for p in paths if (found := [o for s in code(p) for o in longer(s, 120)])} == {}

@@ -167,7 +167,8 @@ def table1(
     names = dict(system='system', parameters='parameters', **NAMES, seconds_each='s a picture',
                  seconds_train='s of training')
     note = (f'Budget {budget}: preset {cfg.name}, seed {run.seed}. Stages 1 and 2 of the last '
-            f'three rows are one training of {shared} s, not in their column. All trainings and pictures '
+            f'three rows are one training of {shared} s, not in their column. All trainings and '
+            f'pictures '
             f'together: {minutes:.0f} minutes.{_seen(run)}')
     return run.finish(rows, names, note, minutes=minutes)
 

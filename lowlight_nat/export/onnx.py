@@ -381,7 +381,7 @@ def compiled(model:LowLightNAT, # of arch='compact'
     dense = DenseModel(model, rounds, latent_nat, decoder_nat)
     if backend == 'inductor' and not has_compiler():
         warnings.warn(
-            'torch.compile needs a C++ compiler, and none was found: the network runs uncompiled; install one (g++ or clang++), or name it in CXX'
-        )
+            'torch.compile needs a C++ compiler, and none was found: the network runs uncompiled; '
+            'install one (g++ or clang++), or name it in CXX', stacklevel=2)
         return dense
     return torch.compile(dense, fullgraph=True, backend=backend)

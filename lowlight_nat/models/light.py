@@ -262,6 +262,7 @@ def parse_exposure(
     except (TypeError, ValueError, RuntimeError): e = math.nan
     if not 0 < e < 1:
         raise ValueError(
-            f"exposure={exposure!r} must be 'auto' or a number between 0 and 1: it is the mean grey of the result; 0.4 is usual."
+            f"exposure={exposure!r} must be 'auto' or a number between 0 and 1: it is the mean "
+            f"grey of the result; 0.4 is usual."
         )
     return e

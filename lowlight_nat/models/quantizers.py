@@ -32,14 +32,16 @@ def rotate_to(z:Tensor, # latent (B,d,h,w)
               e:Tensor, # what it goes to (B,d,h,w)
              ) -> Tensor: # value e, gradient through a rotation and a scale, (B,d,h,w)
     "The rotation trick; Fifty et al., 2024, section 4.2"
-    norm = lambda t: t.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    def norm(t):
+        return t.norm(dim=1, keepdim=True).clamp(min=1e-6)
     z0 = z.detach()
     e0 = e.detach()
     zh = z0/norm(z0)
     eh = e0/norm(e0)
     scale = norm(e0)/norm(z0)
     r = (zh + eh)/norm(zh + eh)
-    dot = lambda a: (a*z).sum(1, keepdim=True)
+    def dot(a):
+        return (a*z).sum(1, keepdim=True)
     return scale*(z - 2*r*dot(r) + 2*eh*dot(zh))
 
 def pass_through(z:Tensor, # latent (B,d,h,w)
@@ -70,7 +72,8 @@ class Quantizer(nn.Module):
         self.dim = check_number('dim', dim, '[1, inf)', True, 'it is d, the channels of the latent')
         if self.n_codes < self.dim:
             raise ValueError(
-                f'n_codes={n_codes} is fewer than dim={dim}; are the two exchanged? n_codes, the size of the vocabulary, comes first'
+                f'n_codes={n_codes} is fewer than dim={dim}; are the two exchanged? n_codes, the '
+                f'size of the vocabulary, comes first'
             )
         self.beta = check_number('beta', beta, '[0, inf)')
         self.rotation = rotation
@@ -145,9 +148,11 @@ def kmeans(x:Tensor, # points (N,d)
     "Lloyd's k-means; an empty cluster is moved onto a random point"
     if len(x) < k:
         raise ValueError(
-            f'kmeans: {len(x)} points cannot fill {k} clusters; give at least {k} points (more or larger pictures: bs, crop) or ask for fewer codes (n_codes)'
+            f'kmeans: {len(x)} points cannot fill {k} clusters; give at least {k} points (more or '
+            f'larger pictures: bs, crop) or ask for fewer codes (n_codes)'
         )
-    pick = lambda n: x[torch.randperm(len(x), generator=generator)[:n].to(x.device)]
+    def pick(n):
+        return x[torch.randperm(len(x), generator=generator)[:n].to(x.device)]
     centres = pick(k).clone()
     for _ in range(iters):
         near = squared_distances(x.T[None, :, None], centres)[0, 0].argmin(1)
@@ -284,7 +289,8 @@ def fsq_levels(
     "Nearly equal levels whose product is about K"
     if n_codes < 3**dim:
         raise ValueError(
-            f'fsq_levels: n_codes={n_codes} leaves fewer than 3 levels for each of dim={dim} channels; give at least {3**dim} codes, or fewer channels'
+            f'fsq_levels: n_codes={n_codes} leaves fewer than 3 levels for each of dim={dim} '
+            f'channels; give at least {3**dim} codes, or fewer channels'
         )
     levels = [max(l for l in range(3, n_codes + 1) if l**dim <= n_codes)]*dim
     for j in range(dim):
@@ -306,7 +312,8 @@ class FSQuantizer(Quantizer):
         levels = tuple(levels or fsq_levels(n_codes, dim))
         if len(levels) != dim or min(levels) < 3:
             raise ValueError(
-                f'FSQuantizer: levels={levels} must name 3 levels or more for each of dim={dim} channels'
+                f'FSQuantizer: levels={levels} must name 3 levels or more for each of dim={dim} '
+                f'channels'
             )
         super().__init__(math.prod(levels), dim, 0., rotation)
         L = torch.tensor(levels).view(1, dim, 1, 1)
