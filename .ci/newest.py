@@ -25,7 +25,7 @@ TOY = dict(n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_
            feat_width=16, feat_depth=1)
 
 # module: the extra it needs beyond `train`
-EXTRAS = dict(training_parallel='parallel', widgets='app')
+EXTRAS = {'training.distributed': 'parallel', 'app.widgets': 'app'}
 
 
 def modules():

@@ -271,6 +271,7 @@ def parallel_decode(nat:LatentNAT, # the transformer
     B = len(z)
     h, w = z.shape[2:]
     def grid(t): return t.unflatten(1, (h, w))                     # (B,h*w,...) to (B,h,w,...)
+    def latent(t): return grid(t).permute(0, 3, 1, 2).contiguous() # (B,h*w,d) to (B,d,h,w)
     z = z.float().permute(0, 2, 3, 1).flatten(1, 2)                # (B,h*w,d)
     refined = z
     tokens = tokens.flatten(1)
@@ -290,21 +291,20 @@ def parallel_decode(nat:LatentNAT, # the transformer
         places = look.places
         def flat(t): return places.take(t).flatten(0, 1)           # (B,h*w,...) to (B*n,...)
         def put(old, new): return places.put(old, new.unflatten(0, (B, places.n)))
-        latent = flat(z)
+        at = flat(z)
         T = 2*flat(sigma)**2
-        if r == 0: before = put(torch.zeros_like(z), mean_prior_code(latent.detach(), codes, T))
-        q = nat.resolve(look.vectors.flatten(0, 1), latent.detach(), codes, T, keep=keep)
+        if r == 0: before = put(torch.zeros_like(z), mean_prior_code(at.detach(), codes, T))
+        q = nat.resolve(look.vectors.flatten(0, 1), at.detach(), codes, T, keep=keep)
         tokens = put(tokens, q.tokens)
         confidence = put(confidence, q.confidence)
-        refined = put(refined, _read(output, q, codes, latent, flat(before)))
+        refined = put(refined, _read(output, q, codes, at, flat(before)))
         if keep: log_qs.append((places, q.log_q.unflatten(0, (B, places.n))))
         if record:
-            now = grid(refined).permute(0, 3, 1, 2)
-            history.append(DecodingRound(r + 1, masked, grid(tokens), grid(confidence), now))
+            history.append(DecodingRound(r + 1, masked, grid(tokens), grid(confidence),
+                                         latent(refined)))
         if r + 1 == rounds: break
         doubt = grid(confidence)
         if temperature: doubt = gumbel_confidence(doubt, temperature*(1 - (r + 1)/rounds), noise)
         settled = None if revise else mask & ~masked
         masked = least_confident(doubt, mask, schedule(r + 1, rounds), settled)
-    z = grid(refined).permute(0, 3, 1, 2).contiguous()
-    return ParallelDecoded(z, grid(tokens), grid(confidence), history, log_qs)
+    return ParallelDecoded(latent(refined), grid(tokens), grid(confidence), history, log_qs)

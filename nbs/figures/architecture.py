@@ -101,12 +101,7 @@ def picture():
         y += h + GAP + 8
     height = y - 8
     out = []
-    for o, (x, top, w, h, names) in boxes.items():
-        fill, stroke = ('#ffe39c', '#b58100') if o in way else ('#e8eef6', '#8a94a3')
-        out.append(f'<rect x="{x:g}" y="{top:g}" width="{w:g}" height="{h:g}" rx="7" fill="{fill}" stroke="{stroke}"/>')
-        out.append(text(x + 12, top + 21, o, 14, 'bold'))
-        out.append(text(x + 20 + 8.6*len(o), top + 21, WHAT.get(o, ''), 12, ink='#5b6675'))
-        out += [text(x + 12, top + 42 + 17*i, l, 12.5) for i, l in enumerate(names)]
+    # arrows first, so that they pass behind the boxes
     for o, below in needs.items():
         for p in sorted(below):
             if any(p in needs[q] for q in below if q != p): continue    # said by another arrow already
@@ -114,6 +109,12 @@ def picture():
             x2, top2, w2, *_ = boxes[p]
             out.append(f'<path d="M{x + w/2:g} {top + h:g}L{x2 + w2/2:g} {top2 - 3:g}" stroke="#5b6675" '
                        'stroke-width="1.4" marker-end="url(#head)"/>')
+    for o, (x, top, w, h, names) in boxes.items():
+        fill, stroke = ('#ffe39c', '#b58100') if o in way else ('#e8eef6', '#8a94a3')
+        out.append(f'<rect x="{x:g}" y="{top:g}" width="{w:g}" height="{h:g}" rx="7" fill="{fill}" stroke="{stroke}"/>')
+        out.append(text(x + 12, top + 21, o, 14, 'bold'))
+        out.append(text(x + 20 + 8.6*len(o), top + 21, WHAT.get(o, ''), 12, ink='#5b6675'))
+        out += [text(x + 12, top + 42 + 17*i, l, 12.5) for i, l in enumerate(names)]
     head = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {W} {height:g}" width="{W}" height="{height:g}" '
             'role="img" aria-labelledby="t">\n<title id="t">The rooms of the library; arrows point '
             'at what a room imports; '
