@@ -154,7 +154,7 @@ def formats():
         import pillow_heif
         pillow_heif.register_heif_opener()
         yield Odd('phone.heic', saved(p, 'HEIF', quality=95), s, 8)
-    else: yield Odd('phone.heic', b'\0\0\0\x18ftypheic'+bytes(200), says='lowlight_nat[heif]')
+    else: yield Odd('phone.heic', b'\0\0\0\x18ftypheic'+bytes(200), says='".[heif]"')
 
 def modes():
     s = scene()
@@ -220,7 +220,7 @@ def depths():
     if raw:
         yield Odd('camera.dng', dng(),
                   np.broadcast_to(flat, (64, 96, 3)).astype(np.float32), 4, depth=16)
-    else: yield Odd('camera.dng', dng(), says='lowlight_nat[raw]')
+    else: yield Odd('camera.dng', dng(), says='".[raw]"')
 
 def rotations():
     s = scene()

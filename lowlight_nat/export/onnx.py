@@ -31,8 +31,9 @@ def exported_program(
     "The network as `torch.export` has it; `.module()` runs it"
     h, w = (torch.export.Dim(n, min=2, max=512) for n in 'hw')
     dense = DenseModel(model, rounds, latent_nat, decoder_nat)
-    return torch.export.export(dense, (torch.zeros(1, 3, 48, 72), ),
-                               dynamic_shapes=dict(x_low={2: 8*h, 3: 8*w}), strict=False)
+    sizes = dict(x_low={2: 8*h, 3: 8*w})
+    with torch.no_grad():   # switched on and off inside, they would hide which module a step is of
+        return torch.export.export(dense, (torch.zeros(1, 3, 48, 72), ), dynamic_shapes=sizes, strict=False)
 
 # %% ../../nbs/part6_using/27_onnx.ipynb #c116f0b2
 DEFORM_OPSET = 19 # the first that has DeformConv

@@ -267,7 +267,9 @@ class LowLightNAT(nn.Module):
               ) -> Decoded:
         "Tokens and latent to an exposure-normalised picture"
         if rounds is None: rounds = self.cfg.rounds
-        with torch.no_grad(): vq = self.vqgan.features(self.vqgan.quantizer.lookup(r.tokens))
+        # a graph that is exported without gradients need not switch them off once more
+        with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+            vq = self.vqgan.features(self.vqgan.quantizer.lookup(r.tokens))
         sigma = a.sigma.detach()
         return self.fusion(r.z, a.feats, vq[:2], r.mask, rounds, mix, record, sigma, allow)
 
