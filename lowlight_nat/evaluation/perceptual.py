@@ -207,7 +207,7 @@ class FrechetDistance:
         features=None,
         # file of the Inception weights, or its folder, if `features` is None; None: torch's hub
         path=None,
-        adjust=None, # function of (pred, targ) to a prediction, e.g. `metrics.gt_mean`; None: raw
+        adjust=None, # function of (pred, targ) to a prediction, e.g. `fidelity.gt_mean`; None: raw
     ):
         if features is None: features = InceptionFeatures(path)
         self.features = features.eval() if isinstance(features, nn.Module) else features
