@@ -511,7 +511,7 @@ def killed(tmp_path_factory):
 def test_killed_at_any_moment_the_run_ends_the_same(killed, name):
     folder, out, err = killed
     if name in MOMENTS: assert out[name] == [-signal.SIGKILL]*len(MOMENTS[name]) + [0], err[-2000:]
-    else: assert out[name][-1] == 0 and out[name].count(-signal.SIGKILL) >= 2, out[name]
+    else: assert out[name][-1] == 0 and out[name].count(-signal.SIGKILL) >= 1, out[name]
     assert same(torch.load(folder/name/'end.pt'), torch.load(folder/'whole/end.pt'))
     assert (folder/name/'run.csv').read_text() == (folder/'whole/run.csv').read_text()
     assert not list((folder/name).glob('*.part'))

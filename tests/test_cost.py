@@ -119,7 +119,7 @@ def test_no_unused_heads(model, x, name):
             name]))) & set(params)
     out = model(x, tau=tau_for_share(entropy(model, x), .4), **SYSTEMS[name])
     sum(o.float().sum()
-        for o in out.values()
+        for o in vars(out).values()
         if isinstance(o, torch.Tensor) and o.requires_grad).backward()
     silent = {n for n in touched if params[n].grad is None}
     model.zero_grad()
@@ -203,7 +203,7 @@ def test_later_rounds_compute_masked_cells_only(model, x, share):
 def test_masked_places_alone_are_predicted(model, x, share):
     "The NAT on the latent, by the sizes its last layers are given in all rounds"
     rows = dict(place_mlp=0, head=0)
-    def count(name): return lambda m, args: rows.update({name: rows[name] + args[0].shape[0]})
+    def count(name): return lambda m, args: rows.update({name: rows[name] + args[0][..., 0].numel()})
     hooks = [getattr(model.nat, k).register_forward_pre_hook(count(k)) for k in rows]
     with torch.inference_mode():
         try: out = model(x, tau=tau_for_share(entropy(model, x), share), rounds=4, record=True)

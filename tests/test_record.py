@@ -76,7 +76,7 @@ def mask():
 
 def test_one_writer_in_the_whole_package(root):
     "Nothing but `write_beside` renames a half-written file."
-    for p in sorted((root/'lowlight_nat').glob('*.py')):
+    for p in sorted((root/'lowlight_nat').rglob('*.py')):
         if p.name == 'files.py': continue
         assert not re.search(
             r"\.part['\"]|os\.replace\(|\.savefig\(path|torch\.save\((?!obj, f\))|save_file\(",

@@ -12,7 +12,6 @@ from math import prod
 from collections.abc import Callable
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 from ..data.degradations import synthesize_low_light
 from ..inference.enhancer import pick_device
@@ -110,6 +109,7 @@ def interleaved_seconds(
 )->dict[str,list[float]]: # name: seconds of each round
     """Time a b c, a b c, ..., each warmed up by PyTorch's `Timer`: what slows the machine slows
     them all."""
+    from torch.utils.benchmark import Timer     # late, since it looks for a compiler of CUDA
     timers = {k: Timer('f()', globals=dict(f=f), num_threads=threads) for k,f in runs.items()}
     res = {k: [] for k in runs}
     for _ in range(repeat):

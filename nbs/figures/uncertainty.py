@@ -20,14 +20,14 @@ SAMPLES = Path(__file__).resolve().parents[2]/'samples'
 
 def draw(p, maps, path):
     "The true error and the maps of one picture, each by its ranks, so that all share one scale"
-    shown = {'true error': p['error']} | {
+    shown = {'true error': p.error} | {
         n: maps[n]
         for n in ('entropy, one T, calibrated', 'entropy, T = 2 sigma^2',
                   'expected squared distance')
     }
     fig, axes = plt.subplots(2, 2, figsize=(7, 5.2), layout='constrained')
     for ax, (n, m) in zip(axes.flat, shown.items()):
-        ax.imshow((m.argsort().argsort()/len(m)).view(*p['z'].shape[2:]), vmin=0, vmax=1)
+        ax.imshow((m.argsort().argsort()/len(m)).view(*p.z.shape[2:]), vmin=0, vmax=1)
         ax.set_title(n, fontsize=9)
         ax.axis('off')
     fig.savefig(path, dpi=90, pil_kwargs=dict(quality=70))
