@@ -38,9 +38,8 @@ def bare():
     "None of the packages that only the extras need is installed; how many there are."
     from importlib.metadata import distributions
     names = {o.metadata['Name'].lower() for o in distributions()}
-    extra = sorted(names & set(
-        'fastai fasttransform torchvision matplotlib lpips ipython pandas scipy scikit-learn spacy'.
-        split()))
+    of_extras = 'fastai fasttransform torchvision matplotlib lpips ipython pandas scipy scikit-learn spacy'
+    extra = sorted(names & set(of_extras.split()))
     if extra: sys.exit(f'enhancing must not need {", ".join(extra)}')
     print(f'{len(names)} packages, none of an extra')
 
@@ -75,17 +74,16 @@ def wheel(file, folder):
     weights = [
         o for o in names if o.startswith('lowlight_nat/weights/') and o.endswith('.safetensors')
     ]
-    scripts = zipfile.ZipFile(file).read(next(o for o in names
-                                              if o.endswith('entry_points.txt'))).decode()
+    entries = next(o for o in names if o.endswith('entry_points.txt'))
+    scripts = zipfile.ZipFile(file).read(entries).decode()
     assert weights, 'the wheel holds no weights'
     assert all(f'{o} = lowlight_nat.cli:{o}' in scripts
                for o in ('lowlight_enhance', 'lowlight_train', 'lowlight_evaluate')), scripts
-    assert not [
-        o for o in names if o.split('/')[0] not in ('lowlight_nat', ) and '.dist-info' not in o
-    ], names
+    foreign = [o for o in names if o.split('/')[0] != 'lowlight_nat' and '.dist-info' not in o]
+    assert not foreign, foreign
     import lowlight_nat
-    assert Path(lowlight_nat.__file__).is_relative_to(
-        folder), f'imported {lowlight_nat.__file__}, not the wheel'
+    at = Path(lowlight_nat.__file__)
+    assert at.is_relative_to(folder), f'imported {at}, not the wheel'
     from PIL import Image
 
     from lowlight_nat.inference.enhancer import Enhancer

@@ -1,8 +1,8 @@
 """Run every notebook and say how long each took: `python .ci/durations.py [COMMAND]`, slowest last.
 
 Two notebooks at a time, one thread each. Fails if a notebook fails. Seconds are printed and never a
-reason to fail, since
-they depend on what else the machine does; a notebook over 4 minutes, or all over 15, is named.
+reason to fail, since they depend on what else the machine does; a notebook over 4 minutes, or all
+over 15, is named.
 """
 import os
 import re
@@ -13,9 +13,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# seconds
-EACH = 4*60
-ALL = 15*60
+EACH = 4*60     # seconds of one notebook
+ALL = 15*60     # and of all together
 
 
 def run(command):

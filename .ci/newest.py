@@ -90,14 +90,10 @@ def main():
     warnings.simplefilter('ignore')
     start = time.time()
     said = io.StringIO()
-    print(
-        ', '.join(
-            f'{o} {version(o)}'
-            for o in 'fastai fastcore fasttransform plum-dispatch fastprogress torch'.split()),
-        flush=True)
-    assert int(
-        version('fastcore').split('.')
-        [0]) >= 2, "this is no newest set; run it where only `pip install -e '.[train]'` was done"
+    packages = 'fastai fastcore fasttransform plum-dispatch fastprogress torch'.split()
+    print(', '.join(f'{o} {version(o)}' for o in packages), flush=True)
+    major = int(version('fastcore').split('.')[0])
+    assert major >= 2, "this is no newest set; run it where only `pip install -e '.[train]'` was done"
     names = modules()
     from lowlight_nat.inference.enhancer import Enhancer
     with tempfile.TemporaryDirectory() as tmp:

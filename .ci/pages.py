@@ -2,9 +2,8 @@
 calls Quarto: `python .ci/pages.py`.
 
 Writes nbs/nbdev.yml, nbs/sidebar.yml (sidebar and top bar) and the pages that `nbs/reference.py`
-makes; then `_proc`, from which
-`quarto render _proc --no-execute` makes the site. `--list` stops before `_proc`; `--cached` keeps
-what is in `_proc` and newer than its source.
+makes; then `_proc`, from which `quarto render _proc --no-execute` makes the site. `--list` stops
+before `_proc`; `--cached` keeps what is in `_proc` and newer than its source.
 """
 import runpy
 import sys
@@ -31,9 +30,8 @@ SECTIONS = [
     ('Reference', 'api.qmd glossary.ipynb symbols.ipynb results.qmd limits.qmd architecture.qmd'),
 ]
 # The top bar: words, and the menu under them: pages, or (words, page), or (words, section), which
-# gives the first page of it. Menus only: Quarto
-# marks the first plain link that the sidebar has too as the current page, on every page of the
-# site.
+# gives the first page of it. Menus only: Quarto marks the first plain link that the sidebar has too
+# as the current page, on every page of the site.
 NAVBAR = [
     ('Start', ['index.ipynb', 'learning_path.qmd', 'tutorial.ipynb']),
     ('Book', [(o, o) for o, _ in SECTIONS[1:9]]),
