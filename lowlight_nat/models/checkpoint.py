@@ -7,7 +7,8 @@ __all__ = ['save_model', 'weights_path', 'Metadata', 'read_metadata', 'origin', 
 # %% ../../nbs/workshop/18_checkpoint.ipynb #7d20b3e5
 import hashlib, json, torch
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+import torch.nn.functional as F
+from dataclasses import dataclass, replace
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -102,6 +103,17 @@ def plain_defaults():
 
 def _shapes(state): return {k: v.shape for k, v in state.items()}
 
+def _from_0_1(state, own):
+    """Entries of a checkpoint of version 0.1 as they are today: its NAT on the latent, of another
+    form, gives way to a fresh one, and the fusion decoder does not hear of sigma"""
+    if 'nat.to_patch.weight' not in state: return state
+    state = {k: v for k, v in state.items() if not k.startswith('nat.')}
+    state |= {k: v for k, v in own.items() if k.startswith('nat.')}
+    first = 'fusion.conv_in.weight'
+    missing = own[first].shape[1] - state[first].shape[1] if first in own else 0
+    if missing: state[first] = F.pad(state[first], (0, 0, 0, 0, 0, missing))
+    return state
+
 @plain_defaults()
 def load_model(name_or_path='small', # preset name of a bundled checkpoint, or a path
                device='cpu', # where the model goes
@@ -109,9 +121,12 @@ def load_model(name_or_path='small', # preset name of a bundled checkpoint, or a
     "Load a model and its configuration; errors say which file and what to do"
     path = weights_path(name_or_path)
     meta = read_metadata(path)
-    model = LowLightNAT(meta.config)
-    own = model.state_dict()
     state = load_file(path)
+    cfg = meta.config
+    if 'nat.to_patch.weight' in state: cfg = replace(cfg, latent_nat=False)
+    model = LowLightNAT(cfg)
+    own = model.state_dict()
+    state = _from_0_1(state, own)
     wrong = {k for k, _ in _shapes(own).items() ^ _shapes(state).items()}
     if wrong:
         raise ValueError(f'{path}: {len(wrong)} entries do not fit its configuration '

@@ -148,8 +148,9 @@ class ModelConfig(Checked):
     # how much clipped lights count against the predicted level; 0: not at all
     lights:float = within('[0, inf)', 1000.)
     # latent NAT
-    nat_width:int = within('[4, inf)', 96) # of the transformer
-    nat_depth:int = within('[1, inf)', 2) # layers
+    latent_nat:bool = True           # it runs where nobody asks, without known tokens too
+    nat_width:int = within('[4, inf)', 96) # channels for each place
+    nat_depth:int = within('[1, inf)', 2) # pairs of a near and a far block
     nat_heads:int = within('[1, inf)', 4) # attention heads
     nat_patch:int = within('[1, inf)', 4) # latent places to a patch, along each side
     # map that the threshold cuts: entropy (the talk's), or spread (our addition)
@@ -188,7 +189,7 @@ class ModelConfig(Checked):
             flow_steps=6,
             flow_hidden=48,
             nat_width=128,
-            nat_depth=3,
+            nat_depth=4,
             dec_channels=(48, 64),
             dec_blocks=2,
             feat_width=96,

@@ -249,7 +249,7 @@ class FusionDecoder(nn.Module):
         def align(v, c, on): return DeformAlign(v, c) if on else nn.Conv2d(v, c, 1)
         self.deform = deform
         self.nat = FeatureNAT(c4, l4, dim, **(nat or {}))
-        self.conv_in = conv3(dim, c4)
+        self.conv_in = conv3(dim + 1, c4)   # the latent, and the log of its expected error
         self.up = Up(c4, c2)
         self.before = nn.ModuleList([stack(c4), stack(c2)])
         self.after = nn.ModuleList([stack(c4), stack(c2)])
@@ -275,12 +275,14 @@ class FusionDecoder(nn.Module):
                 rounds:int=4, # R of the NAT on the features; 0 turns it off
                 mix:float|None=None, # weight of the low-light features in [0,1]; None: learned
                 record:bool=False, # keep the rounds
-                sigma:Tensor|None=None, # expected error of the latent (B,h,w)
+                sigma:Tensor|None=None, # expected error of the latent (B,h,w); None: 1 everywhere
                 # places whose features the NAT may change (B,h,w) bool, by default all
                 allow:Tensor|None=None,
                ) -> Decoded:
         "Decode"
-        h = self.before[0](self.conv_in(z))
+        if sigma is None: sigma = torch.ones_like(z[:, 0])
+        doubt = sigma[:, None].clamp(min=1e-3).log().to(z.dtype)
+        h = self.before[0](self.conv_in(torch.cat([z, doubt], 1)))
         nat = self.nat(h, feats_low[0], mask, rounds, record, sigma, allow)
         h = self.fuse(0, nat.h, feats_low[0], feats_vq[0], mix)
         h = self.before[1](self.up(h))

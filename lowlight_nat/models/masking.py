@@ -4,8 +4,8 @@
 __all__ = ['SCHEDULES', 'token_log_probs', 'entropy_map', 'TokenStatistics', 'token_statistics', 'prior_at',
            'calibrate_temperature', 'Reliability', 'reliability', 'uncertainty_mask', 'mask_share_threshold', 'auroc',
            'rank_correlation', 'Sparsification', 'sparsification', 'uncertainty_scores', 'cosine_schedule',
-           'linear_schedule', 'square_schedule', 'schedule', 'remask', 'least_confident', 'gumbel_confidence',
-           'expected_code']
+           'linear_schedule', 'square_schedule', 'geometric_schedule', 'schedule', 'remask', 'least_confident',
+           'gumbel_noise', 'gumbel_confidence', 'expected_code']
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #2c44682e
 import math, torch
@@ -300,11 +300,20 @@ def square_schedule(r:int, # rounds done, 0..rounds
     "Share still masked after r of R rounds: `1 - (r/R)^2`"
     return 1 - _progress(r, rounds)**2
 
+def geometric_schedule(r:int, # rounds done, 0..rounds
+                       rounds:int, # R, in all
+                      ) -> float: # share of the places masked for the next round
+    """Share still masked after r of R rounds: `1 - 10^(-4(1 - r/R))`, with which a sampler settles a
+    handful of places first, and ten times as many after each quarter of its rounds"""
+    t = _progress(r, rounds)
+    return 1 - 10**(-4*(1 - t)) if t else 1.
+
 # %% ../../nbs/part3_doubt/09_masking.ipynb #c60fedbf
 # The schedules by name
-SCHEDULES = dict(cosine=cosine_schedule, linear=linear_schedule, square=square_schedule)
+SCHEDULES = dict(cosine=cosine_schedule, linear=linear_schedule, square=square_schedule,
+                 geometric=geometric_schedule)
 
-def schedule(name:str, # cosine, linear or square
+def schedule(name:str, # cosine, linear, square or geometric
             ) -> Callable: # of (r, rounds), to the share still masked
     "A schedule by its name"
     return choose('schedule', name, SCHEDULES)
@@ -343,6 +352,14 @@ def least_confident(confidence:Tensor, # of the latest prediction at each place 
     return (rank < n).view_as(mask) & free
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #d5fccb8c
+def gumbel_noise(like:Tensor, # any shape, whose device is used
+                 generator:torch.Generator|None=None, # of the noise; None: the device's own
+                ) -> Tensor: # the same shape
+    "Gumbel noise: the largest of logits plus noise is a draw from their softmax; Gumbel, 1954"
+    device = generator.device if generator else like.device
+    e = torch.empty(like.shape, device=device).exponential_(generator=generator)
+    return -e.clamp(min=1e-20).log().to(like.device)
+
 def gumbel_confidence(conf:Tensor, # probability of the predicted token (B,h,w), in [0,1]
                       temperature:float, # t of the noise; 0: none
                       generator:torch.Generator|None=None, # of the noise
@@ -354,9 +371,7 @@ def gumbel_confidence(conf:Tensor, # probability of the predicted token (B,h,w),
         raise ValueError('gumbel_confidence: conf must hold probabilities, '
                          'no NaN and nothing below 0')
     if not temperature: return conf.float().log()
-    device = generator.device if generator else conf.device
-    e = torch.empty(conf.shape[1:], device=device).exponential_(generator=generator)
-    return conf.float().log() - temperature*e.clamp(min=1e-20).log().to(conf.device)
+    return conf.float().log() + temperature*gumbel_noise(conf[0], generator)
 
 # %% ../../nbs/part3_doubt/09_masking.ipynb #93685146
 @torch.autocast('cpu', enabled=False)
