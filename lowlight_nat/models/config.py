@@ -281,7 +281,7 @@ class TrainPlan(Checked):
     "How a LowLightNAT is trained: four stages, and what they share"
     codebook:StagePlan = StagePlan(64, 16, 600) # stage 1
     flow:StagePlan = StagePlan(96, 8, 500) # stage 2
-    nat:StagePlan = StagePlan(256, 4, 250) # stage 2b
+    nat:StagePlan = StagePlan(128, 8, 250, 1.5e-3) # stage 2b
     decoder:StagePlan = StagePlan(128, 4, 700) # stage 3
     # side of the pieces whose statistics and level are used, pixels
     context:int = within('[16, inf)', 256)
@@ -298,8 +298,11 @@ class TrainPlan(Checked):
     nat_off:float = within('[0, 1]', 0.1)
     structure:str = one_of(('ssim', 'ms_ssim'), 'ssim') # structural term of the stage decoder
     structure_weight:float = within('[0, inf)', 0.2) # its weight, beside L1 with 1
-    # temperature of the latent NAT's targets, in units of squared code distance; 0: one-hot
-    soft_targets:float = within('[0, inf)', 0.05)
+    # versions of each training picture whose latents the stage nat keeps
+    latents:int = within('[1, inf)', 2)
+    # share of the steps of the stage decoder whose latent knows true tokens
+    heard:float = within('[0, 1]', 0.6)
+    align:bool = True                # in the stage decoder alignment and latent NAT go on learning
     # weight of the perceptual term of the stage decoder, 0: off
     dec_perceptual:float = within('[0, inf)', 0.)
     adversarial:float = within('[0, inf)', 0.) # weight of the adversarial term of stage 1, 0: off
@@ -313,7 +316,7 @@ class TrainPlan(Checked):
         return cls(
             codebook=StagePlan(64, 16, 500),
             flow=StagePlan(96, 8, 400),
-            nat=StagePlan(256, 4, 200),
+            nat=StagePlan(128, 8, 200, 1.5e-3),
             decoder=StagePlan(128, 4, 600),
             whole=0.25,
             nat_off=0.5,
@@ -326,8 +329,8 @@ class TrainPlan(Checked):
         return cls(
             codebook=StagePlan(64, 16, 1000),
             flow=StagePlan(96, 8, 800),
-            nat=StagePlan(256, 4, 150),
-            decoder=StagePlan(128, 4, 3000, 1.2e-3),
+            nat=StagePlan(192, 6, 3000, 1.5e-3),
+            decoder=StagePlan(128, 6, 4000, 8e-4),
             ema=0.995,
             synthetic=0.2,
             relight=0.6,
@@ -335,6 +338,7 @@ class TrainPlan(Checked):
             whole=0.25,
             nat_off=0.5,
             structure_weight=0.8,
+            align=False,
         )
 
     @classmethod
@@ -382,6 +386,7 @@ def config_0_1(s:str # JSON of a configuration of version 0.1, which had the pla
               ) -> tuple[ModelConfig, TrainPlan]:
     "Configuration and plan of a checkpoint of version 0.1"
     old = json.loads(s)
+    old.pop('soft_targets', None)   # of a loss that is no more
     plan = {f.name: old.pop(f.name) for f in fields(TrainPlan) if f.name in old}
     own = {f.name: old.pop(f.name) for f in fields(StagePlan) if f.name in old} # a value a stage
     for i, stage in enumerate(TrainPlan().stages()):

@@ -27,6 +27,7 @@ from ..models.masking import calibrate_temperature
 from ..models.quantizers import squared_distances
 from .callbacks import Curve, Preview, ValidateEvery, WhileTraining
 from .checkpoints import Checkpoint, Resume, differences
+from .latents import latent_dls
 from .learner import StageLearner, stage_learner
 from .memory import halve_until_it_fits
 from .stages import STAGES
@@ -169,6 +170,15 @@ class _Fit:
 
 
 # %% ../../nbs/workshop/19_pipeline.ipynb #7be2c4d1
+def _on_latents(model, plan, dls, out, bs, n, after):
+    "Loaders of the stage nat: latents of all training pictures, computed once"
+    versions = plan.latents*len(dls.train.dataset.pairs)
+    _say(f"nat: latents of {_count(versions, 'picture')}, kept in '{out/'latents'}'")
+    made_of = dict(after=after or stands_on(out, 'nat'), data=data_of(dls), seed=plan.seed,
+                   synthetic=plan.synthetic, relight=plan.relight, versions=plan.latents)
+    return latent_dls(model, dls, out/'latents', plan.nat.crop, bs, n, plan.latents, made_of,
+                      plan.seed)
+
 def train_stage(name:str, # codebook, flow, nat or decoder
                 model:LowLightNAT, # trained in place
                 plan:TrainPlan, # of all stages
@@ -203,6 +213,8 @@ def train_stage(name:str, # codebook, flow, nat or decoder
             then = back.state.get('settings', {})
             micro = own.bs*epoch_steps//then.get('batches', epoch_steps)
         dls = make_dls(plan.context, micro, own.bs*epoch_steps)
+        if name == 'nat' and hasattr(dls.train.dataset, 'draw'):
+            dls = _on_latents(model, plan, dls, out, micro, own.bs*epoch_steps, after)
         if hasattr(dls.train.dataset, 'bright'):   # which looks at no dark picture, so none is made
             dls.train.dataset.bright = name == 'codebook'
         cbs = [Checkpoint(state, minutes), ValidateEvery(max(1, -(-epochs//validations))),
@@ -267,7 +279,8 @@ def stage_end(name:str, # of the stage
     """What follows a fit: exposure head, factor and tau, the checkpoint, and the state of the
     unfinished run removed"""
     stands = stands or dict(after=stands_on(out, name), data_fingerprint=data_of(dls))
-    if name in ('flow', 'decoder'):   # the decoder's stage moves encoder, flow and spread, too
+    # the decoder's stage may move encoder, flow and spread, too
+    if name == 'flow' or name == 'decoder' and plan.align:
         _refit_exposure(name, model, plan, dls, scale)
         _set_thresholds(name, model, plan, dls, scale)
     figures = _last_figures(learn) | dict(seconds=round(seconds))
