@@ -138,9 +138,8 @@ class Run:
         res.folder = self.folder
         return res
 
-    # score: its head in a table
-
 # %% ../../nbs/part5_truth/19_runs.ipynb #14268a0e
+# score: its head in a table
 NAMES = dict(psnr_gt_mean='PSNR GT-mean', ssim_gt_mean='SSIM GT-mean', psnr='PSNR raw',
              ssim='SSIM raw')
 

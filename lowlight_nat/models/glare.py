@@ -328,7 +328,7 @@ class GlareActNorm(ActNorm):
         self.started = False
 
     @torch.no_grad()
-    def start(self, z):
+    def start(self, z): # the first batch (B,d,h,w)
         "Bias and scale from a batch, unless they have been set"
         self.started = True
         if self.bias.any(): return
