@@ -194,7 +194,8 @@ class Steps:
             q = self.model.vqgan.quantizer
             at = torch.zeros_like(a.sigma, dtype=torch.bool)
             at[0,row,col] = True
-            p = prior_at(q.place(a.z_tilde), q.codes, 2*self.model.cfg.factor*a.sigma**2, at)[0].exp()
+            T = 2*self.model.cfg.factor*a.sigma**2
+            p = prior_at(q.place(a.z_tilde), q.codes, T, at)[0].exp()
             top = p.topk(min(n, len(p)))
             return TopCodes(top.indices, top.values)
         return self.once('top', f, row, col, n)

@@ -132,7 +132,7 @@ class PairDataset:
 
     def load(self,
         i:int,   # number of the pair
-    ) -> tuple[Tensor,...]|None: # its pictures as stored, (3,H,W); None: a file is broken, in training
+    ) -> tuple[Tensor,...]|None: # as stored, (3,H,W); None: a file is broken, in training
         "The decoded pictures of a pair, from memory where they are there."
         if i in self._cache: return self._cache[i]
         try: res = self.read(self.pairs[i])
@@ -174,11 +174,11 @@ class PairDataset:
         return xs
 
     def finish(self,
-        xs:tuple[Tensor,...], # crops x_low, x_high, each (3,H,W) in [0,1]; with `bright` the latter alone
+        xs:tuple[Tensor,...], # crops x_low, x_high, (3,H,W) in [0,1]; with `bright` the latter alone
         rng:random.Random, # what is drawn here
     ) -> tuple[Tensor,Tensor]: # both again, each (3,H,W)
-        """What is done to the crops at last: some dark pictures are replaced by darkened bright ones,
-        some pairs are put under another light."""
+        """What is done to the crops at last: some dark pictures are replaced by darkened bright
+        ones, some pairs are put under another light."""
         def chance(share): return self.train and share and rng.random() < share
         def g(): return torch.Generator().manual_seed(rng.getrandbits(62))
         if len(xs) == 1:   # `bright`
@@ -280,8 +280,8 @@ class PairDL(DataLoader):
             yield b
 
     def one_batch(self):
-        """The batch that comes next. Looking at it moves nothing on: a run that was looked at is the
-        same run."""
+        """The batch that comes next. Looking at it moves nothing on: a run that was looked at is
+        the same run."""
         draws = self.draws
         try: return super().one_batch()
         finally: self.draws = draws
@@ -416,8 +416,9 @@ class LowLightDataLoaders(DataLoaders):
         **kwargs,
     ):
         "Loaders of bright pictures that are darkened on the fly."
-        return _dls(cls, SyntheticDataset, images, images if val_images is None else val_images, size,
-                    val_size, darken=darken, **kwargs)
+        if val_images is None: val_images = images
+        return _dls(cls, SyntheticDataset, images, val_images, size, val_size, darken=darken,
+                    **kwargs)
 
 # %% ../../nbs/workshop/06_loaders.ipynb #9950ac38
 class LowLightImage(PILImage):

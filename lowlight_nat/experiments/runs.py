@@ -107,8 +107,8 @@ class Run:
         def make():
             bar = tqdm(total=len(self.pairs), desc=key, unit='picture', disable=None, leave=False)
             with bar:
-                r = evaluate(method or self.enhancer, self.pairs, lambda row: bar.update(), self.lpips,
-                             **kwargs)
+                r = evaluate(method or self.enhancer, self.pairs, lambda row: bar.update(),
+                             self.lpips, **kwargs)
             return {k:v for k,v in r.items() if k not in ('rows','input')}|dict(pictures=r.rows)
         return self.rows.row(key, make)
 
@@ -119,7 +119,8 @@ class Run:
         **more, # for the JSON
     )->AttrDict: # rows, table, folder, and what the JSON holds
         "Write the table, the CSV and the JSON."
-        flat = [{k:v for k,v in r.items() if isinstance(v, (int,float,str)) or v is None} for r in rows]
+        def told(v): return v is None or isinstance(v, (int,float,str))
+        flat = [{k: v for k,v in r.items() if told(v)} for r in rows]
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
         if 'enhancer' in self.__dict__: device = str(self.enhancer.device)
         notes = [note] if note else []
@@ -129,9 +130,10 @@ class Run:
         if not self.lpips: notes.append('LPIPS: not measured, its network was not at hand.')
         note = ' '.join(filter(None, notes))
         seconds = round(sum(r['seconds'] for r in self.rows.done.values()), 1)
-        res = AttrDict(experiment=self.name, command=self.command, **self.about, versions=versions(),
-                       device=device_name(device), seconds=seconds, formula=GT_MEAN_FORMULA, note=note,
-                       rows=rows, table=markdown_table(flat, names, note), **more)
+        res = AttrDict(experiment=self.name, command=self.command, **self.about,
+                       versions=versions(), device=device_name(device), seconds=seconds,
+                       formula=GT_MEAN_FORMULA, note=note, rows=rows,
+                       table=markdown_table(flat, names, note), **more)
         write_csv(self.folder/'results.csv', flat)
         write_json(self.folder/'results.json', res)
         write_text(self.folder/'table.md', res.table+'\n')

@@ -116,7 +116,7 @@ class Rows:
 
     def row(self,
         key:str, # of the row
-        make, # function without arguments that returns the row, a dict; called only if it isn't there
+        make, # function that returns the row, a dict; called only if it isn't there
     )->AttrDict: # the row, with `seconds` that it took
         "The row of that key, from the file or made now and kept."
         if key not in self.done:
