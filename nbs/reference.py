@@ -50,21 +50,11 @@ def module_source(module):
 
 def first_line(node): return ((ast.get_docstring(node) or '').splitlines() or [''])[0]
 
-def is_patch(node): return any('patch' in ast.unparse(o) for o in node.decorator_list)
-
 def definitions(module):
     """What a module defines, in its order: name, the anchor at which nbdev shows it ('': it
     doesn't), first line of the docstring, and the class a method belongs to."""
     for node in ast.parse(module_source(module)).body:
-        if isinstance(node, ast.FunctionDef) and is_patch(node):
-            owners = [o.strip() for o in ast.unparse(node.args.args[0].annotation).split('|')]
-            for owner in owners:
-                name = f'{owner}.{node.name}'
-                # a method of several classes is shown with them, one that is wrapped once more by its name alone
-                anchor = owner if len(owners) > 1 else node.name if len(node.decorator_list) > 1 else name
-                private = '_' in (owner[0], node.name[0])
-                yield name, '' if private else anchor.lower(), first_line(node), owner
-        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             anchor = '' if node.name[0] == '_' else node.name.lower()
             yield node.name, anchor, first_line(node), None
             for m in node.body if isinstance(node, ast.ClassDef) else []:

@@ -85,6 +85,7 @@ local moved = {
   ['part4_training/callbacks.html#emaweights.load_state_dict'] = 'part4_training/callbacks.html#emaweights',
   ['part4_training/stages.html#stage.truth'] = 'part4_training/stages.html#stage',
   ['part5_truth/cost.html#_check'] = '',
+  ['part5_truth/runs.html#run.finish'] = 'part5_truth/runs.html#run',
   ['part6_using/enhancer.html#_pass'] = '',
   ['part6_using/enhancer.html#_record'] = '',
   ['part6_using/enhancer.html#_smaller'] = '',
@@ -96,7 +97,11 @@ local moved = {
   ['workshop/config.html#modelconfig.tiny'] = 'workshop/config.html#modelconfig',
   ['workshop/config.html#trainplan.base'] = 'workshop/config.html#trainplan',
   ['workshop/distributed.html#parallel.send'] = 'workshop/distributed.html#parallel',
+  ['workshop/loaders.html#lowlightdataloaders.from_folder'] = 'workshop/loaders.html#lowlightdataloaders',
+  ['workshop/loaders.html#lowlightdataloaders.from_synthetic'] = 'workshop/loaders.html#lowlightdataloaders',
   ['workshop/overlap.html#_check'] = '',
+  ['workshop/steps.html#steps.patches'] = 'workshop/steps.html#steps',
+  ['workshop/steps.html#steps.top_codes'] = 'workshop/steps.html#steps',
   -- moved:end
 }
 local letters = {tau = true}   -- in running text the threshold, not the experiment of that name

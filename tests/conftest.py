@@ -1,6 +1,7 @@
 """What all tests share: where the project is, the real pairs and reference arrays where there are
 any, and a command runner."""
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,21 @@ def run():
         assert r.returncode == 0, f'`{line}` ended with {r.returncode}:\n{r.stdout[-4000:]}'
         return r.stdout
     return _run
+
+@pytest.fixture(scope='session')
+def chromium():
+    "Starts a headless Chromium that keeps what it keeps in a folder; a skip that says what is missing."
+    webdriver = pytest.importorskip('selenium.webdriver', reason="selenium isn't installed: pip install -e '.[dev]'")
+    program = shutil.which('chromium') or shutil.which('google-chrome')
+    server = shutil.which('chromedriver')
+    if not program or not server:
+        pytest.skip('there is no chromium with chromedriver: on Debian, apt-get install chromium chromium-driver')
+    def start(folder, *flags, **capabilities):
+        o = webdriver.ChromeOptions()
+        o.binary_location = program
+        for flag in ('headless=new', 'no-sandbox', 'disable-gpu', 'no-first-run', 'disable-background-networking',
+                     'disable-component-update', 'disable-sync', 'disable-dev-shm-usage',
+                     f'user-data-dir={folder/"user"}', *flags): o.add_argument(f'--{flag}')
+        for k, v in capabilities.items(): o.set_capability(f'goog:{k}', v)
+        return webdriver.Chrome(options=o, service=webdriver.ChromeService(server))
+    return start

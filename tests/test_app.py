@@ -1,7 +1,6 @@
 "The app in a browser: headless Chromium, driven by keys, through Voila and in JupyterLab."
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -30,26 +29,10 @@ CATCH = ("const make = document.createElement; document.createElement = function
 
 
 @pytest.fixture(scope='module')
-def driver(tmp_path_factory):
+def driver(tmp_path_factory, chromium):
     "A headless Chromium of its own folder, which talks to this computer alone."
-    webdriver = pytest.importorskip('selenium.webdriver',
-                                    reason="selenium isn't installed: pip install -e '.[dev]'")
-    chromium = shutil.which('chromium') or shutil.which('google-chrome')
-    server = shutil.which('chromedriver')
-    if not chromium or not server:
-        pytest.skip(
-            'there is no chromium with chromedriver: on Debian, apt-get install chromium chromium-driver'
-        )
     folder = tmp_path_factory.mktemp('chromium')
-    o = webdriver.ChromeOptions()
-    o.binary_location = chromium
-    for flag in ('headless=new', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run',
-                 'disable-background-networking', 'disable-component-update', 'disable-sync',
-                 'disable-dev-shm-usage', 'window-size=1100,1400',
-                 f'user-data-dir={folder/"user"}'):
-        o.add_argument(f'--{flag}')
-    o.set_capability('goog:loggingPrefs', dict(browser='ALL', performance='ALL'))
-    d = webdriver.Chrome(options=o, service=webdriver.ChromeService(server))
+    d = chromium(folder, 'disable-quic', 'window-size=1100,1400', loggingPrefs=dict(browser='ALL', performance='ALL'))
     (folder/'down').mkdir()
     d.execute_cdp_cmd('Browser.setDownloadBehavior',
                       dict(behavior='allow', downloadPath=str(folder/'down')))

@@ -60,18 +60,6 @@ def parsed(src):
 
 # --- layout ---
 
-def test_layout():
-    names = '''
-        settings.ini pyproject.toml setup.py MANIFEST.in README.md LICENSE CONTRIBUTING.md
-        CHANGELOG.md _quarto.yml .ci/run .gitignore .gitattributes .github/workflows/test.yml
-        .github/workflows/docs.yml .github/PULL_REQUEST_TEMPLATE.md
-        .github/ISSUE_TEMPLATE/bug.yml .pre-commit-config.yaml CITATION.cff
-        binder/requirements.txt binder/postBuild nbs/index.ipynb nbs/sidebar.yml nbs/nbdev.yml
-        nbs/styles.css samples/README.md lowlight_nat/__init__.py
-    '''.split()
-    assert [o for o in names if not (ROOT/o).exists()] == []
-    assert 'Apache License' in (ROOT/'LICENSE').read_text()
-
 def test_quarto_link():
     link = NBS/'_quarto.yml'
     assert link.is_symlink() and link.readlink() == Path('../_quarto.yml')
@@ -102,11 +90,6 @@ def test_sidebar_lists_every_page():
     with pytest.raises(AssertionError, match='99_nowhere.ipynb'):
         script['sidebar']([*script['pages'](), '99_nowhere.ipynb'])
 
-def test_navbar_leads_somewhere():
-    hrefs = re.findall(r'(?:href: |- )(\S+\.(?:ipynb|qmd))',
-                       (NBS/'sidebar.yml').read_text().split('  navbar:')[1])
-    assert len(hrefs) > 8 and [o for o in hrefs if not (NBS/o).exists()] == []
-
 def test_requirements():
     need, dev = (cfg()[k].split() for k in ('requirements', 'dev_requirements'))
     assert all('>=' in o for o in need), 'run-time requirements are ranges'
@@ -116,9 +99,6 @@ def test_requirements():
     assert {re.split('[<>=]', o)[0]
             for o in cfg()['train_requirements'].split()} <= {re.split('[<>=]', o)[0]
                                                               for o in dev}
-    assert ('nbdev==2.4.14 execnb==0.1.18 fastcore==1.14.5 ghapi<1.1 fastgit==0.0.6 fastai==2.8.7 '
-            'fasttransform==0.0.2 plum-dispatch==2.9.0').split(
-    ) == dev[:8]
 
 def test_version_is_one():
     import lowlight_nat
@@ -195,22 +175,6 @@ def test_notebook_frame(path):
     assert first['cell_type'] == 'raw' and re.search(r'^title: .+^description: .+', source(first),
                                                      re.M | re.S)
     assert source(last).startswith('#| hide') and 'nbdev.nbdev_export()' in source(last)
-
-@by_name
-def test_notebook_pictures_exist(path):
-    links = [
-        m for c in cells(path) if c['cell_type'] == 'markdown'
-        for m in re.findall(r'!\[[^\]]*\]\(([^)\s]+)', source(c))
-    ]
-    assert [o for o in links if ':' not in o and not (path.parent/o).exists()] == []
-
-@by_name
-def test_notebook_pictures_have_words(path):
-    alts = [
-        m for c in cells(path) if c['cell_type'] == 'markdown'
-        for m in re.findall(r'!\[([^\]]*)\]\(', source(c))
-    ]
-    assert all(len(o) > 10 for o in alts)
 
 @by_name
 def test_notebook_outputs(path):
@@ -332,15 +296,3 @@ def test_console_scripts(run):
     for name, o in scripts.items():
         assert callable(o.load()), name
         assert 'usage' in run(f'{name} --help', timeout=120).lower()
-
-def test_public_names_have_docstrings():
-    "Each public name of a module has a docstring."
-    bad = []
-    for path in MODULES:
-        tree = ast.parse(path.read_text(encoding='utf-8'))
-        bad += [
-            f'{path.stem}.{o.name}' for o in tree.body
-            if isinstance(o, (ast.FunctionDef,
-                              ast.ClassDef)) and o.name[0] != '_' and not ast.get_docstring(o)
-        ]
-    assert bad == []

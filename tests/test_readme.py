@@ -1,7 +1,6 @@
 """What the README says is what happens: its commands and its Python lines are run, its links
 followed, its story held against the index."""
 import re
-import runpy
 from pathlib import Path
 
 import pytest
@@ -30,10 +29,6 @@ def place(tmp_path):
     return tmp_path
 
 
-def test_readme_is_the_index():
-    script = runpy.run_path(str(ROOT/'nbs/readme.py'))
-    assert script['main'](check=True) == [], 'run `python nbs/readme.py`'
-
 def test_links_lead_somewhere():
     links = [o for o in re.findall(r'\]\(([^)\s]+)\)', README) if not re.match(r'[a-z]+:|#', o)]
     broken = []
@@ -43,12 +38,6 @@ def test_links_lead_somewhere():
         elif anchor and f'{{#{anchor}}}' not in (ROOT/path).read_text(encoding='utf-8'):
             broken.append(link)
     assert links and broken == []
-
-def test_commands_begin_on_a_fresh_machine():
-    for mark in ('command: enhance', 'command: test'):
-        line = block(mark)
-        assert '\n' not in line and line.startswith(
-            'python3 -m venv .venv && . .venv/bin/activate && pip install -e ')
 
 @pytest.mark.slow
 def test_enhance_command(place, run):
@@ -64,14 +53,6 @@ def test_enhance_command(place, run):
         ) > 0.05, f'{p.name}: level {level(p):.3f} -> {level(out):.3f}, spread {spread(out):.3f}'
 
 @pytest.mark.slow
-def test_test_command(run):
-    "It would run these very tests; so each command in it is asked only whether it exists."
-    parts = block('command: test').split(' && ')
-    assert [o.split()[0] for o in parts[-2:]] == ['nbdev_test', 'pytest']
-    for o in parts[-2:]: run(f'{o.split()[0]} --help')
-    assert ' -m ' not in parts[-1] and ' -k ' not in parts[-1], 'it runs every test'
-
-@pytest.mark.slow
 def test_python_example(place, run):
     code = block('python: example')
     assert code.count('\n') == 4, 'five lines were promised'
@@ -80,7 +61,6 @@ def test_python_example(place, run):
     assert 0 <= float(printed.split()[-1]) <= 1
     assert level(place/'chelsea_bright.png') > 1.3*level(ROOT/'samples/chelsea.jpg')
 
-@pytest.mark.slow
 def help_of(program, rest, run):
     "What a command's help says; of subcommands that of the one that is named, or of all."
     from lowlight_nat.cli import EXPERIMENTS

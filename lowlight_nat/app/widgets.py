@@ -55,7 +55,11 @@ class Tool:
         "The pictures, from the steps and the controls."
         return ''
 
-    def slider(self, kind, description, **kw): # of ipywidgets; its name; value, min, max and so on
+    def slider(self,
+        kind, # class of ipywidgets
+        description, # its name
+        **kw, # value, min, max and so on
+    ):
         "A slider, wide enough for its name."
         s = kind(description=description, style=dict(description_width='9em'),
                  layout=dict(width='34em', max_width='100%'), continuous_update=False, **kw)

@@ -10,7 +10,6 @@ import numpy as np
 from pathlib import Path
 from collections.abc import Callable, Sequence
 from torch import Tensor
-from fastcore.basics import patch
 
 # %% ../../nbs/workshop/06_loaders.ipynb #3a907690
 from ..io.files import needs_extra
@@ -105,128 +104,112 @@ class PairDataset:
         if not 0 <= i < len(self): raise IndexError(i)
         return self.draw(self.start+i)
 
+    def index(self,
+        k:int, # number of the draw
+    ) -> int:   # number of the pair
+        "The pair that draw `k` shows."
+        n = len(self.pairs)
+        if not self.train: return k % n
+        this_pass = self.seed, k//n
+        if self._shuffled[0] != this_pass:
+            order = list(range(n))
+            random.Random(f'{self.seed} pass {k//n}').shuffle(order)
+            self._shuffled = this_pass, order
+        i = self._shuffled[1][k % n]
+        while i in self.bad: i = (i+1) % n
+        return i
 
-# %% ../../nbs/workshop/06_loaders.ipynb #4905155e
-@patch
-def index(self:PairDataset,
-    k:int, # number of the draw
-) -> int:   # number of the pair
-    "The pair that draw `k` shows."
-    n = len(self.pairs)
-    if not self.train: return k % n
-    this_pass = self.seed, k//n
-    if self._shuffled[0] != this_pass:
-        order = list(range(n))
-        random.Random(f'{self.seed} pass {k//n}').shuffle(order)
-        self._shuffled = this_pass, order
-    i = self._shuffled[1][k % n]
-    while i in self.bad: i = (i+1) % n
-    return i
+    def read(self,
+        p:Pair, # the pair
+    ) -> tuple[Tensor,...]: # its pictures as stored, each (3,H,W), bytes where that loses nothing
+        "Decode the pictures of a pair."
+        low = _pack(read_image(p.low))
+        high = _pack(read_image(p.high))
+        if low.shape != high.shape:
+            raise ValueError(f"The pictures of {p.name} differ in size: {tuple(low.shape[1:])}, "
+                             f"{tuple(high.shape[1:])}.")
+        return low, high
 
-# %% ../../nbs/workshop/06_loaders.ipynb #7ab47de8
-@patch
-def read(self:PairDataset,
-    p:Pair, # the pair
-) -> tuple[Tensor,...]: # its pictures as stored, each (3,H,W), bytes where that loses nothing
-    "Decode the pictures of a pair."
-    low = _pack(read_image(p.low))
-    high = _pack(read_image(p.high))
-    if low.shape != high.shape:
-        raise ValueError(f"The pictures of {p.name} differ in size: {tuple(low.shape[1:])}, "
-                         f"{tuple(high.shape[1:])}.")
-    return low, high
+    def load(self,
+        i:int,   # number of the pair
+    ) -> tuple[Tensor,...]|None: # as stored, (3,H,W); None: a file is broken, in training
+        "The decoded pictures of a pair, from memory where they are there."
+        if i in self._cache: return self._cache[i]
+        try: res = self.read(self.pairs[i])
+        except (ImageError,OSError) as e:
+            if not self.train: raise
+            self.bad.add(i)
+            if len(self.bad) == len(self.pairs):
+                raise ImageError("No pair is left: not one of the files can be read.") from e
+            warnings.warn(f"Pair {self.pairs[i].name} left out: {e}", stacklevel=2)
+            return None
+        size = sum(o.numel()*o.element_size() for o in res)   # bytes
+        if size <= self.room:
+            self.room -= size
+            self._cache[i] = res
+        return res
 
-# %% ../../nbs/workshop/06_loaders.ipynb #04185383
-@patch
-def load(self:PairDataset,
-    i:int,   # number of the pair
-) -> tuple[Tensor,...]|None: # its pictures as stored, (3,H,W); None: a file is broken, in training
-    "The decoded pictures of a pair, from memory where they are there."
-    if i in self._cache: return self._cache[i]
-    try: res = self.read(self.pairs[i])
-    except (ImageError,OSError) as e:
-        if not self.train: raise
-        self.bad.add(i)
-        if len(self.bad) == len(self.pairs):
-            raise ImageError("No pair is left: not one of the files can be read.") from e
-        warnings.warn(f"Pair {self.pairs[i].name} left out: {e}", stacklevel=2)
-        return None
-    size = sum(o.numel()*o.element_size() for o in res)   # bytes
-    if size <= self.room:
-        self.room -= size
-        self._cache[i] = res
-    return res
+    def preload(self):
+        "Decode every pair now: broken files are found, and worker processes share the memory."
+        for i in range(len(self.pairs)):
+            if i not in self.bad: self.load(i)
+        return self
 
-@patch
-def preload(self:PairDataset):
-    "Decode every pair now: broken files are found, and worker processes share the memory."
-    for i in range(len(self.pairs)):
-        if i not in self.bad: self.load(i)
-    return self
+    def cut(self,
+        xs:Sequence[Tensor], # pictures of one scene, each (3,H,W)
+        rng:random.Random, # where crop and flips come from
+    ) -> tuple[Tensor,...]: # the same of each, (3,size,size)
+        "The same crop and the same flips for every picture of `xs`."
+        if self.size: xs = aligned_crop(xs, self.size, rng if self.train else None)
+        else:
+            m = self.multiple
+            H, W = xs[0].shape[-2:]
+            xs = tuple(_grow(x, m)[:,:max(H//m*m, m),:max(W//m*m, m)] for x in xs)
+        if not self.train: return xs
+        # drawn where it is off, too: the numbers that follow stay the same
+        def heads(on): return rng.random() < .5 and on
+        if heads(self.hflip): xs = tuple(x.flip(-1) for x in xs)
+        if heads(self.vflip): xs = tuple(x.flip(-2) for x in xs)
+        if heads(self.transpose and self.size): xs = tuple(x.transpose(-1, -2) for x in xs)
+        return xs
 
-# %% ../../nbs/workshop/06_loaders.ipynb #eeda4c7d
-@patch
-def cut(self:PairDataset,
-    xs:Sequence[Tensor], # pictures of one scene, each (3,H,W)
-    rng:random.Random, # where crop and flips come from
-) -> tuple[Tensor,...]: # the same of each, (3,size,size)
-    "The same crop and the same flips for every picture of `xs`."
-    if self.size: xs = aligned_crop(xs, self.size, rng if self.train else None)
-    else:
-        m = self.multiple
-        H, W = xs[0].shape[-2:]
-        xs = tuple(_grow(x, m)[:,:max(H//m*m, m),:max(W//m*m, m)] for x in xs)
-    if not self.train: return xs
-    # drawn where it is off, too: the numbers that follow stay the same
-    def heads(on): return rng.random() < .5 and on
-    if heads(self.hflip): xs = tuple(x.flip(-1) for x in xs)
-    if heads(self.vflip): xs = tuple(x.flip(-2) for x in xs)
-    if heads(self.transpose and self.size): xs = tuple(x.transpose(-1, -2) for x in xs)
-    return xs
+    def finish(self,
+        xs:tuple[Tensor,...], # crops x_low, x_high, (3,H,W) in [0,1]; with `bright` the latter alone
+        rng:random.Random, # what is drawn here
+    ) -> tuple[Tensor,Tensor]: # both again, each (3,H,W)
+        """What is done to the crops at last: some dark pictures are replaced by darkened bright
+        ones, some pairs are put under another light."""
+        def chance(share): return self.train and share and rng.random() < share
+        def g(): return torch.Generator().manual_seed(rng.getrandbits(62))
+        if len(xs) == 1:   # `bright`
+            x = xs[0]
+            if chance(self.relight): x = relight(x, x, generator=g())[1]
+            return x, x
+        if chance(self.synthetic): xs = self.darken(xs[-1], generator=g()), xs[-1]
+        return relight(*xs, generator=g()) if chance(self.relight) else xs
 
-# %% ../../nbs/workshop/06_loaders.ipynb #89c6c9bd
-@patch
-def finish(self:PairDataset,
-    xs:tuple[Tensor,...], # crops x_low, x_high, each (3,H,W) in [0,1]; with `bright` the latter alone
-    rng:random.Random, # what is drawn here
-) -> tuple[Tensor,Tensor]: # both again, each (3,H,W)
-    """What is done to the crops at last: some dark pictures are replaced by darkened bright ones,
-    some pairs are put under another light."""
-    def chance(share): return self.train and share and rng.random() < share
-    def g(): return torch.Generator().manual_seed(rng.getrandbits(62))
-    if len(xs) == 1:   # `bright`
-        x = xs[0]
-        if chance(self.relight): x = relight(x, x, generator=g())[1]
-        return x, x
-    if chance(self.synthetic): xs = self.darken(xs[-1], generator=g()), xs[-1]
-    return relight(*xs, generator=g()) if chance(self.relight) else xs
+    def draw(self,
+        k:int, # number of the draw; any, as draws go on for ever
+    ) -> tuple[Tensor,Tensor]: # x_low, x_high: each (3,H,W), sRGB in [0,1]
+        "Draw number `k`, which depends on nothing but the seed and `k`."
+        xs = None
+        while xs is None: xs = self.load(self.index(k))   # the next pair where one is broken
+        if self.bright: xs = xs[-1:]
+        rng = random.Random(f'{self.seed} draw {k}')
+        crops = self.cut(xs, rng)
+        return self.finish(tuple(_unpack(x).contiguous() for x in crops), rng)
 
-@patch
-def draw(self:PairDataset,
-    k:int, # number of the draw; any, as draws go on for ever
-) -> tuple[Tensor,Tensor]: # x_low, x_high: each (3,H,W), sRGB in [0,1]
-    "Draw number `k`, which depends on nothing but the seed and `k`."
-    xs = None
-    while xs is None: xs = self.load(self.index(k))   # the next pair where one is broken
-    if self.bright: xs = xs[-1:]
-    rng = random.Random(f'{self.seed} draw {k}')
-    crops = self.cut(xs, rng)
-    return self.finish(tuple(_unpack(x).contiguous() for x in crops), rng)
+    def set_epoch(self,
+        epoch:int, # number of the epoch, from 0
+    ):
+        "Let `ds[0]` be the first draw of an epoch."
+        self.start = epoch*len(self)
 
-# %% ../../nbs/workshop/06_loaders.ipynb #10f41e2f
-@patch
-def set_epoch(self:PairDataset,
-    epoch:int, # number of the epoch, from 0
-):
-    "Let `ds[0]` be the first draw of an epoch."
-    self.start = epoch*len(self)
-
-@patch
-def new_empty(self:PairDataset):
-    "The same settings without pairs, as `learn.export` wants it."
-    res = object.__new__(type(self))
-    res.__dict__ |= self.__dict__ | dict(pairs=[], _cache={}, bad=set(), n=0)
-    return res
+    def new_empty(self):
+        "The same settings without pairs, as `learn.export` wants it."
+        res = object.__new__(type(self))
+        res.__dict__ |= self.__dict__ | dict(pairs=[], _cache={}, bad=set(), n=0)
+        return res
 
 # %% ../../nbs/workshop/06_loaders.ipynb #638e3bfd
 class SyntheticDataset(PairDataset):
@@ -286,56 +269,60 @@ class PairDL(DataLoader):
     def new(self, dataset=None, cls=None, **kwargs):
         return super().new(dataset, cls, **{'draws':self.draws, 'get_idxs':self._ask, **kwargs})
 
-# %% ../../nbs/workshop/06_loaders.ipynb #9f3e14f3
-@patch
-def __iter__(self:PairDL):
-    "Batches of the next `n` draws."
-    done = 0
-    for b in super(PairDL, self).__iter__():
-        ks = self._order[done:done+len(b[0])]
-        done += len(ks)
-        if self.dataset.train: self.draws = ks[-1]+1
-        self.last_names = [self.dataset.pairs[self.dataset.index(k)].name for k in ks]
-        yield b
+    def __iter__(self):
+        "Batches of the next `n` draws."
+        done = 0
+        for b in super().__iter__():
+            ks = self._order[done:done+len(b[0])]
+            done += len(ks)
+            if self.dataset.train: self.draws = ks[-1]+1
+            self.last_names = [self.dataset.pairs[self.dataset.index(k)].name for k in ks]
+            yield b
 
-@patch
-def one_batch(self:PairDL):
-    """The batch that comes next. Looking at it moves nothing on: a run that was looked at is the
-    same run."""
-    draws = self.draws
-    try: return super(PairDL, self).one_batch()
-    finally: self.draws = draws
+    def one_batch(self):
+        """The batch that comes next. Looking at it moves nothing on: a run that was looked at is
+        the same run."""
+        draws = self.draws
+        try: return super().one_batch()
+        finally: self.draws = draws
 
-# %% ../../nbs/workshop/06_loaders.ipynb #82fb0024
-@patch
-def show_batch(self:PairDL,
-    b:tuple|None=None, # a batch; None: the one that comes next
-    max_n:int=4,       # pairs to show, at most
-    **kwargs,             # see `show_images`
-):
-    "Draw dark pictures, the same made brighter for the eye, and their bright partners."
-    names = [] if b else None
-    if b is None:
-        b = self.one_batch()
-        names = self.last_names
-    low,high = (list(o[:max_n].detach().float().cpu()) for o in b[:2])
-    seen = [(x*.4/x.mean().clamp_min(1e-3)).clamp(0,1) for x in low]
-    names = [f'x_low: {n}' for n in names[:len(low)]] or ['x_low']*len(low)
-    show_images(low + seen + high, names + ['made brighter']*len(low) + ['x_high']*len(low),
-                ncols=len(low), **kwargs)
+    def show_batch(self,
+        b:tuple|None=None, # a batch; None: the one that comes next
+        max_n:int=4,       # pairs to show, at most
+        **kwargs,             # see `show_images`
+    ):
+        "Draw dark pictures, the same made brighter for the eye, and their bright partners."
+        names = [] if b else None
+        if b is None:
+            b = self.one_batch()
+            names = self.last_names
+        low,high = (list(o[:max_n].detach().float().cpu()) for o in b[:2])
+        seen = [(x*.4/x.mean().clamp_min(1e-3)).clamp(0,1) for x in low]
+        names = [f'x_low: {n}' for n in names[:len(low)]] or ['x_low']*len(low)
+        show_images(low + seen + high, names + ['made brighter']*len(low) + ['x_high']*len(low),
+                    ncols=len(low), **kwargs)
 
-# %% ../../nbs/workshop/06_loaders.ipynb #078b66d8
-@patch
-def show_results(self:PairDL,
-    b:tuple,       # a batch
-    outs,           # what the model made of it, (B,3,H,W)
-    max_n:int=4, # pictures to show, at most
-    **kwargs,       # see `show_images`
-):
-    "Draw dark pictures, predictions and bright partners; `learn.show_results` comes here."
-    rows = [list(o[:max_n].detach().float().cpu().clamp(0,1)) for o in (b[0],outs,b[1])]
-    show_images(sum(rows, []), [t for t in ('x_low', 'prediction', 'x_high') for _ in rows[0]],
-                ncols=len(rows[0]), **kwargs)
+    def show_results(self,
+        b:tuple,       # a batch
+        outs,           # what the model made of it, (B,3,H,W)
+        max_n:int=4, # pictures to show, at most
+        **kwargs,       # see `show_images`
+    ):
+        "Draw dark pictures, predictions and bright partners; `learn.show_results` comes here."
+        rows = [list(o[:max_n].detach().float().cpu().clamp(0,1)) for o in (b[0],outs,b[1])]
+        show_images(sum(rows, []), [t for t in ('x_low', 'prediction', 'x_high') for _ in rows[0]],
+                    ncols=len(rows[0]), **kwargs)
+
+# %% ../../nbs/workshop/06_loaders.ipynb #89ebe48e
+def _dls(cls, make, train, val, size, val_size, bs=16, val_bs=1, num_workers=0, device=None,
+         **kwargs):
+    """Make both data sets and their loaders; arguments that only concern training stay with the
+    training data."""
+    same = {k: kwargs[k] for k in ('seed','multiple','cache_gb','darken') if k in kwargs}
+    train = make(train, size=size, **kwargs)
+    val = make(val, size=val_size, train=False, **same)
+    return cls.from_datasets(train, val, bs=bs, val_bs=val_bs, num_workers=num_workers,
+                             device=device)
 
 # %% ../../nbs/workshop/06_loaders.ipynb #5e9b0db7
 class LowLightDataLoaders(DataLoaders):
@@ -365,86 +352,73 @@ class LowLightDataLoaders(DataLoaders):
         self.train.dataset.seed = state['seed']
         self.train.draws = state['draws']
 
-# %% ../../nbs/workshop/06_loaders.ipynb #89ebe48e
-def _dls(cls, make, train, val, size, val_size, bs=16, val_bs=1, num_workers=0, device=None,
-         **kwargs):
-    """Make both data sets and their loaders; arguments that only concern training stay with the
-    training data."""
-    same = {k: kwargs[k] for k in ('seed','multiple','cache_gb','darken') if k in kwargs}
-    train = make(train, size=size, **kwargs)
-    val = make(val, size=val_size, train=False, **same)
-    return cls.from_datasets(train, val, bs=bs, val_bs=val_bs, num_workers=num_workers,
-                             device=device)
+    @classmethod
+    def from_pairs(cls,
+        # training pairs; those with unreadable files are left out with a warning
+        train:Sequence[Pair],
+        val:Sequence[Pair],       # validation pairs; unreadable files are refused
+        size:int|None=128,      # side of the training crops, px
+        val_size:int|None=None, # side of the validation crops, px; None: whole pictures
+        **kwargs,                  # bs, val_bs, num_workers, device, and what `PairDataset` takes
+    ):
+        "Loaders of two lists of pairs."
+        return _dls(cls, PairDataset, check_pairs(train, strict=False), check_pairs(val), size,
+                    val_size, **kwargs)
 
-@patch(cls_method=True)
-def from_pairs(cls:LowLightDataLoaders,
-    # training pairs; those with unreadable files are left out with a warning
-    train:Sequence[Pair],
-    val:Sequence[Pair],       # validation pairs; unreadable files are refused
-    size:int|None=128,      # side of the training crops, px
-    val_size:int|None=None, # side of the validation crops, px; None: whole pictures
-    **kwargs,                  # bs, val_bs, num_workers, device, and what `PairDataset` takes
-):
-    "Loaders of two lists of pairs."
-    return _dls(cls, PairDataset, check_pairs(train, strict=False), check_pairs(val), size,
-                val_size, **kwargs)
+    @classmethod
+    def from_folder(cls,
+        # folder of a data set in one of `LAYOUTS`, or two folders, of dark and of bright pictures
+        root:str|Path|tuple,
+        bs:int=16,               # crops a training batch
+        size:int|None=128,       # side of the training crops, px
+        val_size:int|None=None,  # side of the validation crops, px; None: whole pictures
+        # draws an epoch, rounded up to whole batches; None: one for each pair
+        items_per_epoch:int|None=None,
+        seed:int=42,             # of all that is random
+        num_workers:int=0,       # processes that draw; 0: this one
+        val_fraction:float=0.05, # share held out where the data set has no validation pairs
+        **kwargs,                   # val_bs, device, and what `PairDataset` takes
+    ):
+        "Loaders of a data set's training and validation pairs; its test pairs are not touched."
+        train = find_pairs(root, 'train', val_fraction)
+        val = find_pairs(root, 'val', val_fraction)
+        return cls.from_pairs(train, val, size, val_size, bs=bs, items_per_epoch=items_per_epoch,
+                              seed=seed, num_workers=num_workers, **kwargs)
 
-# %% ../../nbs/workshop/06_loaders.ipynb #a672ad40
-@patch(cls_method=True)
-def from_folder(cls:LowLightDataLoaders,
-    # folder of a data set in one of `LAYOUTS`, or two folders, of dark and of bright pictures
-    root:str|Path|tuple,
-    bs:int=16,               # crops a training batch
-    size:int|None=128,       # side of the training crops, px
-    val_size:int|None=None,  # side of the validation crops, px; None: whole pictures
-    # draws an epoch, rounded up to whole batches; None: one for each pair
-    items_per_epoch:int|None=None,
-    seed:int=42,             # of all that is random
-    num_workers:int=0,       # processes that draw; 0: this one
-    val_fraction:float=0.05, # share held out where the data set has no validation pairs
-    **kwargs,                   # val_bs, device, and what `PairDataset` takes
-):
-    "Loaders of a data set's training and validation pairs; its test pairs are not touched."
-    train = find_pairs(root, 'train', val_fraction)
-    val = find_pairs(root, 'val', val_fraction)
-    return cls.from_pairs(train, val, size, val_size, bs=bs, items_per_epoch=items_per_epoch,
-                          seed=seed, num_workers=num_workers, **kwargs)
+    @classmethod
+    def from_folders(cls,
+        low_dir:str|Path,  # folder of dark pictures
+        high_dir:str|Path, # folder of bright pictures of the same names
+        # folder of dark validation pictures; None: some pairs are held out
+        val_low:str|Path|None=None,
+        val_high:str|Path|None=None, # folder of their partners
+        val_fraction:float=0.05,     # share held out where no validation folders are given
+        **kwargs,                       # what `from_pairs` takes
+    ):
+        "Loaders of any two folders with equal names."
+        if (val_low is None) != (val_high is None):
+            raise ValueError("Give both `val_low` and `val_high`, or neither.")
+        train = pair_folders(low_dir, high_dir)
+        if val_low: val = pair_folders(val_low, val_high)
+        else: train, val = hold_out(train, val_fraction)
+        return cls.from_pairs(train, val, **kwargs)
 
-# %% ../../nbs/workshop/06_loaders.ipynb #25cbcff3
-@patch(cls_method=True)
-def from_folders(cls:LowLightDataLoaders,
-    low_dir:str|Path,  # folder of dark pictures
-    high_dir:str|Path, # folder of bright pictures of the same names
-    # folder of dark validation pictures; None: some pairs are held out
-    val_low:str|Path|None=None,
-    val_high:str|Path|None=None, # folder of their partners
-    val_fraction:float=0.05,     # share held out where no validation folders are given
-    **kwargs,                       # what `from_pairs` takes
-):
-    "Loaders of any two folders with equal names."
-    if (val_low is None) != (val_high is None):
-        raise ValueError("Give both `val_low` and `val_high`, or neither.")
-    train = pair_folders(low_dir, high_dir)
-    if val_low: val = pair_folders(val_low, val_high)
-    else: train, val = hold_out(train, val_fraction)
-    return cls.from_pairs(train, val, **kwargs)
-
-# %% ../../nbs/workshop/06_loaders.ipynb #72cdad65
-@patch(cls_method=True)
-def from_synthetic(cls:LowLightDataLoaders,
-    # files or tensors (3,H,W) of normal-light pictures, or their folder
-    images:Sequence|str|Path,
-    val_images:Sequence|str|Path|None=None, # the same for validation; None: `images` again
-    darken:Callable=random_low_light,       # darken(x, generator=g) gives the low-light picture
-    size:int|None=128,                      # side of the training crops, px
-    # side of the validation crops, px; None: whole pictures
-    val_size:int|None=None,
-    # bs, val_bs, num_workers, device, and what `PairDataset` takes
-    **kwargs,
-):
-    "Loaders of bright pictures that are darkened on the fly."
-    return _dls(cls, SyntheticDataset, images, images if val_images is None else val_images, size,
-                val_size, darken=darken, **kwargs)
+    @classmethod
+    def from_synthetic(cls,
+        # files or tensors (3,H,W) of normal-light pictures, or their folder
+        images:Sequence|str|Path,
+        val_images:Sequence|str|Path|None=None, # the same for validation; None: `images` again
+        darken:Callable=random_low_light,       # darken(x, generator=g) gives the low-light picture
+        size:int|None=128,                      # side of the training crops, px
+        # side of the validation crops, px; None: whole pictures
+        val_size:int|None=None,
+        # bs, val_bs, num_workers, device, and what `PairDataset` takes
+        **kwargs,
+    ):
+        "Loaders of bright pictures that are darkened on the fly."
+        if val_images is None: val_images = images
+        return _dls(cls, SyntheticDataset, images, val_images, size, val_size, darken=darken,
+                    **kwargs)
 
 # %% ../../nbs/workshop/06_loaders.ipynb #9950ac38
 class LowLightImage(PILImage):

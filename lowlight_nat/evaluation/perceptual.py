@@ -228,7 +228,7 @@ class FrechetDistance:
         return f"{name}, {getattr(self.adjust, '__name__', 'adjusted')}"
     def update(self,
         pred:Tensor=None, # pictures of the first set, `(B,3,H,W)` in [0,1]
-        # pictures of the second set; need not be as many, unless `adjust` pairs them
+        # pictures of the second set, `(B,3,H,W)`; need not be as many, unless `adjust` pairs them
         targ:Tensor=None,
     ):
         "Add pictures to one set, or to both."

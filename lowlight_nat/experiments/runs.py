@@ -11,7 +11,7 @@ from pathlib import Path
 
 # %% ../../nbs/part5_truth/19_runs.ipynb #2da74aaa
 from tqdm.auto import tqdm
-from fastcore.basics import AttrDict, patch
+from fastcore.basics import AttrDict
 from .cost import SYSTEMS
 from ..inference.enhancer import Enhancer
 from ..data.overlap import data_fingerprint, overlap_note, overlaps
@@ -98,50 +98,49 @@ class Run:
     @cached_property
     def enhancer(self): return Enhancer.from_pretrained(self.weights, self.device)
 
-# %% ../../nbs/part5_truth/19_runs.ipynb #ffb0edee
-@patch
-def score(self:Run,
-    key:str, # of the row
-    method=None, # what is scored; None: the model
-    **kwargs, # of the method
-)->AttrDict: # means over the pictures, `seconds_each`, and `pictures`: the scores of each
-    "Scores of one method under one setting, kept in the folder."
-    def make():
-        bar = tqdm(total=len(self.pairs), desc=key, unit='picture', disable=None, leave=False)
-        with bar:
-            r = evaluate(method or self.enhancer, self.pairs, lambda row: bar.update(), self.lpips,
-                         **kwargs)
-        return {k:v for k,v in r.items() if k not in ('rows','input')}|dict(pictures=r.rows)
-    return self.rows.row(key, make)
+    def score(self,
+        key:str, # of the row
+        method=None, # what is scored; None: the model
+        **kwargs, # of the method
+    )->AttrDict: # means over the pictures, `seconds_each`, and `pictures`: the scores of each
+        "Scores of one method under one setting, kept in the folder."
+        def make():
+            bar = tqdm(total=len(self.pairs), desc=key, unit='picture', disable=None, leave=False)
+            with bar:
+                r = evaluate(method or self.enhancer, self.pairs, lambda row: bar.update(),
+                             self.lpips, **kwargs)
+            return {k:v for k,v in r.items() if k not in ('rows','input')}|dict(pictures=r.rows)
+        return self.rows.row(key, make)
+
+    def finish(self,
+        rows:list, # of dicts; what is no number or text is left to the JSON
+        names:dict=None, # column: its head in the table
+        note:str='', # below the table
+        **more, # for the JSON
+    )->AttrDict: # rows, table, folder, and what the JSON holds
+        "Write the table, the CSV and the JSON."
+        def told(v): return v is None or isinstance(v, (int,float,str))
+        flat = [{k: v for k,v in r.items() if told(v)} for r in rows]
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        if 'enhancer' in self.__dict__: device = str(self.enhancer.device)
+        notes = [note] if note else []
+        seen = self.enhancer.model.about.get('fingerprints') if self.weights else None
+        if seen: notes.append(overlap_note(overlaps(self.pairs, seen), len(self.pairs)))
+        notes.append(f'GT-mean: {GT_MEAN_FORMULA}.')
+        if not self.lpips: notes.append('LPIPS: not measured, its network was not at hand.')
+        note = ' '.join(filter(None, notes))
+        seconds = round(sum(r['seconds'] for r in self.rows.done.values()), 1)
+        res = AttrDict(experiment=self.name, command=self.command, **self.about,
+                       versions=versions(), device=device_name(device), seconds=seconds,
+                       formula=GT_MEAN_FORMULA, note=note, rows=rows,
+                       table=markdown_table(flat, names, note), **more)
+        write_csv(self.folder/'results.csv', flat)
+        write_json(self.folder/'results.json', res)
+        write_text(self.folder/'table.md', res.table+'\n')
+        res.folder = self.folder
+        return res
 
 # %% ../../nbs/part5_truth/19_runs.ipynb #14268a0e
-@patch
-def finish(self:Run,
-    rows:list, # of dicts; what is no number or text is left to the JSON
-    names:dict=None, # column: its head in the table
-    note:str='', # below the table
-    **more, # for the JSON
-)->AttrDict: # rows, table, folder, and what the JSON holds
-    "Write the table, the CSV and the JSON."
-    flat = [{k:v for k,v in r.items() if isinstance(v, (int,float,str)) or v is None} for r in rows]
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if 'enhancer' in self.__dict__: device = str(self.enhancer.device)
-    notes = [note] if note else []
-    seen = self.enhancer.model.about.get('fingerprints') if self.weights else None
-    if seen: notes.append(overlap_note(overlaps(self.pairs, seen), len(self.pairs)))
-    notes.append(f'GT-mean: {GT_MEAN_FORMULA}.')
-    if not self.lpips: notes.append('LPIPS: not measured, its network was not at hand.')
-    note = ' '.join(filter(None, notes))
-    seconds = round(sum(r['seconds'] for r in self.rows.done.values()), 1)
-    res = AttrDict(experiment=self.name, command=self.command, **self.about, versions=versions(),
-                   device=device_name(device), seconds=seconds, formula=GT_MEAN_FORMULA, note=note,
-                   rows=rows, table=markdown_table(flat, names, note), **more)
-    write_csv(self.folder/'results.csv', flat)
-    write_json(self.folder/'results.json', res)
-    write_text(self.folder/'table.md', res.table+'\n')
-    res.folder = self.folder
-    return res
-
 # score: its head in a table
 NAMES = dict(psnr_gt_mean='PSNR GT-mean', ssim_gt_mean='SSIM GT-mean', psnr='PSNR raw',
              ssim='SSIM raw')

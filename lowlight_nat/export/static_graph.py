@@ -104,7 +104,7 @@ class DenseModel(nn.Module):
         with FixedGraph(): return self.enhance(x_low)
 
     def enhance(self, x_low:Tensor # low-light image (1,3,H,W) in [0,1]
-               ) -> tuple[Tensor, ...]: # as of `forward`
+               ) -> tuple[Tensor, ...]: # (1,3,H,W) and what else `forward` gives
         "The steps of the model, without its questions"
         m = self.model
         own = grey_mean(x_low)

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 # %% ../../nbs/workshop/13_result.ipynb #62bbc851
-from ..io.files import ImageError, write_beside
+from ..io.files import ImageError, write_beside, write_errors
 from ..io.images import luma, to_pil
 from ..io.metadata import Picture, write_picture
 from .tiling import crop_to
@@ -152,10 +152,7 @@ def write_animation(
     times = [round(1000*seconds)]*(len(frames)-1)+[round(2500*seconds)]
     def save(f):
         frames[0].save(f, save_all=True, append_images=frames[1:], duration=times, loop=0, **how)
-    try: write_beside(path, save)
-    except (OSError, ValueError) as e:
-        raise ImageError(f"'{path}' can't be written ({e}): check the folder, "
-                         "its permissions and the space left.") from e
+    with write_errors(path): write_beside(path, save)
     return path
 
 # %% ../../nbs/workshop/13_result.ipynb #1051a7e2

@@ -23,15 +23,19 @@ class Curve:
     # light at equally spaced numbers, (n,), rising; if there is one, the formula isn't used
     table:np.ndarray=None
 
-    def light(self, v):
-        "The light `l` of the numbers `v`, an array of any shape."
+    def light(self,
+        v, # numbers, an array of any shape
+    ):
+        "The light `l` of the numbers `v`."
         if self.table is not None:
             return np.interp(v, np.linspace(0, 1, len(self.table)), self.table)
         upper = np.maximum(self.a*v+self.b, 0)**self.g+self.e
         return np.where(v<self.d, self.c*v+self.f, upper)
 
-    def number(self, l):
-        "The numbers `v` of the light `l`, an array of any shape."
+    def number(self,
+        l, # light, an array of any shape
+    ):
+        "The numbers `v` of the light `l`."
         if self.table is not None:
             return np.interp(l, self.table, np.linspace(0, 1, len(self.table)))
         upper = (np.maximum(l-self.e, 0)**(1/self.g)-self.b)/self.a

@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['RAW_EXTENSIONS', 'WRITTEN_FORMATS', 'IMAGE_EXTENSIONS', 'ImageError', 'check_number', 'check_quality', 'choose',
            'image_errors', 'source_name', 'read_bytes', 'readable_formats', 'install_line', 'needs_extra', 'open_bytes',
-           'develop_raw', 'is_raw', 'write_beside', 'clean_parts', 'save_options', 'format_of', 'list_images']
+           'develop_raw', 'is_raw', 'write_beside', 'write_errors', 'clean_parts', 'save_options', 'format_of',
+           'list_images']
 
 # %% ../../nbs/workshop/01_files.ipynb #0bb8d627
 import difflib, operator, os, re, struct, uuid, warnings
@@ -293,6 +294,16 @@ def write_beside(
         try: os.fsync(folder)
         finally: os.close(folder)
     return path
+
+@contextmanager
+def write_errors(
+    path, # of the file
+): # context manager
+    "Whatever keeps a file from being written becomes an `ImageError` of one sentence."
+    try: yield
+    except (OSError, ValueError) as e:
+        raise ImageError(f"'{path}' can't be written ({e}): check the folder, "
+                         "its permissions and the space left.") from e
 
 # %% ../../nbs/workshop/01_files.ipynb #717925e9
 def _runs(

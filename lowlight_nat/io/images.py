@@ -22,7 +22,7 @@ from .colour import (SPACES, ColourSpace, is_srgb, make_profile, parse_profile,
 from .files import (ImageError, check_quality, develop_raw,
                                    format_of, image_errors, install_line, is_raw,
                                    needs_extra, open_bytes, read_bytes, save_options, source_name,
-                                   write_beside)
+                                   write_beside, write_errors)
 
 # %% ../../nbs/workshop/02_images.ipynb #490c9b26
 def _to_shown(
@@ -535,8 +535,5 @@ def write_image(
     quality = check_quality(quality)
     im = x if isinstance(x, Image.Image) else to_pil(x)
     if fmt in ('JPEG','BMP') and im.mode not in ('L','RGB','CMYK'): im = im.convert('RGB')
-    try: write_beside(path, lambda f: im.save(f, fmt, **save_options(fmt, quality)))
-    except (OSError, ValueError) as e:
-        raise ImageError(f"'{path}' can't be written ({e}): check the folder, "
-                         "its permissions and the space left.") from e
+    with write_errors(path): write_beside(path, lambda f: im.save(f, fmt, **save_options(fmt, quality)))
     return path

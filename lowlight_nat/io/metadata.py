@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin, TiffImagePlugin
 # %% ../../nbs/workshop/04_metadata.ipynb #4a4bf475
 from .colour import ColourSpace, from_srgb
 from .files import (ImageError, check_quality, format_of, image_errors, read_bytes,
-                                save_options, source_name, write_beside)
+                                save_options, source_name, write_beside, write_errors)
 from .images import (channels_last, decode_bytes, decode_pil, luma, read_image,
                                  to_be_written, to_pil, to_unit, upright)
 
@@ -440,7 +440,7 @@ def write_picture(
         a = _to_array(x, alpha, depth, grey, like.grey,
                       like.space if 'icc_profile' in info else None)
         return write_beside(path, lambda f: _save(f, a, fmt, info, quality, like.lossless))
-    try:
+    with write_errors(path):
         try: go(info)
         except OSError: raise
         except Exception as e:
@@ -448,8 +448,5 @@ def write_picture(
             go({})
             notes.append(f"'{path}' was written without metadata, which are damaged "
                          f"({' '.join(str(e).split()) or type(e).__name__})")
-    except (OSError, ValueError) as e:
-        raise ImageError(f"'{path}' can't be written ({e}): check the folder, "
-                         "its permissions and the space left.") from e
     like.notes += [o for o in notes if o not in like.notes]
     return path

@@ -11,7 +11,7 @@ from pathlib import Path
 
 # %% ../../nbs/workshop/05_records.ipynb #a05885d1
 import torch
-from fastcore.basics import AttrDict, patch
+from fastcore.basics import AttrDict
 from .files import write_beside
 try: import fcntl
 except ImportError: fcntl = None   # Windows
@@ -114,24 +114,22 @@ class Rows:
 
     def __contains__(self, key): return key in self.done
 
-# %% ../../nbs/workshop/05_records.ipynb #b95d3b9c
-@patch
-def row(self:Rows,
-    key:str, # of the row
-    make, # function without arguments that returns the row, a dict; called only if it isn't there
-)->AttrDict: # the row, with `seconds` that it took
-    "The row of that key, from the file or made now and kept."
-    if key not in self.done:
-        start = time.perf_counter()
-        row = _plain(dict(make()))
-        row = dict(seconds=round(time.perf_counter()-start, 2))|row
-        torn = self.path.exists() and not self.path.read_bytes().endswith(b'\n')
-        with open(self.path, 'a', encoding='utf-8') as f:
-            f.write('\n'*torn+json.dumps(dict(key=key, row=row), allow_nan=False)+'\n')
-            f.flush()
-            os.fsync(f.fileno())
-        self.done[key] = AttrDict(row)
-    return self.done[key]
+    def row(self,
+        key:str, # of the row
+        make, # function that returns the row, a dict; called only if it isn't there
+    )->AttrDict: # the row, with `seconds` that it took
+        "The row of that key, from the file or made now and kept."
+        if key not in self.done:
+            start = time.perf_counter()
+            row = _plain(dict(make()))
+            row = dict(seconds=round(time.perf_counter()-start, 2))|row
+            torn = self.path.exists() and not self.path.read_bytes().endswith(b'\n')
+            with open(self.path, 'a', encoding='utf-8') as f:
+                f.write('\n'*torn+json.dumps(dict(key=key, row=row), allow_nan=False)+'\n')
+                f.flush()
+                os.fsync(f.fileno())
+            self.done[key] = AttrDict(row)
+        return self.done[key]
 
 # %% ../../nbs/workshop/05_records.ipynb #1d3f7d41
 _held = set()   # folders locked by this process; the system's lock is one for a whole process

@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'NATConfig', 'within', 'one_of', 'field_value', 'Checked',
 # %% ../../nbs/workshop/17_config.ipynb #5c1f0a1b
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
-from ..io.files import check_number
+from ..io.files import check_number, choose
 from .light import EXPOSURE_HEADS
 from .quantizers import KINDS, fsq_levels
 
@@ -107,9 +107,7 @@ class Checked:
     @classmethod
     def preset(cls, name:str): # tiny, small or base, to a configuration
         "A preset by its name"
-        if name not in PRESETS:
-            raise ValueError(f'There is no preset {name!r}; choose one of {", ".join(PRESETS)}')
-        return getattr(cls, name)()
+        return getattr(cls, choose('preset', name, PRESETS))()
 
 # %% ../../nbs/workshop/17_config.ipynb #50b1f8e2
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class ActNorm(nn.Module):
         self.register_buffer('started', torch.tensor(False))
 
     @torch.no_grad()
-    def start(self, z):
+    def start(self, z): # the first batch (B,d,h,w)
         "Set scale and shift so that this batch leaves with zero mean and unit variance"
         self.bias.copy_(-z.mean((0, 2, 3), keepdim=True))
         std = torch.ones_like(self.logs)

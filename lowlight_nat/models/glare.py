@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from dataclasses import dataclass
 from itertools import zip_longest
 from torch import Tensor, nn
-from .flow import ConditionalFlow, Encoded, InvConv1x1, PictureStats
+from .flow import ActNorm, ConditionalFlow, Encoded, InvConv1x1, PictureStats
 from .layers import conv3
 from .vqgan import Reconstruction
 from .quantizers import VectorQuantizer
@@ -320,33 +320,20 @@ class GlareEncoder(nn.Module):
         return Encoded(cond, mu, [cond, *feats], summary)
 
 # %% ../../nbs/networks/01_glare.ipynb #a9838887
-class GlareActNorm(nn.Module):
-    "`(z + bias) * exp(logs)`; a bias of zero is set by the first batch; Kingma and Dhariwal, 2018"
+class GlareActNorm(ActNorm):
+    "`ActNorm` as GLARE keeps it: a bias that is not zero counts as set, and no file says more"
     def __init__(self, dim:int): # channels
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(1, dim, 1, 1))
-        self.logs = nn.Parameter(torch.zeros(1, dim, 1, 1))
-        self.fresh = True
+        super().__init__(dim)
+        del self.started   # a buffer, which GLARE's files don't have
+        self.started = False
 
     @torch.no_grad()
-    def start(self, z):
+    def start(self, z): # the first batch (B,d,h,w)
         "Bias and scale from a batch, unless they have been set"
-        self.fresh = False
+        self.started = True
         if self.bias.any(): return
         self.bias.copy_(-z.mean((0, 2, 3), keepdim=True))
         self.logs.copy_(-(z.std((0, 2, 3), keepdim=True, correction=0) + 1e-6).log())
-
-    def forward(self, z:Tensor, # (B,d,h,w)
-                c:Tensor|None=None, # condition (B,cond,h,w), not used
-               ) -> tuple[Tensor, Tensor]: # u (B,d,h,w), logdet (B,)
-        if self.training and self.fresh: self.start(z)
-        logdet = self.logs.sum()*z[0, 0].numel()
-        return (z + self.bias)*self.logs.exp(), logdet.expand(len(z))
-
-    def inverse(self, u:Tensor, # (B,d,h,w)
-                c:Tensor|None=None, # condition (B,cond,h,w), not used
-               ) -> Tensor: # z (B,d,h,w)
-        return u*(-self.logs).exp() - self.bias
 
 # %% ../../nbs/networks/01_glare.ipynb #7f7b0b60
 class NormConv(nn.Conv2d):

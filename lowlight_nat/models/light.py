@@ -83,7 +83,7 @@ class ExposureHead(nn.Module):
         mean, s = self.net(x).float().unbind(1)
         return Level(mean.clamp(math.log(0.02), 0.), s.clamp(-4, 1), attention)
 
-    def read(self, view:ExposureView
+    def read(self, view:ExposureView, # of a picture
             ) -> Level:
         "The level, from a view that may have been kept"
         return self._level(torch.cat([view.overview, view.summary], 1))

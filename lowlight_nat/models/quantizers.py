@@ -90,9 +90,8 @@ class Quantizer(nn.Module):
         "The codes that the tokens stand for"
         return F.embedding(tokens, self.codes).permute(0, 3, 1, 2)
 
-
-    def learn(self, z:Tensor,
-              tokens:Tensor): # placed latent (B,d,h,w), the codes they chose (B,h,w)
+    def learn(self, z:Tensor, # placed latent (B,d,h,w)
+              tokens:Tensor): # the codes they chose (B,h,w)
         "What a training step does to the codes beside the gradient: nothing"
 
     def loss(self, z:Tensor, e:Tensor) -> Tensor: # placed latent and its codes (B,d,h,w) to scalar

@@ -48,10 +48,8 @@ class Decoder(nn.Module):
         self.conv_out = nn.Sequential(nn.SiLU(), conv3(channels[0], 3*stem**2),
                                       nn.PixelShuffle(stem))
 
-
-    def features(
-        self, z:Tensor
-    ) -> list: # latent (B,d,h,w) to features, coarsest first: (B,C,h,w), (B,C',2h,2w), ...
+    def features(self, z:Tensor, # latent (B,d,h,w)
+                ) -> list[Tensor]: # coarsest first: (B,C,h,w), (B,C',2h,2w), ...
         "Features after each level, without the picture"
         h = self.conv_in(z)
         feats = []
@@ -98,17 +96,16 @@ class VQGAN(nn.Module):
         self.register_buffer('mean', torch.zeros(1, dim, 1, 1))
         self.register_buffer('std', torch.ones(1, dim, 1, 1))
 
-
-    def encode(self,
-               x:Tensor) -> Tensor: # picture (B,3,H,W) to latent (B,d,h,w), before quantisation
-        "Picture to standardised latent"
+    def encode(self, x:Tensor) -> Tensor: # picture (B,3,H,W) to latent (B,d,h,w)
+        "Picture to standardised latent, before quantisation"
         return (self.encoder(x) - self.mean) / self.std
 
     def decode(self, z:Tensor) -> Tensor: # latent (B,d,h,w) to picture (B,3,H,W)
         "Standardised latent to picture"
         return self.decoder(z*self.std + self.mean)
 
-    def features(self, z:Tensor) -> list: # latent (B,d,h,w) to features, coarsest first
+    def features(self, z:Tensor, # latent (B,d,h,w)
+                ) -> list[Tensor]: # coarsest first: (B,C,h,w), (B,C',2h,2w), ...
         "The decoder's features for a standardised latent"
         return self.decoder.features(z*self.std + self.mean)
 
@@ -142,8 +139,5 @@ class PatchDiscriminator(nn.Module):
         ]
         self.body = nn.Sequential(*down, nn.Conv2d(widths[-1], 1, 4, 1, 1))
 
-
-    def forward(
-            self,
-            x:Tensor) -> Tensor: # picture (B,3,H,W) to scores (B,1,h',w'), positive: looks real
+    def forward(self, x:Tensor) -> Tensor: # picture (B,3,H,W) to scores (B,1,h',w'), high: real
         return self.body(x)

@@ -10,8 +10,7 @@ import json, math, time, torch
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #a912bc6e
@@ -28,6 +27,7 @@ from ..training.callbacks import (Autocast, Curve, EMAWeights, FrozenEval, GiveT
                                              NaNGuard, Preview, Term, ValidateEvery, sum_terms)
 from ..training.checkpoints import Checkpoint, Resume
 from ..io.files import choose, write_beside
+from ..models.checkpoint import file_metadata, fill
 from ..inference.tiling import crop_to, pad_to_multiple
 from .llflow import LLFlow, LLFlowConfig
 from ..evaluation.fidelity import grey_mean
@@ -214,14 +214,7 @@ def read_baseline(path # of the .safetensors file
         raise FileNotFoundError(f'There is no file {path}; '
                                 'give the .safetensors file that train_baseline wrote, or one of '
                                 f'{", ".join(CLASSICS)}')
-    try:
-        with safe_open(path, 'pt') as f: meta = f.metadata() or {}
-    except SafetensorError as e:
-        raise ValueError(f'{path} is no safetensors file or is damaged ({e}); '
-                         'train it again') from None
-    if meta.get('format') != 'lowlight_nat_baseline':
-        raise ValueError(f'{path} is a safetensors file, but not a baseline; '
-                         'use one that save_baseline wrote')
+    meta = file_metadata(path, 'lowlight_nat_baseline', 'save_baseline')
     plan = BaselinePlan(**json.loads(meta['plan']))
     cfg = CONFIGS[plan.name](**json.loads(meta['sizes']))
     return BaselineFile(plan, cfg, json.loads(meta['about']))
@@ -268,15 +261,7 @@ def load_baseline(name_or_path, # clahe, gamma, or the path of a file that `trai
         return Baseline(name_or_path)
     meta = read_baseline(name_or_path)
     model = NETWORKS[meta.plan.name](meta.cfg)
-    own = model.state_dict()
-    state = load_file(name_or_path)
-    shapes = {k: v.shape for k, v in own.items()}
-    found = {k: v.shape for k, v in state.items()}
-    wrong = sorted(k for k in shapes | found if shapes.get(k) != found.get(k))
-    if wrong:
-        raise ValueError(f'{name_or_path}: {len(wrong)} entries do not fit its sizes (first: '
-                         f'{wrong[0]}); it comes from another version, train it again')
-    model.load_state_dict(state)
+    fill(model, name_or_path)
     return Baseline(meta.plan.name, model.to(device), meta.plan, meta.about)
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #0716a985

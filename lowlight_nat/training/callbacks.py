@@ -316,7 +316,7 @@ class AdversarialStep(Callback):
         "The critic, its optimiser and what was logged, for a `Checkpoint`"
         return dict(critic=self.critic.state_dict(), opt=self.opt.state_dict(), log=self.log,
                     terms=self.terms)
-    def load_state_dict(self, s):
+    def load_state_dict(self, s): # of `state_dict`
         "Put the critic, its optimiser and the log back"
         self.critic.load_state_dict(s['critic'])
         self.opt.load_state_dict(s['opt'])
@@ -400,7 +400,10 @@ class Curve(WhileTraining):
         step, split = row.split(',')[:2]
         # a validation after n batches has the number n, the batch that comes next has it too
         return int(step) < self.learn.train_iter + (split == 'val')
-    def write(self, split, values): # train or val; numbers by column
+    def write(self,
+        split, # train or val
+        values, # numbers by column
+    ):
         "Append a row"
         # fastai has counted a training batch already
         step = self.learn.train_iter - (split == 'train')
