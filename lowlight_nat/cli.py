@@ -81,11 +81,11 @@ class _Parser(argparse.ArgumentParser):
 def _add_option(p, name, param, default, short):
     "An option, of a parameter that has this `Param` and this default."
     needed = default is inspect.Parameter.empty
-    shown = not needed and default is not None and param.type is not bool
+    shown = not needed and default is not None and _kind(param.type) is not bool
     how = dict(dest=name, required=needed, default=None if needed else default,
                help=f'{param.help} (default: {_words(default)})' if shown else param.help)
-    if param.type is bool:
-        how['action'] = argparse.BooleanOptionalAction if default else 'store_true'
+    if _kind(param.type) is bool:
+        how['action'] = 'store_true' if default is False else argparse.BooleanOptionalAction
     else:
         how |= dict(type=_kind(param.type), nargs=param.nargs, choices=param.choices,
                     metavar=param.metavar or (None if param.choices else name.upper()))
@@ -111,7 +111,7 @@ def add_options(
     subs:dict|None=None,
 )->argparse.ArgumentParser: # the same parser
     """The command line of a function: dashes for underscores, `--x/--no-x` for what is on by
-    default."""
+    default, or None."""
     if not subs:
         _add_options(p, func, short)
         return p
@@ -352,7 +352,7 @@ def lowlight_evaluate(
     split:Param('which pairs; test is read only when asked for; by default val, and all where the '
                 'data have no split', str, choices=('train', 'val', 'test', 'all'))=None,
     json:str|None=None, # file for all figures and circumstances
-    latent_nat:bool=True, # use the NAT on the latent
+    latent_nat:bool|None=None, # use the NAT on the latent; the model's choice by default
     decoder_nat:bool=True, # use the NAT on the decoder's features
     rounds:int|None=None, # rounds of both NATs; the model's by default
     # entropy in [0,1] above which a place is uncertain; the model's by default
@@ -369,6 +369,7 @@ def lowlight_evaluate(
     pairs = check_pairs(find_pairs(source, chosen))
     start = time.perf_counter()
     enhancer = Enhancer.from_pretrained(weights, device)
+    if latent_nat is None: latent_nat = enhancer.model.cfg.latent_nat
     print(f"{'picture':24} " + ' '.join(f'{o:>12}' for o in SCORES))
     def tell(row): print(_line(row['name'], row), flush=True)
     res = evaluate(enhancer, pairs, tell, latent_nat=latent_nat, decoder_nat=decoder_nat,
@@ -388,7 +389,7 @@ def _report(res, enhancer, args, file, seconds, note, trained_on):
     if trained_on: print(f'lowlight_evaluate: {note}', file=sys.stderr)
     cfg = enhancer.model.cfg
     settings = {k: v for k,v in args.items() if k not in ('low','high')}
-    for k in ('tau','rounds'):
+    for k in ('tau','rounds','latent_nat'):
         if settings[k] is None: settings[k] = getattr(cfg, k)
     settings |= res.settings
     settings |= dict(bf16=enhancer.bf16, weights=_weights_of(enhancer, args['weights']))
@@ -634,7 +635,7 @@ def lowlight_export(
     rounds:int|None=None,
     dtype:Param('of weights', str, choices=('float32', 'float16', 'int8'))='float32',
     opset:int=20, # version of ONNX's operators, 18 to 23
-    latent_nat:bool=True, # use the NAT on the latent
+    latent_nat:bool|None=None, # use the NAT on the latent; the model's choice by default
     decoder_nat:bool=True, # use the NAT on the decoder's features
 ): # path of the file
     "Write a model as one ONNX file, or GLARE's published weights as a checkpoint."

@@ -132,6 +132,7 @@ def table(rows, columns):
     body = [[number(r.get(k), f).replace('|', '\\|') for k, _, f in columns] for r in rows]
     return '\n'.join([row(o for _, o, _ in columns), f'|{rule}|', *map(row, body)])
 
+NAT_0_1 = 'With the latent NAT of version 0.1; the script is at commit `5accf14`.'
 VERSION_0_1 = ('Measured by version 0.1, which took working memory from the system: '
                'the scratch space of the libraries is in it.')
 SCORES = 'psnr_gt_mean=PSNR GT-mean:.2f | ssim_gt_mean=SSIM GT-mean:.4f | psnr=PSNR raw:.2f | ssim=SSIM raw:.4f'
@@ -217,7 +218,7 @@ RESULTS = {
     'rounds': (
         'Rounds, measured on the tokens', 'latent_nat',
         'name=reading | masked=masked:.3f | cross_entropy=cross-entropy:.3f | accuracy=accuracy:.3f | '
-        'psnr_gt_mean=PSNR GT-mean:.2f | ssim_gt_mean=SSIM GT-mean:.4f'),
+        'psnr_gt_mean=PSNR GT-mean:.2f | ssim_gt_mean=SSIM GT-mean:.4f', NAT_0_1),
     'exposure': (
         'Exposure heads', 'light',
         'name=head | val error=error of the level:.3f | raw PSNR=PSNR raw:.2f | '
@@ -237,7 +238,7 @@ RESULTS = {
         'Flow or regression', 'flow',
         f'name=aligner | latent_l1=latent L1:.3f | high_frequency=high frequency kept:.3f | {SCORES}',
         'Means over the seeds, at equal steps.'),
-    'lab': ('Fifteen forms of the network', 'lab_nat_gain', lab, 'At equal steps.'),
+    'lab': ('Fifteen forms of the network', 'lab_nat_gain', lab, 'At equal steps.', NAT_0_1),
     'lab_oracles': ('Where the error lies', 'lab_nat_gain', oracles),
     'cost_small': ('What the NATs cost', 'cost', cost, VERSION_0_1),
     'cost_small_bfloat16': ('The same in bfloat16', 'cost', cost, VERSION_0_1),

@@ -49,9 +49,8 @@ POSIX = pytest.mark.skipif(os.name != 'posix', reason='SIGKILL and fork are of P
 
 
 class Toy(nn.Module):
-    "One convolution, noise while training, rounds and masks to be set"
+    "One convolution, noise while training, rounds to be set"
     rounds = 4
-    mask_range = (0.1, 0.9)
     def __init__(self):
         super().__init__()
         self.body = nn.Conv2d(3, 3, 3, padding=1)

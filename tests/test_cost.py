@@ -143,8 +143,8 @@ def test_multiply_adds_follow_the_mask(model, x, monkeypatch):
     on = [macs(s) for s in SHARES]
     assert torch.equal(on[0], off), 'nothing is masked, and still the NATs compute'
     for a, b in zip(on, on[1:]): assert (b >= a).all()
-    assert (on[1][0] - off[0]) < .5*(
-        on[3][0] - off[0]), 'the NAT on the latent computes for places that are not masked'
+    # the look at the grid costs the same whatever is masked, what is read from it does not
+    assert (on[3] - on[1])[0] > .2*(on[1] - off)[0]
     assert (on[3] > off).all()
 
 @pytest.mark.slow
@@ -152,7 +152,7 @@ def test_masked_work_grows_with_the_mask(model, x):
     """From a fifth to four fifths masked: at least by the linear layers of the places, and of the
     cells, that more rounds then compute. A cost that does not depend on the mask fails"""
     H, nat, feat = entropy(model, x), model.nat, model.fusion.nat
-    place = sum(l.weight.numel() for l in (nat.place_mlp[1], nat.head))
+    place = nat.head.weight.numel()
     cell = sum(l.weight.numel()
                for l in (feat.embed, feat.to_feature,
                          *[l for b in feat.blocks for l in (b.qkv, b.proj, b.mlp[0], b.mlp[2])]))

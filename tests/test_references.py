@@ -10,10 +10,11 @@ from torch import nn
 
 from lowlight_nat.models import glare
 from lowlight_nat.models.fusion import DeformAlign
-from lowlight_nat.models.layers import Places, TransformerBlock, apply_rope, grid_positions, rope_angles
+from lowlight_nat.models.latent_nat import LatentNAT, masked_token_bound
+from lowlight_nat.models.layers import TransformerBlock, apply_rope, grid_positions, rope_angles
 from lowlight_nat.models.masking import entropy_map, expected_code, token_log_probs
 from lowlight_nat.models.quantizers import VectorQuantizer, squared_distances, usage_stats
-from lowlight_nat.training.losses import gaussian_nll, hinge_d_loss, ms_ssim_loss, ssim_loss, token_loss, token_targets
+from lowlight_nat.training.losses import gaussian_nll, hinge_d_loss, ms_ssim_loss, ssim_loss
 
 
 @pytest.fixture(autouse=True)
@@ -192,16 +193,23 @@ def test_gaussian_likelihood_is_torchs():
         F.gaussian_nll_loss(pred, target,
                             logvar.exp()[:, None]))
 
-@pytest.mark.parametrize('T', [0., .3])
-def test_token_loss_is_torchs_cross_entropy(T):
-    d2 = torch.rand(2, 3, 4, 8)
-    mask = torch.rand(2, 3, 4) < .6
-    logits = torch.randn(2, 3, 4, 8)
-    places = Places(mask.flatten(1), 12)
-    q = places.take(logits.log_softmax(-1).flatten(1, 2))
-    target = (-d2[mask]/T).softmax(-1) if T else d2[mask].argmin(-1)
-    close(token_loss([(places, q), (places, q)], token_targets(d2, T)),
-          F.cross_entropy(logits[mask], target))
+def test_the_masked_token_bound_is_torchs_cross_entropy():
+    "Each picture's mean over its hidden places, and the mean of the pictures"
+    torch.manual_seed(0)
+    nat = LatentNAT(8, 3, cond=5, width=16, depth=1)
+    torch.nn.init.normal_(nat.head.weight, std=.3)
+    z = torch.randn(2, 3, 4, 4)
+    codes = torch.randn(8, 3)
+    tokens = torch.randint(8, (2, 4, 4))
+    kept = torch.rand(2, 4, 4) < .4
+    cond = torch.randn(2, 5, 4, 4)
+    sigma = torch.rand(2, 4, 4) + .2
+    got = masked_token_bound(nat, z, tokens, kept, codes, cond, sigma)
+    look = nat(z, codes[tokens].permute(0, 3, 1, 2), kept, cond, sigma)
+    d2 = (look.z[..., None, :] - codes).pow(2).sum(-1)
+    logits = -d2/look.T[..., None] + nat.head(look.vectors)
+    close(got, torch.stack([F.cross_entropy(logits[i][~kept[i]], tokens[i][~kept[i]])
+                            for i in range(2)]).mean())
 
 def test_distribution_entropy_and_mean_are_those_of_torch():
     d2 = torch.rand(2, 3, 4, 8)

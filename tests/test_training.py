@@ -115,7 +115,7 @@ def interrupted(monkeypatch, name, step):
         T, 'stage_learner', lambda n, dls, model, plan, cbs=(), make=None: real(
             n, dls, model, plan, [*cbs, *([Stop(step)] if n == name else [])], make))
 
-@pytest.mark.parametrize('name,step', [('codebook', 8), ('flow', 1), ('flow', 7), ('decoder', 8)])
+@pytest.mark.parametrize('name,step', [('codebook', 8), ('flow', 1), ('flow', 7), ('nat', 7), ('decoder', 8)])
 def test_resumed_by_keyboard_is_the_same_run(whole, tmp_path, monkeypatch, name, step):
     before = list(T.STAGES)[:list(T.STAGES).index(name)]
     for s in before:
@@ -131,6 +131,25 @@ def test_resumed_by_keyboard_is_the_same_run(whole, tmp_path, monkeypatch, name,
     # nor is a row lost or doubled
     assert (tmp_path/f'{name}.csv').read_text() == (whole/f'{name}.csv').read_text()
     assert not (tmp_path/f'{name}.pt').exists()
+
+def test_stopped_while_latents_are_written(whole, tmp_path, monkeypatch):
+    "What is there stays, the rest is computed, and the stage is that of a run in one go"
+    import lowlight_nat.training.latents as S
+    (tmp_path/'flow.safetensors').write_bytes((whole/'flow.safetensors').read_bytes())
+    real = S.latents_of
+    def stopped(*args):
+        if len(list((tmp_path/'latents').glob('*.safetensors'))) == 3: raise KeyboardInterrupt
+        return real(*args)
+    with monkeypatch.context() as m:
+        m.setattr(S, 'latents_of', stopped)
+        with pytest.raises(KeyboardInterrupt):
+            T.train_pipeline(TOY, PLAN, toy_dls, tmp_path, stages='nat', minutes=0)
+    then = {p: p.stat().st_mtime_ns for p in (tmp_path/'latents').glob('*.safetensors')}
+    T.train_pipeline(TOY, PLAN, toy_dls, tmp_path, stages='nat', resume=True, minutes=0)
+    now = {p: p.stat().st_mtime_ns for p in (tmp_path/'latents').glob('*.safetensors')}
+    assert len(then) == 3 and len(now) == PLAN.latents*4 and then.items() <= now.items()
+    assert not same(weights(tmp_path/'nat.safetensors'), weights(whole/'nat.safetensors'))
+    assert (tmp_path/'nat.csv').read_text() == (whole/'nat.csv').read_text()
 
 def test_the_critic_is_resumed_too(tmp_path):
     def run(path, stop=None, resume=False):

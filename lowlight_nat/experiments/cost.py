@@ -210,11 +210,12 @@ def stage_multiply_adds(
     x:Tensor, # (1,3,H,W), sides multiples of `model.multiple`
     tau:float|None=None, # threshold; None: the configuration's
     rounds:int|None=None, # R of both NATs; None: the configuration's
-    latent_nat:bool=True, # use the NAT on the latent
+    latent_nat:bool|None=None, # use the NAT on the latent; None: as the configuration says
     decoder_nat:bool=True, # use the NAT on the features
 )->dict[str,int]: # align, refine, decode
     "Multiply-adds of the three stages of one inference."
-    rounds = model.cfg.rounds if rounds is None else rounds
+    if rounds is None: rounds = model.cfg.rounds
+    if latent_nat is None: latent_nat = model.cfg.latent_nat
     out = {}
     def align(): out['a'] = model.align(x)
     def refine(): out['r'] = model.refine(out['a'], tau=tau, rounds=rounds if latent_nat else 0)

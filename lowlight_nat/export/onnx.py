@@ -24,7 +24,7 @@ from ..io.metadata import read_picture
 def exported_program(
     model:LowLightNAT, # of arch='compact'
     rounds:int=None, # R of both NATs, unrolled, by default the configuration's
-    latent_nat:bool=True, # use the NAT on the latent
+    latent_nat:bool|None=None, # use the NAT on the latent; None: as the configuration says
     decoder_nat:bool=True, # use the NAT on the decoder's features
 # takes x_low (1,3,H,W), H and W multiples of 8 from 16 to 4096; gives `static_graph.OUTPUT_NAMES`
 ) -> torch.export.ExportedProgram:
@@ -203,14 +203,17 @@ def export_onnx(model:LowLightNAT, # of arch='compact'
                 # float32, float16 (weights and arithmetic of the wide layers) or int8 (weights of
                 # matrix products)
                 dtype:str='float32',
-                latent_nat:bool=True, # use the NAT on the latent
+                # use the NAT on the latent; None: as the configuration says
+                latent_nat:bool|None=None,
                 decoder_nat:bool=True, # use the NAT on the decoder's features
                ) -> Path:
     """Write a model as one ONNX file: x_low (1,3,H,W) in [0,1], H and W multiples of 8, to
     `static_graph.OUTPUT_NAMES`. Raises ValueError or ImportError with one sentence"""
     _check_onnx(model, path, opset, dtype)
     m = to_onnx(exported_program(model, rounds, latent_nat, decoder_nat), opset)
-    _stamp(m, model, model.cfg.rounds if rounds is None else rounds, opset, latent_nat, decoder_nat)
+    if rounds is None: rounds = model.cfg.rounds
+    if latent_nat is None: latent_nat = model.cfg.latent_nat
+    _stamp(m, model, rounds, opset, latent_nat, decoder_nat)
     return write_onnx({'float32': lambda m: m, 'float16': to_half,
                        'int8': quantize_dynamic}[dtype](m), path)
 
@@ -372,7 +375,8 @@ def has_compiler() -> bool:
 
 def compiled(model:LowLightNAT, # of arch='compact'
              rounds:int=None, # R of both NATs, unrolled, by default the configuration's
-             latent_nat:bool=True, # use the NAT on the latent
+             # use the NAT on the latent; None: as the configuration says
+             latent_nat:bool|None=None,
              decoder_nat:bool=True, # use the NAT on the decoder's features
              # of torch.compile; eager and aot_eager only check that the graph is whole
              backend:str='inductor',

@@ -80,7 +80,8 @@ class DenseModel(nn.Module):
     def __init__(self,
                  model:LowLightNAT, # copied
                  rounds:int|None=None, # R of both NATs, unrolled; None: the configuration's
-                 latent_nat:bool=True, # use the NAT on the latent
+                 # use the NAT on the latent; None: as the configuration says
+                 latent_nat:bool|None=None,
                  decoder_nat:bool=True): # use the NAT on the decoder's features
         super().__init__()
         cfg = model.cfg
@@ -88,6 +89,7 @@ class DenseModel(nn.Module):
         if cfg.arch != 'compact':
             raise ValueError(f'DenseModel: a model with arch={cfg.arch!r} has no dense form yet; '
                              "take one with arch='compact'")
+        if latent_nat is None: latent_nat = cfg.latent_nat
         self.latent_rounds = rounds*latent_nat
         self.feature_rounds = rounds*decoder_nat
         self.model = copy.deepcopy(model).cpu().eval().requires_grad_(False)

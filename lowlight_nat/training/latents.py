@@ -69,17 +69,24 @@ def keep_latents(model:LowLightNAT, # as the stage before left it
     return paths
 
 # %% ../../nbs/workshop/20_latents.ipynb #1a7e0012
+def _mirrored(n, size): # places of a row, and places wanted
+    "Numbers of the places wanted: there and back again where the row ends"
+    i = torch.arange(size) % (2*n)
+    return torch.minimum(i, 2*n - 1 - i)
+
 class LatentDataset:
     "Crops of stored latents, numbered draws, each the tensors of `Latents` for one picture"
     train = True
     def __init__(self,
                  paths:list[Path], # of `keep_latents`
-                 pairs:list, # the pairs that were trained on, for their fingerprint
-                 size:int, # side of the crops, in places
+                 pairs:list, # the pairs that were trained on
+                 of:list[int], # number of each file's pair
+                 size:int, # side of the crops, in places; small pictures are mirrored on
                  n:int, # draws an epoch
                  seed:int=42): # of the choice of pictures, crops and mirrors
         self.paths = paths
         self.pairs = pairs
+        self.of = of
         self.size = size
         self.n = n
         self.seed = seed
@@ -89,8 +96,8 @@ class LatentDataset:
         return self.draw(i)
 
     def index(self, k:int) -> int: # number of a draw, to that of its pair
-        "The pair that a draw is of, where every pair was drawn equally often"
-        return self._file(k) % max(1, len(self.pairs))
+        "The pair that a draw is of"
+        return self.of[self._file(k)]
 
     def _file(self, k):
         return random.Random(f'{self.seed} file {k}').randrange(len(self.paths))
@@ -110,8 +117,11 @@ class LatentDataset:
         top = rng.randrange(max(1, h - self.size + 1))
         left = rng.randrange(max(1, w - self.size + 1))
         mirrored = [axis for axis in (-1, -2) if rng.random() < 0.5]
+        rows = _mirrored(min(h, self.size), self.size)
+        cols = _mirrored(min(w, self.size), self.size)
         def cut(name):
             t = f.get_slice(name)[..., top:top+self.size, left:left+self.size]
+            t = t[..., rows, :][..., cols]
             return (t.long() if name == 'tokens' else t.float()).flip(mirrored)
         return tuple(f.get_tensor(n) if n == 'overview' else cut(n) for n in _NAMES)
 
@@ -133,5 +143,6 @@ def latent_dls(model:LowLightNAT, # as the stage before left it
     "Loaders that train on stored latents, and validate on the same pictures as before"
     dataset = dls.train.dataset
     paths = keep_latents(model, dataset, folder, versions*len(dataset.pairs), stamp)
-    crops = LatentDataset(paths, dataset.pairs, size//4, -(-n//bs)*bs, seed)
+    of = [dataset.index(k) for k in range(len(paths))]
+    crops = LatentDataset(paths, dataset.pairs, of, size//4, -(-n//bs)*bs, seed)
     return LowLightDataLoaders(LatentDL(crops, bs=bs), dls.valid, device=dls.device)

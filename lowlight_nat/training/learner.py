@@ -38,9 +38,12 @@ with needs_extra('train', 'Training'):
 # %% ../../nbs/part4_training/17_learner.ipynb #d6b689e5
 def split_stage(stage:Stage # of a Learner
                ) -> list[list[nn.Parameter]]:
-    "The groups of a stage, as fastai's `splitter`"
+    "The groups of a stage, without what it leaves as it is, as fastai's `splitter`"
     stage = getattr(stage, 'module', stage)   # in a parallel wrapper
-    return stage.groups(stage.model)
+    names = {id(p): name for name, p in stage.model.named_parameters()}
+    groups = stage.groups(stage.model)
+    learn = [[p for p in g if not names[id(p)].startswith(stage.rests)] for g in groups]
+    return [g for g in learn if g]
 
 
 # %% ../../nbs/part4_training/17_learner.ipynb #ac608c4d

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['SCALES', 'l1_loss', 'ssim_loss', 'ms_ssim_loss', 'brightness_weight', 'gt_mean_loss', 'encoder_feature_loss',
            'lpips_loss', 'PerceptualLoss', 'perceptual_loss', 'hinge_d_loss', 'hinge_g_loss', 'adaptive_weight',
-           'token_targets', 'token_loss', 'gaussian_nll', 'exposure_nll']
+           'gaussian_nll', 'exposure_nll']
 
 # %% ../../nbs/part4_training/14_losses.ipynb #7e13ce50
 import torch
@@ -168,26 +168,6 @@ def adaptive_weight(rec:Tensor, # reconstruction loss, scalar
     "Ratio of gradient norms at the last layer; Esser et al., CVPR 2021, eq. 7"
     def steepness(loss): return torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
     return (steepness(rec)/(steepness(g) + 1e-4)).clamp(0, limit).detach()
-
-# %% ../../nbs/part4_training/14_losses.ipynb #73668b3c
-def token_targets(d2:Tensor, # squared distances of the true latent to the codes (..., K)
-                  T:float=0.05, # temperature, in units of squared distance; 0: one-hot
-                 ) -> Tensor: # target distribution (..., K)
-    "Soft targets by code distance"
-    if T <= 0: return F.one_hot(d2.argmin(-1), d2.shape[-1]).float()
-    return F.softmax(-d2/T, -1)
-
-def token_loss(rounds:list, # of (`Places` (B,n), log-probabilities (B,n,K)), of `parallel_decode`
-               targets:Tensor, # (B,h,w,K)
-              ) -> Tensor: # scalar, nats per masked place
-    "Cross-entropy on masked places, mean over the rounds"
-    if not rounds: return targets.new_zeros(())
-    targets = targets.flatten(1, 2)
-    total = 0
-    for places, log_p in rounds:
-        cross_entropy = -(places.take(targets)*log_p).sum(-1)      # (B,n)
-        total = total + (cross_entropy*places.meant).sum()/places.meant.sum()
-    return total/len(rounds)
 
 # %% ../../nbs/part4_training/14_losses.ipynb #3f1baa6e
 def gaussian_nll(pred:Tensor, # predicted mean (...,d)

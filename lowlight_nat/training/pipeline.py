@@ -507,7 +507,7 @@ def _say_result(path):
 # %% ../../nbs/workshop/19_pipeline.ipynb #76387802
 # of a configuration, what a stage may change of the stage before
 _FREE = {'name', 'factor', 'tau', 'mask_by', 'mask_share', 'rounds', 'decay', 'beta', 'rotation',
-         'glare_compat', 'frozen'}
+         'glare_compat', 'frozen', 'latent_nat'}
 
 def previous(model:LowLightNAT, # whose device is kept
              path:Path, # checkpoint of the stage before

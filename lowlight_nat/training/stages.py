@@ -57,6 +57,7 @@ class Stage(nn.Module):
     rounds = None              # of the NAT on features in training; None: `cfg.rounds`
     parts = ()                 # groups of names of what is trained, a later one takes from an earlier one
     frozen_parts = ()          # the same with `cfg.frozen`
+    rests = ()                 # beginnings of names of what this stage leaves as it is
 
     def __init__(self, model:LowLightNAT, # trained in place
                  plan:TrainPlan|None=None): # by default the preset of the configuration
@@ -282,13 +283,15 @@ class DecoderStage(Stage):
         super().__init__(model, plan)
         self.use_gt_mean = use_gt_mean
         self.nats = nats
-        if nats:   # what is off is left as it is, by weight decay too
-            if not nats[0]: model.nat.requires_grad_(False)
-            if not nats[1]: model.fusion.nat.requires_grad_(False)
-        if not self.plan.align:
-            for part in model.encoder, model.flow, model.spread, model.exposure, model.nat:
-                part.requires_grad_(False)
-        self.terms = tuple(self.plan.structure if t == 'ssim' else t for t in self.terms)
+        latent, features = nats or (True, True)
+        rests = [] if self.plan.align else [*self.parts[0], 'nat.']
+        if not latent: rests.append('nat.')
+        if not features: rests.append('fusion.nat.')
+        self.rests = tuple(rests)
+        for name, p in model.named_parameters():   # by weight decay too
+            if name.startswith(self.rests): p.requires_grad_(False)
+        terms = self.terms if self.plan.align else self.terms[:3]
+        self.terms = tuple(self.plan.structure if t == 'ssim' else t for t in terms)
         if self.plan.dec_perceptual:
             self.terms = (*self.terms, 'perceptual')
             self.perceptual = own_perceptual(model)

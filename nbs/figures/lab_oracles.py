@@ -54,7 +54,7 @@ def tokens_known(model, x_low, x_high,
     y, level = model.normalise(x_high)
     a = model.align(x_low)
     z = model.vqgan.encode(y).float()
-    r = model.refine(a)
+    r = model.refine(a, rounds=model.cfg.rounds if model.cfg.latent_nat else 0)
     truth = model.vqgan.quantizer(z).tokens
     if what in ('tokens', 'both'): r.tokens = torch.where(r.mask, truth, r.tokens)
     if what in ('latent', 'both'): r.z = torch.where(r.mask[:, None], z, r.z)
