@@ -14,7 +14,7 @@ from ..io.files import check_number
 from .config import ModelConfig
 from .flow import ConditionalEncoder, ConditionalFlow, PictureStats, SpreadHead
 from .flow import picture_stats
-from .fusion import Decoded, FeatureNAT, FeatureRound, FusionDecoder
+from .fusion import Decoded, FeatureNAT, FeatureRound, FusionDecoder, carry_light
 from .glare import GlareSizes
 from .glare_weights import glare_from_files, glare_parts
 from .latent_nat import DecodingRound, LatentNAT, parallel_decode
@@ -230,7 +230,9 @@ class LowLightNAT(nn.Module):
                tau:float|None=None, # threshold in [0,1], by default the configuration's
                rounds:int|None=None, # R, by default the configuration's; 0: no latent NAT
                record:bool=False, # keep the history of the rounds
-               output:str='delta', # how the latent is read out: delta, argmax or expectation
+               # how the latent is read out: delta, argmax or expectation; None: expectation with
+               # known tokens, delta without
+               output:str|None=None,
                keep:bool|None=None, # the distributions; None: if gradients are enabled
                allow:Tensor|None=None, # places that may be masked (B,h,w) bool, by default all
                known:Known|None=None, # true tokens; then all other places are masked
@@ -242,6 +244,7 @@ class LowLightNAT(nn.Module):
         "Doubt, mask, and parallel decoding by the latent NAT"
         if tau is None: tau = self.cfg.tau
         if rounds is None: rounds = self.cfg.rounds
+        if output is None: output = 'delta' if known is None else 'expectation'
         quantizer = self.vqgan.quantizer
         t = self.doubt(a)
         mask = uncertainty_mask(t.map, tau)
@@ -301,6 +304,38 @@ class LowLightNAT(nn.Module):
             vq = self.vqgan.features(self.vqgan.quantizer.lookup(r.tokens))
         return self.fusion(r.z, a.feats, vq[:2], r.mask, rounds, mix, record, r.sigma, allow)
 
+    def follow(self, x:Tensor, # decoded with known tokens (B,3,H,W)
+               x_0:Tensor, # decoded without (B,3,H,W)
+               r:Refined, # with known tokens
+               r_0:Refined, # the same look with none
+              ) -> Tensor: # (B,3,H,W)
+        "The decoded picture with the light and colour that the known tokens say"
+        d = self.vqgan.decode(r.z)
+        d_0 = self.vqgan.decode(r_0.z)
+        trust = (1.5*(1 - r.sigma/r_0.sigma)).clamp(0, 1)
+        return carry_light(x, x_0, d, d_0, trust)
+
+    def decode_known(self, a:Aligned, # of `align`
+                     known:Known, # true tokens
+                     before:Refined, # the default
+                     *,
+                     latent_rounds:int=1, # looks at the latent
+                     rounds:int|None=None, # R of the NAT on features
+                     mix:float|None=None, # weight of the low-light features; None: learned
+                     record:bool=False, # keep the history of the rounds
+                     allow:Tensor|None=None, # places that may be refined (B,h,w) bool
+                    ) -> tuple[Refined, Decoded]: # latent and picture that follow them
+        "A picture that follows known tokens; where there are none, the default"
+        none = Known(known.tokens, torch.zeros_like(known.where))
+        how = dict(rounds=latent_rounds, allow=allow, keep=False)
+        r_0 = self.refine(a, known=none, **how)
+        r = self.refine(a, known=known, record=record, **how)
+        x_0 = self.decode(a, before, rounds=rounds, mix=mix, allow=allow).x
+        d = self.decode(a, r, rounds=rounds, mix=mix, record=record, allow=allow)
+        heard = known.where.flatten(1).any(1).view(-1, 1, 1, 1)
+        d.x = torch.where(heard, self.follow(d.x, x_0, r, r_0), x_0)
+        return r, d
+
     def at_least(self, log_level:Tensor, # as predicted (B,)
                  own:Tensor|None=None, # mean grey of the input (B,); None: not known
                 ) -> Tensor: # (B,)
@@ -336,8 +371,7 @@ class LowLightNAT(nn.Module):
                 heat:float=0., # of the flow's sample, 0: the likeliest
                 mix:float|None=None, # weight of the low-light features in [0,1]; None: learned
                 level:float|None=None, # grey mean of the result in (0,1], by default predicted
-                # use the NAT on the latent; None: with known tokens or samples, and where the
-                # configuration says so
+                # use the NAT on the latent where nothing is known; None: as the configuration says
                 latent_nat:bool|None=None,
                 decoder_nat:bool=True, # use the NAT on the decoder's features
                 record:bool=False, # keep the history of the rounds
@@ -350,13 +384,15 @@ class LowLightNAT(nn.Module):
         self.check(x_low)
         s = self.settings(tau, rounds, heat, level)
         a = self.align(x_low, stats=stats, heat=s.heat, seed=seed)
-        if latent_nat is None: latent_nat = self.cfg.latent_nat or known is not None
-        latent_rounds = s.rounds if latent_nat else 0
-        r = self.refine(a, tau=s.tau, rounds=latent_rounds, record=record, allow=allow,
-                        known=known)
+        looks = self.cfg.latent_nat if latent_nat is None else latent_nat
+        r = self.refine(a, tau=s.tau, rounds=s.rounds if looks else 0, record=record, allow=allow)
         r.log_q = []   # of use in training only
         feature_rounds = s.rounds if decoder_nat else 0
-        d = self.decode(a, r, rounds=feature_rounds, mix=mix, record=record, allow=allow)
+        if known is None:
+            d = self.decode(a, r, rounds=feature_rounds, mix=mix, record=record, allow=allow)
+        else:
+            r, d = self.decode_known(a, known, r, latent_rounds=1 if rounds is None else s.rounds,
+                                     rounds=feature_rounds, mix=mix, record=record, allow=allow)
         own = grey_mean(x_low) if stats is None else None   # of a tile nothing is known of the rest
         gain = self.gain(d.x, a.log_level, a.log_std, s.level, own)
         predicted = self.at_least(a.log_level, own).exp()
