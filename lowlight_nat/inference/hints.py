@@ -70,6 +70,7 @@ class Hint:
     # '#c8b090' or three numbers; of patch: its pixels (3,H,W)
     value:object=None
     strength:float=1. # in [0,1]: 0.5 goes half the way
+    name:str='' # what sentences call it; by default region and kind
 
     def __post_init__(self):
         if self.kind not in HINT_KINDS:
@@ -92,6 +93,7 @@ class Hint:
         return isinstance(self.region, (tuple, list)) and len(self.region) == 4
 
     def __str__(self):
+        if self.name: return self.name
         if self.is_box: where = ','.join(map(str, self.region))
         else: where = self.region if isinstance(self.region, str) else 'mask'
         plain = self.value is not None and not isinstance(self.value, Tensor)
@@ -179,13 +181,17 @@ def _box(hint, size):
     where[top:bottom, left:right] = True
     return where
 
+def _mask(hint):
+    "The mask (H,W) of a hint."
+    if isinstance(hint.region, (tuple, list)):
+        raise ValueError(f'hint {hint}: a box has four whole numbers, left, top, right and bottom')
+    try: return read_mask(hint.region)
+    except ImageError as e: raise ImageError(f'hint {hint}: {e}') from None
+
 def _region(hint, size):
     "The pixels (H,W) that a hint speaks of."
     if hint.is_box: return _box(hint, size)
-    if isinstance(hint.region, (tuple, list)):
-        raise ValueError(f'hint {hint}: a box has four whole numbers, left, top, right and bottom')
-    try: where = read_mask(hint.region)
-    except ImageError as e: raise ImageError(f'hint {hint}: {e}') from None
+    where = _mask(hint)
     if tuple(where.shape) != tuple(size):
         raise ImageError(f'hint {hint}: the mask has {where.shape[1]}x{where.shape[0]} pixels, and '
                          f"the picture {size[1]}x{size[0]}: give a mask of the picture's size")
@@ -475,6 +481,11 @@ class Hints:
     hints:list # of `Hint`
     told:Told|None=None # what was known already, of an earlier result
 
+def _with_mask(hint):
+    "The hint, its mask read from its file."
+    if hint.is_box: return hint
+    return replace(hint, region=_mask(hint), name=str(hint))
+
 def read_hints(
     hints:list, # each a `Hint`, the text of one, or a result (`Enhanced`) to go on from
 )->Hints:
@@ -487,6 +498,7 @@ def read_hints(
         if not isinstance(o, Hint):
             raise ValueError(f'hints: {type(o).__name__} is no hint; give a Hint, its text, or a '
                              'result of variations')
+    others = [_with_mask(o) for o in others]
     if len(results) > 1:
         raise ValueError(f'hints: {len(results)} results are given; go on from one of them')
     if results and results[0].told is None:
