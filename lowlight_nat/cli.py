@@ -24,12 +24,12 @@ from .data.pairs import check_pairs, default_split, find_pairs, split_note
 from .evaluation.fidelity import GT_MEAN_FORMULA
 from .evaluation.perceptual import InceptionFeatures, LPIPS, weights_url
 from .experiments.runs import SCORES, Run, evaluate
-from .inference.enhancer import (DEFAULT_WEIGHTS, Enhancer, check_settings, pick_device,
-                                             read_mask)
+from .inference.enhancer import DEFAULT_WEIGHTS, Enhancer, check_settings, pick_device
 from .inference.folders import (EnhancedFiles, Job, check_jobs, enhance_files, expand,
                                             folder_jobs, make_jobs, other_files, summary,
-                                            unique_jobs)
-from .io.files import WRITTEN_FORMATS, check_quality, choose
+                                            unique_jobs, with_variations)
+from .inference.hints import read_hints, read_mask
+from .io.files import WRITTEN_FORMATS, check_number, check_quality, choose
 from .io.files import IMAGE_EXTENSIONS, ImageError
 from .io.records import folder_lock, versions, write_json
 from .models.glare_weights import GLARE_RELEASE
@@ -49,6 +49,7 @@ class Param:
         choices=None, # values it may have
         opt=True, # an option; False: an argument that goes by its place
         metavar=None, # what the help calls its values; by default the option's name
+        repeat=False, # may the option be given several times? Then its value is a list
     ):
         self.help = help
         self.type = type
@@ -56,6 +57,7 @@ class Param:
         self.choices = choices
         self.opt = opt
         self.metavar = metavar
+        self.repeat = repeat
     def __repr__(self): return f'{self.type.__name__}: {self.help}'
 
 # %% ../nbs/part6_using/24_cli.ipynb #787e24e6
@@ -87,6 +89,7 @@ def _add_option(p, name, param, default, short):
     if param.type is bool:
         how['action'] = argparse.BooleanOptionalAction if default else 'store_true'
     else:
+        if param.repeat: how['action'] = 'append'
         how |= dict(type=_kind(param.type), nargs=param.nargs, choices=param.choices,
                     metavar=param.metavar or (None if param.choices else name.upper()))
     names = [f'-{short}'] if short else []
@@ -246,6 +249,13 @@ def lowlight_enhance(
     # picture of the same size, white where the NATs may refine; everywhere by default
     mask:str|None=None,
     strength:float=1., # of the result over the picture as it was, from 0 to 1
+    hint:Param('what you say about a region of the result: 100,80,160,140:neutral for a box (left, '
+               'top, right, bottom), or MASK.png:KIND; kinds are neutral, light, right, '
+               'bright=+1 (stops), bright=0.5 (grey value) and colour=#c8b090; several --hint may '
+               'be given', str, metavar='REGION:KIND', repeat=True)=None,
+    # write so many other results of each picture, NAME_variation1 and so on, and NAME_sheet, on
+    # which all lie next to each other
+    variations:int=0,
     quality:int=95, # of JPEG, WebP and AVIF, from 1 to 100; a WebP that was lossless stays so
     save_uncertainty:bool=False, # write NAME_uncertainty.png beside each result
     # write NAME_history.webp beside each result, a film of the rounds; takes longer
@@ -267,7 +277,13 @@ def lowlight_enhance(
                     strength=strength, mask=None if mask is None else read_mask(mask))
     check_settings(**settings)
     check_quality(quality)
+    variations = check_number('variations', variations, '[0, inf)', True)
+    if hint: settings['hints'] = read_hints(hint).hints
+    if save_history and (hint or variations):
+        raise ValueError('save_history shows rounds without hints and variations: '
+                         'leave out one of them.')
     jobs = plan_jobs(inputs, out, recursive, save_uncertainty, save_history)
+    jobs = [with_variations(o, variations) for o in jobs]
     check_jobs(jobs, in_place)   # before the weights are loaded
     enhancer = Enhancer.from_pretrained(weights, device)
     res = enhance_files(enhancer, jobs, quality=quality, existing=existing, in_place=in_place,
