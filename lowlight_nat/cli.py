@@ -565,7 +565,7 @@ def _by_name(a):
 
 # %% ../nbs/part6_using/24_cli.ipynb #bc0ae57e
 _SYSTEMS = 'GLARE','latent','decoder','both'
-TOLD = 'company','rounds' # experiments on what the NAT is told
+TOLD = 'company','hints','rounds' # experiments on what the NAT is told
 SOME = dict(rounds=4) # how many pairs an experiment takes by default, where not all
 _pairs = 'name','data','low','high','out','split','lpips','device'   # what all take that need pairs
 
@@ -582,6 +582,8 @@ EXPERIMENTS = dict(
     uncertainty=('How well the maps of uncertainty find the error.', (*_pairs, 'weights', 'seed')),
     company=('What true tokens say of hidden ones, by the share that is shown.',
              (*_pairs, 'weights', 'seed', 'limit')),
+    hints=('What a simulated person adds, who takes patches from the truth.',
+           (*_pairs, 'weights', 'seed', 'limit')),
     rounds=('Read-outs and numbers of rounds, where nothing is shown, at three brightnesses.',
             (*_pairs, 'weights', 'seed', 'limit')),
     compare=("Score folders of other methods' results.", (*_pairs, 'folders')),
