@@ -216,8 +216,8 @@ def _place(hint, size):
 
 def _disagree(a, b):
     "Do two hints say different things about colour, or about light?"
-    if (a.kind, a.value, a.strength) == (b.kind, b.value, b.strength) and a.kind != 'patch':
-        return False
+    if 'patch' in (a.kind, b.kind): return True
+    if (a.kind, a.value, a.strength) == (b.kind, b.value, b.strength): return False
     return 'both' in (HINT_KINDS[a.kind], HINT_KINDS[b.kind]) or (
         HINT_KINDS[a.kind] == HINT_KINDS[b.kind])
 
