@@ -191,7 +191,8 @@ def draw_company(
     def column(k): return [float('nan') if o[k] is None else o[k] for o in r.rows]
     a.plot(places, column('cross_entropy'), 'o-', c='C0', label='true tokens shown')
     a.plot(at, r.control['cross_entropy'], 'x', c='k', ms=9, label='nearest codes shown')
-    a.set(ylabel='cross-entropy of hidden tokens, nats', ylim=(0,None))
+    top = max(o['cross_entropy'] or 0 for o in [*r.rows,r.control])
+    a.set(ylabel='cross-entropy of hidden tokens, nats', ylim=(0,1.25*top))
     for place,v in zip(places, column('accuracy')):
         if v==v: a.annotate(f'{v:.0%}', (place,0), xytext=(0,4), textcoords='offset points',
                             ha='center', fontsize=9)
