@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_WEIGHTS', 'SMALL', 'match_level', 'whole_stats', 'shrink', 'pick_device', 'Settings', 'check_settings',
-           'read_mask', 'out_of_memory', 'Level', 'Enhancer']
+           'out_of_memory', 'Level', 'light_ratio', 'Enhancer']
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #123e0ff3
 import os
@@ -17,7 +17,9 @@ from torch import Tensor
 
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #3ef0eda4
-from .result import LATENT_CELL, Enhanced, Round, paste_rounds
+from .hints import HINT_KINDS, Hints, Listener, place_hints, read_hints
+from .hints import read_mask, shrink_placed
+from .result import LATENT_CELL, Enhanced, Round, Told, paste_rounds
 from ..models.light import parse_exposure
 from ..io.files import ImageError, check_number
 from ..models.flow import PictureStats, picture_stats
@@ -128,6 +130,7 @@ class Settings:
     record:bool=False # keep the history of the rounds
     film:bool=False # keep a small picture of every round, and the history
     mask:Tensor|None=None # where the NATs may refine, (H,W) bool; None: everywhere
+    hints:Hints|None=None # what is said of the picture
 
     @property
     def keeps_rounds(self)->bool:
@@ -163,6 +166,7 @@ def check_settings(
     record:bool=False, # keep the history of the rounds
     film:bool=False, # keep a small picture of every round
     mask=None, # not looked at; `read_mask` does
+    hints=None, # not looked at; `read_hints` does
 )->Settings: # with numbers of the right kind: 2.0 rounds are 2; without the mask
     "Refuse settings that make no sense, in one sentence."
     if tau is not None: tau = check_number('tau', tau, '[0, 1]')
@@ -182,26 +186,6 @@ def check_settings(
         film=_switch('film', film))
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #73334595
-def read_mask(
-    # path, open file, PIL picture, array or tensor; set: what is above the middle; in two
-    # dimensions of whole numbers, all but 0
-    src,
-)->Tensor: # (H,W) bool
-    "A user's mask. Raises `ImageError` with one sentence when it can't be read."
-    if isinstance(src, Tensor):
-        one_channel = src.ndim==3 and len(src)==1
-        src = (src[0] if one_channel else src).detach().cpu()
-    elif isinstance(src, np.ndarray) and src.ndim==3 and src.shape[2]==1: src = src[...,0]
-    if getattr(src, 'ndim', 0)==2:
-        is_float = isinstance(src, Tensor) and src.is_floating_point()
-        a = np.asarray(src.float() if is_float else src)
-        if a.dtype.kind in 'biu': a = a!=0
-        src = torch.from_numpy(a.astype(np.float32))[None]
-    try: p = read_picture(src)
-    except ImageError as e: raise ImageError(f'mask: {e}') from e
-    m = p.x.amax(0)>.5
-    return m if p.alpha is None else m&(p.alpha>.5)
-
 def _allowed(mask, size):
     """The cells (1,h,w) that a mask (H,W) touches; None for none. The mask must be of the picture's
     size (H,W)."""
@@ -231,6 +215,7 @@ class Level:
     "How bright the model expects a picture to be."
     mean:float # mean grey, in (0,1)
     std:float # deviation of its logarithm
+    floor:float=1. # share of the input's own mean grey below which no result falls
 
 @dataclass(eq=False)
 class _Record:
@@ -306,11 +291,39 @@ def _group(p, i):
     m = _side_multiple((H,W))
     return (-(-H//m),-(-W//m),m) if H*W<=SMALL else i
 
-def _settings(mask=None, **settings):
-    "The settings of a call, checked, with the mask read."
+def _tells_light(kind): return HINT_KINDS[kind]!='colour'
+
+def _check_hints(s, said):
+    "Refuse settings that hints don't go with, in one sentence."
+    if not s.latent_nat:
+        raise ValueError('hints are heard by the NAT on the latent: leave out latent_nat=False.')
+    if s.film: raise ValueError('a film shows rounds without hints: leave out film, or the hints.')
+    loud = [o for o in said.hints if _tells_light(o.kind)]
+    if s.exposure is not None and loud:
+        raise ValueError(f'exposure={s.exposure:g} says how bright the picture is, and hint '
+                         f'{loud[0]} does, too: leave out one of them.')
+
+def _settings(mask=None, hints=None, **settings):
+    "The settings of a call, checked, with mask and hints read."
     s = check_settings(**settings)
-    if mask is None: return s
-    with plain_defaults(): return replace(s, mask=read_mask(mask))
+    with plain_defaults():
+        if mask is not None: s = replace(s, mask=read_mask(mask))
+        said = read_hints(hints) if hints else None
+    if said is None: return s
+    _check_hints(s, said)
+    return replace(s, hints=said)
+
+# %% ../../nbs/part6_using/23_enhancer.ipynb #a1823001
+def light_ratio(
+    before:Tensor, # normalised picture (B,3,h,w)
+    after:Tensor, # the same, with hints (B,3,h,w)
+    cell:int=32, # side of a cell of the result, pixels, about
+)->Tensor: # (B,3,rows,columns)
+    """By how much hints change light and colour, as a coarse grid: what hints say to a large
+    picture is heard by a small copy, and carried over by this factor."""
+    grid = [max(1, round(n/cell)) for n in before.shape[-2:]]
+    def mean(x): return F.adaptive_avg_pool2d(x.float(), grid).clamp(min=0.01)
+    return mean(after)/mean(before)
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #6f8d5aa8
 class Enhancer:
@@ -367,17 +380,21 @@ class Enhancer:
         mask=None,
         strength:float=1., # of the result over the input, in [0,1]: 0 is the input
         film:bool=False, # keep the history, and a small picture of every round, for `save_history`
+        # what you say about regions of the result, each a `Hint` or its text; one may be a result
+        # of `variations` to go on from
+        hints:list|None=None,
     )->Enhanced:
         "Enhance one picture. Raises `ImageError` or `ValueError` with one sentence."
         s = _settings(tau=tau, rounds=rounds, heat=heat, mix=mix, exposure=exposure,
                       latent_nat=latent_nat, decoder_nat=decoder_nat, record=record, seed=seed,
-                      mask=mask, strength=strength, film=film)
+                      mask=mask, strength=strength, film=film, hints=hints)
         with plain_defaults(): return self._alone(read_picture(src), s)
 
     # --- one picture: statistics, the model (in tiles), level and gain, result
 
     def _alone(self, p, s):
         "Enhance one `Picture`."
+        if s.hints: return self._by_hints(p, s, None)[0]
         x = p.x[None]                                       # (1,3,H,W)
         size = x.shape[-2:]
         stats = whole_stats(x)
@@ -391,10 +408,14 @@ class Enhancer:
                                             cell)
         return self._finish(p, run.fields, level, histories, run.notes, s, scale)
 
+    def _is_cut(self, size):
+        "Is a picture (H,W) cut into tiles?"
+        return size[0]*size[1]>self.whole and max(size)>self.tile
+
     def _fit(self, x, stats, allow, s, scale):
         "The model on a picture (1,3,H,W), in the largest tiles that fit into memory: a `_Pass`."
         size = x.shape[-2:]
-        cut = size[0]*size[1]>self.whole and max(size)>self.tile
+        cut = self._is_cut(size)
         tile = self.tile if cut else None                   # None: whole
         overlap = self.overlap if cut else 0
         notes = []
@@ -492,7 +513,7 @@ class Enhancer:
 
     def _brightness(self, p, x_norm, level, s):
         "Gain of a picture, its level, and a note if it was bright already; `level`: as predicted."
-        own = grey_mean(p.x)
+        own = grey_mean(p.x)*level.floor
         both = torch.tensor([level.mean, level.std], dtype=torch.float32)
         log_level,log_std = both.log().view(2, 1)           # (1,) each
         kept = self.model.at_least(log_level, own)
@@ -530,6 +551,100 @@ class Enhancer:
         "The histories by name, and the side of a cell of each in pixels."
         return ('history',LATENT_CELL),('feature_history',LATENT_CELL*self.model.fusion.nat.cell)
 
+    # --- hints and variations: one picture is aligned once, told things, and looked at again
+
+    def variations(self,
+        src, # picture, as `__call__` takes it
+        n:int=4, # how many
+        *,
+        seed:int=0, # of the first; the others have those that follow
+        places:int=64, # tokens that are drawn; all others are read from what these say
+        spread:float=1., # of the draws: 1 as wide as the model's doubt
+        # of the level, in deviations of the prediction: the results spread from -light to light
+        light:float=0.,
+        **kwargs, # hints, mix, strength, ... of `__call__`
+    )->list: # of `Enhanced`; `hints=[one]` of a call gives that one again
+        "Several results of one picture, each coherent in light and colour."
+        n = check_number('variations: n', n, '[1, inf)', True)
+        draws = [dict(seed=seed+i, places=places, spread=spread,
+                      light=light*(2*i/max(1, n-1)-1)) for i in range(n)]
+        s = _settings(seed=seed, **kwargs)
+        with plain_defaults(): return self._by_hints(read_picture(src), s, draws)
+
+    def _by_hints(self, p, s, draws):
+        "Results (`Enhanced`) of a picture that something is said of, one for each draw, or one."
+        while True:
+            try: return self._told_results(p, s, draws)
+            except (RuntimeError, MemoryError, TypeError) as e:
+                if out_of_memory(e):
+                    raise ImageError("There isn't enough memory for hints: end other programs, "
+                                     'or give a smaller picture.') from None
+                self._less(e, self.tile)   # from Apple's GPU to the CPU, or `e` again
+
+    def _told_results(self, p, s, draws):
+        "What `_by_hints` gives, unless memory runs out."
+        said = s.hints or Hints([])
+        placed = place_hints(said.hints, p.x.shape[-2:])
+        listener,size = self._listener(p, s)
+        if size!=p.x.shape[-2:]: placed = shrink_placed(placed, size)
+        placed = [o.padded(listener.x.shape[-2:]).each(lambda v: v.to(self.device)) for o in placed]
+        before = self._on_device(said.told, listener)
+        with torch.inference_mode(), self.precision():
+            told = listener.hear(placed, before)
+            tolds = [told] if draws is None else [listener.draw(told, **o) for o in draws]
+        run = None
+        if self._is_cut(p.x.shape[-2:]):
+            x = p.x[None]
+            run = self._fit(x, whole_stats(x), _allowed(s.mask, x.shape[-2:]), s, 1)
+        return [self._told_result(p, s, listener, size, o, run) for o in tolds]
+
+    def _listener(self, p, s):
+        "A picture, of a large one a copy of a million pixels, aligned; and its size."
+        x = p.x[None]
+        stats = whole_stats(x).each(lambda v: v.to(self.device))
+        small = shrink(x) if self._is_cut(x.shape[-2:]) else x
+        m = _side_multiple(small.shape[-2:])
+        cells = None
+        if s.mask is not None and small is x:
+            cells = pad_to_multiple(_allowed(s.mask, x.shape[-2:]), m//LATENT_CELL)[0]
+            cells = cells.to(self.device)
+        padded = pad_to_multiple(small, m)[0].to(self.device)
+        with torch.inference_mode(), self.precision():
+            listener = Listener(
+                self.model, padded, stats, grey_mean(p.x).to(self.device), rounds=s.rounds,
+                tau=s.tau, heat=s.heat, mix=s.mix, seed=s.seed, decoder_nat=s.decoder_nat,
+                record=s.record, allow=cells)
+        return listener,small.shape[-2:]
+
+    def _on_device(self, told, listener):
+        "What an earlier result knew, where it is a result of this picture."
+        if told is None: return None
+        grid = [n//LATENT_CELL for n in listener.x.shape[-2:]]
+        if list(told.tokens.shape[1:])!=grid:
+            raise ValueError('hints: this result is of a picture of another size; '
+                             'give one of the same photograph.')
+        return told.each(lambda v: v.to(self.device))
+
+    def _told_result(self, p, s, listener, size, told, run):
+        "The result of a picture of which this is known; `run`: its pass in tiles, if it is cut."
+        with torch.inference_mode(), self.precision():
+            seen = listener.look(told)
+            first = listener.look(listener.nothing) if run else None
+        level = Level(told.log_level.exp().item(), told.log_std.exp().item(), told.floor.item())
+        histories = {}
+        if run:
+            ratio = light_ratio(crop_to(first.x_norm, size), crop_to(seen.x_norm, size))
+            fields = [run.fields[0]*F.interpolate(
+                ratio.cpu(), run.fields[0].shape[-2:], mode='bilinear'), *run.fields[1:]]
+        else:
+            fields = _fields(seen)
+            if s.record:
+                for k,cell in self._grids():
+                    histories[k] = paste_rounds([getattr(seen, k)], [(0,0)], size, cell)
+        result = self._finish(p, fields, level, histories, run.notes if run else [], s)
+        result.told = told.each(lambda v: v.cpu())
+        return result
+
     # --- several pictures: small ones of one padded size in one go
 
     def stream(self,
@@ -566,7 +681,7 @@ class Enhancer:
             if isinstance(p, Exception):
                 yield i,p
                 continue
-            key = _group(p, i)
+            key = i if s.hints else _group(p, i)   # what is told a picture is told it alone
             groups.setdefault(key, {})[i] = p
             del p                                           # its memory is for the next one
             if key==i or len(groups[key])>=batch_size: yield from done(groups.pop(key))

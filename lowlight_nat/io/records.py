@@ -172,7 +172,7 @@ def folder_lock(
     finally: f.close()   # which gives the lock back
 
 # %% ../../nbs/workshop/05_records.ipynb #16340dd2
-DIGITS = dict(psnr=2, ssim=4, lpips=4, seconds=2) # by the start of a column's name
+DIGITS = dict(psnr=2, ssim=4, lpips=4, seconds=2, shown=4) # by the start of a column's name
 
 def _cell(name, v):
     if v is None: return '-'
