@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['HINT_KINDS', 'REGION_STD', 'REGION_SHARED', 'Hint', 'parse_hint', 'read_mask', 'Placed', 'place_hints',
            'shrink_placed', 'region_mean', 'hint_factor', 'soft', 'Corrected', 'correct', 'meet', 'Seen', 'known_cells',
-           'Listener', 'Hints', 'read_hints', 'hints_from_truth']
+           'Listener', 'Hints', 'read_hints', 'hints_from_truth', 'far_apart']
 
 # %% ../../nbs/part6_using/28_hints.ipynb #a1800001
 from collections.abc import Callable
@@ -199,19 +199,24 @@ def _region(hint, size):
         raise ImageError(f'hint {hint}: the mask sets no place; paint the region white')
     return where
 
+def _ends(there):
+    "The first place that is set (n,), and the one after the last."
+    places = there.nonzero()
+    return places.min().item(), places.max().item() + 1
+
 def _place(hint, size):
     "A hint on a picture (H,W)."
     where = _region(hint, size)
     if hint.kind != 'patch': return Placed(hint, where)
-    rows = where.any(1).nonzero()
-    columns = where.any(0).nonzero()
-    top,left = rows[0].item(),columns[0].item()
-    h,w = rows[-1].item()+1-top,columns[-1].item()+1-left
+    top,bottom = _ends(where.any(1))
+    left,right = _ends(where.any(0))
+    h = bottom - top
+    w = right - left
     if tuple(hint.value.shape[1:]) != (h, w):
         raise ValueError(f'hint {hint}: the patch has {hint.value.shape[2]}x{hint.value.shape[1]} '
                          f'pixels, and its region {w}x{h}; make them equal')
     pixels = torch.zeros(3, *size)
-    pixels[:, top:top+h, left:left+w] = hint.value
+    pixels[:, top:bottom, left:right] = hint.value
     return Placed(hint, where, pixels)
 
 def _disagree(a, b):
@@ -446,9 +451,8 @@ class Listener:
     def draw(self,
         told:Told|None=None, # what is known already
         seed:int=0, # of what is drawn
-        places:int=64, # drawn; the tokens of the others are read from what these say
+        places:int=16, # drawn; the tokens of the others are read from what these say
         spread:float=1., # of the draws: 1 as wide as the model's doubt, 0 the likeliest
-        light:float=0., # of the log level, in its deviations from the prediction
     )->Told:
         "Tokens of a few places, drawn one after the other: each hears those before it"
         a = self.aligned
@@ -471,8 +475,19 @@ class Listener:
             tokens.view(-1)[some] = drawn.tokens
             where.view(-1)[some] = True
             done += len(some)
-        return replace(told, tokens=tokens, where=where,
-                       log_level=told.log_level + light*told.log_std.exp())
+        return replace(told, tokens=tokens, where=where)
+
+    def draw_several(self,
+        n:int, # how many
+        told:Told|None=None, # what is known already
+        seed:int=0, # of the first
+        **kwargs, # places, spread of `draw`
+    )->list: # of `Told`
+        "Of twice as many draws those that are farthest apart in what they say of the whole"
+        draws = [self.draw(told, seed+i, **kwargs) for i in range(2*n if n > 1 else 1)]
+        z = self.quantizer.place(self.aligned.z_tilde)
+        def said(d): return (self.quantizer.lookup(d.tokens) - z)[0, :, d.where[0]].mean(1)
+        return [draws[i] for i in far_apart(torch.stack([said(d) for d in draws]), n)]
 
 # %% ../../nbs/part6_using/28_hints.ipynb #a1800070
 @dataclass(frozen=True, eq=False)
@@ -526,3 +541,15 @@ def hints_from_truth(
         left = i % columns*LATENT_CELL
         if all(abs(top - t) >= h or abs(left - l) >= w for t,l in found): found.append((top, left))
     return [Hint('patch', (l, t, l + w, t + h), x_high[:, t:t+h, l:l+w]) for t,l in found]
+
+# %% ../../nbs/part6_using/28_hints.ipynb #a1800060
+def far_apart(
+    points:Tensor, # (N,d)
+    n:int, # how many are wanted
+)->list: # of their numbers
+    "The two that are farthest apart, and again and again the one farthest from those chosen"
+    between = torch.cdist(points.float(), points.float())
+    first,second = divmod(between.argmax().item(), len(points))
+    chosen = [first, second][:n]
+    while len(chosen) < n: chosen.append(between[chosen].amin(0).argmax().item())
+    return chosen
