@@ -112,6 +112,8 @@ def parse_hint(
         raise ValueError(f"hint '{text}' must be written REGION:KIND, REGION:KIND=VALUE or "
                          'REGION:KIND=VALUE@STRENGTH, such as 100,80,160,140:neutral')
     kind,value,strength = m.groups()
+    try: strength = 1. if strength is None else float(strength)
+    except ValueError: pass   # the sentence about it is that of `Hint`
     region = where
     if re.fullmatch(r'[-\d\s.,]+', where):
         try: region = tuple(int(o) for o in where.split(','))
@@ -122,7 +124,7 @@ def parse_hint(
     if kind == 'patch':
         raise ValueError(f"hint '{text}': a patch is given in Python; "
                          f"use one of {', '.join(k for k in HINT_KINDS if k != 'patch')}")
-    return Hint(kind, region, value, 1. if strength is None else strength)
+    return Hint(kind, region, value, strength)
 
 # %% ../../nbs/part6_using/28_hints.ipynb #a1800020
 def read_mask(
