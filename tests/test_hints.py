@@ -125,7 +125,7 @@ def test_a_mask_is_a_box_if_it_looks_like_one(enhance, dark, tmp_path):
     (Hint('neutral', BOX), (.5185, .5185, .5185)), (Hint('right', BOX), (.6, .5, .4)),
     (Hint('bright', BOX, .259), (.2997, .2498, .1998)),
     (Hint('colour', BOX, (.1, .2, .3)), (.1, .2, .3)),
-    (Hint('light', BOX), (1.0178, .5089, .2545)), (Hint('neutral', BOX, strength=0), (.6, .5, .4))])
+    (Hint('light', BOX), (.8349, .4174, .2087)), (Hint('neutral', BOX, strength=0), (.6, .5, .4))])
 def test_factors(hint, wanted):
     now = torch.tensor([.6, .5, .4])
     got = now*hint_factor(hint, now, torch.tensor([.04, .02, .01]))
@@ -313,7 +313,7 @@ def test_light_spreads_the_level(enhance, dark, default):
 
 def test_variations_of_a_hinted_result(enhance, dark):
     r = enhance.variations(dark, 1, hints=[Hint('neutral', BOX)])[0]
-    assert r.told.where.sum() == 144 + 16
+    assert r.told.where.sum() == 144 + 8
     with pytest.raises(ValueError, match='variations: n=0'): enhance.variations(dark, 0)
 
 def test_draws_hear_each_other(enhance, dark, monkeypatch):
@@ -373,9 +373,9 @@ def test_command(tmp_path, dark):
 def test_a_person_who_knows_patches(enhance, lol_data):
     "One patch is worth 2 dB raw; what agrees changes less than a level; variations differ."
     gains = []
-    for low, high in find_pairs(lol_data, split='val')[::5]:
-        x = read_image(low)
-        truth = read_image(high)
+    for pair in find_pairs(lol_data, split='val')[::5]:
+        x = read_image(pair.low)
+        truth = read_image(pair.high)
         base = enhance(x)
         one = enhance(x, hints=hints_from_truth(truth, 1))
         gains.append((psnr(one.x, truth) - psnr(base.x, truth)).item())
@@ -385,9 +385,9 @@ def test_a_person_who_knows_patches(enhance, lol_data):
 
 @pytest.mark.slow
 def test_variations_of_real_pictures(enhance, lol_data):
-    for low, high in find_pairs(lol_data, split='val')[::7]:
-        x = read_image(low)
-        truth = read_image(high)
+    for pair in find_pairs(lol_data, split='val')[::7]:
+        x = read_image(pair.low)
+        truth = read_image(pair.high)
         base = ssim(enhance(x).x, truth).item()
         results = enhance.variations(x, 4)
         assert colour_apart(results) > 3

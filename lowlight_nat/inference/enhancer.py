@@ -558,7 +558,7 @@ class Enhancer:
         n:int=4, # how many
         *,
         seed:int=0, # of the first; the others have those that follow
-        places:int=16, # tokens that are drawn; all others are read from what these say
+        places:int=8, # tokens that are drawn; all others are read from what these say
         spread:float=1., # of the draws: 1 as wide as the model's doubt
         # of the level, in deviations of the prediction: the results spread from -light to light
         light:float=0.,
@@ -643,7 +643,7 @@ class Enhancer:
             fields = [run.fields[0]*F.interpolate(
                 ratio.cpu(), run.fields[0].shape[-2:], mode='bilinear'), *run.fields[1:]]
         else:
-            fields = _fields(seen)
+            fields = [o.clone() for o in _fields(seen)]   # changed in place further on
             if s.record:
                 for k,cell in self._grids():
                     histories[k] = paste_rounds([getattr(seen, k)], [(0,0)], size, cell)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['HINT_KINDS', 'REGION_STD', 'REGION_SHARED', 'Hint', 'parse_hint', 'read_mask', 'Placed', 'place_hints',
            'shrink_placed', 'region_mean', 'hint_factor', 'soft', 'Corrected', 'correct', 'meet', 'Seen', 'known_cells',
-           'Listener', 'Hints', 'read_hints', 'hints_from_truth', 'far_apart']
+           'thinned', 'Listener', 'Hints', 'read_hints', 'hints_from_truth', 'far_apart']
 
 # %% ../../nbs/part6_using/28_hints.ipynb #a1800001
 from collections.abc import Callable
@@ -223,10 +223,10 @@ def _place(hint, size):
 
 def _disagree(a, b):
     "Do two hints say different things about colour, or about light?"
-    if (a.kind, a.value, a.strength) == (b.kind, b.value, b.strength) and a.kind != 'patch':
-        return False
-    return 'both' in (HINT_KINDS[a.kind], HINT_KINDS[b.kind]) or (
-        HINT_KINDS[a.kind] == HINT_KINDS[b.kind])
+    about = {HINT_KINDS[a.kind], HINT_KINDS[b.kind]}
+    if about == {'colour', 'light'}: return False
+    if 'patch' in (a.kind, b.kind): return True
+    return (a.kind, a.value, a.strength) != (b.kind, b.value, b.strength)
 
 def place_hints(
     hints:list, # of `Hint`
@@ -361,6 +361,15 @@ def known_cells(
     part = F.avg_pool2d(where[None].float(), LATENT_CELL)[0]
     return part >= min(share, part.max().item())
 
+def thinned(
+    cells:Tensor, # (h,w) bool
+    n:int=32, # how many are left, at most
+)->Tensor: # (h,w) bool
+    "Some of many cells, evenly: enough to say that a region is right, and the rest of it stays"
+    every = -(-int(cells.sum())//n)
+    number = cells.flatten().cumsum(0).view_as(cells) - 1
+    return cells & (number % max(1, every) == 0)
+
 class Listener:
     "A dark picture that has been aligned once, and can be told things and looked at again."
     def __init__(self,
@@ -437,7 +446,10 @@ class Listener:
         factor = torch.lerp(gain.log(), self.gain(seen, after).log(), c.lit).exp()
         asked = (c.x/factor)[None]                                  # (1,3,H,W), normalised
         tokens = self.tokens_of(asked, seen)
-        where = torch.stack([known_cells(o.where) for o in placed]).any(0)[None]
+        def cells(o):
+            found = known_cells(o.where)
+            return thinned(found) if o.hint.kind == 'right' else found
+        where = torch.stack([cells(o) for o in placed]).any(0)[None]
         return replace(after, tokens=torch.where(where, tokens, told.tokens),
                        where=told.where | where)
 
@@ -453,7 +465,7 @@ class Listener:
     def draw(self,
         told:Told|None=None, # what is known already
         seed:int=0, # of what is drawn
-        places:int=16, # drawn; the tokens of the others are read from what these say
+        places:int=8, # drawn; the tokens of the others are read from what these say
         spread:float=1., # of the draws: 1 as wide as the model's doubt, 0 the likeliest
     )->Told:
         "Tokens of a few places, drawn one after the other: each hears those before it"

@@ -113,9 +113,9 @@ def main(argv=None):
     pairs = find_pairs(o.data, split=o.split)[:o.limit]
     found = []
     for i, pair in enumerate(pairs):
-        print(pair[0].name, flush=True)
+        print(pair.low.name, flush=True)
         with torch.inference_mode():
-            found += measure(model, read_image(pair[0]), read_image(pair[1]), i)
+            found += measure(model, read_image(pair.low), read_image(pair.high), i)
     weights = Path(o.weights).stem
     note = f'{len(pairs)} pairs of {o.split}, weights {weights}, one seed a pair'
     said = table(found)
