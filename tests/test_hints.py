@@ -89,7 +89,7 @@ def test_bad_hints_get_one_sentence(enhance, dark, said, says):
 def test_hints_that_agree(said): assert len(place_hints(said, SIZE)) == len(said)
 
 @pytest.mark.parametrize('kwargs, says', [
-    (dict(latent_nat=False), 'latent_nat'), (dict(film=True), 'film'),
+    (dict(film=True), 'film'),
     (dict(exposure=.4), 'exposure=0.4')])
 def test_settings_that_do_not_go_with_hints(enhance, dark, kwargs, says):
     with pytest.raises(ValueError, match=says):

@@ -295,8 +295,6 @@ def _tells_light(kind): return HINT_KINDS[kind]!='colour'
 
 def _check_hints(s, said):
     "Refuse settings that hints don't go with, in one sentence."
-    if not s.latent_nat:
-        raise ValueError('hints are heard by the NAT on the latent: leave out latent_nat=False.')
     if s.film: raise ValueError('a film shows rounds without hints: leave out film, or the hints.')
     loud = [o for o in said.hints if _tells_light(o.kind)]
     if s.exposure is not None and loud:
@@ -560,13 +558,15 @@ class Enhancer:
         seed:int=0, # of the first; the others have those that follow
         places:int=8, # tokens that are drawn; all others are read from what these say
         spread:float=1., # of the draws: 1 as wide as the model's doubt
-        # of the level, in deviations of the prediction: the results spread from -light to light
-        light:float=0.,
+        # of the level, in deviations of the prediction: the results spread from -light to light;
+        # None: 0.3, and 0 where `exposure` says how bright they are
+        light:float|None=None,
         **kwargs, # hints, mix, strength, ... of `__call__`
     )->list: # of `Enhanced`; `hints=[one]` of a call gives that one again
         "Several results of one picture, each coherent in light and colour."
         n = check_number('variations: n', n, '[1, inf)', True)
         s = _settings(seed=seed, **kwargs)
+        if light is None: light = 0.3 if s.exposure is None else 0.
         if s.exposure is not None and light:
             raise ValueError(f'exposure={s.exposure:g} says how bright the picture is, and light '
                              'varies it: leave out one of them.')
@@ -618,8 +618,8 @@ class Enhancer:
         with torch.inference_mode(), self.precision():
             listener = Listener(
                 self.model, padded, stats, grey_mean(p.x).to(self.device), rounds=s.rounds,
-                tau=s.tau, heat=s.heat, mix=s.mix, seed=s.seed, decoder_nat=s.decoder_nat,
-                record=s.record, allow=cells)
+                tau=s.tau, heat=s.heat, mix=s.mix, seed=s.seed, latent_nat=s.latent_nat,
+                decoder_nat=s.decoder_nat, record=s.record, allow=cells)
         return listener,small.shape[-2:]
 
     def _on_device(self, told, listener):

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['HINT_KINDS', 'REGION_STD', 'REGION_SHARED', 'Hint', 'parse_hint', 'read_mask', 'Placed', 'place_hints',
            'shrink_placed', 'region_mean', 'hint_factor', 'soft', 'Corrected', 'correct', 'meet', 'Seen', 'known_cells',
-           'thinned', 'Listener', 'Hints', 'read_hints', 'hints_from_truth', 'far_apart']
+           'surest', 'Listener', 'Hints', 'read_hints', 'hints_from_truth', 'far_apart']
 
 # %% ../../nbs/part6_using/28_hints.ipynb #a1800001
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from ..models.flow import PictureStats
 from ..models.latent_nat import DecodingRound, resolve
 from ..models.fusion import FeatureRound
 from ..models.layers import Outputs
-from ..models.lowlight_nat import Known, LowLightNAT
+from ..models.lowlight_nat import Known, LowLightNAT, Refined
 
 # %% ../../nbs/part6_using/28_hints.ipynb #a1800010
 # What each kind of hint speaks of: colour, light, or both
@@ -361,14 +361,17 @@ def known_cells(
     part = F.avg_pool2d(where[None].float(), LATENT_CELL)[0]
     return part >= min(share, part.max().item())
 
-def thinned(
+def surest(
     cells:Tensor, # (h,w) bool
+    distance:Tensor, # of each cell's latent from its code (h,w)
     n:int=32, # how many are left, at most
 )->Tensor: # (h,w) bool
-    "Some of many cells, evenly: enough to say that a region is right, and the rest of it stays"
-    every = -(-int(cells.sum())//n)
-    number = cells.flatten().cumsum(0).view_as(cells) - 1
-    return cells & (number % max(1, every) == 0)
+    "Of many cells those whose codes say most nearly what is meant"
+    if cells.sum() <= n: return cells
+    far = distance.masked_fill(~cells, math.inf).flatten()
+    chosen = torch.zeros_like(cells).flatten()
+    chosen[far.topk(n, largest=False).indices] = True
+    return chosen.view_as(cells)
 
 class Listener:
     "A dark picture that has been aligned once, and can be told things and looked at again."
@@ -383,6 +386,7 @@ class Listener:
         heat:float=0., # of the flow's sample
         mix:float|None=None, # weight of the low-light features; None: as learned
         seed:int=0, # of the flow's sample
+        latent_nat:bool=True, # does the default result use the NAT on the latent?
         decoder_nat:bool=True, # use the NAT on the features
         record:bool=False, # keep the history of the rounds
         allow:Tensor|None=None, # places that may be refined (1,h,w) bool
@@ -395,6 +399,9 @@ class Listener:
         self.decoding = dict(rounds=rounds if decoder_nat else 0, mix=mix, record=record,
                              allow=allow)
         self.aligned = model.align(x, stats=stats, heat=heat, seed=seed)
+        self.default = model.refine(self.aligned, tau=tau, rounds=rounds if latent_nat else 0,
+                                    keep=False, allow=allow)
+        self.unheard = self.refine(self.nothing)
 
     @property
     def quantizer(self):
@@ -410,15 +417,37 @@ class Listener:
         return Told(tokens, torch.zeros_like(tokens, dtype=torch.bool), log_level, a.log_std,
                     torch.ones_like(log_level))
 
+    def refine(self, told):
+        "What the NAT on the latent makes of the known tokens."
+        return self.model.refine(
+            self.aligned, tau=self.tau, rounds=self.looks, keep=False,
+            known=Known(told.tokens, told.where), record=self.decoding['record'],
+            allow=self.decoding['allow'])
+
+    def heard(self,
+        told:Told, # what is known
+    )->Refined:
+        "The default's latent, changed by what the NAT says with the known tokens and not without"
+        before = self.default
+        if not told.where.any(): return before
+        r = self.refine(told)
+        known = told.where
+        change = r.z - self.unheard.z
+        sigma = before.sigma*r.sigma/self.unheard.sigma
+        tokens = torch.where(r.tokens == self.unheard.tokens, before.tokens, r.tokens)
+        return replace(
+            r,
+            z=torch.where(known[:, None], r.z, before.z + change),
+            sigma=torch.where(known, r.sigma, sigma),
+            tokens=torch.where(known, r.tokens, tokens),
+            mask=before.mask & ~known)
+
     def look(self,
         told:Told, # what is known
     )->Seen:
-        "One pass with the known tokens"
-        a = self.aligned
-        known = Known(told.tokens, told.where)
-        r = self.model.refine(a, tau=self.tau, rounds=self.looks, known=known, keep=False,
-                              record=self.decoding['record'], allow=self.decoding['allow'])
-        d = self.model.decode(a, r, **self.decoding)
+        "The result of what is known; where nothing is, the default result"
+        r = self.heard(told)
+        d = self.model.decode(self.aligned, r, **self.decoding)
         return Seen(d.x, r.entropy, r.sigma, r.mask, told, r.history, d.nat.history)
 
     def gain(self,
@@ -446,9 +475,11 @@ class Listener:
         factor = torch.lerp(gain.log(), self.gain(seen, after).log(), c.lit).exp()
         asked = (c.x/factor)[None]                                  # (1,3,H,W), normalised
         tokens = self.tokens_of(asked, seen)
+        z = self.quantizer.place(self.aligned.z_tilde)
+        distance = (self.quantizer.lookup(tokens) - z).norm(dim=1)[0]
         def cells(o):
             found = known_cells(o.where)
-            return thinned(found) if o.hint.kind == 'right' else found
+            return surest(found, distance) if o.hint.kind == 'right' else found
         where = torch.stack([cells(o) for o in placed]).any(0)[None]
         return replace(after, tokens=torch.where(where, tokens, told.tokens),
                        where=told.where | where)
@@ -497,8 +528,8 @@ class Listener:
         seed:int=0, # of the first
         **kwargs, # places, spread of `draw`
     )->list: # of `Told`
-        "Of twice as many draws those that are farthest apart in what they say of the whole"
-        draws = [self.draw(told, seed+i, **kwargs) for i in range(2*n if n > 1 else 1)]
+        "Of three times as many draws those that are farthest apart in what they say of the whole"
+        draws = [self.draw(told, seed+i, **kwargs) for i in range(3*n if n > 1 else 1)]
         z = self.quantizer.place(self.aligned.z_tilde)
         def said(d): return (self.quantizer.lookup(d.tokens) - z)[0, :, d.where[0]].mean(1)
         return [draws[i] for i in far_apart(torch.stack([said(d) for d in draws]), n)]
