@@ -58,11 +58,13 @@ def see(
 def finished(
     model:LowLightNAT, # in evaluation mode
     scene:Scene, # of `see`
-    refined:Refined, # its latent, as the NAT leaves it
+    refined:Refined, # its latent, as the NAT leaves it; with known tokens, the default's
+    known:Known|None=None, # true tokens that the picture follows
 )->Tensor: # (3,H,W) in [0,1], on the CPU
     "The bright picture, at the level that the model predicts."
     a = scene.aligned
-    x = model.decode(a, refined).x
+    if known is None: x = model.decode(a, refined).x
+    else: x = model.decode_known(a, known, refined)[1].x
     gain = model.gain(x, a.log_level, a.log_std, own=grey_mean(scene.low))
     return (x.float()*gain.view(-1,1,1,1)).clamp(0,1)[0].cpu()
 
@@ -106,8 +108,8 @@ def look_once(
         truth = places.take(scene.truth.flatten(1))         # (1,n)
         row['cross_entropy'] = F.nll_loss(log_q[0].float(), truth[0]).item()
         row['accuracy'] = (log_q.argmax(-1)==truth).float().mean().item()
-    r.log_q = []
-    return row|score(finished(model, scene, r), scene.high)
+    default = model.refine(scene.aligned, rounds=0)
+    return row|score(finished(model, scene, default, known), scene.high)
 
 # %% ../../nbs/workshop/21_known_tokens.ipynb #5d0c1a19
 def mean_over(
