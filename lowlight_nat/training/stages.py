@@ -324,7 +324,9 @@ class DecoderStage(Stage):
         m = self.model
         on = self.nats[0] if self.nats else m.cfg.latent_nat
         if not self.training: return m.refine(a, rounds=m.cfg.rounds if on else 0, keep=False)
-        tau = torch.rand(()).item()   # any share of the features may be masked
+        # any share of the features may be masked
+        share = 0.1 + 0.8*torch.rand(())
+        tau = m.doubt(a).map.flatten().float().quantile(1 - share).item()
         chance = torch.rand(()).item()
         if chance >= self.plan.heard or self.nats and not on:
             return m.refine(a, tau=tau, rounds=0)
