@@ -289,10 +289,11 @@ def colour_apart(results):
     return apart[~torch.eye(len(results), dtype=torch.bool)].min().item()
 
 def test_variations_differ_and_keep_their_structure(several, default):
-    assert len(several) == 4 and colour_apart(several) > 2
+    assert len(several) == 4 and colour_apart(several) > 3
     truth = shrunk(SAMPLES/'reference/astronaut.webp')
     def score(x): return ssim((x*grey_mean(truth)/grey_mean(x)).clamp(0, 1), truth).item()
-    for r in several: assert score(r.x) > score(default.x) - .01
+    losses = [score(default.x) - score(r.x) for r in several]     # of a picture of a few cells
+    assert sum(losses)/4 < .01 and max(losses) < .03
 
 def test_variations_are_repeatable(enhance, dark, several):
     again = enhance.variations(dark, 4)
