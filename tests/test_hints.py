@@ -13,7 +13,7 @@ from lowlight_nat.inference import hints as module
 from lowlight_nat.inference.enhancer import Enhancer, light_ratio, read_mask, whole_stats
 from lowlight_nat.inference.folders import enhance_files, folder_jobs, make_jobs, with_variations
 from lowlight_nat.inference.hints import *
-from lowlight_nat.inference.result import contact_sheet
+from lowlight_nat.inference.result import Told, contact_sheet
 from lowlight_nat.io.files import ImageError
 from lowlight_nat.io.images import read_image, write_image
 
@@ -289,10 +289,11 @@ def colour_apart(results):
     return apart[~torch.eye(len(results), dtype=torch.bool)].min().item()
 
 def test_variations_differ_and_keep_their_structure(several, default):
-    assert len(several) == 4 and colour_apart(several) > 2
+    assert len(several) == 4 and colour_apart(several) > 3
     truth = shrunk(SAMPLES/'reference/astronaut.webp')
     def score(x): return ssim((x*grey_mean(truth)/grey_mean(x)).clamp(0, 1), truth).item()
-    for r in several: assert score(r.x) > score(default.x) - .01
+    losses = [score(default.x) - score(r.x) for r in several]     # of a picture of a few cells
+    assert sum(losses)/4 < .01 and max(losses) < .03
 
 def test_variations_are_repeatable(enhance, dark, several):
     again = enhance.variations(dark, 4)
@@ -319,8 +320,11 @@ def test_variations_of_a_hinted_result(enhance, dark):
 def test_draws_hear_each_other(enhance, dark, monkeypatch):
     "One after the other they agree about the whole; at once they cancel out."
     x = dark[None]
+    assert set(HINT_KINDS.values()) == {'colour', 'light', 'both'} and 0 < REGION_SHARED < 1
     with torch.inference_mode():
         listener = Listener(enhance.model, x, whole_stats(x), grey_mean(x))
+        assert isinstance(listener.look(listener.nothing), Seen)
+        assert isinstance(listener.nothing, Told)
         z = listener.aligned.z_tilde
         def said(told):
             return (listener.quantizer.lookup(told.tokens) - z)[0, :, told.where[0]].mean(1)
