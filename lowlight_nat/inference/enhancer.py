@@ -295,8 +295,6 @@ def _tells_light(kind): return HINT_KINDS[kind]!='colour'
 
 def _check_hints(s, said):
     "Refuse settings that hints don't go with, in one sentence."
-    if not s.latent_nat:
-        raise ValueError('hints are heard by the NAT on the latent: leave out latent_nat=False.')
     if s.film: raise ValueError('a film shows rounds without hints: leave out film, or the hints.')
     loud = [o for o in said.hints if _tells_light(o.kind)]
     if s.exposure is not None and loud:
@@ -558,30 +556,38 @@ class Enhancer:
         n:int=4, # how many
         *,
         seed:int=0, # of the first; the others have those that follow
-        places:int=64, # tokens that are drawn; all others are read from what these say
+        places:int=8, # tokens that are drawn; all others are read from what these say
         spread:float=1., # of the draws: 1 as wide as the model's doubt
-        # of the level, in deviations of the prediction: the results spread from -light to light
-        light:float=0.,
+        # of the level, in deviations of the prediction: the results spread from -light to light;
+        # None: 0.3, and 0 where `exposure` says how bright they are
+        light:float|None=None,
         **kwargs, # hints, mix, strength, ... of `__call__`
     )->list: # of `Enhanced`; `hints=[one]` of a call gives that one again
         "Several results of one picture, each coherent in light and colour."
         n = check_number('variations: n', n, '[1, inf)', True)
-        draws = [dict(seed=seed+i, places=places, spread=spread,
-                      light=light*(2*i/max(1, n-1)-1)) for i in range(n)]
         s = _settings(seed=seed, **kwargs)
-        with plain_defaults(): return self._by_hints(read_picture(src), s, draws)
+        if light is None: light = 0.3 if s.exposure is None else 0.
+        if s.exposure is not None and light:
+            raise ValueError(f'exposure={s.exposure:g} says how bright the picture is, and light '
+                             'varies it: leave out one of them.')
+        def draw(listener, told):
+            several = listener.draw_several(n, told, seed, places=places, spread=spread)
+            shift = torch.linspace(-light, light, n) if n>1 else torch.zeros(1)
+            return [replace(o, log_level=o.log_level+d.item()*o.log_std.exp())
+                    for o,d in zip(several, shift)]
+        with plain_defaults(): return self._by_hints(read_picture(src), s, draw)
 
-    def _by_hints(self, p, s, draws):
+    def _by_hints(self, p, s, draw):
         "Results (`Enhanced`) of a picture that something is said of, one for each draw, or one."
         while True:
-            try: return self._told_results(p, s, draws)
+            try: return self._told_results(p, s, draw)
             except (RuntimeError, MemoryError, TypeError) as e:
                 if out_of_memory(e):
                     raise ImageError("There isn't enough memory for hints: end other programs, "
                                      'or give a smaller picture.') from None
                 self._less(e, self.tile)   # from Apple's GPU to the CPU, or `e` again
 
-    def _told_results(self, p, s, draws):
+    def _told_results(self, p, s, draw):
         "What `_by_hints` gives, unless memory runs out."
         said = s.hints or Hints([])
         placed = place_hints(said.hints, p.x.shape[-2:])
@@ -591,7 +597,7 @@ class Enhancer:
         before = self._on_device(said.told, listener)
         with torch.inference_mode(), self.precision():
             told = listener.hear(placed, before)
-            tolds = [told] if draws is None else [listener.draw(told, **o) for o in draws]
+            tolds = [told] if draw is None else draw(listener, told)
         run = None
         if self._is_cut(p.x.shape[-2:]):
             x = p.x[None]
@@ -612,8 +618,8 @@ class Enhancer:
         with torch.inference_mode(), self.precision():
             listener = Listener(
                 self.model, padded, stats, grey_mean(p.x).to(self.device), rounds=s.rounds,
-                tau=s.tau, heat=s.heat, mix=s.mix, seed=s.seed, decoder_nat=s.decoder_nat,
-                record=s.record, allow=cells)
+                tau=s.tau, heat=s.heat, mix=s.mix, seed=s.seed, latent_nat=s.latent_nat,
+                decoder_nat=s.decoder_nat, record=s.record, allow=cells)
         return listener,small.shape[-2:]
 
     def _on_device(self, told, listener):
@@ -637,7 +643,7 @@ class Enhancer:
             fields = [run.fields[0]*F.interpolate(
                 ratio.cpu(), run.fields[0].shape[-2:], mode='bilinear'), *run.fields[1:]]
         else:
-            fields = _fields(seen)
+            fields = [o.clone() for o in _fields(seen)]   # changed in place further on
             if s.record:
                 for k,cell in self._grids():
                     histories[k] = paste_rounds([getattr(seen, k)], [(0,0)], size, cell)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['HINT_KINDS', 'REGION_STD', 'REGION_SHARED', 'Hint', 'parse_hint', 'read_mask', 'Placed', 'place_hints',
            'shrink_placed', 'region_mean', 'hint_factor', 'soft', 'Corrected', 'correct', 'meet', 'Seen', 'known_cells',
-           'Listener', 'Hints', 'read_hints', 'hints_from_truth']
+           'surest', 'Listener', 'Hints', 'read_hints', 'hints_from_truth', 'far_apart']
 
 # %% ../../nbs/part6_using/28_hints.ipynb #a1800001
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from ..models.flow import PictureStats
 from ..models.latent_nat import DecodingRound, resolve
 from ..models.fusion import FeatureRound
 from ..models.layers import Outputs
-from ..models.lowlight_nat import Known, LowLightNAT
+from ..models.lowlight_nat import Known, LowLightNAT, Refined
 
 # %% ../../nbs/part6_using/28_hints.ipynb #a1800010
 # What each kind of hint speaks of: colour, light, or both
@@ -112,6 +112,8 @@ def parse_hint(
         raise ValueError(f"hint '{text}' must be written REGION:KIND, REGION:KIND=VALUE or "
                          'REGION:KIND=VALUE@STRENGTH, such as 100,80,160,140:neutral')
     kind,value,strength = m.groups()
+    try: strength = 1. if strength is None else float(strength)
+    except ValueError: pass   # the sentence about it is that of `Hint`
     region = where
     if re.fullmatch(r'[-\d\s.,]+', where):
         try: region = tuple(int(o) for o in where.split(','))
@@ -122,7 +124,7 @@ def parse_hint(
     if kind == 'patch':
         raise ValueError(f"hint '{text}': a patch is given in Python; "
                          f"use one of {', '.join(k for k in HINT_KINDS if k != 'patch')}")
-    return Hint(kind, region, value, 1. if strength is None else strength)
+    return Hint(kind, region, value, strength)
 
 # %% ../../nbs/part6_using/28_hints.ipynb #a1800020
 def read_mask(
@@ -199,27 +201,32 @@ def _region(hint, size):
         raise ImageError(f'hint {hint}: the mask sets no place; paint the region white')
     return where
 
+def _ends(there):
+    "The first place that is set (n,), and the one after the last."
+    places = there.nonzero()
+    return places.min().item(), places.max().item() + 1
+
 def _place(hint, size):
     "A hint on a picture (H,W)."
     where = _region(hint, size)
     if hint.kind != 'patch': return Placed(hint, where)
-    rows = where.any(1).nonzero()
-    columns = where.any(0).nonzero()
-    top,left = rows[0].item(),columns[0].item()
-    h,w = rows[-1].item()+1-top,columns[-1].item()+1-left
+    top,bottom = _ends(where.any(1))
+    left,right = _ends(where.any(0))
+    h = bottom - top
+    w = right - left
     if tuple(hint.value.shape[1:]) != (h, w):
         raise ValueError(f'hint {hint}: the patch has {hint.value.shape[2]}x{hint.value.shape[1]} '
                          f'pixels, and its region {w}x{h}; make them equal')
     pixels = torch.zeros(3, *size)
-    pixels[:, top:top+h, left:left+w] = hint.value
+    pixels[:, top:bottom, left:right] = hint.value
     return Placed(hint, where, pixels)
 
 def _disagree(a, b):
     "Do two hints say different things about colour, or about light?"
+    about = {HINT_KINDS[a.kind], HINT_KINDS[b.kind]}
+    if about == {'colour', 'light'}: return False
     if 'patch' in (a.kind, b.kind): return True
-    if (a.kind, a.value, a.strength) == (b.kind, b.value, b.strength): return False
-    return 'both' in (HINT_KINDS[a.kind], HINT_KINDS[b.kind]) or (
-        HINT_KINDS[a.kind] == HINT_KINDS[b.kind])
+    return (a.kind, a.value, a.strength) != (b.kind, b.value, b.strength)
 
 def place_hints(
     hints:list, # of `Hint`
@@ -354,6 +361,18 @@ def known_cells(
     part = F.avg_pool2d(where[None].float(), LATENT_CELL)[0]
     return part >= min(share, part.max().item())
 
+def surest(
+    cells:Tensor, # (h,w) bool
+    distance:Tensor, # of each cell's latent from its code (h,w)
+    n:int=32, # how many are left, at most
+)->Tensor: # (h,w) bool
+    "Of many cells those whose codes say most nearly what is meant"
+    if cells.sum() <= n: return cells
+    far = distance.masked_fill(~cells, math.inf).flatten()
+    chosen = torch.zeros_like(cells).flatten()
+    chosen[far.topk(n, largest=False).indices] = True
+    return chosen.view_as(cells)
+
 class Listener:
     "A dark picture that has been aligned once, and can be told things and looked at again."
     def __init__(self,
@@ -367,6 +386,7 @@ class Listener:
         heat:float=0., # of the flow's sample
         mix:float|None=None, # weight of the low-light features; None: as learned
         seed:int=0, # of the flow's sample
+        latent_nat:bool=True, # does the default result use the NAT on the latent?
         decoder_nat:bool=True, # use the NAT on the features
         record:bool=False, # keep the history of the rounds
         allow:Tensor|None=None, # places that may be refined (1,h,w) bool
@@ -379,6 +399,9 @@ class Listener:
         self.decoding = dict(rounds=rounds if decoder_nat else 0, mix=mix, record=record,
                              allow=allow)
         self.aligned = model.align(x, stats=stats, heat=heat, seed=seed)
+        self.default = model.refine(self.aligned, tau=tau, rounds=rounds if latent_nat else 0,
+                                    keep=False, allow=allow)
+        self.unheard = self.refine(self.nothing)
 
     @property
     def quantizer(self):
@@ -394,15 +417,37 @@ class Listener:
         return Told(tokens, torch.zeros_like(tokens, dtype=torch.bool), log_level, a.log_std,
                     torch.ones_like(log_level))
 
+    def refine(self, told):
+        "What the NAT on the latent makes of the known tokens."
+        return self.model.refine(
+            self.aligned, tau=self.tau, rounds=self.looks, keep=False,
+            known=Known(told.tokens, told.where), record=self.decoding['record'],
+            allow=self.decoding['allow'])
+
+    def heard(self,
+        told:Told, # what is known
+    )->Refined:
+        "The default's latent, changed by what the NAT says with the known tokens and not without"
+        before = self.default
+        if not told.where.any(): return before
+        r = self.refine(told)
+        known = told.where
+        change = r.z - self.unheard.z
+        sigma = before.sigma*r.sigma/self.unheard.sigma
+        tokens = torch.where(r.tokens == self.unheard.tokens, before.tokens, r.tokens)
+        return replace(
+            r,
+            z=torch.where(known[:, None], r.z, before.z + change),
+            sigma=torch.where(known, r.sigma, sigma),
+            tokens=torch.where(known, r.tokens, tokens),
+            mask=before.mask & ~known)
+
     def look(self,
         told:Told, # what is known
     )->Seen:
-        "One pass with the known tokens"
-        a = self.aligned
-        known = Known(told.tokens, told.where)
-        r = self.model.refine(a, tau=self.tau, rounds=self.looks, known=known, keep=False,
-                              record=self.decoding['record'], allow=self.decoding['allow'])
-        d = self.model.decode(a, r, **self.decoding)
+        "The result of what is known; where nothing is, the default result"
+        r = self.heard(told)
+        d = self.model.decode(self.aligned, r, **self.decoding)
         return Seen(d.x, r.entropy, r.sigma, r.mask, told, r.history, d.nat.history)
 
     def gain(self,
@@ -430,7 +475,12 @@ class Listener:
         factor = torch.lerp(gain.log(), self.gain(seen, after).log(), c.lit).exp()
         asked = (c.x/factor)[None]                                  # (1,3,H,W), normalised
         tokens = self.tokens_of(asked, seen)
-        where = torch.stack([known_cells(o.where) for o in placed]).any(0)[None]
+        z = self.quantizer.place(self.aligned.z_tilde)
+        distance = (self.quantizer.lookup(tokens) - z).norm(dim=1)[0]
+        def cells(o):
+            found = known_cells(o.where)
+            return surest(found, distance) if o.hint.kind == 'right' else found
+        where = torch.stack([cells(o) for o in placed]).any(0)[None]
         return replace(after, tokens=torch.where(where, tokens, told.tokens),
                        where=told.where | where)
 
@@ -446,9 +496,8 @@ class Listener:
     def draw(self,
         told:Told|None=None, # what is known already
         seed:int=0, # of what is drawn
-        places:int=64, # drawn; the tokens of the others are read from what these say
+        places:int=8, # drawn; the tokens of the others are read from what these say
         spread:float=1., # of the draws: 1 as wide as the model's doubt, 0 the likeliest
-        light:float=0., # of the log level, in its deviations from the prediction
     )->Told:
         "Tokens of a few places, drawn one after the other: each hears those before it"
         a = self.aligned
@@ -471,8 +520,19 @@ class Listener:
             tokens.view(-1)[some] = drawn.tokens
             where.view(-1)[some] = True
             done += len(some)
-        return replace(told, tokens=tokens, where=where,
-                       log_level=told.log_level + light*told.log_std.exp())
+        return replace(told, tokens=tokens, where=where)
+
+    def draw_several(self,
+        n:int, # how many
+        told:Told|None=None, # what is known already
+        seed:int=0, # of the first
+        **kwargs, # places, spread of `draw`
+    )->list: # of `Told`
+        "Of three times as many draws those that are farthest apart in what they say of the whole"
+        draws = [self.draw(told, seed+i, **kwargs) for i in range(3*n if n > 1 else 1)]
+        z = self.quantizer.place(self.aligned.z_tilde)
+        def said(d): return (self.quantizer.lookup(d.tokens) - z)[0, :, d.where[0]].mean(1)
+        return [draws[i] for i in far_apart(torch.stack([said(d) for d in draws]), n)]
 
 # %% ../../nbs/part6_using/28_hints.ipynb #a1800070
 @dataclass(frozen=True, eq=False)
@@ -526,3 +586,15 @@ def hints_from_truth(
         left = i % columns*LATENT_CELL
         if all(abs(top - t) >= h or abs(left - l) >= w for t,l in found): found.append((top, left))
     return [Hint('patch', (l, t, l + w, t + h), x_high[:, t:t+h, l:l+w]) for t,l in found]
+
+# %% ../../nbs/part6_using/28_hints.ipynb #a1800060
+def far_apart(
+    points:Tensor, # (N,d)
+    n:int, # how many are wanted
+)->list: # of their numbers
+    "The two that are farthest apart, and again and again the one farthest from those chosen"
+    between = torch.cdist(points.float(), points.float())
+    first,second = divmod(between.argmax().item(), len(points))
+    chosen = [first, second][:n]
+    while len(chosen) < n: chosen.append(between[chosen].amin(0).argmax().item())
+    return chosen

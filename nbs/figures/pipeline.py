@@ -42,7 +42,7 @@ LIGHTS = {                                       # the parts that a chapter ligh
     'memory': ['learner'], 'distributed': ['learner'], 'unpaired': ['loaders', 'learner'],
     'llflow': ['baselines'], 'restormer': ['baselines'], 'tables': ['runs', 'baselines'],
     'cost': ['runs'], 'calibration': ['runs', 'masking'], 'known_tokens': ['runs', 'latent_nat'],
-    'lab_nat_gain': ['latent_nat'],
+    'lab_nat_gain': ['latent_nat'], 'hints': ['latent_nat', 'enhancer'],
     'tiling': ['enhancer'], 'folders': ['enhancer'], 'result': ['latent_nat', 'enhancer', 'bright'],
     'static_graph': ['latent_nat', 'onnx'], 'steps': ['widgets'],
     'config': ['learner'], 'checkpoint': ['learner', 'enhancer'], 'pipeline': ['learner'],
