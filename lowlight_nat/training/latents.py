@@ -33,8 +33,8 @@ def _middle(x, side): # (3,H,W)
 def latents_of(model:LowLightNAT, # in evaluation mode
                x_low:Tensor, # dark picture (3,H,W) in [0,1]
                x_high:Tensor, # bright one (3,H,W) in [0,1]
-              ) -> dict[str, Tensor]: # the fields of `Latents`, of one picture, in half precision
-    "What the latent NAT needs of a pair"
+              ) -> dict[str, Tensor]: # the fields of `Latents` of one picture, (d,h,w) and so on
+    "What the latent NAT needs of a pair, in half precision"
     device = next(model.parameters()).device
     a = model.align(x_low[None].to(device))
     x_norm, _ = model.normalise(x_high[None].to(device))
