@@ -24,10 +24,11 @@ _NAMES = 'z_tilde', 'cond', 'sigma', 'overview', 'tokens' # of `Latents`, as the
 
 def _middle(x, side): # (3,H,W)
     "The middle of a picture, at most `side` pixels a side"
-    H, W = x.shape[-2:]
-    h, w = min(H, side), min(W, side)
-    top, left = (H - h)//2, (W - w)//2
-    return x[..., top:top+h, left:left+w]
+    for axis in -2, -1:
+        n = x.shape[axis]
+        kept = min(n, side)
+        x = x.narrow(axis, (n - kept)//2, kept)
+    return x
 
 @torch.no_grad()
 def latents_of(model:LowLightNAT, # in evaluation mode
