@@ -130,7 +130,7 @@ def test_a_tile_is_as_far_as_training_goes(enhance):
     """Cells and patches of a tile lie no farther apart than the positions that the NATs meet in
     training, and just as far."""
     m = enhance.model
-    assert enhance.tile == 4*m.fusion.nat.cell*m.fusion.nat.reach == 4*m.nat.patch*m.nat.reach
+    assert enhance.tile == 4*m.fusion.nat.cell*m.fusion.nat.reach == 4*m.nat.far[0].patch*m.nat.far[0].reach
 
 def test_what_is_cut_into_tiles(enhance):
     """More than `whole` pixels and a side longer than `tile`; smaller pictures are whole, however

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lowlight_nat.models.checkpoint import load_model, read_metadata, save_model
 from lowlight_nat.models.config import ModelConfig, StagePlan, TrainPlan
 from lowlight_nat.models.flow import picture_stats
-from lowlight_nat.models.lowlight_nat import Known, LowLightNAT
+from lowlight_nat.models.lowlight_nat import KNOWN_SIGMA, Known, LowLightNAT
 from lowlight_nat.training.stages import STAGES, align_terms, trainable
 
 TOY = replace(ModelConfig.tiny(), n_codes=64, vq_channels=(8, 16), enc_channels=(8, 16, 16), cond=8,
@@ -495,8 +495,10 @@ def test_a_checkpoint_of_version_0_1_is_read(tmp_path):
         assert not again.nat.head.weight.any() and torch.equal(out.z, out.z_tilde)
         # told something true, the fresh NAT listens
         tokens = (again.doubt(a).tokens + 5) % TOY.n_codes
-        told = again(x, known=Known(tokens, torch.rand(tokens.shape) < .2))
-    assert (told.z - told.z_tilde)[told.mask[:, None].expand_as(told.z)].abs().max() > 1e-3
+        known = Known(tokens, torch.rand(tokens.shape) < .2)
+        told = again(x, known=known)
+    assert (told.sigma[known.where] == KNOWN_SIGMA).all() and not told.mask[known.where].any()
+    assert (told.z - told.z_tilde)[(~known.where)[:, None].expand_as(told.z)].abs().max() > 1e-3
 
 def test_a_checkpoint_keeps_configuration_and_plan(model, tmp_path):
     plan = replace(TrainPlan.small(), seed=7)

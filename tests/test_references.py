@@ -10,7 +10,16 @@ from torch import nn
 
 from lowlight_nat.models import glare
 from lowlight_nat.models.fusion import DeformAlign
-from lowlight_nat.models.latent_nat import LatentNAT, masked_token_bound
+from lowlight_nat.models.latent_nat import (
+    WINDOWS,
+    LatentNAT,
+    Look,
+    Messages,
+    code_logits,
+    masked_token_bound,
+    messages,
+    most_in_a_picture,
+)
 from lowlight_nat.models.layers import TransformerBlock, apply_rope, grid_positions, rope_angles
 from lowlight_nat.models.masking import entropy_map, expected_code, token_log_probs
 from lowlight_nat.models.quantizers import VectorQuantizer, squared_distances, usage_stats
@@ -205,11 +214,36 @@ def test_the_masked_token_bound_is_torchs_cross_entropy():
     cond = torch.randn(2, 5, 4, 4)
     sigma = torch.rand(2, 4, 4) + .2
     got = masked_token_bound(nat, z, tokens, kept, codes, cond, sigma)
+    assert most_in_a_picture(~kept) == max((~kept[0]).sum(), (~kept[1]).sum())
     look = nat(z, codes[tokens].permute(0, 3, 1, 2), kept, cond, sigma)
+    assert isinstance(look, Look)
     d2 = (look.z[..., None, :] - codes).pow(2).sum(-1)
     logits = -d2/look.T[..., None] + nat.head(look.vectors)
     close(got, torch.stack([F.cross_entropy(logits[i][~kept[i]], tokens[i][~kept[i]])
                             for i in range(2)]).mean())
+
+def test_messages_are_means_over_windows():
+    r = torch.randn(2, 3, 7, 9)
+    kept = torch.rand(2, 7, 9) < .3
+    got = messages(r, kept)
+    assert isinstance(got, Messages) and got.mean.shape == (2, len(WINDOWS) + 1, 3, 7, 9)
+    for b in range(2):
+        for y in range(7):
+            for x in range(9):
+                for i, side in enumerate([*WINDOWS, 99]):
+                    near = torch.zeros(7, 9, dtype=torch.bool)
+                    reach = side//2
+                    near[max(0, y-reach):y+reach+1, max(0, x-reach):x+reach+1] = True
+                    heard = r[b][:, near & kept[b]]
+                    close(got.count[b, i, y, x], torch.tensor(float(heard.shape[1])), 1e-3)
+                    if heard.numel(): close(got.mean[b, i, :, y, x], heard.mean(1), 1e-4)
+
+def test_logits_are_distances_over_temperatures():
+    z = torch.randn(6, 3)
+    codes = torch.randn(8, 3)
+    T = torch.rand(6) + .1
+    close(code_logits(z, codes, T).log_softmax(-1),
+          (-torch.cdist(z, codes)**2/T[:, None]).log_softmax(-1), 1e-4)
 
 def test_distribution_entropy_and_mean_are_those_of_torch():
     d2 = torch.rand(2, 3, 4, 8)

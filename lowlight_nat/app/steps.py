@@ -126,8 +126,10 @@ class Steps:
             out = parallel_decode(m.nat, q.place(a.z_tilde), doubt.tokens, mask, q.codes, a.cond,
                                   sigma, a.overview, R if upto else 0, schedule=stop_after(upto),
                                   record=True, keep=False)
+            expected = torch.where(mask, out.sigma, a.sigma) if upto else a.sigma
             return Refined(z=out.z, tokens=out.tokens, entropy=doubt.entropy, mask=mask,
-                           confidence=out.confidence, history=out.history, log_q=out.log_q)
+                           confidence=out.confidence, sigma=expected, history=out.history,
+                           log_q=out.log_q)
         return self.once('refine', f, _key(mask), R, upto)
 
     def decode(self,

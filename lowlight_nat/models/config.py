@@ -159,7 +159,7 @@ class ModelConfig(Checked):
     tau:float = within('[0, 1]', 0.5)
     # share of places masked on training pictures at the default tau
     mask_share:float = within('[0, 1]', 0.4)
-    rounds:int = within('[0, inf)', 4) # R, in training and inference
+    rounds:int = within('[0, inf)', 4) # R, of both NATs
     # fusion decoder
     dec_channels:tuple = within('[1, inf)', (32, 48), 2) # width at 1/2 and 1/4
     dec_blocks:int = within('[0, inf)', 1) # residual blocks before and after each fusion
@@ -292,7 +292,7 @@ class TrainPlan(Checked):
     transpose:bool = False           # rows and columns swapped in half of the training pieces
     # share of the steps of the stage decoder that see whole pieces, fewer at a time, not crops
     whole:float = within('[0, 1]', 0.)
-    # share of the steps of the stage decoder without the one NAT, and without the other
+    # share of the steps of the stage decoder without the NAT on the features
     nat_off:float = within('[0, 1]', 0.1)
     structure:str = one_of(('ssim', 'ms_ssim'), 'ssim') # structural term of the stage decoder
     structure_weight:float = within('[0, inf)', 0.2) # its weight, beside L1 with 1

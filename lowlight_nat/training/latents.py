@@ -24,17 +24,18 @@ _NAMES = 'z_tilde', 'cond', 'sigma', 'overview', 'tokens' # of `Latents`, as the
 
 def _middle(x, side): # (3,H,W)
     "The middle of a picture, at most `side` pixels a side"
-    H, W = x.shape[-2:]
-    h, w = min(H, side), min(W, side)
-    top, left = (H - h)//2, (W - w)//2
-    return x[..., top:top+h, left:left+w]
+    for axis in -2, -1:
+        n = x.shape[axis]
+        kept = min(n, side)
+        x = x.narrow(axis, (n - kept)//2, kept)
+    return x
 
 @torch.no_grad()
 def latents_of(model:LowLightNAT, # in evaluation mode
                x_low:Tensor, # dark picture (3,H,W) in [0,1]
                x_high:Tensor, # bright one (3,H,W) in [0,1]
-              ) -> dict[str, Tensor]: # the fields of `Latents`, of one picture, in half precision
-    "What the latent NAT needs of a pair"
+              ) -> dict[str, Tensor]: # the fields of `Latents` of one picture, (d,h,w) and so on
+    "What the latent NAT needs of a pair, in half precision"
     device = next(model.parameters()).device
     a = model.align(x_low[None].to(device))
     x_norm, _ = model.normalise(x_high[None].to(device))

@@ -42,7 +42,8 @@ def split_stage(stage:Stage # of a Learner
     stage = getattr(stage, 'module', stage)   # in a parallel wrapper
     names = {id(p): name for name, p in stage.model.named_parameters()}
     groups = stage.groups(stage.model)
-    learn = [[p for p in g if not names[id(p)].startswith(stage.rests)] for g in groups]
+    rests = getattr(stage, 'rests', ())   # a stage of one's own may have none
+    learn = [[p for p in g if not names[id(p)].startswith(rests)] for g in groups]
     return [g for g in learn if g]
 
 

@@ -311,7 +311,7 @@ class DecoderStage(Stage):
         return terms
 
     def running(self) -> tuple[bool,bool]: # the NAT on the latent, the NAT on the features
-        "Which NATs run in this step: `nats`, or in training each left out by chance"
+        "Which NATs learn in this step: `nats`, or in training each left out by chance"
         if self.nats: return self.nats
         if not self.training or self.cfg.frozen: return True, True   # frozen, they alone learn
         latent, features = torch.rand(2) >= self.plan.nat_off

@@ -39,7 +39,7 @@ LIGHTS = {                                       # the parts that a chapter ligh
     'pairs': ['loaders'], 'degradations': ['loaders'], 'overlap': ['loaders', 'fidelity'],
     'perceptual': ['fidelity'], 'records': ['fidelity'],
     'stages': ['losses', 'learner'], 'checkpoints': ['callbacks', 'learner'],
-    'memory': ['learner'], 'distributed': ['learner'], 'unpaired': ['loaders', 'learner'],
+    'latents': ['latent_nat', 'learner'], 'memory': ['learner'], 'distributed': ['learner'], 'unpaired': ['loaders', 'learner'],
     'llflow': ['baselines'], 'restormer': ['baselines'], 'tables': ['runs', 'baselines'],
     'cost': ['runs'], 'calibration': ['runs', 'masking'], 'known_tokens': ['runs', 'latent_nat'],
     'lab_nat_gain': ['latent_nat'],
