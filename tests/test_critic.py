@@ -41,11 +41,14 @@ def test_shapes(h, w):
     assert said.wrong.shape == said.error.shape == (2, h, w)
     assert said.wrong.isfinite().all() and (said.error > 0).all()
 
-def test_untrained_says_nothing_and_expects_the_spread():
+def test_untrained_says_what_the_prior_says():
     z, tokens, codes, cond, sigma = toy()
     said = small()(z, tokens, codes, cond, sigma)
     spread2 = token_statistics(z, codes, 2*sigma**2, spread=True).spread2
-    assert (said.wrong == 0).all()
+    places = z.permute(0, 2, 3, 1).flatten(0, 2)
+    p = token_odds(places, tokens.flatten(), codes, 2*sigma.flatten()**2).log_p.exp().view_as(sigma)
+    likely = (p > 1e-4) & (p < 0.999)
+    assert (said.wrong.sigmoid() - (1 - p))[likely].abs().max() < 1e-4
     assert (said.error - (spread2/4).sqrt()).abs().max() < 2e-3
 
 def test_pictures_of_a_batch_are_apart():

@@ -47,11 +47,11 @@ def token_odds(z:Tensor, # aligned latents (N,d)
 class Criticism(Outputs):
     "What the critic thinks of the tokens that stand"
     wrong: Tensor # log-odds that a token is not the true one (B,h,w)
-    error: Tensor # expected error of its code, root mean square over channels (B,h,w)
+    error: Tensor # expected error of its code, of each channel (B,h,w)
 
 class TokenCritic(nn.Module):
-    """Which tokens are wrong, and by how much: a network that judges a whole grid of them;
-    Lezama et al., ECCV 2022"""
+    """Which tokens are wrong, and by how much: a network that judges a whole grid of them, and
+    before it is trained says what p_hat says; Lezama et al., ECCV 2022"""
     def __init__(self,
                  dim:int=4, # d, channels of the latent
                  cond:int=48, # channels of the condition
@@ -90,15 +90,16 @@ class TokenCritic(nn.Module):
         places = z.permute(0, 2, 3, 1).flatten(0, 2)                    # (B*h*w,d)
         odds = token_odds(places, tokens.flatten(), codes, 2*sigma.flatten()**2)
         odds = odds.each(lambda t: t.view_as(sigma))
-        known = torch.stack([sigma.log(), odds.log_p.clamp(min=-30)/2, odds.entropy - 2,
-                             odds.spread.log()], 1)                     # (B,4,h,w)
+        log_p = odds.log_p.clamp(-30, -1e-4)
+        prior = (-log_p.expm1()).log() - log_p                          # log-odds that it is wrong
+        known = torch.stack([sigma.log(), prior/4, odds.entropy - 2, odds.spread.log()], 1)
         seen = torch.cat([z, residual, cond, known, claimed.flatten(1, 2)], 1)
         if overview is None: overview = z.new_zeros(len(z), self.overview.in_features)
         x = self.see(seen.permute(0, 2, 3, 1)) + self.overview(overview)[:, None, None]
         for near, far in zip(self.near, self.far): x = far(near(x))
         said = self.head(self.norm(x)) + self.maps(known.permute(0, 2, 3, 1))
         wrong, size = said.float().unbind(-1)                           # (B,h,w) each
-        return Criticism(wrong, odds.spread*size.clamp(-4, 4).exp()/z.shape[1]**0.5)
+        return Criticism(prior + wrong, odds.spread*size.clamp(-4, 4).exp()/z.shape[1]**0.5)
 
 # %% ../../nbs/workshop/22_critic.ipynb #c717000c
 @dataclass
@@ -142,8 +143,8 @@ def critic_loss(critic:TokenCritic, # whose weights are trained
     asked = ~given.shown
     wrong = (given.tokens != tokens).float()
     cross_entropy = F.binary_cross_entropy_with_logits(said.wrong[asked], wrong[asked])
-    off = F.embedding(given.tokens, codes) - F.embedding(tokens, codes)
-    error2 = off.pow(2).mean(-1)[asked]
-    expected2 = said.error[asked]**2
-    # smallest where expected2 is the mean of error2; right tokens have error 0, so no logarithm
-    return cross_entropy + 0.5*(error2/expected2 + expected2.log()).mean()
+    off = F.embedding(given.tokens, codes) - F.embedding(tokens, codes)   # (B,h,w,d)
+    error = off.pow(2).mean(-1).sqrt()[asked]                       # root mean square over channels
+    expected = said.error[asked]
+    # smallest where `expected` is the mean of `error`, which is 0 for a right token
+    return cross_entropy + (error/expected + expected.log()).mean()

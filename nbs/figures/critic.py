@@ -23,7 +23,7 @@ from lowlight_nat.evaluation.fidelity import gt_mean
 from lowlight_nat.io.images import read_image
 from lowlight_nat.io.records import versions
 from lowlight_nat.models.checkpoint import load_model
-from lowlight_nat.models.critic import TokenCritic, critic_loss, proposed
+from lowlight_nat.models.critic import TokenCritic, critic_loss, proposed, token_odds
 from lowlight_nat.models.latent_nat import LatentNAT, mean_prior_code, resolve
 from lowlight_nat.models.masking import (auroc, cosine_schedule, least_confident,
                                          mask_share_threshold, rank_correlation, token_statistics,
@@ -123,6 +123,7 @@ def look_at(model, pair):
     true = model.vqgan.encode(model.normalise(x_high)[0]).float()
     finished = model.decode(a, model.refine(a)).x
     off = (gt_mean(finished, x_high, 'unclipped') - x_high).abs().mean(1, keepdim=True)
+    grey = x_low.mean(1, keepdim=True)
     return dict(
         z=a.z_tilde.float(),
         cond=a.cond.float(),
@@ -131,6 +132,7 @@ def look_at(model, pair):
         true=true,
         tokens=model.vqgan.quantizer.nearest(true),
         off=F.avg_pool2d(off, 4)[:, 0],                            # (1,h,w)
+        light=F.avg_pool2d(grey/grey.mean(), 4)[:, 0],             # a control: where it is bright
     )
 
 def looks(a, model):
@@ -146,12 +148,16 @@ def maps_of(critic, o, codes):
     T = 2*o['sigma']**2
     t = token_statistics(o['z'], codes, T, spread=True)
     said = critic(o['z'], t.tokens, codes, o['cond'], o['sigma'], o['overview'])
+    places = o['z'].permute(0, 2, 3, 1).flatten(0, 2)
+    odds = token_odds(places, t.tokens.flatten(), codes, T.flatten())
     return t.tokens, {
+        'probability': -odds.log_p.view_as(T),
         'entropy': t.entropy,
         'spread': t.spread2.sqrt(),
         'sigma': o['sigma'],
         'critic: wrong': said.wrong,
         'critic: error': said.error,
+        'brightness': o['light'],
     }
 
 def scores(maps, errors, wrongs):
@@ -218,20 +224,25 @@ def decode(nat, critic, o, codes, by, rounds, sample, seed=0):
         masked = least_confident(confidence, everywhere, cosine_schedule(r + 1, rounds))
     return tokens, refined.permute(0, 3, 1, 2)
 
+KINDS = 'probability', 'chance', 'truth', 'critic: wrong', 'critic: error'
+
 @torch.no_grad()
-def compare_rounds(critic, nat, o, codes):
-    "Rows of decoding in rounds, by confidence"
-    rows = []
-    for answer, sample in ('arg max', 0.), ('drawn', 1.):
-        for rounds in (1, 4, 8):
-            for by in ('probability', 'critic: wrong', 'critic: error', 'chance', 'truth'):
-                if rounds == 1 and by != 'probability': continue
-                tokens, z = decode(nat, critic, o, codes, by, rounds, sample)
-                def rms(x): return (x - o['true']).pow(2).mean().sqrt().item()
-                rows.append(dict(answer=answer, rounds=rounds, by=by,
-                                 right=(tokens == o['tokens']).float().mean().item(),
-                                 error_tokens=rms(grid_of(codes, tokens)), error_latent=rms(z)))
-                print(rows[-1], flush=True)
+def compare_rounds(critic, nat, o, codes, path, kinds=KINDS):
+    "Rows of decoding in rounds, by confidence; those in the file `path` are taken from there"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    done = [(r['answer'], r['rounds'], r['by']) for r in rows]
+    def rms(x): return (x - o['true']).pow(2).mean().sqrt().item()
+    todo = [('arg max', 1, 'probability'), ('drawn', 1, 'probability')]
+    todo += [(answer, rounds, by) for by in kinds for rounds in (4, 8)
+             for answer in ('arg max', 'drawn')]
+    for answer, rounds, by in todo:
+        if (answer, rounds, by) in done: continue
+        tokens, z = decode(nat, critic, o, codes, by, rounds, float(answer == 'drawn'))
+        rows.append(dict(answer=answer, rounds=rounds, by=by,
+                         right=(tokens == o['tokens']).float().mean().item(),
+                         error_tokens=rms(grid_of(codes, tokens)), error_latent=rms(z)))
+        path.write_text(json.dumps(rows))
+        print(rows[-1], flush=True)
     return rows
 
 @torch.no_grad()
@@ -267,6 +278,7 @@ def main():
     ap.add_argument('--state', type=Path, required=True, help='folder for what is half done')
     ap.add_argument('--steps', type=int, default=1200, help=f'of {BATCH} crops')
     ap.add_argument('--limit', type=int, help='validation pictures, by default all')
+    ap.add_argument('--rounds', type=int, default=8, help='of them, decoded in rounds')
     ap.add_argument('--seed', type=int, default=42, help='of the training')
     ap.add_argument('--out', type=Path, default=Path(__file__).parent/'run'/'critic.json',
                     help='file to write')
@@ -278,9 +290,9 @@ def main():
     critic, seconds = train(a, model, nat)
     seen = list(looks(a, model))
     latent, picture = compare_maps(critic, seen, codes)
-    o = crops(seen)
+    o = crops(seen[:a.rounds])
     draws = compare_draws(critic, nat, o, codes)
-    rounds = compare_rounds(critic, nat, o, codes)
+    rounds = compare_rounds(critic, nat, o, codes, a.state/'rounds.json')
     own = f' --nat {a.nat.name}' if a.nat else ''
     res = dict(
         command=f'python nbs/figures/critic.py --latents latents --data '
@@ -288,7 +300,7 @@ def main():
                 f'--state state --steps {a.steps} --seed {a.seed}',
         model=Path(a.model).stem, pictures=len(seen), seed=a.seed, steps=a.steps,
         seconds=round(seconds), parameters=sum(p.numel() for p in critic.parameters()),
-        side=SIDE, versions=versions(), mask=latent, picture=picture, draws=draws, rounds=rounds)
+        side=SIDE, rounds_on=len(o['z']), versions=versions(), mask=latent, picture=picture, draws=draws, rounds=rounds)
     a.out.write_text(json.dumps(res, indent=1, allow_nan=False) + '\n')
     for rows in latent, picture, draws:
         for row in rows:

@@ -43,7 +43,7 @@ LIGHTS = {                                       # the parts that a chapter ligh
     'llflow': ['baselines'], 'restormer': ['baselines'], 'tables': ['runs', 'baselines'],
     'cost': ['runs'], 'calibration': ['runs', 'masking'], 'lab_nat_gain': ['latent_nat'],
     'tiling': ['enhancer'], 'folders': ['enhancer'], 'result': ['latent_nat', 'enhancer', 'bright'],
-    'static_graph': ['latent_nat', 'onnx'], 'steps': ['widgets'],
+    'critic': ['masking', 'latent_nat'], 'static_graph': ['latent_nat', 'onnx'], 'steps': ['widgets'],
     'config': ['learner'], 'checkpoint': ['learner', 'enhancer'], 'pipeline': ['learner'],
 }
 FRAMED = ['lowlight_nat', 'config', 'checkpoint']    # chapters that light the frame of the whole model
