@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from dataclasses import dataclass
 from torch import Tensor, nn
-from .latent_nat import (FarBlock, LatentNAT, NearBlock, WINDOWS, messages,
-                                            random_kept, resolve)
-from .latent_nat import code_logits, per_chunk
+from .latent_nat import FarBlock, LatentNAT, NearBlock, WINDOWS
+from .latent_nat import code_logits, messages, per_chunk, random_kept, resolve
 from .layers import Outputs, in_chunks
 
 # %% ../../nbs/workshop/22_critic.ipynb #c7170007
@@ -116,7 +115,7 @@ def proposed(nat:LatentNAT, # in evaluation mode
              cond:Tensor, # condition (B,cond,h,w)
              sigma:Tensor, # expected error of the latent (B,h,w)
              overview:Tensor|None=None, # of the whole picture (B,overview)
-             nearest:bool=False, # the codes nearest to z, with nothing shown; False: the NAT's draws
+             nearest:bool=False, # the codes nearest to z, nothing shown; False: the NAT's draws
             ) -> Proposed:
     "True tokens at a random share of the places, and the NAT's draws of one look at the others"
     if nearest:
@@ -138,13 +137,13 @@ def critic_loss(critic:TokenCritic, # whose weights are trained
                 sigma:Tensor, # expected error of the latent (B,h,w)
                 overview:Tensor|None=None, # of the whole picture (B,overview)
                ) -> Tensor: # scalar, nats per place that was not shown
-    "Cross-entropy of right and wrong, and the likelihood of the code's error, where nothing was shown"
+    "Cross-entropy of right and wrong, and the likelihood of the error, where nothing was shown"
     said = critic(z, given.tokens, codes, cond, sigma, overview)
     asked = ~given.shown
     wrong = (given.tokens != tokens).float()
     cross_entropy = F.binary_cross_entropy_with_logits(said.wrong[asked], wrong[asked])
-    off = F.embedding(given.tokens, codes) - F.embedding(tokens, codes)   # (B,h,w,d)
-    error = off.pow(2).mean(-1).sqrt()[asked]                       # root mean square over channels
+    off = F.embedding(given.tokens, codes) - F.embedding(tokens, codes)
+    error = off.pow(2).mean(-1).sqrt()[asked]                       # (n,)
     expected = said.error[asked]
     # smallest where `expected` is the mean of `error`, which is 0 for a right token
     return cross_entropy + (error/expected + expected.log()).mean()

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-
 from lowlight_nat.data.pairs import find_pairs
 from lowlight_nat.evaluation.fidelity import gt_mean
 from lowlight_nat.io.images import read_image
@@ -25,9 +24,15 @@ from lowlight_nat.io.records import versions
 from lowlight_nat.models.checkpoint import load_model
 from lowlight_nat.models.critic import TokenCritic, critic_loss, proposed, token_odds
 from lowlight_nat.models.latent_nat import LatentNAT, mean_prior_code, resolve
-from lowlight_nat.models.masking import (auroc, cosine_schedule, least_confident,
-                                         mask_share_threshold, rank_correlation, token_statistics,
-                                         uncertainty_scores)
+from lowlight_nat.models.masking import (
+    auroc,
+    cosine_schedule,
+    least_confident,
+    mask_share_threshold,
+    rank_correlation,
+    token_statistics,
+    uncertainty_scores,
+)
 from lowlight_nat.training.latents import LatentDataset
 
 SIZE = 32                # places a side of a crop
@@ -300,7 +305,9 @@ def main():
                 f'--state state --steps {a.steps} --seed {a.seed}',
         model=Path(a.model).stem, pictures=len(seen), seed=a.seed, steps=a.steps,
         seconds=round(seconds), parameters=sum(p.numel() for p in critic.parameters()),
-        side=SIDE, rounds_on=len(o['z']), versions=versions(), mask=latent, picture=picture, draws=draws, rounds=rounds)
+        side=SIDE,
+        rounds_on=len(o['z']), versions=versions(), mask=latent, picture=picture, draws=draws,
+        rounds=rounds)
     a.out.write_text(json.dumps(res, indent=1, allow_nan=False) + '\n')
     for rows in latent, picture, draws:
         for row in rows:
