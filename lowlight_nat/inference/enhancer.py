@@ -19,7 +19,7 @@ from torch import Tensor
 # %% ../../nbs/part6_using/23_enhancer.ipynb #3ef0eda4
 from .hints import HINT_KINDS, Hints, Listener, place_hints, read_hints
 from .hints import read_mask, shrink_placed
-from .result import LATENT_CELL, Enhanced, Round, Told, paste_rounds
+from .result import LATENT_CELL, Enhanced, Round, paste_rounds
 from ..models.light import parse_exposure
 from ..io.files import ImageError, check_number
 from ..models.flow import PictureStats, picture_stats

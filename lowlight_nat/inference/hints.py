@@ -16,13 +16,12 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from ..evaluation.fidelity import grey_mean
 from .result import LATENT_CELL, Enhanced, Told
-from ..io.files import ImageError, check_number, choose
+from ..io.files import ImageError, check_number
 from ..io.images import linear_to_srgb, srgb_to_linear
 from ..io.metadata import read_picture
 from ..models.flow import PictureStats
 from ..models.latent_nat import DecodingRound, resolve
 from ..models.fusion import FeatureRound
-from ..models.layers import Outputs
 from ..models.lowlight_nat import Known, LowLightNAT, Refined
 
 # %% ../../nbs/part6_using/28_hints.ipynb #a1800010

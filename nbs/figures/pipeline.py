@@ -39,14 +39,14 @@ LIGHTS = {                                       # the parts that a chapter ligh
     'pairs': ['loaders'], 'degradations': ['loaders'], 'overlap': ['loaders', 'fidelity'],
     'perceptual': ['fidelity'], 'records': ['fidelity'],
     'stages': ['losses', 'learner'], 'checkpoints': ['callbacks', 'learner'],
-    'latents': ['latent_nat', 'learner'], 'memory': ['learner'], 'distributed': ['learner'], 'unpaired': ['loaders', 'learner'],
+    'latents': ['latent_nat', 'learner'], 'memory': ['learner'], 'distributed': ['learner'],
+    'unpaired': ['loaders', 'learner'],
     'llflow': ['baselines'], 'restormer': ['baselines'], 'tables': ['runs', 'baselines'],
     'cost': ['runs'], 'calibration': ['runs', 'masking'], 'known_tokens': ['runs', 'latent_nat'],
     'lab_nat_gain': ['latent_nat'],
     'hints': ['latent_nat', 'enhancer'],
-    'latents': ['learner'],
     'tiling': ['enhancer'], 'folders': ['enhancer'], 'result': ['latent_nat', 'enhancer', 'bright'],
-    'static_graph': ['latent_nat', 'onnx'], 'steps': ['widgets'],
+    'critic': ['masking', 'latent_nat'], 'static_graph': ['latent_nat', 'onnx'], 'steps': ['widgets'],
     'config': ['learner'], 'checkpoint': ['learner', 'enhancer'], 'pipeline': ['learner'],
 }
 FRAMED = ['lowlight_nat', 'config', 'checkpoint']    # chapters that light the frame of the whole model
