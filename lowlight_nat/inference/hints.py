@@ -97,7 +97,7 @@ class Hint:
         else: where = self.region if isinstance(self.region, str) else 'mask'
         plain = self.value is not None and not isinstance(self.value, Tensor)
         value = self.value
-        if plain and not isinstance(value, (str, float)): value = ','.join(f'{o:g}' for o in value)
+        if isinstance(value, (tuple, list)): value = ','.join(map(str, value))
         return f"'{where}:{self.kind}{f'={value}' if plain else ''}'"
 
 # %% ../../nbs/part6_using/28_hints.ipynb #a1800012
