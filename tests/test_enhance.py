@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowlight_nat.evaluation.fidelity import grey_mean
 from lowlight_nat.inference.enhancer import *
+from lowlight_nat.inference.hints import read_mask
 from lowlight_nat.inference.tiling import tile_grid
 from lowlight_nat.io.files import ImageError, list_images
 from lowlight_nat.io.images import read_image, to_pil

@@ -214,7 +214,7 @@ def test_postscript_starts_nothing(tmp_path, ghostscript, name):
     "A program under a picture's name is no picture, by whichever door it comes in."
     from lowlight_nat.data.overlap import fingerprints
     from lowlight_nat.data.pairs import Pair, check_pairs
-    from lowlight_nat.inference.enhancer import read_mask
+    from lowlight_nat.inference.hints import read_mask
     from lowlight_nat.io.metadata import read_alpha, read_picture
     path = tmp_path/name
     path.write_bytes(POSTSCRIPT)
