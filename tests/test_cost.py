@@ -123,8 +123,9 @@ def test_no_unused_heads(model, x, name):
         if isinstance(o, torch.Tensor) and o.requires_grad).backward()
     silent = {n for n in touched if params[n].grad is None}
     model.zero_grad()
-    # features of the tokens' codes; confidence of the rounds
-    chooses = ['vqgan.decoder', *[f'{n}.to_logvar' for n in prefixes(model, FeatureNAT)]]
+    # features of the tokens' codes; what is doubted, and how far the latent may be off; confidence
+    # of the rounds
+    chooses = ['vqgan.decoder', 'spread', *[f'{n}.to_logvar' for n in prefixes(model, FeatureNAT)]]
     assert sorted(n for n in silent if not under(n, chooses)) == []
 
 
@@ -149,7 +150,7 @@ def test_multiply_adds_follow_the_mask(model, x, monkeypatch):
 
 @pytest.mark.slow
 def test_masked_work_grows_with_the_mask(model, x):
-    """From a fifth to four fifths masked: at least by the linear layers of the places, and of the
+    """From four tenths to nine tenths masked: at least by the linear layers of the places, and of the
     cells, that more rounds then compute. A cost that does not depend on the mask fails"""
     H, nat, feat = entropy(model, x), model.nat, model.fusion.nat
     place = nat.head.weight.numel()
@@ -168,8 +169,8 @@ def test_masked_work_grows_with_the_mask(model, x):
         return torch.tensor([rows['refine'],
                              rows['decode']]), torch.tensor([sum(n)*place,
                                                              sum(m[:-1])*cell])
-    (few, few_work), (many, many_work) = map(macs_and_work, (.2, .8))
-    assert (many_work > 3*few_work).all()
+    (few, few_work), (many, many_work) = map(macs_and_work, (.4, .9))
+    assert (many_work > 2*few_work).all()
     assert (many - few >= many_work - few_work
             ).all(), f'{many - few} multiply-adds more, {many_work - few_work} expected at least'
     assert (many - few <= 2*(many_work - few_work)).all()
