@@ -5,7 +5,8 @@ chapter on the critic reads.
     python nbs/figures/critic.py --latents RUN/latents --data lol --state FOLDER
 
 `--latents` holds `*.safetensors` of training pictures, as the stage nat of a run leaves them. The
-state of the training lies in `--state`; called again, it goes on from there.
+state of the training lies in `--state`; called again, with more steps or not, it goes on from
+there. Another model or NAT needs another folder.
 """
 import argparse
 import json
@@ -297,7 +298,7 @@ def main():
     latent, picture = compare_maps(critic, seen, codes)
     o = crops(seen[:a.rounds])
     draws = compare_draws(critic, nat, o, codes)
-    rounds = compare_rounds(critic, nat, o, codes, a.state/'rounds.json')
+    rounds = compare_rounds(critic, nat, o, codes, a.state/f'rounds_{a.steps}.json')
     own = f' --nat {a.nat.name}' if a.nat else ''
     res = dict(
         command=f'python nbs/figures/critic.py --latents latents --data '
