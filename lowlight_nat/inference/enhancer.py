@@ -125,7 +125,7 @@ class Settings:
     exposure:float|None=None # mean grey of the result, in (0,1); None: as predicted
     strength:float=1. # of the result over the input, in [0,1]
     seed:int=0 # of the sample, where heat > 0
-    latent_nat:bool=True # use the NAT on the latent
+    latent_nat:bool|None=None # use the NAT on the latent; None: as the model's configuration says
     decoder_nat:bool=True # use the NAT on the decoder's features
     record:bool=False # keep the history of the rounds
     film:bool=False # keep a small picture of every round, and the history
@@ -161,7 +161,7 @@ def check_settings(
     exposure=None, # mean grey of the result, in (0,1); None or 'auto': as predicted
     strength:float=1., # of the result over the input, in [0,1]
     seed:int=0, # of the sample, where heat > 0
-    latent_nat:bool=True, # use the NAT on the latent
+    latent_nat:bool|None=None, # use the NAT on the latent; None: as the model says
     decoder_nat:bool=True, # use the NAT on the decoder's features
     record:bool=False, # keep the history of the rounds
     film:bool=False, # keep a small picture of every round
@@ -180,7 +180,7 @@ def check_settings(
         strength=check_number('strength', strength, '[0, 1]', why='0 is the picture as it was'),
         seed=check_number('seed', seed, '[0, 9223372036854775807]', True),
         exposure=parse_exposure(exposure),
-        latent_nat=_switch('latent_nat', latent_nat),
+        latent_nat=None if latent_nat is None else _switch('latent_nat', latent_nat),
         decoder_nat=_switch('decoder_nat', decoder_nat),
         record=_switch('record', record),
         film=_switch('film', film))
@@ -369,7 +369,7 @@ class Enhancer:
         heat:float=0., # 0: the likeliest picture, 1: a sample
         mix:float|None=None, # weight of the low-light features, in [0,1]; None: as learned
         exposure=None, # mean grey of the result, in (0,1); None or 'auto': as predicted
-        latent_nat:bool=True, # use the NAT on the latent
+        latent_nat:bool|None=None, # use the NAT on the latent; None: as the model says
         decoder_nat:bool=True, # use the NAT on the decoder's features
         record:bool=False, # keep the history of the rounds
         seed:int=0, # of the sample, where heat > 0
@@ -485,7 +485,8 @@ class Enhancer:
         pictures = []
         for r in range(R+1):
             now = states[min(r, len(states)-1)]
-            refined = replace(start, z=now.z, tokens=now.tokens)
+            sigma = torch.where(out.mask, now.sigma, start.sigma)
+            refined = replace(start, z=now.z, tokens=now.tokens, sigma=sigma)
             y = self.model.decode(aligned, refined, rounds=r if s.decoder_nat else 0, mix=s.mix,
                                   allow=allow).x
             pictures.append(_smaller(y.float().cpu(), scale))

@@ -385,7 +385,8 @@ class Listener:
         heat:float=0., # of the flow's sample
         mix:float|None=None, # weight of the low-light features; None: as learned
         seed:int=0, # of the flow's sample
-        latent_nat:bool=True, # does the default result use the NAT on the latent?
+        # does the default result use the NAT on the latent? None: as the configuration says
+        latent_nat:bool|None=None,
         decoder_nat:bool=True, # use the NAT on the features
         record:bool=False, # keep the history of the rounds
         allow:Tensor|None=None, # places that may be refined (1,h,w) bool
@@ -398,7 +399,8 @@ class Listener:
         self.decoding = dict(rounds=rounds if decoder_nat else 0, mix=mix, record=record,
                              allow=allow)
         self.aligned = model.align(x, stats=stats, heat=heat, seed=seed)
-        self.default = model.refine(self.aligned, tau=tau, rounds=rounds if latent_nat else 0,
+        on = model.cfg.latent_nat if latent_nat is None else latent_nat
+        self.default = model.refine(self.aligned, tau=tau, rounds=rounds if on else 0,
                                     keep=False, allow=allow)
         self.unheard = self.refine(self.nothing)
         self.plain = None   # the default result, when it is asked for

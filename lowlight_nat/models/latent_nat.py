@@ -74,7 +74,7 @@ def messages(residual:Tensor, # r = e(V) - z_tilde (B,d,h,w); looked at where ke
     return Messages(total[:, :, :-1]/count[:, :, None].clamp(min=1), count)
 
 # %% ../../nbs/part3_doubt/11_latent_nat.ipynb #aa00aa06
-def shared_error(told:Messages,
+def shared_error(told:Messages, # of `messages`
                  need:Tensor, # tokens after which a window's mean is believed by half (B,n,h,w)
                 ) -> Tensor: # (B,d,h,w)
     """The error of the latent that the kept tokens suggest: from the widest window inwards, each
@@ -107,7 +107,8 @@ class NearBlock(nn.Module):
             nn.Linear(2*width, width),
         )
 
-    def forward(self, x:Tensor) -> Tensor: # (B,h,w,width)
+    def forward(self, x:Tensor # places (B,h,w,width)
+               ) -> Tensor: # (B,h,w,width)
         around = self.around(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return x + self.mlp(self.norm(around))
 
@@ -130,7 +131,8 @@ class FarBlock(nn.Module):
         positions = grid_positions(*grid, device)
         return positions*stretched(grid, self.reach) if self.training else positions
 
-    def forward(self, x:Tensor) -> Tensor: # (B,h,w,width)
+    def forward(self, x:Tensor # places (B,h,w,width)
+               ) -> Tensor: # (B,h,w,width)
         h, w, width = x.shape[1:]
         p = self.patch
         filled = F.pad(x.permute(0, 3, 1, 2), (0, -w % p, 0, -h % p), mode='replicate')
@@ -281,7 +283,7 @@ def mean_prior_code(z:Tensor, # aligned latents of chosen places (N,d)
     return in_chunks(some, chunk or per_chunk(codes), z, T).mean
 
 # %% ../../nbs/part3_doubt/11_latent_nat.ipynb #aa00aa09
-def resolve(nat:LatentNAT,
+def resolve(nat:LatentNAT, # whose head gives the evidence
             look:Look, # at N chosen places: z (N,d), T (N,), vectors (N,width)
             codes:Tensor, # codebook (K,d)
             keep:bool=False, # return the distributions, for a loss
@@ -351,6 +353,7 @@ class DecodingRound:
     tokens: Tensor # after it (B,h,w)
     confidence: Tensor # of the answers (B,h,w), 1 where none was given
     z: Tensor # refined latent (B,d,h,w)
+    sigma: Tensor # its expected error (B,h,w)
 
 @dataclass
 class ParallelDecoded:
@@ -439,7 +442,7 @@ def parallel_decode(nat:LatentNAT, # the transformer
         if keep: log_qs.append((places, q.log_q.unflatten(0, (B, places.n))))
         if record:
             history.append(DecodingRound(r + 1, masked, grid(tokens), grid(confidence),
-                                         latent(refined)))
+                                         latent(refined), grid(error)))
         if r + 1 == rounds: break
         doubt = grid(confidence)
         if temperature: doubt = gumbel_confidence(doubt, temperature*(1 - (r + 1)/rounds), noise)
