@@ -312,7 +312,8 @@ class LowLightNAT(nn.Module):
         "The decoded picture with the light and colour that the known tokens say"
         d = self.vqgan.decode(r.z)
         d_0 = self.vqgan.decode(r_0.z)
-        trust = (1.5*(1 - r.sigma/r_0.sigma)).clamp(0, 1)
+        # from 0, where the latent became a quarter surer, to 1, where it became three quarters
+        trust = (2*(1 - r.sigma/r_0.sigma) - 0.5).clamp(0, 1)
         return carry_light(x, x_0, d, d_0, trust)
 
     def decode_known(self, a:Aligned, # of `align`
