@@ -20,7 +20,7 @@ SECTIONS = [
     ('II A vocabulary, and a guess', 'part2_vocabulary/*.ipynb'),
     ('III Doubt and repair', 'part3_doubt/*.ipynb'),
     ('IV Training', 'part4_training/*.ipynb'),
-    ('V Is it true?', 'part5_truth/*.ipynb'),
+    ('V Is it true?', 'part5_truth/*.ipynb rounds.ipynb'),
     ('VI Using it', 'part6_using/*.ipynb'),
     ('Workshop', 'workshop/*.ipynb'),
     ("Other people's networks", 'networks/*.ipynb'),

@@ -419,7 +419,9 @@ class Listener:
         return Told(tokens, torch.zeros_like(tokens, dtype=torch.bool), log_level, a.log_std,
                     torch.ones_like(log_level))
 
-    def refine(self, told):
+    def refine(self,
+        told:Told, # what is known
+    )->Refined:
         "What the NAT on the latent makes of the known tokens."
         return self.model.refine(
             self.aligned, tau=self.tau, rounds=self.looks, keep=False,

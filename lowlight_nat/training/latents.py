@@ -103,7 +103,9 @@ class LatentDataset:
     def _file(self, k):
         return random.Random(f'{self.seed} file {k}').randrange(len(self.paths))
 
-    def draw(self, k:int) -> tuple[Tensor, ...]: # number of a draw, to the fields of `Latents`
+    def draw(self,
+             k:int, # number of the draw
+            ) -> tuple[Tensor, ...]: # fields of `Latents`: three (C,h,w), (17,), (h,w)
         "Draw number k"
         path = self.paths[self._file(k)]
         rng = random.Random(f'{self.seed} crop {k}')
