@@ -314,7 +314,7 @@ def test_light_spreads_the_level(enhance, dark, default):
 
 def test_variations_of_a_hinted_result(enhance, dark):
     r = enhance.variations(dark, 1, hints=[Hint('neutral', BOX)])[0]
-    assert r.told.where.sum() == 144 + 8
+    assert r.told.where.sum() == 144 + 16
     with pytest.raises(ValueError, match='variations: n=0'): enhance.variations(dark, 0)
 
 def test_draws_hear_each_other(enhance, dark, monkeypatch):

@@ -557,8 +557,8 @@ class Enhancer:
         n:int=4, # how many
         *,
         seed:int=0, # of the first; the others have those that follow
-        places:int=8, # tokens that are drawn; all others are read from what these say
-        spread:float=1., # of the draws: 1 as wide as the model's doubt
+        places:int=16, # tokens that are drawn; all others are read from what these say
+        spread:float=0.6, # of the draws: 1 as wide as the model's doubt
         # of the level, in deviations of the prediction: the results spread from -light to light;
         # None: 0.3, and 0 where `exposure` says how bright they are
         light:float|None=None,

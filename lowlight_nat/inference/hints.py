@@ -363,7 +363,7 @@ def known_cells(
 def surest(
     cells:Tensor, # (h,w) bool
     distance:Tensor, # of each cell's latent from its code (h,w)
-    n:int=32, # how many are left, at most
+    n:int=4, # how many are left, at most
 )->Tensor: # (h,w) bool
     "Of many cells those whose codes say most nearly what is meant"
     if cells.sum() <= n: return cells
@@ -505,8 +505,8 @@ class Listener:
     def draw(self,
         told:Told|None=None, # what is known already
         seed:int=0, # of what is drawn
-        places:int=8, # drawn; the tokens of the others are read from what these say
-        spread:float=1., # of the draws: 1 as wide as the model's doubt, 0 the likeliest
+        places:int=16, # drawn; the tokens of the others are read from what these say
+        spread:float=0.6, # of the draws: 1 as wide as the model's doubt, 0 the likeliest
     )->Told:
         "Tokens of a few places, drawn one after the other: each hears those before it"
         a = self.aligned
