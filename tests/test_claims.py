@@ -75,7 +75,8 @@ def test_files_of_the_old_set_are_told_apart(twelve):
     said = {p.stem: pictures(json.loads(p.read_text(encoding='utf-8'))) for p in RUN.glob('*.json')}
     assert {k for k, n in said.items() if n == 12} <= set(twelve)
     assert {k for k, n in said.items() if n not in (12, None)} & set(twelve) == set()
-    assert {n for n in said.values() if n} == {12, val()['n']}
+    few = {'decoding_rounds'}   # a hundred finished pictures for each
+    assert {n for k, n in said.items() if n and k not in few} == {12, val()['n']}
     assert set(twelve) <= set(said)
 
 def test_results_say_which_set(twelve):
@@ -125,7 +126,8 @@ def test_the_four_systems_are_of_one_set():
     systems = [read(f'system_{o}') for o in ('glare', 'latent', 'decoder', 'both')]
     names = [[r['name'] for r in d['rows']] for d in systems]
     assert all(o == [r['name'] for r in val()['rows']] for o in names)
-    assert abs(systems[3]['psnr_gt_mean'] - val()['psnr_gt_mean']) < 1e-6
+    # the default: the NAT on the features, and none on the latent where nothing is known
+    assert abs(systems[2]['psnr_gt_mean'] - val()['psnr_gt_mean']) < 1e-6
     change = read('exp_figure3')['rows']
     assert abs(mean(change, 'change')
                - (systems[3]['psnr_gt_mean'] - systems[0]['psnr_gt_mean'])) < 0.01
