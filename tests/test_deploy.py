@@ -73,7 +73,7 @@ def test_dense_does_what_rounds_do(model, root):
     "The sameness above is no sameness of doing nothing."
     x = crop(root)
     with torch.inference_mode():
-        outs = [DenseModel(model, r)(x) for r in (0, 1, 4)]
+        outs = [DenseModel(model, r, latent_nat=True)(x) for r in (0, 1, 4)]
         off = DenseModel(model, 4, latent_nat=False)(x)
     assert 0.05 < outs[0][2].float().mean() < 0.95
     assert differ(outs[0][0], outs[1][0]) > 1e-3 and differ(
@@ -179,7 +179,8 @@ def test_variants_are_smaller_and_near(model, files, root):
     mb = {k: p.stat().st_size/1e6 for k, p in files.items()}
     near = {k: psnr(OnnxEnhancer(p, 1).run(x).x, a).item() for k, p in files.items()}
     print(mb, near)
-    assert mb['float16'] < .65*mb['float32'] and mb['int8'] < .9*mb['float32']
+    # few layers are products of matrices, since the NAT on the latent is left out
+    assert mb['float16'] < .65*mb['float32'] and mb['int8'] < .97*mb['float32']
     assert near['float32'] > 60 and near['float16'] > 45 and near['int8'] > 25
     assert min(near['float32'], near['float16']) > near['int8']   # fewer bits, further away
 

@@ -116,4 +116,4 @@ class DenseModel(nn.Module):
         gain = m.gain(d.x, a.log_level, a.log_std, own=own)
         level = m.at_least(a.log_level, own).exp()
         x = (d.x*gain.view(-1, 1, 1, 1)).clamp(0, 1)
-        return x, r.entropy, r.mask, a.sigma, level, a.log_std.exp(), gain
+        return x, r.entropy, r.mask, r.sigma, level, a.log_std.exp(), gain

@@ -372,7 +372,7 @@ class DecoderStage(Stage):
             terms['low_band'] = 0.02*nll[d.nat.mask].mean()
         if self.plan.align:
             earlier = align_terms(m, a, t)
-            if latent:
+            if latent and self.training:   # in validation its draws would be noise
                 l = Latents(a.z_tilde.detach(), a.cond.detach(), a.sigma.detach(), a.overview,
                             true_tokens(m, t.z))
                 earlier['tokens'] = token_bound(m, l, random_kept(l.tokens.shape,

@@ -109,21 +109,20 @@ def table(found):
 def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     p.add_argument('--data', required=True, help='folder of pairs')
-    p.add_argument('--split', default='val')
     p.add_argument('--limit', type=int, help='pairs; all by default')
     p.add_argument('--weights', default='small')
     p.add_argument('--out', default=HERE/'run/hints.json', type=Path)
     o = p.parse_args(argv)
     torch.set_num_threads(1)
     model = load_model(o.weights).eval()
-    pairs = find_pairs(o.data, split=o.split)[:o.limit]
+    pairs = find_pairs(o.data, split='val')[:o.limit]
     found = []
     for i, pair in enumerate(pairs):
         print(pair.low.name, flush=True)
         with torch.inference_mode():
             found += measure(model, read_image(pair.low), read_image(pair.high), i)
     weights = Path(o.weights).stem
-    note = f'{len(pairs)} pairs of {o.split}, weights {weights}, one seed a pair'
+    note = f'{len(pairs)} pairs of val, weights {weights}, one seed a pair'
     said = table(found)
     print(said)
     write_json(o.out, dict(rows=found, table=said, note=note, versions=versions()))
