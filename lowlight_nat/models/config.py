@@ -8,7 +8,6 @@ __all__ = ['PRESETS', 'NATConfig', 'within', 'one_of', 'field_value', 'Checked',
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from ..io.files import check_number, choose
-from .light import EXPOSURE_HEADS
 from .quantizers import KINDS, fsq_levels
 
 # %% ../../nbs/workshop/17_config.ipynb #fc8ea0bf
@@ -124,7 +123,7 @@ class ModelConfig(Checked):
     dim:int = within('[2, 256]', 4)  # d, channels of the latent
     n_codes:int = within('[2, inf)', 512) # K, size of the vocabulary
     # width of encoder and decoder at each level, finest first; f = vq_stem * 2^(levels-1) = 4
-    vq_channels:tuple = within('[1, inf)', (32, 64))
+    vq_channels:tuple = within('[1, inf)', (16, 32))
     vq_blocks:int = within('[0, inf)', 1) # residual blocks a level
     vq_stem:int = within('[1, 4]', 2) # first pixel unshuffle of the codebook's encoder
     vq_groups:int = within('[0, inf)', 0) # group normalisation, 0: none
@@ -133,16 +132,17 @@ class ModelConfig(Checked):
     quantizer:str = one_of(tuple(KINDS), 'ema') # nearest, ema, cosine or fsq
     rotation:bool = False            # rotation trick in the straight-through step
     # conditional encoder and flow
-    enc_channels:tuple = within('[1, inf)', (32, 48, 64), 3) # width at 1/2, 1/4, 1/8
-    enc_blocks:int = within('[0, inf)', 1) # residual blocks at 1/2 and 1/4
+    enc_channels:tuple = within('[1, inf)', (16, 32, 48), 3) # width at 1/2, 1/4, 1/8
+    enc_blocks:int = within('[0, inf)', 1) # residual blocks at 1/4
     dilations:tuple = within('[1, inf)', (1, 2, 4, 8)) # of the blocks at 1/8
     cond:int = within('[1, inf)', 32) # channels of the condition
     flow_steps:int = within('[1, inf)', 4) # steps of the flow
     flow_hidden:int = within('[1, inf)', 32) # width of its coupling networks
     bound:float = within('(0, inf)', 0.8) # largest |log-scale| of a flow layer
     norm_level:float = within('(0, 1]', 0.4) # grey mean of exposure-normalised pictures
-    # what predicts the level: statistics, or attention (and places that learned queries look at)
-    exposure_head:str = one_of(EXPOSURE_HEADS, 'statistics')
+    # light grid: width at 1/2, 1/4 and 1/8 of the thumbnail, and greys of the grid
+    light_channels:tuple = within('[4, inf)', (16, 24, 32), 3)
+    light_bins:int = within('[2, inf)', 4)
     # how much clipped lights count against the predicted level; 0: not at all
     lights:float = within('[0, inf)', 1000.)
     # latent NAT
@@ -161,10 +161,9 @@ class ModelConfig(Checked):
     mask_share:float = within('[0, 1]', 0.4)
     rounds:int = within('[0, inf)', 4) # R, of both NATs
     # fusion decoder
-    dec_channels:tuple = within('[1, inf)', (32, 48), 2) # width at 1/2 and 1/4
+    dec_channels:tuple = within('[1, inf)', (16, 32), 2) # width at 1/2 and 1/4
     dec_blocks:int = within('[0, inf)', 1) # residual blocks before and after each fusion
-    # deformable alignment of the codebook's features at 1/4 and 1/2
-    deform:tuple = field(default=(False, False), metadata=dict(count=2))
+    deform:bool = False              # deformable alignment of the codebook's features
     feat_width:int = within('[16, inf)', 64) # of the NAT on features
     feat_depth:int = within('[1, inf)', 2) # its layers
     feat_kept:bool = False           # it corrects cells that are not masked too
@@ -179,16 +178,17 @@ class ModelConfig(Checked):
         "For the bundled checkpoint: good pictures on a laptop"
         return cls(
             name='small',
-            vq_channels=(48, 96),
+            vq_channels=(32, 64),
             vq_blocks=2,
-            enc_channels=(48, 64, 96),
-            enc_blocks=2,
+            enc_channels=(32, 64, 96),
+            enc_blocks=3,
             cond=48,
-            flow_steps=6,
-            flow_hidden=48,
+            flow_steps=4,
+            flow_hidden=32,
+            light_channels=(24, 48, 64),
             nat_width=128,
             nat_depth=4,
-            dec_channels=(48, 64),
+            dec_channels=(32, 64),
             dec_blocks=2,
             feat_width=96,
             feat_kept=True,
@@ -230,10 +230,9 @@ class ModelConfig(Checked):
         if self.feat_width % 16:
             self._refuse(f'feat_width={self.feat_width} must be a multiple of 16; the NAT on '
                          'features has four heads, and each turns its channels in fours')
-        for on, width in zip(self.deform, self.vq_channels[::-1]):
-            if on and width % 4:
-                self._refuse(f'deform={self.deform} needs vq_channels in multiples of 4, '
-                             f'not {width}; there are four groups of offsets')
+        if self.deform and self.vq_channels[-1] % 4:
+            self._refuse(f'deform=True needs vq_channels in multiples of 4, not '
+                         f'{self.vq_channels[-1]}; there are four groups of offsets')
 
     def _check_codebook(self):
         "What the codebook's sizes must fulfil"

@@ -39,17 +39,13 @@ def picture_stats(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #a421e2d4
 def low_light_views(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
-                    stats:PictureStats|None=None, # of the whole picture; None: of `x_low`
-                   ) -> Tensor: # (B,10,H,W)
-    "Log, mean-normalised and histogram-equalised copies, and the log-mean; all of order one"
-    stats = stats or picture_stats(x_low)
-    x = x_low.float()
-    mean = stats.mean.clamp(min=1e-3).view(-1, 1, 1, 1)
-    log = (x.clamp(0, 1) + 1e-3).log()
-    bins = _bin(x, stats.cdf.shape[1])
-    ranks = stats.cdf.gather(1, bins.flatten(1)).view_as(x)
-    level = mean.log().expand(-1, 1, *x.shape[2:])
-    return torch.cat([log/3 + 1, (x*0.4/mean).clamp(-4, 4), ranks*2 - 1, level/3 + 1], 1)
+                    x_lit:Tensor, # the same, lit by the light grid (B,3,H,W), not clipped
+                    mean:Tensor, # of the whole picture (B,)
+                   ) -> Tensor: # (B,7,H,W)
+    "Log, lit copy, and the log-mean; all of order one"
+    log = (x_low.float().clamp(0, 1) + 1e-3).log()
+    level = mean.clamp(min=1e-3).log().view(-1, 1, 1, 1).expand(-1, 1, *x_low.shape[2:])
+    return torch.cat([log/3 + 1, x_lit.float().clamp(-1, 4)*2 - 1, level/3 + 1], 1)
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #85fa05c5
 @dataclass
@@ -58,40 +54,33 @@ class Encoded(Outputs):
     cond: Tensor # condition of the flow (B,cond,h,w)
     mu: Tensor # mean of the flow's Gaussian (B,d,h,w)
     feats: list[Tensor] # features, coarsest first: (B,c4,h,w), (B,c2,2h,2w)
-    summary: Tensor # of the whole picture (B,2*c8)
 
 class ConditionalEncoder(nn.Module):
-    "Condition, mean map, features and a summary of the low-light picture; GLARE's E_c on its views"
+    "Condition, mean map and features of the low-light picture; GLARE's E_c on its views"
     def __init__(self,
-                 channels:tuple=(48, 64, 96), # width at 1/2, 1/4 and 1/8
+                 channels:tuple=(32, 64, 96), # width at 1/2, 1/4 and 1/8
                  dim:int=4, # d, channels of the latent
                  cond:int=48, # channels of the condition
-                 blocks:int=2, # residual blocks at 1/2 and 1/4
+                 blocks:int=3, # residual blocks at 1/4
                  dilations:tuple=(1, 2, 4, 8)): # one block each, at 1/8
         super().__init__()
         c2, c4, c8 = channels
-        def stack(c, n): return nn.Sequential(*[ResBlock(c) for _ in range(n)])
-        self.stem = nn.Sequential(nn.PixelUnshuffle(2), conv3(40, c2), stack(c2, blocks))
-        self.quarter = nn.Sequential(Down(c2, c4), stack(c4, blocks))
+        self.stem = nn.Sequential(nn.PixelUnshuffle(2), conv3(28, c2), nn.SiLU())
+        self.quarter = nn.Sequential(Down(c2, c4), *[ResBlock(c4) for _ in range(blocks)])
         self.eighth = nn.Sequential(Down(c4, c8), *[ResBlock(c8, dilation=d) for d in dilations])
         self.up4 = Up(c8, c4)
-        self.up2 = Up(c4, c2)
         self.merge4 = ResBlock(c4)
-        self.merge2 = ResBlock(c2)
         self.to_cond = nn.Sequential(conv3(c4, cond), nn.SiLU())
         self.to_mu = conv3(c4, dim)
 
     def forward(self, x_low:Tensor, # low-light image (B,3,H,W), H and W multiples of 8
-                stats:PictureStats|None=None, # of the whole picture, if x_low is a tile
+                x_lit:Tensor, # the same, lit (B,3,H,W)
+                mean:Tensor, # of the whole picture (B,)
                ) -> Encoded:
-        f2 = self.stem(low_light_views(x_low, stats))
+        f2 = self.stem(low_light_views(x_low, x_lit, mean))
         f4 = self.quarter(f2)
-        f8 = self.eighth(f4)
-        f4 = self.merge4(f4 + self.up4(f8))
-        f2 = self.merge2(f2 + self.up2(f4))
-        std = f8.float().std((2, 3), correction=0).to(f8.dtype)
-        summary = torch.cat([f8.mean((2, 3)), std], 1)             # (B,2*c8)
-        return Encoded(self.to_cond(f4), self.to_mu(f4).float(), [f4, f2], summary)
+        f4 = self.merge4(f4 + self.up4(self.eighth(f4)))
+        return Encoded(self.to_cond(f4), self.to_mu(f4).float(), [f4, f2])
 
 # %% ../../nbs/part2_vocabulary/07_flow.ipynb #f9244bd1
 class ActNorm(nn.Module):

@@ -227,7 +227,7 @@ class FeatureNAT(nn.Module):
 @dataclass
 class Decoded:
     "What the fusion decoder gives"
-    x: Tensor # picture (B,3,H,W), exposure-normalised, not clipped
+    x: Tensor # picture, or its difference from the lit one (B,3,H,W), not clipped
     nat: FeatureRefined # what the NAT on the features did
 
 # %% ../../nbs/part3_doubt/12_fusion.ipynb #e189ab89
@@ -235,43 +235,32 @@ class FusionDecoder(nn.Module):
     "Latent, low-light features and codebook features to a picture; GLARE's second decoder"
     def __init__(self,
                  dim:int=4, # d, channels of the latent
-                 channels:tuple[int, int]=(48, 64), # width at 1/2 and 1/4
-                 low:tuple[int, int]=(48, 64), # channels of the low-light features at 1/2 and 1/4
-                 vq:tuple[int, int]=(32, 64), # channels of the codebook's features at 1/2 and 1/4
-                 blocks:int=2, # residual blocks before and after each fusion
-                 # at 1/4 and 1/2: align by deformable convolution; False: a plain 1x1 convolution
-                 deform:tuple[bool, bool]=(True, True),
+                 channels:tuple[int, int]=(32, 64), # width at 1/2 and 1/4
+                 low:tuple[int, int]=(32, 64), # channels of the low-light features at 1/2 and 1/4
+                 vq:int=64, # channels of the codebook's features at 1/4
+                 blocks:int=2, # residual blocks at 1/4 before and after the fusion
+                 # align by deformable convolution; False: a plain 1x1 convolution
+                 deform:bool=False,
                  nat:dict|None=None): # arguments of the `FeatureNAT`
         super().__init__()
         c2, c4 = channels
         l2, l4 = low
-        v2, v4 = vq
-        def stack(c): return nn.Sequential(*[ResBlock(c) for _ in range(blocks)])
-        def align(v, c, on): return DeformAlign(v, c) if on else nn.Conv2d(v, c, 1)
+        def stack(c, n): return nn.Sequential(*[ResBlock(c) for _ in range(n)])
         self.deform = deform
         self.nat = FeatureNAT(c4, l4, dim, **(nat or {}))
         self.conv_in = conv3(dim + 1, c4)   # the latent, and the log of its expected error
-        self.up = Up(c4, c2)
-        self.before = nn.ModuleList([stack(c4), stack(c2)])
-        self.after = nn.ModuleList([stack(c4), stack(c2)])
+        self.before = stack(c4, blocks)
         self.mix = nn.ModuleList([MixUp(l4, c4, -1.), MixUp(l2, c2, -0.6)])
-        self.align = nn.ModuleList([align(v4, c4, deform[0]), align(v2, c2, deform[1])])
+        self.align = DeformAlign(vq, c4) if deform else nn.Conv2d(vq, c4, 1)
+        self.after = stack(c4, blocks)
+        self.up = Up(c4, c2)
+        self.fine = ResBlock(c2)
         self.conv_out = nn.Sequential(nn.SiLU(), conv3(c2, 12), nn.PixelShuffle(2))
-
-    def fuse(self, i:int, # scale, 0: 1/4, 1: 1/2
-             h:Tensor, # features of this decoder (B,C,h',w')
-             f_low:Tensor, # of the low-light picture (B,C_low,h',w')
-             f_vq:Tensor, # of the codebook's decoder (B,C_vq,h',w')
-             mix:float|None=None, # weight of the low-light features in [0,1]; None: learned
-            ) -> Tensor: # (B,C,h',w')
-        "One scale's fusion: mix-up, then the aligned features of the codebook"
-        h = self.mix[i](h, f_low, mix)
-        aligned = self.align[i](f_vq, h) if self.deform[i] else self.align[i](f_vq)
-        return self.after[i](h + aligned)
+        with torch.no_grad(): self.conv_out[1].weight.mul_(0.1)
 
     def forward(self, z:Tensor, # aligned (and refined) latent (B,d,h,w)
                 feats_low:list[Tensor], # of the conditional encoder: (B,C,h,w), (B,C',2h,2w)
-                feats_vq:list[Tensor], # of the codebook's decoder: (B,C,h,w), (B,C',2h,2w)
+                feats_vq:list[Tensor], # of the codebook's decoder: (B,C,h,w); others are not used
                 mask:Tensor, # uncertain places (B,h,w) bool
                 rounds:int=4, # R of the NAT on the features; 0 turns it off
                 mix:float|None=None, # weight of the low-light features in [0,1]; None: learned
@@ -280,14 +269,15 @@ class FusionDecoder(nn.Module):
                 # places whose features the NAT may change (B,h,w) bool, by default all
                 allow:Tensor|None=None,
                ) -> Decoded:
-        "Decode"
+        "What is to be changed in the lit picture"
         if sigma is None: sigma = torch.ones_like(z[:, 0])
         doubt = sigma[:, None].clamp(min=1e-3).log().to(z.dtype)
-        h = self.before[0](self.conv_in(torch.cat([z, doubt], 1)))
+        h = self.before(self.conv_in(torch.cat([z, doubt], 1)))
         nat = self.nat(h, feats_low[0], mask, rounds, record, sigma, allow)
-        h = self.fuse(0, nat.h, feats_low[0], feats_vq[0], mix)
-        h = self.before[1](self.up(h))
-        h = self.fuse(1, h, feats_low[1], feats_vq[1], mix)
+        h = self.mix[0](nat.h, feats_low[0], mix)
+        f_vq = feats_vq[0]
+        h = self.after(h + (self.align(f_vq, h) if self.deform else self.align(f_vq)))
+        h = self.fine(self.mix[1](self.up(h), feats_low[1], mix))
         return Decoded(self.conv_out(h), nat)
 
 # %% ../../nbs/part3_doubt/12_fusion.ipynb #c4110002

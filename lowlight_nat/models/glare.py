@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from dataclasses import dataclass
 from itertools import zip_longest
 from torch import Tensor, nn
-from .flow import ActNorm, ConditionalFlow, Encoded, InvConv1x1, PictureStats
+from .flow import ActNorm, ConditionalFlow, Encoded, InvConv1x1
 from .layers import conv3
 from .vqgan import Reconstruction
 from .quantizers import VectorQuantizer
@@ -310,14 +310,14 @@ class GlareEncoder(nn.Module):
         self.cond_conv = nn.Sequential(conv3(s.dim, s.cond), nn.Sigmoid())
 
     def forward(self, x_low:Tensor, # low-light image (B,3,H,W) in [0,1], H and W multiples of 4
-                stats:PictureStats|None=None, # not used: GLARE knows nothing of the whole
+                x_lit:Tensor|None=None, # not used: GLARE has no light grid
+                mean:Tensor|None=None, # not used
                ) -> Encoded: # with features (B,cond,h,w), (B,2ch,2h,2w), (B,ch,4h,4w)
         log = (x_low + 1e-3).clamp(min=1e-3).log()
         h, feats = self.encoder(log, keep=True)
         cond = self.cond_conv(h)
         mu = self.color_conv(h).float()
-        summary = cond.float().mean((2, 3))
-        return Encoded(cond, mu, [cond, *feats], summary)
+        return Encoded(cond, mu, [cond, *feats])
 
 # %% ../../nbs/networks/01_glare.ipynb #a9838887
 class GlareActNorm(ActNorm):

@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from ..evaluation.fidelity import grey_mean
 from ..io.files import check_number
 from .config import ModelConfig
-from .flow import ConditionalEncoder, ConditionalFlow, PictureStats, SpreadHead
-from .flow import picture_stats
+from .flow import ConditionalEncoder, ConditionalFlow, SpreadHead
 from .fusion import Decoded, FeatureNAT, FeatureRound, FusionDecoder, carry_light
 from .glare import GlareSizes
 from .glare_weights import glare_from_files, glare_parts
 from .latent_nat import DecodingRound, LatentNAT, parallel_decode
 from .layers import Outputs, Places
-from .light import AsDecoded, exposure_head, exposure_normalise, keep_bright
-from .light import overview, spare_lights
+from .light import AsDecoded, Light, LightGrid, exposure_normalise, keep_bright, spare_lights
 from .masking import cosine_schedule, token_statistics, uncertainty_mask
 from .vqgan import VQGAN
 
@@ -43,17 +41,14 @@ def glare_sizes(cfg:ModelConfig, # with arch='glare'
 # %% ../../nbs/part3_doubt/13_lowlight_nat.ipynb #06cf8fa2
 @dataclass
 class Aligned(Outputs):
-    "What encoder, flow and heads make of dark pictures"
+    "What light grid, encoder and flow make of dark pictures"
+    light: Light # of the whole picture
+    x_lit: Tensor # the picture in that light (B,3,H,W), not clipped
     cond: Tensor # condition (B,cond,h,w)
     mu: Tensor # mean of the flow's Gaussian (B,d,h,w)
     feats: list[Tensor] # features of the encoder, coarsest first: (B,c4,h,w), (B,c2,2h,2w)
-    summary: Tensor # of the encoder (B,summary)
     z_tilde: Tensor # aligned latent (B,d,h,w)
     sigma: Tensor # its expected error (B,h,w)
-    overview: Tensor # statistics of the whole picture (B,17)
-    log_level: Tensor # log of the grey mean that the picture should have (B,)
-    log_std: Tensor # log of its standard deviation (B,)
-    attention: Tensor|None # where the exposure head looked (B,n,h',w')
 
 @dataclass
 class Doubt(Outputs):
@@ -91,7 +86,7 @@ class ModelOutput:
     gain: Tensor # what x_norm is multiplied by (B,)
     level: Tensor # grey mean, predicted or asked for (B,)
     level_std: Tensor # standard deviation of its logarithm (B,)
-    level_attention: Tensor|None # where the exposure head looked (B,n,h',w')
+    light: Light # of the whole picture: level, colour and local light
     entropy: Tensor # of the token distribution, in units of log K (B,h,w)
     mask: Tensor # uncertain places (B,h,w) bool
     sigma: Tensor # expected error of the refined latent (B,h,w)
@@ -147,12 +142,12 @@ class LowLightNAT(nn.Module):
         )
         self.encoder = ConditionalEncoder(c.enc_channels, c.dim, c.cond, c.enc_blocks, c.dilations)
         self.flow = ConditionalFlow(c.dim, c.cond, c.flow_steps, c.flow_hidden, c.bound)
-        self.exposure = exposure_head(c.exposure_head, 2*c.enc_channels[2], c.enc_channels[1])
+        self.light = LightGrid(c.light_channels, c.light_bins, norm_level=c.norm_level)
         self.fusion = FusionDecoder(
             dim=c.dim,
             channels=c.dec_channels,
             low=c.enc_channels[:2],
-            vq=c.vq_channels[-2:],
+            vq=c.vq_channels[-1],
             blocks=c.dec_blocks,
             deform=c.deform,
             nat=dict(width=c.feat_width, depth=c.feat_depth, kept=c.feat_kept),
@@ -165,7 +160,7 @@ class LowLightNAT(nn.Module):
         self.encoder = parts.encoder
         self.flow = parts.flow
         self.fusion = parts.fusion
-        self.exposure = AsDecoded()
+        self.light = AsDecoded()
         self.fusion.nat = FeatureNAT(c.vq_channels[-1], c.cond, c.dim, c.feat_width, c.feat_depth,
                                      kept=c.feat_kept)
 
@@ -178,35 +173,32 @@ class LowLightNAT(nn.Module):
 
     def align(self, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
               *,
-              stats:PictureStats|None=None, # of the whole picture, where x_low is a tile of it
+              light:Light|None=None, # of the tile, cut from that of the whole picture
               heat:float=0., # s: 0 the likeliest latent, 1 a sample of the flow's distribution
               seed:int=0, # of the sample; every picture of a batch gets the same noise
              ) -> Aligned:
-        "The conditional encoder and the inverse flow: `z_tilde = F^-1(mu + heat*eps; c)`"
-        stats = stats or picture_stats(x_low)
+        "Light, the conditional encoder and the inverse flow: `z_tilde = F^-1(mu + heat*eps; c)`"
+        if light is None: light = self.light(x_low)
+        x_lit = light.on(x_low)
         learns = self.training and next(self.encoder.parameters()).requires_grad
         # in half precision GLARE's encoder picks other codes
         exact = self.cfg.arch == 'glare' and not learns
         with torch.autocast(x_low.device.type, enabled=False) if exact else nullcontext():
-            e = self.encoder(x_low, stats)
+            e = self.encoder(x_low, x_lit, light.mean)
         u = e.mu
         if heat:
             generator = torch.Generator('cpu').manual_seed(seed)
             eps = torch.randn(u.shape[1:], generator=generator, device='cpu', dtype=torch.float32)
             u = u + heat*eps.to(u)
         z_tilde = self.flow.inverse(u, e.cond)
-        level = self.exposure(stats, e.summary, e.feats[0])
         return Aligned(
+            light=light,
+            x_lit=x_lit,
             cond=e.cond,
             mu=e.mu,
             feats=e.feats,
-            summary=e.summary,
             z_tilde=z_tilde,
             sigma=self.spread(z_tilde, e.cond),
-            overview=overview(stats),
-            log_level=level.log_level,
-            log_std=level.log_std,
-            attention=level.attention,
         )
 
     @torch.no_grad()
@@ -264,7 +256,7 @@ class LowLightNAT(nn.Module):
             quantizer.codes,
             a.cond,
             sigma,
-            a.overview,
+            a.light.overview,
             rounds=rounds,
             output=output,
             schedule=schedule,
@@ -301,8 +293,11 @@ class LowLightNAT(nn.Module):
         if rounds is None: rounds = self.cfg.rounds
         # a graph that is exported without gradients need not switch them off once more
         with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
-            vq = self.vqgan.features(self.vqgan.quantizer.lookup(r.tokens))
-        return self.fusion(r.z, a.feats, vq[:2], r.mask, rounds, mix, record, r.sigma, allow)
+            z = self.vqgan.quantizer.lookup(r.tokens)
+            official = self.cfg.arch == 'glare'
+            vq = self.vqgan.features(z)[:2] if official else [self.vqgan.coarse(z)]
+        d = self.fusion(r.z, a.feats, vq, r.mask, rounds, mix, record, r.sigma, allow)
+        return d if official else replace(d, x=a.x_lit + d.x)
 
     def follow(self, x:Tensor, # decoded with known tokens (B,3,H,W)
                x_0:Tensor, # decoded without (B,3,H,W)
@@ -376,7 +371,7 @@ class LowLightNAT(nn.Module):
                 latent_nat:bool|None=None,
                 decoder_nat:bool=True, # use the NAT on the decoder's features
                 record:bool=False, # keep the history of the rounds
-                stats:PictureStats|None=None, # of the whole picture, where x_low is a tile
+                light:Light|None=None, # of the tile, cut from that of the whole picture
                 seed:int=0, # of the sample, where heat > 0
                 allow:Tensor|None=None, # places that may be refined (B,h,w) bool, default all
                 known:Known|None=None, # true tokens of some places
@@ -384,7 +379,7 @@ class LowLightNAT(nn.Module):
         "Enhance a batch of dark pictures"
         self.check(x_low)
         s = self.settings(tau, rounds, heat, level)
-        a = self.align(x_low, stats=stats, heat=s.heat, seed=seed)
+        a = self.align(x_low, light=light, heat=s.heat, seed=seed)
         looks = self.cfg.latent_nat if latent_nat is None else latent_nat
         r = self.refine(a, tau=s.tau, rounds=s.rounds if looks else 0, record=record, allow=allow)
         r.log_q = []   # of use in training only
@@ -394,16 +389,16 @@ class LowLightNAT(nn.Module):
         else:
             r, d = self.decode_known(a, known, r, latent_rounds=1 if rounds is None else s.rounds,
                                      rounds=feature_rounds, mix=mix, record=record, allow=allow)
-        own = grey_mean(x_low) if stats is None else None   # of a tile nothing is known of the rest
-        gain = self.gain(d.x, a.log_level, a.log_std, s.level, own)
-        predicted = self.at_least(a.log_level, own).exp()
+        own = grey_mean(x_low) if light is None else None   # of a tile nothing is known of the rest
+        gain = self.gain(d.x, a.light.log_level, a.light.log_std, s.level, own)
+        predicted = self.at_least(a.light.log_level, own).exp()
         return ModelOutput(
             x=(d.x.float()*gain.view(-1, 1, 1, 1)).clamp(0, 1),
             x_norm=d.x,
             gain=gain,
             level=predicted if s.level is None else torch.full_like(gain, s.level),
-            level_std=a.log_std.exp(),
-            level_attention=a.attention,
+            level_std=a.light.log_std.exp(),
+            light=a.light,
             entropy=r.entropy,
             mask=r.mask,
             sigma=r.sigma,

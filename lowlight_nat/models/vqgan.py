@@ -109,6 +109,12 @@ class VQGAN(nn.Module):
         "The decoder's features for a standardised latent"
         return self.decoder.features(z*self.std + self.mean)
 
+    def coarse(self, z:Tensor # latent (B,d,h,w)
+              ) -> Tensor: # (B,C,h,w)
+        "The first of the decoder's features, which cost least"
+        d = self.decoder
+        return d.levels[0](d.conv_in(z*self.std + self.mean))
+
     def forward(self, x:Tensor, # picture (B,3,H,W)
                ) -> Reconstruction:
         "Encode, quantise, decode"
