@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['exposure_normalise', 'PictureStats', 'picture_stats', 'overview', 'lift', 'slice_grid', 'transform_colours',
-           'query_places', 'Level', 'Light', 'quarter', 'LightGrid', 'AsDecoded', 'coverage', 'spare_lights',
-           'keep_bright', 'parse_exposure']
+           'query_places', 'cell_means', 'describe', 'LevelRidge', 'Level', 'Light', 'quarter', 'LightGrid',
+           'AsDecoded', 'coverage', 'spare_lights', 'keep_bright', 'parse_exposure']
 
 # %% ../../nbs/part2_vocabulary/08_light.ipynb #24ebb873
 import math, torch
@@ -97,6 +97,91 @@ def query_places(q:Tensor, # queries (n,w)
     A = (q @ k.transpose(1, 2)/q.shape[1]**0.5).softmax(-1)
     return A, A @ v
 
+# %% ../../nbs/part2_vocabulary/08_light.ipynb #1b190810
+def cell_means(x:Tensor, # (B,C,h,w)
+               rows:int, # cells down
+               cols:int, # cells across
+              ) -> Tensor: # (B,C*rows*cols)
+    "Means over a few cells; of a map with fewer places some cells are 0"
+    def share(n, cells): # (cells,n)
+        places = torch.arange(n, device=x.device)
+        inside = (places*cells//n == torch.arange(cells, device=x.device)[:, None]).float()
+        return inside/inside.sum(1, keepdim=True).clamp(min=1)
+    return (share(x.shape[2], rows) @ x @ share(x.shape[3], cols).T).flatten(1)
+
+def describe(v:Tensor, # thumbnail of the lifted picture (B,3,h,w)
+             x:Tensor, # of the picture itself (B,3,h,w)
+             mean:Tensor, # of the whole picture (B,)
+            ) -> Tensor: # (B,67)
+    "Numbers that say what kind of picture this is: darkness, greys, colour, contrast, edges"
+    log = (x.clamp(0, 1) + 1e-3).log()
+    dark = log.mean(1, keepdim=True)
+    greys = torch.linspace(math.log(2e-3), math.log(0.9), 12, device=x.device)
+    above = [((dark - t)/0.2).sigmoid().mean((1, 2, 3)) for t in greys]
+    grey = v.mean(1, keepdim=True)
+    contrast = (cell_means(grey*grey, 2, 3) - cell_means(grey, 2, 3)**2).clamp(min=1e-8).sqrt()
+    corner = grey[..., :-1, :-1]
+    edges = (grey[..., 1:, :-1] - corner).abs() + (grey[..., :-1, 1:] - corner).abs()
+    saturation = v.std(1, keepdim=True)
+    told = [mean.clamp(min=1e-3).log()[:, None], log.mean((2, 3)), log.std((2, 3), correction=0),
+            torch.stack(above, 1), cell_means(dark, 3, 4), cell_means(v/(grey + 0.02), 2, 3),
+            cell_means(saturation, 2, 3), contrast, cell_means(edges, 2, 3)]
+    return torch.cat(told, 1)
+
+# %% ../../nbs/part2_vocabulary/08_light.ipynb #1b190812
+class LevelRidge(nn.Module):
+    "Ridge regression of the log level, with its doubt; Bishop, 2006, section 3.3"
+    def __init__(self, n:int=67): # numbers of `describe`
+        super().__init__()
+        self.register_buffer('mean', torch.zeros(n))
+        self.register_buffer('scale', torch.ones(n))
+        self.register_buffer('weight', torch.zeros(n))
+        self.register_buffer('bias', torch.tensor(math.log(0.45)))
+        self.register_buffer('spread', torch.zeros(n, n))   # P
+        self.register_buffer('noise', torch.tensor(0.3))    # s
+
+    def standard(self, f:Tensor) -> Tensor: # (B,n), of order one
+        return ((f - self.mean)/self.scale).clamp(-4, 4)
+
+    def forward(self, f:Tensor # of `describe` (B,n)
+               ) -> tuple[Tensor, Tensor]: # mean and log of the deviation of the log level (B,)
+        f = self.standard(f)
+        mu = f @ self.weight + self.bias
+        var = self.noise**2*(1 + (f @ self.spread*f).sum(1))
+        return mu.clamp(math.log(0.02), 0.), 0.5*var.log()
+
+    def _solve(self, f, y, share, ridge): # P, w, b
+        b = (share*y).sum()/share.sum()
+        weighted = f*share[:, None]
+        P = torch.linalg.inv(weighted.T @ f + ridge*torch.eye(f.shape[1], device=f.device))
+        return P, P @ (weighted.T @ (y - b)), b
+
+    @torch.no_grad()
+    def fit(self, f:Tensor, # of `describe`, of N pictures (N,n)
+            log_level:Tensor, # of the bright ones (N,)
+            share:Tensor, # weights of the pictures; scale and noise are those of weight 1 (N,)
+            ridge:float=100., # lambda
+            folds:int=8, # neighbours in the list share one, as do shots of a scene
+           ) -> 'LevelRidge':
+        "Fit in closed form"
+        real = f[share == 1]
+        self.mean.copy_(real.mean(0))
+        self.scale.copy_(real.std(0).clamp(min=1e-4))
+        f = wide(self.standard(f))
+        y = wide(log_level)
+        share = wide(share)
+        P, w, b = self._solve(f, y, share, ridge)
+        for buffer, value in (self.spread, P), (self.weight, w), (self.bias, b): buffer.copy_(value)
+        fold = torch.arange(len(f), device=f.device)*folds//len(f)
+        errors = torch.zeros_like(y)
+        for k in range(folds):
+            out = fold == k
+            P, w, b = self._solve(f[~out], y[~out], share[~out], ridge)
+            doubt = 1 + (f[out] @ P*f[out]).sum(1)
+            errors[out] = (f[out] @ w + b - y[out])/doubt.sqrt()
+        self.noise.copy_(errors[share == 1].square().mean().sqrt())
+        return self
+
 # %% ../../nbs/part2_vocabulary/08_light.ipynb #1b190806
 @dataclass
 class Level(Outputs):
@@ -177,14 +262,12 @@ class LightGrid(nn.Module):
         self.local = ResBlock(c)
         self.to_grid = nn.Conv2d(c, 12*bins, 1)
         self.to_common = nn.Linear(hidden, 12*bins)
-        self.level = nn.Linear(hidden, 2)
+        self.level = LevelRidge()
         with torch.no_grad():   # at the start every transform is nearly the identity
             self.to_grid.weight.mul_(0.1)
             self.to_grid.bias.copy_(torch.eye(3, 4).flatten().repeat(bins))
             self.to_common.weight.mul_(0.1)
             self.to_common.bias.zero_()
-            self.level.weight.mul_(0.1)
-            self.level.bias.copy_(torch.tensor([math.log(0.45), -1.]))
 
     def thumbnail(self, x:Tensor # means of every 4x4 pixels (B,C,h,w)
                  ) -> Tensor: # (B,C,h',w'), the longer side at most `side`
@@ -212,8 +295,7 @@ class LightGrid(nn.Module):
         whole = self.whole(torch.cat([seen, colours.mean((2, 3)), spread, level[:, None]], 1))
         f = t.transpose(1, 2).view(B, c, rows, cols) + self.tell(whole)[..., None, None]
         grid = self.to_grid(self.local(f)) + self.to_common(whole)[..., None, None]
-        mu, s = self.level(whole).float().unbind(1)
-        level = Level(mu.clamp(math.log(0.02), 0.), s.clamp(-4, 1), A.view(B, -1, rows, cols))
+        level = Level(*self.level(describe(v, x, mean)), A.view(B, -1, rows, cols))
         return grid.view(B, self.bins, 12, rows, cols), level
 
     def forward(self, x_low:Tensor # whole low-light image (B,3,H,W) in [0,1], sides multiples of 4
