@@ -17,7 +17,7 @@ from torch import Tensor
 
 # %% ../../nbs/workshop/15_steps.ipynb #a637b819
 from ..inference.result import LATENT_CELL, false_colour
-from ..inference.enhancer import Enhancer, match_level, shrink, whole_stats
+from ..inference.enhancer import Enhancer, match_level, shrink
 from ..models.light import parse_exposure
 from ..io.images import to_pil
 from ..inference.tiling import crop_to, pad_to_multiple
@@ -83,11 +83,10 @@ class Steps:
         return res
 
     def align(self)->Aligned: # of `LowLightNAT.align`
-        "Encoder and flow."
+        "Light grid, encoder and flow."
         def f():
             p,_ = pad_to_multiple(self.x, 16 if min(self.size)<16 else 8)
-            d = self.enhancer.device
-            return self.model.align(p.to(d), stats=whole_stats(self.x).each(lambda v: v.to(d)))
+            return self.model.align(p.to(self.enhancer.device))
         return self.once('align', f)
 
     def doubt(self)->Doubt: # of `LowLightNAT.doubt`
@@ -124,7 +123,7 @@ class Steps:
             q = m.vqgan.quantizer
             sigma = m.cfg.factor**.5*a.sigma
             out = parallel_decode(m.nat, q.place(a.z_tilde), doubt.tokens, mask, q.codes, a.cond,
-                                  sigma, a.overview, R if upto else 0, schedule=stop_after(upto),
+                                  sigma, a.light.overview, R if upto else 0, schedule=stop_after(upto),
                                   record=True, keep=False)
             expected = torch.where(mask, out.sigma, a.sigma) if upto else a.sigma
             return Refined(z=out.z, tokens=out.tokens, entropy=doubt.entropy, mask=mask,
@@ -152,11 +151,12 @@ class Steps:
         x:Tensor|None=None, # normalised picture (3,H,W) whose lights are spared; None: none is
     )->float:
         "What the normalised picture is multiplied by, as predicted."
-        a = self.align()
+        light = self.align().light
         m = self.model
-        own = grey_mean(self.x).to(a.log_level.device)
-        if x is None: return m.at_least(a.log_level, own).exp().item()/m.cfg.norm_level
-        return m.gain(x[None].to(a.log_level.device), a.log_level, a.log_std, own=own).item()
+        own = grey_mean(self.x).to(light.log_level.device)
+        if x is None: return m.at_least(light.log_level, own).exp().item()/m.cfg.norm_level
+        x = x[None].to(light.log_level.device)
+        return m.gain(x, light.log_level, light.log_std, own=own).item()
 
     def picture(self,
         # places for the latent NAT (1,h,w) bool, by default those above the model's own threshold

@@ -2,14 +2,15 @@
 
 # %% auto #0
 __all__ = ['exposure_normalise', 'overview', 'lift', 'slice_grid', 'transform_colours', 'query_places', 'Level', 'Light',
-           'quarter', 'LightGrid', 'AsDecoded', 'coverage', 'spare_lights', 'keep_bright', 'parse_exposure']
+           'quarter', 'look_up', 'area_means', 'LightGrid', 'AsDecoded', 'coverage', 'spare_lights', 'keep_bright',
+           'parse_exposure']
 
 # %% ../../nbs/part2_vocabulary/08_light.ipynb #24ebb873
 import math, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from dataclasses import dataclass, replace
-from .flow import PictureStats, picture_stats
+from .flow import PictureStats, picture_stats, strips
 from .layers import Outputs, ResBlock, TransformerBlock, grid_positions
 from .layers import rope_angles
 from ..evaluation.fidelity import grey_mean
@@ -112,13 +113,34 @@ class Light(Outputs):
 # %% ../../nbs/part2_vocabulary/08_light.ipynb #7ac88105
 def quarter(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
             mean:Tensor, # of the whole picture (B,)
-            pixels:int=2_000_000, # in a strip, about
            ) -> tuple[Tensor, Tensor]: # picture and lifted picture (B,3,H/4,W/4)
     "Means of every 4x4 pixels, before and after the lift; strip by strip, which needs little memory"
-    rows = max(4, pixels//x_low.shape[3]//4*4)
-    strips = x_low.split(rows, 2)
-    x = torch.cat([F.avg_pool2d(s.float(), 4) for s in strips], 2)
-    return x, torch.cat([F.avg_pool2d(lift(s, mean), 4) for s in strips], 2)
+    parts = strips(x_low)
+    x = torch.cat([F.avg_pool2d(s.float(), 4) for s in parts], 2)
+    return x, torch.cat([F.avg_pool2d(lift(s, mean), 4) for s in parts], 2)
+
+def look_up(n:int, # of a picture, 1 or more
+            most:int, # that it can be
+           ) -> int: # n
+    "A number that a graph for all sizes looks up when it runs, and need not reason about"
+    if isinstance(n, int): return n
+    k = torch.full((), n, dtype=torch.long).item()
+    torch._check(k >= 1)
+    torch._check(k <= most)
+    return k
+
+def area_means(n:int, # places
+               k:int, # stretches of them, at most n
+               device:torch.device|None=None, # of the result
+              ) -> Tensor: # (k,n)
+    "Means over stretches, as a matrix: `F.interpolate(mode='area')` along one side"
+    i = torch.arange(k, device=device)[:, None]
+    j = torch.arange(n, device=device)[None]
+    # counted, not told: a graph for all sizes knows neither
+    n = j[:, -1:] + 1
+    k = i[-1:] + 1
+    inside = ((j >= i*n//k) & (j*k < (i + 1)*n)).float()
+    return inside/inside.sum(1, keepdim=True)
 
 class LightGrid(nn.Module):
     """Level, colour and local light of a whole picture, from a thumbnail; a bilateral grid of
@@ -169,9 +191,11 @@ class LightGrid(nn.Module):
                  ) -> Tensor: # (B,C,h',w'), the longer side at most `side`
         "A small copy"
         h, w = x.shape[2:]
-        s = self.side/max(h, w)
-        if s >= 1: return x
-        return F.interpolate(x, (max(1, round(h*s)), max(1, round(w*s))), mode='area')
+        longest = torch.sym_max(torch.sym_max(h, w), self.side)
+        def means(n):
+            k = (2*n*self.side + longest)//(2*longest)   # n*side/longest, rounded
+            return area_means(n, look_up(torch.sym_max(k, 1), self.side), x.device)
+        return means(h) @ x @ means(w).T
 
     def look(self, v:Tensor, # thumbnail of the lifted picture (B,3,h,w)
              x:Tensor, # of the picture itself (B,3,h,w)
