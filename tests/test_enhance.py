@@ -21,7 +21,7 @@ from lowlight_nat.inference.hints import read_mask
 from lowlight_nat.inference.tiling import tile_grid
 from lowlight_nat.io.files import ImageError, list_images
 from lowlight_nat.io.images import read_image, to_pil
-from lowlight_nat.models import flow, masking
+from lowlight_nat.models import flow, light, masking
 from lowlight_nat.models.checkpoint import load_model, save_model
 from lowlight_nat.models.config import ModelConfig
 from lowlight_nat.models.lowlight_nat import LowLightNAT
@@ -124,12 +124,11 @@ def test_tiles_have_no_seams(enhance):
 
 def test_light_strip_by_strip(enhance, monkeypatch):
     "A large picture is looked at in parts, which changes nothing."
-    from lowlight_nat.models import light
     x = picture(120, 80)[None]
     whole = enhance.model.light(x)
-    parts = flow.strips(x, 999)
+    parts = light.strips(x, 999)
     assert len(parts) == 10 and torch.equal(torch.cat(parts, 2), x)
-    for module in flow, light: monkeypatch.setattr(module, 'strips', lambda x: list(x.split(12, 2)))
+    monkeypatch.setattr(light, 'strips', lambda x: list(x.split(12, 2)))
     b = enhance.model.light(x)
     for k, v in vars(whole).items(): torch.testing.assert_close(getattr(b, k), v)
 
@@ -295,7 +294,7 @@ def test_the_network_needs_no_float64(monkeypatch, weights):
         # where there is some, it is used
         model(x)
     # and where there is none, none is asked for
-    monkeypatch.setattr(flow, 'wide', torch.Tensor.float)
+    for module in flow, light: monkeypatch.setattr(module, 'wide', torch.Tensor.float)
     monkeypatch.setattr(
         masking, '_share_of',
         lambda n, share: torch.tensor([[math.floor(c*share + 1e-6)] for c in n[:, 0].tolist()]))
