@@ -49,29 +49,34 @@ def affine_error(z:Tensor, # aligned latent (B,d,h,w)
     return (x @ matrix).transpose(1, 2).unflatten(2, (h, w))
 
 # %% ../../nbs/part3_doubt/11_latent_nat.ipynb #aa00aa03
-WINDOWS = 9, 33 # sides of the windows in which kept tokens are heard, in places
+WINDOWS = 9, 33 # sides of the windows in which kept tokens are heard, in places; 1 + a multiple of 4
 
 @dataclass
 class Messages(Outputs):
     "What the kept tokens around each place say: how far the latent was off where they stand"
     mean: Tensor # mean residual in each window, narrowest first, the whole grid last (B,n,d,h,w)
-    count: Tensor # how many tokens it is a mean of (B,n,h,w)
+    count: Tensor # of how many tokens; one at the edge of a window counts little (B,n,h,w)
 
 @torch.autocast('cpu', enabled=False)
 @torch.autocast('cuda', enabled=False)
 def messages(residual:Tensor, # r = e(V) - z_tilde (B,d,h,w); looked at where kept
              kept:Tensor, # places whose token is known (B,h,w) bool
-             windows:tuple[int, ...]=WINDOWS, # their sides, odd
+             windows:tuple[int, ...]=WINDOWS, # their sides, 1 + a multiple of 4
             ) -> Messages:
     "The mean residual of the kept places around every place, from near to the whole grid"
     there = kept[:, None]
     here = torch.where(there, residual.float(), 0)
     both = torch.cat([here, there.float()], 1)                     # (B,d+1,h,w)
-    sums = [F.avg_pool2d(both, k, 1, k//2)*k**2 for k in windows]
+    sums = []
+    for window in windows:
+        k = (window + 1)//2
+        # two means over k by k places weigh as a tent does: 1 in the middle, nearly 0 at the edge
+        tent = F.avg_pool2d(F.avg_pool2d(F.pad(both, [k - 1]*4), k, 1), k, 1)
+        sums.append(tent*k**2)
     sums.append(both.sum((2, 3), keepdim=True).expand_as(both))
     total = torch.stack(sums, 1)                                   # (B,n,d+1,h,w)
     count = total[:, :, -1]
-    return Messages(total[:, :, :-1]/count[:, :, None].clamp(min=1), count)
+    return Messages(total[:, :, :-1]/count[:, :, None].clamp(min=1e-6), count)
 
 # %% ../../nbs/part3_doubt/11_latent_nat.ipynb #aa00aa06
 def shared_error(told:Messages, # of `messages`

@@ -13,7 +13,7 @@ from ..evaluation.fidelity import grey_mean
 from ..io.files import check_number
 from .config import ModelConfig
 from .flow import ConditionalEncoder, ConditionalFlow, SpreadHead
-from .fusion import Decoded, FeatureNAT, FeatureRound, FusionDecoder, carry_light
+from .fusion import Decoded, FeatureNAT, FeatureRound, FusionDecoder, carry_light, smooth_light
 from .glare import GlareSizes
 from .glare_weights import glare_from_files, glare_parts
 from .latent_nat import DecodingRound, LatentNAT, parallel_decode
@@ -297,7 +297,7 @@ class LowLightNAT(nn.Module):
             official = self.cfg.arch == 'glare'
             vq = self.vqgan.features(z)[:2] if official else [self.vqgan.coarse(z)]
         d = self.fusion(r.z, a.feats, vq, r.mask, rounds, mix, record, r.sigma, allow)
-        return d if official else replace(d, x=a.x_lit + d.x)
+        return d if official else replace(d, x=smooth_light(a.x_lit) + d.x)
 
     def follow(self, x:Tensor, # decoded with known tokens (B,3,H,W)
                x_0:Tensor, # decoded without (B,3,H,W)
