@@ -25,7 +25,7 @@ system = pytest.mark.parametrize('name', SYSTEMS)
 def model():
     "The preset tiny with deformable alignment and random weights, none of them zero."
     torch.manual_seed(0)
-    m = LowLightNAT(replace(ModelConfig.tiny(), deform=(True, False))).eval()
+    m = LowLightNAT(replace(ModelConfig.tiny(), deform=True)).eval()
     for p in m.parameters(): p.data.add_(torch.randn_like(p)*.02)
     return m
 

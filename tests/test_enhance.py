@@ -21,7 +21,7 @@ from lowlight_nat.inference.hints import read_mask
 from lowlight_nat.inference.tiling import tile_grid
 from lowlight_nat.io.files import ImageError, list_images
 from lowlight_nat.io.images import read_image, to_pil
-from lowlight_nat.models import flow, masking
+from lowlight_nat.models import flow, light, masking
 from lowlight_nat.models.checkpoint import load_model, save_model
 from lowlight_nat.models.config import ModelConfig
 from lowlight_nat.models.lowlight_nat import LowLightNAT
@@ -41,7 +41,7 @@ def toy(seed=0):
     torch.manual_seed(seed)
     model = LowLightNAT(ModelConfig(**TOY))
     for p in model.parameters(): p.data.add_(torch.randn_like(p)*.02)
-    model.fusion.conv_out[1].bias.data.fill_(.4)
+    model.fusion.conv_out[1].bias.data.zero_()   # nothing is added to the lit picture, on average
     with torch.no_grad(): e = model.eval()(torch.rand(1, 3, 64, 64)*.1).entropy
     model.cfg = replace(model.cfg, tau=e.median().item())
     return model
@@ -122,12 +122,33 @@ def test_tiles_have_no_seams(enhance):
     step = (y[:, 1:]-y[:, :-1]).abs().mean(0)
     assert step.max() < 4*step.mean()+.01
 
-def test_statistics_by_strips():
-    from lowlight_nat.models.flow import picture_stats
+def test_light_strip_by_strip(enhance, monkeypatch):
+    "A large picture is looked at in parts, which changes nothing."
     x = picture(120, 80)[None]
-    a = picture_stats(x)
-    b = whole_stats(x, 999)
-    assert torch.allclose(a.mean, b.mean, atol=1e-6) and torch.allclose(a.cdf, b.cdf, atol=1e-5)
+    whole = enhance.model.light(x)
+    parts = light.strips(x, 999)
+    assert len(parts) == 10 and torch.equal(torch.cat(parts, 2), x)
+    monkeypatch.setattr(light, 'strips', lambda x: list(x.split(12, 2)))
+    b = enhance.model.light(x)
+    for k, v in vars(whole).items(): torch.testing.assert_close(getattr(b, k), v)
+
+def test_all_tiles_have_the_light_of_the_whole(enhance):
+    "Level and grid of the whole picture, and of the field each tile its part."
+    x = smooth(96, 160)
+    seen = []
+    hook = enhance.model.register_forward_pre_hook(
+        lambda m, args, kwargs: seen.append((args[0], kwargs['light'])), with_kwargs=True)
+    try: res = Enhancer(enhance.model, 'cpu', tile=64, overlap=32, whole=0)(x)
+    finally: hook.remove()
+    whole = enhance.model.light(x[None])
+    assert Level(res.level, res.level_std).floor == 1   # no result falls below its input
+    assert len(seen) == 8 and math.log(res.level) == pytest.approx(whole.log_level.item(), abs=1e-5)
+    lit = whole.on(x[None])
+    for (top, left, bottom, right), (tile, light) in zip(tile_grid(96, 160, 64, 32), seen):
+        assert torch.equal(light.grid, whole.grid)
+        # to a pixel of the tile's border, beyond which it sees nothing of the field
+        want = lit[..., top+2:bottom-2, left+2:right-2]
+        torch.testing.assert_close(light.on(tile)[..., 2:-2, 2:-2], want)
 
 def test_a_tile_is_as_far_as_training_goes(enhance):
     """Cells and patches of a tile lie no farther apart than the positions that the NATs meet in
@@ -196,10 +217,10 @@ def short_of_memory(enhance, limit, error):
     e = Enhancer(enhance.model, 'cpu', tile=512, whole=100_000)
     sides = []
     run = e._tiles
-    def _tiles(x, stats, tile, *args):
+    def _tiles(x, light, tile, *args):
         sides.append(tile)
         if tile > limit: raise error
-        return run(x, stats, tile, *args)
+        return run(x, light, tile, *args)
     e._tiles = _tiles
     return e, sides
 
@@ -247,11 +268,11 @@ def test_devices_in_their_order(monkeypatch):
 def test_what_the_gpu_of_apple_cannot_do_is_done_on_the_cpu(enhance, error):
     e = Enhancer(toy(), 'cpu')
     e.device = torch.device('mps')
-    run = e._tiles
-    def _tiles(*args):
+    look = e._look
+    def _look(x):
         if e.device.type == 'mps': raise error
-        return run(*args)
-    e._tiles = _tiles
+        return look(x)
+    e._look = _look
     res = e(picture(32, 40))
     assert e.device.type == 'cpu' and 'CPU' in res.notes[0] and torch.equal(
         res.x,
@@ -274,7 +295,7 @@ def test_the_network_needs_no_float64(monkeypatch, weights):
         # where there is some, it is used
         model(x)
     # and where there is none, none is asked for
-    monkeypatch.setattr(flow, 'wide', torch.Tensor.float)
+    for module in flow, light: monkeypatch.setattr(module, 'wide', torch.Tensor.float)
     monkeypatch.setattr(
         masking, '_share_of',
         lambda n, share: torch.tensor([[math.floor(c*share + 1e-6)] for c in n[:, 0].tolist()]))
@@ -421,7 +442,7 @@ def test_outside_the_mask_no_nat_had_a_hand(kept, depth):
     torch.manual_seed(0)
     model = LowLightNAT(ModelConfig(**TOY, feat_kept=kept))
     for p in model.parameters(): p.data.add_(torch.randn_like(p)*.02)
-    model.fusion.conv_out[1].bias.data.fill_(.4)
+    model.fusion.conv_out[1].bias.data.zero_()   # nothing is added to the lit picture, on average
     e = Enhancer(model, 'cpu')
     x = smooth(48, 400)
     if depth == '8 bits': x = np.array(to_pil(x))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from lowlight_nat.data.pairs import find_pairs
 from lowlight_nat.evaluation.fidelity import grey_mean, psnr, ssim
 from lowlight_nat.inference import hints as module
-from lowlight_nat.inference.enhancer import Enhancer, light_ratio, read_mask, whole_stats
+from lowlight_nat.inference.enhancer import Enhancer, light_ratio, read_mask
 from lowlight_nat.inference.folders import enhance_files, folder_jobs, make_jobs, with_variations
 from lowlight_nat.inference.hints import *
 from lowlight_nat.inference.result import Told, contact_sheet
@@ -322,7 +322,7 @@ def test_draws_hear_each_other(enhance, dark, monkeypatch):
     x = dark[None]
     assert set(HINT_KINDS.values()) == {'colour', 'light', 'both'} and 0 < REGION_SHARED < 1
     with torch.inference_mode():
-        listener = Listener(enhance.model, x, whole_stats(x), grey_mean(x))
+        listener = Listener(enhance.model, x, grey_mean(x))
         assert isinstance(listener.look(listener.nothing), Seen)
         assert isinstance(listener.nothing, Told)
         z = listener.aligned.z_tilde

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lowlight_nat.models.checkpoint import load_model, read_metadata, save_model
 from lowlight_nat.models.config import ModelConfig, StagePlan, TrainPlan
 from lowlight_nat.models.flow import picture_stats
-from lowlight_nat.models.lowlight_nat import KNOWN_SIGMA, Known, LowLightNAT
+from lowlight_nat.models.lowlight_nat import LowLightNAT
 from lowlight_nat.training.stages import STAGES, align_terms, trainable
 
 TOY = replace(ModelConfig.tiny(), n_codes=64, vq_channels=(8, 16), enc_channels=(8, 16, 16), cond=8,
@@ -461,44 +461,19 @@ def test_every_field_has_its_range():
         for kind in ModelConfig, TrainPlan:
             assert kind.from_json(kind.preset(name).to_json()) == kind.preset(name)
 
-def write_0_1(model, path):
-    "A model as version 0.1 kept it: another NAT on the latent, and a decoder that heard of no sigma"
-    state = {k: v.contiguous() for k, v in model.state_dict().items() if not k.startswith('nat.')}
-    state['nat.to_patch.weight'] = torch.zeros(1)
-    first = 'fusion.conv_in.weight'
-    state[first] = state[first][:, :-1].contiguous()
-    old = asdict(model.cfg)
-    del old['latent_nat']
-    old |= dict(seed=43, nat_off=.5, soft_targets=.05, crop=[64, 96, 256, 128], bs=[16, 8, 4, 4],
-                steps=[2000, 1600, 300, 6000], lr=[1e-3, 1e-3, 1e-3, 1.2e-3])
-    save_file(state, path, metadata=dict(format='lowlight_nat', config=json.dumps(old), about='{}'))
-
-def test_a_checkpoint_of_version_0_1_is_read(tmp_path):
-    """The plan was part of the configuration, one value a stage. Its NAT on the latent gives way to
-    a fresh one, which is off where nobody asks; the picture is the one it gave without"""
-    torch.manual_seed(0)
-    m = LowLightNAT(TOY).eval()
-    m.fusion.conv_in.weight.data[:, -1] = 0
+def test_a_checkpoint_of_version_0_1_is_refused(tmp_path):
+    "In one sentence; the plan was part of its configuration, and its exposure had a head"
     path = tmp_path/'old.safetensors'
-    write_0_1(m, path)
-    meta = read_metadata(path)
-    plan = meta.plan
-    assert meta.config == TOY and [o.steps for o in plan.stages().values()] == [2000, 1600, 300, 6000]
-    assert (plan.decoder.lr, plan.seed, plan.nat_off) == (1.2e-3, 43, .5)
-    again = load_model(path)
-    assert again.cfg == replace(TOY, latent_nat=False)
-    x = pair(1, 48)[0]
-    with torch.no_grad():
-        a = again.align(x)
-        out = again(x)
-        assert (out.x - m(x, latent_nat=False).x).abs().max() < 1e-6
-        assert not again.nat.head.weight.any() and torch.equal(out.z, out.z_tilde)
-        # told something true, the fresh NAT listens
-        tokens = (again.doubt(a).tokens + 5) % TOY.n_codes
-        known = Known(tokens, torch.rand(tokens.shape) < .2)
-        told = again(x, known=known)
-    assert (told.sigma[known.where] == KNOWN_SIGMA).all() and not told.mask[known.where].any()
-    assert (told.z - told.z_tilde)[(~known.where)[:, None].expand_as(told.z)].abs().max() > 1e-3
+    model = LowLightNAT(ModelConfig.tiny())
+    state = dict(model.state_dict())
+    first = asdict(model.cfg) | dict(seed=43, crop=[64, 96, 256, 128])
+    last = asdict(model.cfg) | dict(exposure_head='statistics')
+    for config, version in (first, {}), (last, dict(version='0.2')):
+        told = dict(format='lowlight_nat', config=json.dumps(config), about='{}', **version)
+        save_file(state, path, metadata=told)
+        for read in load_model, read_metadata:
+            with pytest.raises(ValueError, match='version 0.1.*train again') as e: read(path)
+            assert 'old.safetensors' in str(e.value) and '\n' not in str(e.value)
 
 def test_a_checkpoint_keeps_configuration_and_plan(model, tmp_path):
     plan = replace(TrainPlan.small(), seed=7)

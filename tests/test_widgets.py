@@ -15,7 +15,7 @@ from PIL import Image
 
 pytest.importorskip('ipywidgets', reason="ipywidgets isn't installed: pip install -e '.[app]'")
 from lowlight_nat.app.steps import Steps, as_html, before_after, curve_svg
-from lowlight_nat.app.widgets import App, Brush, Explorer, Inspector, Monitor, Upload, live, write_app
+from lowlight_nat.app.widgets import App, Brush, Explorer, Inspector, LightView, Monitor, Upload, live, write_app
 from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.models.config import ModelConfig, TrainPlan
 from lowlight_nat.models.lowlight_nat import LowLightNAT
@@ -144,6 +144,18 @@ def test_brush_touches_what_is_marked(steps):
     t.clear.click()
     assert t.boxes == []
 
+def test_the_light_is_the_model_s(enhancer, photo, steps):
+    "Level, deviation and lit picture are those that the network goes on from."
+    t = LightView(steps)
+    g = steps.glance()
+    res = enhancer(photo)
+    assert g.level == pytest.approx(res.level, rel=1e-4) and g.std == pytest.approx(res.level_std, rel=1e-4)
+    assert f'level {g.level:.2f}, within {g.std:.0%}' in t.view.value
+    assert t.view.value.count('<img ') == 3 and steps.ran['align'] == 1 and not steps.ran['decode']
+    assert g.lit.size == g.card.size == g.attention.size == photo.size
+    lit = steps.align().x_lit[0, :, :37, :50].clamp(0, 1)
+    assert (torch.from_numpy(array(g.lit)).permute(2, 0, 1)/255 - lit).abs().max() < .6/255
+
 def test_before_after_ends(photo):
     a = photo
     b = Image.new('RGB', photo.size, 'red')
@@ -202,9 +214,9 @@ def test_words_are_escaped_and_everywhere(enhancer, photo):
 def test_app_draws_what_is_seen(enhancer, photo):
     app = App(enhancer)
     app.upload.open(file_of(photo), 'a.png')
-    assert [bool(t.view.value) for t in app.tools] == [True, False, False, False]
+    assert [bool(t.view.value) for t in app.tools] == [True, False, False, False, False]
     app.which.value = 2
-    assert [bool(t.view.value) for t in app.tools] == [True, False, True, False]
+    assert [bool(t.view.value) for t in app.tools] == [True, False, True, False, False]
     assert app.settings() == dict(exposure=None)
 
 def test_monitor_of_a_learner():

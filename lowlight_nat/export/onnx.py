@@ -173,7 +173,7 @@ def _refill(m, nodes, weights):
 def _check_onnx(model, path, opset, dtype):
     "What can't be exported, in one sentence; the packages, before minutes are spent"
     if dtype not in DTYPES: raise ValueError(f'dtype={dtype!r} must be one of {", ".join(DTYPES)}')
-    least = DEFORM_OPSET if any(model.cfg.deform) else 18
+    least = DEFORM_OPSET if model.cfg.deform else 18
     if not least <= opset <= 23:
         raise ValueError(f'opset={opset} must lie between {least} and 23' +
                          (': deformable convolution came with 19' if least == DEFORM_OPSET else ''))

@@ -19,9 +19,9 @@ from .result import LATENT_CELL, Enhanced, Told
 from ..io.files import ImageError, check_number
 from ..io.images import linear_to_srgb, srgb_to_linear
 from ..io.metadata import read_picture
-from ..models.flow import PictureStats
 from ..models.latent_nat import DecodingRound, resolve
 from ..models.fusion import FeatureRound
+from ..models.light import Light
 from ..models.lowlight_nat import Known, LowLightNAT, Refined
 
 # %% ../../nbs/part6_using/28_hints.ipynb #a1800010
@@ -332,7 +332,7 @@ def meet(
     log_std:Tensor, # log of its deviation (1,)
     said:list, # log levels that hints ask for, one each
 )->tuple[Tensor, Tensor]: # posterior: log level (1,), log of its deviation (1,)
-    "Two Gaussians, of the exposure head and of the hints, as one"
+    "Two Gaussians, of the light grid and of the hints, as one"
     if not said: return log_level, log_std
     variance = REGION_STD**2*(REGION_SHARED + (1 - REGION_SHARED)/len(said))
     ours = (-2*log_std).exp()
@@ -377,9 +377,9 @@ class Listener:
     def __init__(self,
         model:LowLightNAT, # in evaluation mode
         x:Tensor, # dark picture (1,3,H,W), sides multiples of 8
-        stats:PictureStats, # of the whole picture
-        own:Tensor, # its mean grey (1,)
+        own:Tensor, # mean grey of the whole picture (1,)
         *,
+        light:Light|None=None, # of the whole picture; None: x is the whole picture
         rounds:int|None=None, # R of both NATs; None: one look at the latent, the model's elsewhere
         tau:float|None=None, # threshold in [0,1]; None: the model's
         heat:float=0., # of the flow's sample
@@ -398,7 +398,7 @@ class Listener:
         self.tau = tau
         self.decoding = dict(rounds=rounds if decoder_nat else 0, mix=mix, record=record,
                              allow=allow)
-        self.aligned = model.align(x, stats=stats, heat=heat, seed=seed)
+        self.aligned = model.align(x, light=light, heat=heat, seed=seed)
         on = model.cfg.latent_nat if latent_nat is None else latent_nat
         self.default = model.refine(self.aligned, tau=tau, rounds=rounds if on else 0,
                                     keep=False, allow=allow)
@@ -413,10 +413,10 @@ class Listener:
     @property
     def nothing(self)->Told:
         "What is known before anybody says anything: the level as predicted."
-        a = self.aligned
-        tokens = self.quantizer.nearest(a.z_tilde)
-        log_level = self.model.at_least(a.log_level, self.own)
-        return Told(tokens, torch.zeros_like(tokens, dtype=torch.bool), log_level, a.log_std,
+        light = self.aligned.light
+        tokens = self.quantizer.nearest(self.aligned.z_tilde)
+        log_level = self.model.at_least(light.log_level, self.own)
+        return Told(tokens, torch.zeros_like(tokens, dtype=torch.bool), log_level, light.log_std,
                     torch.ones_like(log_level))
 
     def refine(self,
@@ -522,7 +522,7 @@ class Listener:
         while done < len(order):
             some = order[done:max(2*done, 1)]        # 1, 1, 2, 4, 8, ... places
             look = self.model.nat(z, self.quantizer.lookup(tokens), where, a.cond, sigma,
-                                  a.overview)
+                                  a.light.overview)
             at = look.each(lambda t: t.flatten(1, 2)[0, some])
             drawn = resolve(self.model.nat, at, self.quantizer.codes, sample=spread,
                             generator=generator)

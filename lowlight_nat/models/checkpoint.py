@@ -7,14 +7,13 @@ __all__ = ['save_model', 'weights_path', 'Metadata', 'file_metadata', 'read_meta
 # %% ../../nbs/workshop/18_checkpoint.ipynb #7d20b3e5
 import hashlib, json, torch
 from contextlib import contextmanager, nullcontext
-import torch.nn.functional as F
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 from ..io.files import write_beside
-from .config import ModelConfig, TrainPlan, config_0_1
+from .config import ModelConfig, TrainPlan
 from .lowlight_nat import LowLightNAT
 
 # %% ../../nbs/workshop/18_checkpoint.ipynb #d6f20211
@@ -82,10 +81,12 @@ def read_metadata(path, # of a .safetensors file
                  ) -> Metadata:
     "Configuration, plan and metadata of a checkpoint, without its weights"
     meta = file_metadata(path, 'lowlight_nat', 'save_model')
-    about = json.loads(meta['about'])
-    if 'version' not in meta: return Metadata(*config_0_1(meta['config']), about)
+    config = json.loads(meta['config'])
+    if 'version' not in meta or 'exposure_head' in config:
+        raise ValueError(f'{path} is a checkpoint of version 0.1, whose network is another one; '
+                         'use it with lowlight_nat 0.1, or train again')
     plan = TrainPlan.from_json(meta['plan']) if 'plan' in meta else None
-    return Metadata(ModelConfig.from_json(meta['config']), plan, about)
+    return Metadata(ModelConfig.from_dict(config), plan, json.loads(meta['about']))
 
 # %% ../../nbs/workshop/18_checkpoint.ipynb #7d20b3ec
 def origin(path:Path # of a checkpoint
@@ -112,23 +113,12 @@ def plain_defaults():
 
 def _shapes(state): return {k: v.shape for k, v in state.items()}
 
-def _from_0_1(state, own):
-    """Entries of a checkpoint of version 0.1 as they are today: its NAT on the latent, of another
-    form, gives way to a fresh one, and the fusion decoder does not hear of sigma"""
-    if 'nat.to_patch.weight' not in state: return state
-    state = {k: v for k, v in state.items() if not k.startswith('nat.')}
-    state |= {k: v for k, v in own.items() if k.startswith('nat.')}
-    first = 'fusion.conv_in.weight'
-    missing = own[first].shape[1] - state[first].shape[1] if first in own else 0
-    if missing: state[first] = F.pad(state[first], (0, 0, 0, 0, 0, missing))
-    return state
-
 def fill(model:nn.Module, # made by what the file says of itself
          path, # of a .safetensors file
         ):
     "Load the weights of a file, or a ValueError if names or shapes differ from the model's"
     own = model.state_dict()
-    state = _from_0_1(load_file(path), own)
+    state = load_file(path)
     wrong = {k for k, _ in _shapes(own).items() ^ _shapes(state).items()}
     if wrong:
         raise ValueError(f'{path}: {len(wrong)} entries do not fit its configuration '
@@ -142,9 +132,7 @@ def load_model(name_or_path='small', # preset name of a bundled checkpoint, or a
     "Load a model and its configuration; errors say which file and what to do"
     path = weights_path(name_or_path)
     meta = read_metadata(path)
-    with safe_open(path, 'pt') as f: old = 'nat.to_patch.weight' in f.keys()
-    cfg = replace(meta.config, latent_nat=False) if old else meta.config
-    model = LowLightNAT(cfg)
+    model = LowLightNAT(meta.config)
     fill(model, path)
     model.about = meta.about
     return model.to(device).eval()

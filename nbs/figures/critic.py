@@ -134,7 +134,7 @@ def look_at(model, pair):
         z=a.z_tilde.float(),
         cond=a.cond.float(),
         sigma=a.sigma.float()*model.cfg.factor**0.5,
-        overview=a.overview.float(),
+        overview=a.light.overview.float(),
         true=true,
         tokens=model.vqgan.quantizer.nearest(true),
         off=F.avg_pool2d(off, 4)[:, 0],                            # (1,h,w)

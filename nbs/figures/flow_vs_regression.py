@@ -25,7 +25,7 @@ from lowlight_nat.evaluation.fidelity import score_pair
 from lowlight_nat.inference.tiling import pad_to_multiple
 from lowlight_nat.io.images import read_image, to_pil
 from lowlight_nat.models.checkpoint import load_model
-from lowlight_nat.models.flow import ConditionalFlow, nll_bits, picture_stats
+from lowlight_nat.models.flow import ConditionalFlow, nll_bits
 from lowlight_nat.models.layers import ResBlock, conv3
 from lowlight_nat.models.light import exposure_normalise
 
@@ -66,11 +66,10 @@ class Flow(nn.Module):
 def load_pair(p, model):
     "Condition, true latent, exposure, and the bright picture; of the whole pictures"
     low, high = (pad_to_multiple(read_image(f)[None], model.multiple)[0] for f in (p.low, p.high))
-    stats = picture_stats(low)
     x, _ = exposure_normalise(high, model.cfg.norm_level)
-    e = model.encoder(low, stats)
-    return dict(c=e.cond, z=model.vqgan.encode(x).float(),
-                level=model.exposure(stats, e.summary).log_level.exp(), x_high=high)
+    a = model.align(low)
+    return dict(c=a.cond, z=model.vqgan.encode(x).float(),
+                level=a.light.log_level.exp(), x_high=high)
 
 
 def train(head, pairs, steps, bs, size, lr, seed):

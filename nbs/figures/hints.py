@@ -15,7 +15,6 @@ import torch
 
 from lowlight_nat.data.pairs import find_pairs
 from lowlight_nat.evaluation.fidelity import grey_mean, psnr, ssim
-from lowlight_nat.inference.enhancer import whole_stats
 from lowlight_nat.inference.hints import Hint, Listener, hints_from_truth, place_hints
 from lowlight_nat.inference.tiling import crop_to
 from lowlight_nat.io.images import read_image
@@ -54,7 +53,7 @@ def measure(model, low, high, seed, variations=4):
     high = crop_to(high, (H, W))
     x = low[None]
     truth = high[None]
-    a = Listener(model, x, whole_stats(x), grey_mean(x))
+    a = Listener(model, x, grey_mean(x))
     b = Direct.__new__(Direct)
     vars(b).update(vars(a))
     start = picture(a, a.nothing)

@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 ZERO = 'exposure', 'colour', 'spatial' # terms that look at the result alone
 RECIPE = {}                              # what `unpaired_learner` does by itself
 FASTER = dict(lr=slice(9e-5, 9e-2))      # 30 times the rate
-RECKLESS = dict(parts=('fusion.', 'exposure.'), weights=dict(anchor=0., prior=0., level=0.),
+RECKLESS = dict(parts=('fusion.', 'light.level.'), weights=dict(anchor=0., prior=0., level=0.),
                 lr=3e-3)
 
 
