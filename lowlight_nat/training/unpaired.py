@@ -68,7 +68,7 @@ def codebook_prior(vqgan:VQGAN, # trained, frozen
     return -T*((-d2/T).logsumexp(-1) - math.log(q.n_codes)).mean()/q.dim
 
 # %% ../../nbs/part6_using/26_unpaired.ipynb #0043c4e1
-PARTS = 'fusion.after.1.', 'exposure.' # names of what is fine-tuned, the slowest first
+PARTS = 'fusion.fine.', 'light.level.' # names of what is fine-tuned, the slowest first
 # of the terms
 TERM_WEIGHTS = dict(exposure=1., colour=0.25, spatial=1., prior=0.02, anchor=50., level=1.)
 
@@ -148,7 +148,7 @@ def unpaired_learner(images_or_folder, # dark pictures, or `DataLoaders` of (x_l
     groups = [group for group in groups if group]
     if not groups:
         raise ValueError(f'unpaired_learner: no parameter of the model begins with one of '
-                         f'{", ".join(parts)}; name parts such as exposure. or fusion.after.1.')
+                         f'{", ".join(parts)}; name parts such as light.level. or fusion.fine.')
     model.requires_grad_(False)
     for group in groups:
         for p in group: p.requires_grad_(True)
