@@ -24,10 +24,10 @@ from lowlight_nat.training.stages import STAGES
 
 TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
               flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2), nat_width=16,
-              nat_depth=1, feat_width=16, feat_depth=1)
-PLAN = replace(TrainPlan.tiny().each_stage(bs=2, crop=32), context=48, bf16=False, seed=0)
+              nat_depth=1, feat_width=16, feat_depth=1, light_channels=(8, 8, 16))
+PLAN = replace(TrainPlan.tiny().each_stage(bs=2, crop=32), context=(48, 48), bf16=False, seed=0)
 pytestmark = pytest.mark.filterwarnings('ignore')
-LEARNERS = dict(codebook=T.codebook_learner, flow=T.flow_learner, nat=T.nat_learner,
+LEARNERS = dict(light=T.light_learner, codebook=T.codebook_learner, flow=T.flow_learner, nat=T.nat_learner,
                 decoder=T.decoder_learner)
 every_stage = pytest.mark.parametrize('name', list(STAGES))
 
@@ -78,9 +78,9 @@ def test_loss_terms_are_metrics_by_name(name, tmp_path):
     learn = learner(name, tmp_path)
     quiet(learn, learn.fit, 1, 1e-3)
     names = list(learn.recorder.metric_names)[1:-1]
-    assert names == [
-        'train_loss', 'valid_loss', *STAGES[name].terms, 'gt_mean_psnr', 'gt_mean_ssim'
-    ]
+    own_level = ['raw_psnr', 'level_stops'] if name == 'light' else []
+    assert names == ['train_loss', 'valid_loss', *STAGES[name].terms, 'gt_mean_psnr',
+                     'gt_mean_ssim', *own_level]
     row = dict(zip(names, learn.recorder.values[-1]))
     terms = [row[t] for t in STAGES[name].terms if row[t] is not None]
     assert row['valid_loss'] == pytest.approx(sum(terms), rel=1e-4) and row['gt_mean_psnr'] > 0
@@ -237,7 +237,8 @@ def test_losses_of_larger_batches(name, tmp_path):
 def test_validate_needs_no_training_and_is_never_skipped(name, tmp_path):
     learn = learner(name, tmp_path, cbs=[ValidateEvery(7), Preview(tmp_path/'previews')])
     fresh = quiet(learn, learn.validate)
-    assert len(fresh) == 1 + len(STAGES[name].terms) + 2 and fresh[-2] > 0
+    assert len(fresh) == 1 + len(STAGES[name].terms) + 2 + 2*(name == 'light')
+    assert fresh[1 + len(STAGES[name].terms)] > 0
     quiet(learn, learn.fit, 1, 1e-3)
     in_training = learn.recorder.values[-1][1:]
     def numbers(vs):
