@@ -404,3 +404,30 @@ def test_in_evaluation_stages_show_doubt_and_mask(name):
         assert out.entropy.shape == out.mask.shape == (3, 12, 12) and out.mask.dtype == torch.bool
     assert torch.equal(pair.entropy, alone.entropy) and alone.terms == {}
     assert stage.train()(x*.2, x).entropy is None
+
+def test_light_and_picture_are_cut_and_turned_alike():
+    "What a stage sees of a crop is what it would see there in the whole picture"
+    torch.manual_seed(0)
+    model = LowLightNAT(TOY).eval()
+    with torch.no_grad():
+        for p in model.light.parameters(): p.add_(0.02*torch.randn_like(p))
+    stage = STAGES['flow'](model, replace(PLAN, transpose=True)).train()
+    x = torch.nn.functional.interpolate(torch.rand(2, 3, 6, 9), size=(64, 96), mode='bilinear')
+    whole = stage.eval().view(.2*x, x)
+    lit = whole.light.on(whole.x_low)
+    part = whole.cut(8, 36, 32)
+    assert torch.equal(part.x, whole.x[..., 8:40, 36:68])
+    inside = part.light.on(part.x_low)[..., 4:-4, 4:-4]   # at its border a crop knows less
+    assert torch.allclose(inside, lit[..., 12:36, 40:64], atol=1e-5)
+    turned = part.transposed()
+    assert torch.allclose(turned.light.on(turned.x_low).transpose(2, 3), part.light.on(part.x_low))
+    # in training: crops of the same light, some of it misjudged, some of them turned
+    stage.train()
+    shapes = set()
+    for _ in range(20):
+        t = stage.view(.2*x, x)
+        assert t.x.shape == (2, 3, 32, 32) and t.light.field.shape == (2, 12, 8, 8)
+        assert not t.light.field.requires_grad and torch.equal(t.light.mean, whole.light.mean)
+        shapes.add((t.light.on(t.x_low)/t.x_low.clamp(min=1e-3)).mean().item())
+    assert len(shapes) == 20
+    assert STAGES['codebook'](model, PLAN).train().view(x, x).light is None

@@ -133,7 +133,7 @@ class PairDataset:
     def _add_natural(self, natural, share):
         files = list_images(natural) if isinstance(natural, (str,Path)) else list(natural)
         if not files:
-            raise ValueError(f"natural_share={share} of the draws shall be of natural pictures, but "
+            raise ValueError(f"natural_share={share} of the draws shall be natural pictures, but "
                              "there are none: give `natural`, files or their folder.")
         self.pairs += [Pair(None, Path(f), Path(f).stem) for f in files]
         self.natural_share = share
@@ -222,9 +222,7 @@ class PairDataset:
         return xs
 
     def finish(self,
-        # crops x_low, x_high, (3,H,W) in [0,1]; with `bright`, and of natural pictures, the latter
-        # alone
-        xs:tuple[Tensor,...],
+        xs:tuple[Tensor,...], # x_low and x_high, or x_high alone, each (3,H,W) in [0,1]
         rng:random.Random, # what is drawn here
     ) -> tuple[Tensor,Tensor]: # both again, each (3,H,W)
         """What is done to the crops at last: some pairs are replaced by pairs made of the bright

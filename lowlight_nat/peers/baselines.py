@@ -89,7 +89,8 @@ def clahe(x_low:Tensor, # dark picture (3,H,W) in [0,1]
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #26d947d7
 NETWORKS = dict(restormer=Restormer, llflow=LLFlow, plain=PlainUNet) # name: class
-CONFIGS = dict(restormer=RestormerConfig, llflow=LLFlowConfig, plain=PlainConfig) # name: class of its sizes
+# name: class of its sizes
+CONFIGS = dict(restormer=RestormerConfig, llflow=LLFlowConfig, plain=PlainConfig)
 CLASSICS = dict(clahe=clahe, gamma=gamma) # name: function of a picture
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #bac428a3

@@ -460,7 +460,7 @@ class OnTraining(AfterValidation):
         if curve and curve.run: curve.write('fit', self.values)
 
 class KeepBest(AfterValidation):
-    "At the end, the weights of the validation with the smallest loss; early stopping, Prechelt, 1998"
+    "At the end, the weights of the validation with the smallest loss; Prechelt, 1998"
     order = 45   # after `EMAWeights`
     def before_fit(self):
         super().before_fit()

@@ -291,7 +291,7 @@ def finish(model:LowLightNAT, # whose device is kept
 
 # %% ../../nbs/workshop/19_pipeline.ipynb #b9cfd1d8
 def folder_dls(data, # folder of a data set, or two folders, of dark and of bright pictures
-               plan:TrainPlan, # its seed, and its shares of scenes made by formula and of other light
+               plan:TrainPlan, # its seed, and its shares of made scenes and of other light
                # side of square crops, or height and width of whole pictures, pixels
                size:int|tuple[int,int],
                bs:int, # pictures a batch
@@ -383,8 +383,8 @@ def train_pipeline(cfg:ModelConfig, # what the network is
                    # function (size, bs, items_per_epoch) -> DataLoaders
                    dls,
                    out, # folder for checkpoints, tables and previews
-                   # light, codebook, flow, nat, decoder, or all; a later stage starts from the earlier
-                   # one's checkpoint
+                   # light, codebook, flow, nat, decoder, or all; a later stage starts from the
+                   # checkpoint of the one before
                    stages:str='all',
                    # go on from the last checkpoint, in the middle of a stage; what is finished is
                    # kept
@@ -418,8 +418,8 @@ def train_pipeline(cfg:ModelConfig, # what the network is
                          'anew; give one of them')
     first = weights_path(start) if start else None
     if natural and callable(dls):
-        raise ValueError('train_pipeline: natural is a folder for loaders that are made of folders; '
-                         'your function gives its own')
+        raise ValueError('train_pipeline: natural is a folder, for data in folders; your function '
+                         'gives its own')
     make_dls = dls if callable(dls) else partial(folder_dls, dls, plan, device=device,
                                                  natural=natural)
     with folder_lock(out):

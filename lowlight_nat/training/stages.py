@@ -88,7 +88,7 @@ class Stage(nn.Module):
     terms = ()                 # names of the loss terms
     whole = False              # does it see whole pictures now and then?
     lit = True                 # does it need the light of the dark pictures?
-    own_level = False          # are its pictures at the level that it predicts, not at the true one?
+    own_level = False          # are its pictures at the level it predicts, not at the true one?
     wd = 1e-3                  # weight decay
     validations = 3            # during the stage, with the one at its end
     keep_best = False          # are the weights of the best validation kept, not the last ones?
