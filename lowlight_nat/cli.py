@@ -422,19 +422,21 @@ def lowlight_train(
     out:str|None=None, # folder for checkpoints, curves and previews
     low:str|None=None, # folder of dark pictures; with high in place of data
     high:str|None=None, # folder of bright pictures of the same names
+    # folder of bright natural photographs, of which further scenes are made
+    natural:str|None=None,
     preset:Param('size of the model, and its training plan', str,
                   choices=('tiny', 'small', 'base'))='tiny',
     stage:Param('one stage, or all of them in turn', str,
-                 choices=('codebook', 'flow', 'nat', 'decoder', 'all'))='all',
+                 choices=('light', 'codebook', 'flow', 'nat', 'decoder', 'all'))='all',
     resume:bool=False, # go on with the run in the folder, from its last checkpoint
     overwrite:bool=False, # train anew over the run in the folder
     # multiplies the steps of every stage, and what follows them: 0.01 for a trial
     steps_scale:float=1.,
-    lr:Param("peak learning rate, one for all stages or four; the preset's by default", float,
+    lr:Param("peak learning rate, one for all stages or five; the preset's by default", float,
               nargs='+')=None,
-    bs:Param("pictures a step, one for all stages or four; the preset's by default", int,
+    bs:Param("pictures a step, one for all stages or five; the preset's by default", int,
               nargs='+')=None,
-    crop:Param("side of the pieces, pixels, one for all stages or four; the preset's by default",
+    crop:Param("side of the crops, pixels, one for all stages or five; the preset's by default",
                 int, nargs='+')=None,
     seed:int|None=None, # of everything random; the preset's by default
     device:str='auto', # auto, cpu, cuda or mps
@@ -455,22 +457,23 @@ def lowlight_train(
     place = None if device=='auto' else pick_device(device)
     from lowlight_nat.training.pipeline import train_pipeline
     print(f"'{_short(source)}': {split_note(source)}", flush=True)
-    line = command_line(lowlight_train, data=data, out=out, low=low, high=high, preset=preset,
+    line = command_line(lowlight_train, data=data, out=out, low=low, high=high,
+                        natural=natural, preset=preset,
                         stage=stage, steps_scale=steps_scale, lr=lr, bs=bs, crop=crop, seed=seed,
                         start=start)
     about = dict(command=line, data=_short(source), note=note or '')
     return train_pipeline(ModelConfig.preset(preset), plan, source, out, stage, resume, about=about,
                           start=start, overwrite=overwrite, scale=min(1., steps_scale),
-                          device=place)
+                          device=place, natural=natural)
 
 # %% ../nbs/part6_using/24_cli.ipynb #05e31732
 def train_plan(
     preset:str, # tiny, small or base
     steps_scale:float=1., # multiplies the steps of every stage
     seed:int=None, # None: the preset's
-    lr=None, # peak learning rate, one for all stages or four; None: the preset's
-    bs=None, # pictures a step, one or four
-    crop=None, # side of the pieces, pixels, one or four
+    lr=None, # peak learning rate, one for all stages or five; None: the preset's
+    bs=None, # pictures a step, one or five
+    crop=None, # side of the crops, pixels, one or five
 )->TrainPlan:
     "A preset's training plan scaled, and changed where that is asked for."
     plan = TrainPlan.preset(preset).scaled(steps_scale)
@@ -479,16 +482,18 @@ def train_plan(
         if v is not None: plan = _with_field(plan, k, v)
     if crop is None: return plan
     largest = max(own.crop for own in plan.stages().values())
-    return replace(plan, context=max(plan.context, largest))   # pieces are cut from larger ones
+    # crops are cut from pictures that are larger
+    return replace(plan, context=tuple(max(side, largest) for side in plan.context))
 
 def _with_field(plan, k, v):
-    "A plan whose stages have v, one number for all of them or four, in field k."
+    "A plan whose stages have v, one number for all of them or one each, in field k."
     v = tuple(v) if isinstance(v, (list,tuple)) else (v,)
-    if len(v) not in (1,4):
-        raise ValueError(f'{k}={_words(v)} must be one number for all stages, or four: '
-                         'codebook, flow, nat, decoder.')
+    names = list(plan.stages())
+    if len(v) not in (1,len(names)):
+        raise ValueError(f'{k}={_words(v)} must be one number for all stages, or five: '
+                         f'{", ".join(names)}.')
     if not all(0<o<float('inf') for o in v): raise ValueError(f'{k}={_words(v)} must be positive.')
-    each = v*4 if len(v)==1 else v
+    each = v*len(names) if len(v)==1 else v
     stages = {name: replace(own, **{k: o}) for (name,own),o in zip(plan.stages().items(), each)}
     return replace(plan, **stages)
 

@@ -27,16 +27,18 @@ from lowlight_nat.peers.baselines import (
     save_baseline,
     train_baseline,
 )
+from lowlight_nat.peers.plain import PlainConfig, PlainUNet
 from lowlight_nat.peers.llflow import ImageFlow, LLFlow, LLFlowConfig, colour_map, noise_map, squeeze
 from lowlight_nat.peers.restormer import ChannelNorm, Restormer, RestormerConfig, channel_attention
 from lowlight_nat.training.checkpoints import Checkpoint
 
 pytestmark = pytest.mark.filterwarnings('ignore')
-NAMES = ('restormer', 'llflow')
+NAMES = ('restormer', 'llflow', 'plain')
 TINY = dict(
     restormer=RestormerConfig(dim=8, blocks=(1, 1, 1), heads=(1, 2, 4), refinement=1, expansion=2.),
     llflow=LLFlowConfig(channels=(8, 8, 8), blocks=(0, 0, 1), growth=4, cond=4, steps=1, hidden=8,
-                        l1=1.))
+                        l1=1.),
+    plain=PlainConfig((8, 8, 8)))
 by_name = pytest.mark.parametrize('name', NAMES)
 
 
@@ -70,6 +72,7 @@ def test_parameter_counts():
     assert abs(millions(LLFlow.full())/17.4 - 1) < 0.05 and abs(millions(LLFlow.small())/1.7
                                                                 - 1) < 0.05
     assert 1 < millions(Restormer.small()) < 1.8
+    assert 0.045 < millions(PlainUNet.small()) < 0.1
 
 def test_channel_attention_is_attention_of_the_transpose():
     q, k, v = torch.randn(3, 2, 3, 4, 50).unbind(0)
@@ -342,3 +345,32 @@ def test_restormer_takes_any_size():
             assert net(torch.rand(2, 3, h, w)).shape == (2, 3, h, w)
     for bad in torch.rand(3, 16, 16), torch.rand(1, 4, 16, 16), torch.rand(1, 3, 0, 16):
         with pytest.raises(ValueError, match=r'\(B,3,H,W\)'): net(bad)
+
+
+# --- the control ---
+
+def test_the_control_is_given_the_data_of_a_plan(tiny, tmp_path):
+    "Whole pictures, scenes, natural photographs; kept, and gone on with"
+    from lowlight_nat.io.images import write_image
+    from lowlight_nat.models.config import TrainPlan
+    for split in 'train', 'val':
+        for part, factor in ('low', .1), ('high', 1):
+            for i in range(3):
+                write_image(factor*4*scene(40, 48), tmp_path/f'data/{split}/{part}/{i}.png')
+    for i in range(2): write_image(4*scene(30, 40), tmp_path/f'natural/n{i}.png')
+    seen = []
+    kw = dict(steps=4, bs=2, crop=(32, 48), like=replace(TrainPlan.small(), natural_share=.5),
+              natural=tmp_path/'natural', epoch_steps=2, minutes=0)
+    with pytest.MonkeyPatch().context() as m:
+        real = B.folder_dls
+        m.setattr(B, 'folder_dls', lambda *args, **kw: (seen.append(o := real(*args, **kw)), o)[1])
+        b = train_baseline('plain', tmp_path/'data', tmp_path/'out', **kw)
+    ds = seen[0].train.dataset
+    assert (ds.own, len(ds.pairs), ds.natural_share) == (3, 5, .5)
+    assert (ds.synthetic, ds.relight, ds.size) == (.2, .5, (32, 48))
+    assert (b.plan.crop, b.plan.ema, b.plan.natural_share) == ((32, 48), .998, .5)
+    assert load_baseline(tmp_path/'out/plain.safetensors').plan == b.plan
+    again = train_baseline('plain', tmp_path/'data', tmp_path/'out', resume=True, **kw)
+    x = scene(17, 23)
+    assert torch.equal(again(x), b(x))
+    assert baseline_plan('plain').crop == (400, 600)

@@ -387,7 +387,7 @@ bad_training = [(['--data', 'nowhere', '--out', 'run'], 'nowhere'),
                 (['--data', 'data', '--low', 'a', '--high', 'b', '--out',
                   'run'], 'give the one or the others'),
                 (['--data', 'data', '--out', 'run', '--lr', '1',
-                  '2'], 'one number for all stages, or four'),
+                  '2'], 'one number for all stages, or five'),
                 (['--data', 'data', '--out', 'run', '--bs', '0'], 'bs=0 must be positive'),
                 (['--data', 'data', '--out', 'run', '--crop', '-8'], 'crop=-8 must be positive'),
                 (['--data', 'data', '--out', 'run', '--device', 'abacus'], 'abacus')]
@@ -424,7 +424,7 @@ def two_folders(n=12, size=48):
         write_image(high, f'mine/high/{i}.png')
         write_image(high*.1, f'mine/low/{i}.png')
 
-SMALL = '--preset tiny --stage codebook --steps-scale 1e-9 --bs 2 --crop 32 --lr 1e-3 --device cpu'
+SMALL = '--preset tiny --stage light --steps-scale 1e-9 --bs 2 --crop 32 --lr 1e-3 --device cpu'
 
 def test_train_takes_its_plan_from_the_command(place, monkeypatch):
     import lowlight_nat.training.pipeline as training
@@ -434,19 +434,19 @@ def test_train_takes_its_plan_from_the_command(place, monkeypatch):
         lambda cfg, plan, *args, **kw: got.update(cfg=cfg, plan=plan, args=args, **kw))
     two_folders()
     assert lowlight_train.main(
-        '--low mine/low --high mine/high --out run --lr 3e-4 --bs 2 4 6 8 --crop 32 --steps-scale '
-        '.01 --overwrite --device cpu'
+        '--low mine/low --high mine/high --out run --lr 3e-4 --bs 8 2 4 6 8 --crop 32 --natural bright '
+        '--steps-scale .01 --overwrite --device cpu'
         .split()) == 0
     own = list(got['plan'].stages().values())
     assert [(o.lr, o.bs, o.crop) for o in own] == [
-        (3e-4, bs, 32) for bs in (2, 4, 6, 8)
+        (3e-4, bs, 32) for bs in (8, 2, 4, 6, 8)
     ] and got['plan'].context == TrainPlan.tiny().context
     assert got['args'] == (('mine/low', 'mine/high'), 'run', 'all',
-                           False) and got['overwrite'] and str(
+                           False) and got['overwrite'] and got['natural'] == 'bright' and str(
                                got['device']) == 'cpu' and got['scale'] == .01
     assert got['about'][
-        'command'] == ('lowlight_train --out run --low mine/low --high mine/high --steps-scale '
-                       '0.01 --lr 0.0003 --bs 2 4 6 8 --crop 32')
+        'command'] == ('lowlight_train --out run --low mine/low --high mine/high --natural bright '
+                       '--steps-scale 0.01 --lr 0.0003 --bs 8 2 4 6 8 --crop 32')
 
 @pytest.mark.slow
 def test_a_folder_with_low_and_high_is_trained_on(place, capsys):
@@ -457,8 +457,8 @@ def test_a_folder_with_low_and_high_is_trained_on(place, capsys):
         assert lowlight_train.main(f'{how} --out run{len(how)} {SMALL}'.split()) == 0
         lines = capsys.readouterr().out.splitlines()
         assert '11 pairs to train on, 1 to validate with: they are held out' in lines[0] and lines[
-            -1].startswith(f"done: 'run{len(how)}/codebook.safetensors'")
-    a, b = (Path(f'run{n}/codebook.safetensors')
+            -1].startswith(f"done: 'run{len(how)}/light.safetensors'")
+    a, b = (Path(f'run{n}/light.safetensors')
             for n in (len('--data mine'), len('--low mine/low --high mine/high')))
     from lowlight_nat.models.checkpoint import load_model
     assert all(
@@ -494,7 +494,7 @@ def test_nan_in_training_is_one_sentence(place, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         assert lowlight_train.main(
-            '--data mine --out run --preset tiny --stage codebook --steps-scale .1 --bs 2 --crop '
+            '--data mine --out run --preset tiny --stage light --steps-scale .1 --bs 2 --crop '
             '32 --lr 1e30 --device cpu'
             .split()) == 2
     said = complaint(capsys)

@@ -392,3 +392,92 @@ def test_synthetic_pairs_are_put_under_another_light():
     assert 15 < sum(changed) < 45
     with pytest.raises(ValueError, match='synthetic=0.5'):
         LowLightDataLoaders.from_synthetic(xs, synthetic=.5, **kw)
+
+
+# whole pictures, scenes, natural photographs
+
+def test_whole_pictures_of_one_size():
+    "Turned, made smaller, mirrored; never cut, never stretched."
+    for h, w in (48, 72), (72, 48), (96, 144), (20, 30), (31, 200), (500, 30):
+        x = picture(h, w)
+        y = fit_picture((x*255).round().to(torch.uint8), (48, 72)).float()/255
+        assert y.shape == (3, 48, 72)
+        if h > w: x = x.transpose(1, 2)
+        scale = min(48/x.shape[1], 72/x.shape[2], 1)
+        inside = y[:, :round(x.shape[1]*scale), :round(x.shape[2]*scale)]
+        assert (inside.mean((1, 2)) - x.mean((1, 2))).abs().max() < .01, (h, w)
+    x = picture(48, 72)
+    assert torch.equal(fit_picture(x, (48, 72)), x)
+    square = picture(60, 60)
+    assert fit_picture(square, (48, 72)).shape == (3, 48, 72)
+
+def test_dark_and_bright_are_fitted_alike(tmp_path):
+    for i, (h, w) in enumerate([(24, 32), (40, 20), (90, 100), (10, 12)]):
+        for d in 'low', 'high': save(tmp_path/d/f'{i}.png', h, w, seed=i)
+    ds = PairDataset(pair_folders(tmp_path/'low', tmp_path/'high'), size=(32, 48))
+    for k in range(12):
+        low, high = ds.draw(k)
+        assert low.shape == (3, 32, 48) and torch.equal(low, high)
+    assert not torch.equal(ds.draw(0)[0], ds.draw(4)[0])   # flips, and other pictures
+    assert all(x.dtype == torch.uint8 for xs in ds._cache.values() for x in xs)
+
+def test_scenes_keep_what_is_right():
+    x = torch.linspace(0, 1, 96).expand(3, 64, 96).contiguous()
+    def g(i): return torch.Generator().manual_seed(i)
+    for i in range(12):
+        low, high = backlit(x, g(i))
+        stops = (srgb_to_linear(high)/srgb_to_linear(low).clamp(min=1e-4)).log2()
+        assert torch.equal(high, x) and stops[..., 30:40].mean() > stops[..., 85:].mean() + .5
+        low, high = night(x, g(i))
+        assert high[..., :10].max() < .02 and low[..., :10].mean() < .03
+        assert high[..., 90:].mean() > high[..., 20:30].mean() + .2
+        low, high = right_already(x, g(i))
+        assert low is high and (high >= x - 1e-6).all()
+    with pytest.raises(KeyError): random_scene(x, g(0), dict(fog=1.))
+
+def test_natural_photographs_beside_pairs(twelve, tmp_path):
+    for i in range(5): save(tmp_path/'natural'/f'n{i}.png', 30, 40, seed=50+i)
+    def make(**kw):
+        return LowLightDataLoaders.from_folder(twelve, bs=4, size=(24, 32), items_per_epoch=40,
+                                               natural=tmp_path/'natural', natural_share=.3,
+                                               device='cpu', **kw)
+    a = make()
+    ds = a.train.dataset
+    ks = [ds.index(k) for k in range(170)]
+    # each natural one, and each pair, in passes of its own
+    natural = [i for i in ks if i >= 12]
+    assert len(natural) == 51 and {i: natural.count(i) for i in natural[:50]} == dict.fromkeys(range(12, 17), 10) | {natural[50]: natural.count(natural[50])}
+    pairs = [i for i in ks if i < 12]
+    assert all(sorted(pairs[n:n+12]) == list(range(12)) for n in range(0, 108, 12))
+    assert len(a.valid.dataset.pairs) == 2
+    # a state resumes
+    first = [b[0] for b in a.train]
+    state = a.state_dict()
+    b = make()
+    b.load_state_dict(state)
+    again = make()
+    assert torch.equal([x for x, _ in again.train][3], first[3])
+    assert torch.equal(next(iter(b.train))[0], next(iter(a.train))[0])
+    # as they are, pairs alone
+    few = ds.some(4)
+    assert len(few) == 4 and all(p.low for p in few.pairs) and ds.train and len(ds.pairs) == 17
+    low = read_image(few.pairs[1].low)
+    assert torch.equal(few[1][0], low) and torch.equal(few[1][0], few.draw(1)[0])
+
+@pytest.mark.filterwarnings('ignore')
+def test_broken_natural_photographs(twelve, tmp_path):
+    for i in range(3): save(tmp_path/'natural'/f'n{i}.png', 30, 40, seed=50+i)
+    cut_short(tmp_path/'natural/n1.png')
+    kw = dict(bs=4, size=(24, 32), items_per_epoch=40, natural=tmp_path/'natural',
+              natural_share=.5, device='cpu')
+    dls = LowLightDataLoaders.from_folder(twelve, **kw)
+    seen = set()
+    for _b in dls.train: seen |= set(dls.last_names)
+    assert {'n0', 'n2'} < seen and 'n1' not in seen
+    for i in 0, 2: cut_short(tmp_path/f'natural/n{i}.png')
+    with pytest.raises(ImageError, match='No pair is left'):
+        list(LowLightDataLoaders.from_folder(twelve, **kw).train)
+    with pytest.raises(ValueError, match='there are none'):
+        PairDataset(find_pairs(twelve), natural_share=.5)
+    with pytest.raises(ValueError, match='says nothing here'):
+        SyntheticDataset([picture()], natural=[picture()], natural_share=.5)

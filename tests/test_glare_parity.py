@@ -537,7 +537,7 @@ def test_nats_train_on_frozen_glare(release, tmp_path):
                     np.uint8)).save(tmp_path/'data'/split/folder/f'{split}{i}.png')
     model = LowLightNAT.from_glare(release/'net_G.pth', release/'vqgan.pkl', MINI)
     cfg = replace(model.cfg, rounds=2)
-    plan = replace(TrainPlan.base().each_stage(crop=32, bs=2, steps=2), context=64, bf16=False)
+    plan = replace(TrainPlan.base().each_stage(crop=32, bs=2, steps=2), context=(64, 64), bf16=False)
     save_model(model, tmp_path/'out'/'codebook.safetensors', half=False)
     for stage in 'flow', 'nat', 'decoder':
         trained = train_pipeline(cfg, plan, tmp_path/'data', tmp_path/'out', stage)

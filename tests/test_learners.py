@@ -24,10 +24,10 @@ from lowlight_nat.training.stages import STAGES
 
 TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
               flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2), nat_width=16,
-              nat_depth=1, feat_width=16, feat_depth=1)
-PLAN = replace(TrainPlan.tiny().each_stage(bs=2, crop=32), context=48, bf16=False, seed=0)
+              nat_depth=1, feat_width=16, feat_depth=1, light_channels=(8, 8, 16))
+PLAN = replace(TrainPlan.tiny().each_stage(bs=2, crop=32), context=(48, 48), bf16=False, seed=0)
 pytestmark = pytest.mark.filterwarnings('ignore')
-LEARNERS = dict(codebook=T.codebook_learner, flow=T.flow_learner, nat=T.nat_learner,
+LEARNERS = dict(light=T.light_learner, codebook=T.codebook_learner, flow=T.flow_learner, nat=T.nat_learner,
                 decoder=T.decoder_learner)
 every_stage = pytest.mark.parametrize('name', list(STAGES))
 
@@ -78,9 +78,9 @@ def test_loss_terms_are_metrics_by_name(name, tmp_path):
     learn = learner(name, tmp_path)
     quiet(learn, learn.fit, 1, 1e-3)
     names = list(learn.recorder.metric_names)[1:-1]
-    assert names == [
-        'train_loss', 'valid_loss', *STAGES[name].terms, 'gt_mean_psnr', 'gt_mean_ssim'
-    ]
+    own_level = ['raw_psnr', 'level_stops'] if name == 'light' else []
+    assert names == ['train_loss', 'valid_loss', *STAGES[name].terms, 'gt_mean_psnr',
+                     'gt_mean_ssim', *own_level]
     row = dict(zip(names, learn.recorder.values[-1]))
     terms = [row[t] for t in STAGES[name].terms if row[t] is not None]
     assert row['valid_loss'] == pytest.approx(sum(terms), rel=1e-4) and row['gt_mean_psnr'] > 0
@@ -237,7 +237,8 @@ def test_losses_of_larger_batches(name, tmp_path):
 def test_validate_needs_no_training_and_is_never_skipped(name, tmp_path):
     learn = learner(name, tmp_path, cbs=[ValidateEvery(7), Preview(tmp_path/'previews')])
     fresh = quiet(learn, learn.validate)
-    assert len(fresh) == 1 + len(STAGES[name].terms) + 2 and fresh[-2] > 0
+    assert len(fresh) == 1 + len(STAGES[name].terms) + 2 + 2*(name == 'light')
+    assert fresh[1 + len(STAGES[name].terms)] > 0
     quiet(learn, learn.fit, 1, 1e-3)
     in_training = learn.recorder.values[-1][1:]
     def numbers(vs):
@@ -403,3 +404,30 @@ def test_in_evaluation_stages_show_doubt_and_mask(name):
         assert out.entropy.shape == out.mask.shape == (3, 12, 12) and out.mask.dtype == torch.bool
     assert torch.equal(pair.entropy, alone.entropy) and alone.terms == {}
     assert stage.train()(x*.2, x).entropy is None
+
+def test_light_and_picture_are_cut_and_turned_alike():
+    "What a stage sees of a crop is what it would see there in the whole picture"
+    torch.manual_seed(0)
+    model = LowLightNAT(TOY).eval()
+    with torch.no_grad():
+        for p in model.light.parameters(): p.add_(0.02*torch.randn_like(p))
+    stage = STAGES['flow'](model, replace(PLAN, transpose=True)).train()
+    x = torch.nn.functional.interpolate(torch.rand(2, 3, 6, 9), size=(64, 96), mode='bilinear')
+    whole = stage.eval().view(.2*x, x)
+    lit = whole.light.on(whole.x_low)
+    part = whole.cut(8, 36, 32)
+    assert torch.equal(part.x, whole.x[..., 8:40, 36:68])
+    inside = part.light.on(part.x_low)[..., 4:-4, 4:-4]   # at its border a crop knows less
+    assert torch.allclose(inside, lit[..., 12:36, 40:64], atol=1e-5)
+    turned = part.transposed()
+    assert torch.allclose(turned.light.on(turned.x_low).transpose(2, 3), part.light.on(part.x_low))
+    # in training: crops of the same light, some of it misjudged, some of them turned
+    stage.train()
+    shapes = set()
+    for _ in range(20):
+        t = stage.view(.2*x, x)
+        assert t.x.shape == (2, 3, 32, 32) and t.light.field.shape == (2, 12, 8, 8)
+        assert not t.light.field.requires_grad and torch.equal(t.light.mean, whole.light.mean)
+        shapes.add((t.light.on(t.x_low)/t.x_low.clamp(min=1e-3)).mean().item())
+    assert len(shapes) == 20
+    assert STAGES['codebook'](model, PLAN).train().view(x, x).light is None

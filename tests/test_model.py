@@ -436,7 +436,7 @@ BAD = [(ModelConfig, bad)
                    dict(exposure_head='oracle'), dict(beta=-1), dict(lights=float('inf')),
                    dict(frozen=2), dict(name=3), dict(tau=True))]
 BAD += [(TrainPlan, bad)
-        for bad in (dict(context=100), dict(ema=2), dict(ema=1), dict(seed=1.5), dict(seed=-1),
+        for bad in (dict(context=(100, 96)), dict(ema=2), dict(ema=1), dict(seed=1.5), dict(seed=-1),
                     dict(structure='l2'), dict(structure_weight=-1),
                     dict(heard=float('nan')), dict(latents=0), dict(align='no'), dict(transpose='no'), dict(bf16=None),
                     dict(synthetic=1.1), dict(flow=(96, 8, 400, 1e-3)))]

@@ -30,7 +30,7 @@ out, rank = Path(sys.argv[1]), rank_distrib()
 cfg = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
               flow_steps=1, flow_hidden=8, dec_channels=(8, 8),
               dilations=(1, 2), nat_width=16, nat_depth=1, feat_width=16, feat_depth=1)
-plan = replace(TrainPlan.tiny().each_stage(crop=32), context=48, bf16=False)
+plan = replace(TrainPlan.tiny().each_stage(crop=32), context=(48, 48), bf16=False)
 pictures = [torch.rand(3, 48, 48, generator=torch.Generator().manual_seed(i)) for i in range(4)]
 torch.manual_seed(rank)   # each process starts elsewhere, on purpose
 model, res = LowLightNAT(cfg), {}

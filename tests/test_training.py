@@ -26,8 +26,8 @@ from lowlight_nat.training.checkpoints import Checkpoint, Resume, load_state
 
 TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
               flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2), nat_width=16,
-              nat_depth=1, feat_width=16, feat_depth=1)
-PLAN = replace(TrainPlan.tiny().each_stage(steps=12, bs=2, crop=32), context=48, bf16=False)
+              nat_depth=1, feat_width=16, feat_depth=1, light_channels=(8, 8, 16))
+PLAN = replace(TrainPlan.tiny().each_stage(steps=12, bs=2, crop=32), context=(48, 48), bf16=False)
 pytestmark = [pytest.mark.filterwarnings('ignore'), pytest.mark.slow]
 
 
@@ -38,9 +38,9 @@ def pictures(n=4, size=48):
                                         mode='bilinear')[0] for _ in range(n)
     ]
 
-def toy_dls(crop, bs, n):
+def toy_dls(size, bs, n):
     ps = pictures()
-    return LowLightDataLoaders.from_synthetic(ps, val_images=ps[:1], size=crop, bs=bs,
+    return LowLightDataLoaders.from_synthetic(ps, val_images=ps[:1], size=size, bs=bs,
                                               items_per_epoch=n, device='cpu')
 
 @pytest.fixture(autouse=True)
@@ -82,9 +82,11 @@ def test_tables(whole):
         rows = list(csv.DictReader((whole/f'{s}.csv').open()))
         assert [r['step'] for r in rows if r['split'] == 'train'] == ['0', '10']
         assert [r['step'] for r in rows if r['split'] == 'val'] == ['6', '12']
+        # of the light: on pictures that are trained on, beside
+        assert [r['step'] for r in rows if r['split'] == 'fit'] == ['6', '12']*(s == 'light')
         assert set(T.STAGES[s].terms) <= set(rows[0]) and all(
             float(r['loss']) == float(r['loss']) for r in rows)
-        assert all(float(r['gt_mean_psnr']) > 0 for r in rows if r['split'] == 'val')
+        assert all(float(r['gt_mean_psnr']) > 0 for r in rows if r['split'] != 'train')
 
 def test_later_stages_leave_the_codebook_alone(whole):
     states = {s: weights(whole/f'{s}.safetensors') for s in T.STAGES}
@@ -94,11 +96,13 @@ def test_later_stages_leave_the_codebook_alone(whole):
         assert not [k for k in book if not torch.equal(states[s][k], states['codebook'][k])]
     def changed(a, b):
         return {k.split('.')[0] for k in same(states[a], states[b])}
-    assert changed('codebook', 'flow') == {'encoder', 'flow', 'spread', 'exposure'}
+    assert changed('light', 'codebook') == {'vqgan'}
+    assert changed('codebook', 'flow') == {'encoder', 'flow', 'spread'}
     assert changed('flow', 'nat') == {'nat'}
-    assert changed('nat', 'decoder') == {'encoder', 'flow', 'spread', 'exposure', 'nat', 'fusion'}
+    assert changed('nat', 'decoder') == {'encoder', 'flow', 'spread', 'nat', 'fusion'}
 
 def test_same_seed_same_run(whole, tmp_path):
+    T.train_pipeline(TOY, PLAN, toy_dls, tmp_path, stages='light')
     T.train_pipeline(TOY, PLAN, toy_dls, tmp_path, stages='codebook')
     assert not same(weights(tmp_path/'codebook.safetensors'), weights(whole/'codebook.safetensors'))
 
@@ -115,7 +119,7 @@ def interrupted(monkeypatch, name, step):
         T, 'stage_learner', lambda n, dls, model, plan, cbs=(), make=None: real(
             n, dls, model, plan, [*cbs, *([Stop(step)] if n == name else [])], make))
 
-@pytest.mark.parametrize('name,step', [('codebook', 8), ('flow', 1), ('flow', 7), ('nat', 7), ('decoder', 8)])
+@pytest.mark.parametrize('name,step', [('light', 8), ('codebook', 8), ('flow', 1), ('flow', 7), ('nat', 7), ('decoder', 8)])
 def test_resumed_by_keyboard_is_the_same_run(whole, tmp_path, monkeypatch, name, step):
     before = list(T.STAGES)[:list(T.STAGES).index(name)]
     for s in before:
@@ -278,8 +282,8 @@ def copy(whole, to):
 
 def test_a_new_codebook_makes_what_stands_on_it_stale(whole, tmp_path):
     old = copy(whole, tmp_path)
-    T.train_pipeline(TOY, replace(PLAN, seed=7), toy_dls, tmp_path, stages='codebook',
-                     overwrite=True)
+    for s in 'light', 'codebook':
+        T.train_pipeline(TOY, replace(PLAN, seed=7), toy_dls, tmp_path, stages=s, overwrite=True)
     model = T.train_pipeline(TOY, replace(PLAN, seed=7), toy_dls, tmp_path, resume=True)
     assert [n for n in old if (tmp_path/n).read_bytes() == old[n]] == []
     state = model.state_dict()
@@ -331,7 +335,7 @@ def test_a_stage_may_start_from_any_checkpoint(whole, tmp_path):
     (name, cfg, used), = seen
     began = read_metadata(tmp_path/'model.safetensors').about['start']
     assert began['file'] == path.name and set(began['stages']) == set(
-        T.STAGES) and began['steps'] == [12]*4 and began['command'] == 'test'
+        T.STAGES) and began['steps'] == [12]*5 and began['command'] == 'test'
     assert name == 'decoder' and used == plan and (cfg.factor, cfg.tau) != (
         1., TOY.tau) and cfg.factor == pytest.approx(was.factor, rel=0.05)
 
@@ -347,6 +351,8 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts(whole, tmp_path):
             return step(self)
         with pytest.MonkeyPatch().context() as m:
             m.setattr(T.StageLearner, '_step', short)
+            out.mkdir()
+            start_of('codebook', whole, out)
             T.train_pipeline(TOY, PLAN, toy_dls, out, stages='codebook')
         return shown, weights(out/'codebook.safetensors')
     early, a = run(tmp_path/'early', 0)
@@ -382,32 +388,6 @@ def test_a_run_that_had_halved_its_batch_is_resumed(tmp_path, monkeypatch):
     a, b = (tmp_path/out for out in ('whole', 'stopped'))
     assert not same(weights(a/'flow.safetensors'), weights(b/'flow.safetensors'))
     assert (a/'flow.csv').read_text() == (b/'flow.csv').read_text()
-
-def test_the_exposure_head_is_fitted_alone(whole):
-    model = load_model(whole/'decoder.safetensors')
-    dls = toy_dls(48, 2, 4)
-    dls.train.dataset.relight = 0.25
-    dls.train.dataset.synthetic = 0.5
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    chance = torch.get_rng_state()
-    ds = dls.train.dataset
-    shares = []
-    draw = ds.draw
-    ds.draw = lambda k: (shares.append((ds.synthetic, ds.relight)), draw(k))[1]
-    T.refit_exposure(model, dls)
-    del ds.draw
-    assert shares == [(0., 0.)]*4 and ds.relight == 0.25   # real darkness and real light alone
-    assert {k.split('.')[0] for k in same(before, model.state_dict())} == {'exposure'}
-    assert torch.equal(torch.get_rng_state(),
-                       chance) and dls.train.dataset.synthetic == 0.5 and not model.training
-    levels = torch.stack([dls.train.dataset.draw(k)[1].mean() for k in range(4)])
-    def error(m):
-        return sum(
-            (m(dls.train.dataset.draw(k)[0][None]).level - levels[k]).abs().item() for k in range(4))
-    with torch.no_grad(): model.exposure.net[-1].bias.copy_(torch.tensor([-3., 0.]))
-    dark = error(model)
-    T.refit_exposure(model, dls)
-    assert error(model) < dark/2
 
 def test_the_last_stage_sees_whole_pieces_now_and_then():
     torch.manual_seed(0)
@@ -483,7 +463,7 @@ def test_only_the_codebook_is_given_the_bright_picture_twice(tmp_path, kind):
     twice = []
     draw = ds.draw
     ds.draw = lambda k: (twice.append((o := draw(k))[0] is o[1]), o)[1]
-    for stage, want in ('codebook', True), ('flow', False), ('nat', False):
+    for stage, want in ('light', False), ('codebook', True), ('flow', False), ('nat', False):
         twice.clear()
         T.train_pipeline(TOY, PLAN.each_stage(steps=3), lambda size, bs, n: dls, tmp_path/'out',
                          stages=stage)
@@ -516,8 +496,8 @@ def test_a_resumed_stage_never_brings_back_an_old_codebook(whole, tmp_path):
     start_of('flow', whole, tmp_path)
     killed_in('flow', tmp_path)
     state = (tmp_path/'flow.pt').read_bytes()
-    T.train_pipeline(TOY, replace(PLAN, seed=7), toy_dls, tmp_path, stages='codebook',
-                     overwrite=True)
+    for s in 'light', 'codebook':
+        T.train_pipeline(TOY, replace(PLAN, seed=7), toy_dls, tmp_path, stages=s, overwrite=True)
     for stages in 'flow', 'all':
         with pytest.raises(
                 ValueError,
@@ -577,7 +557,7 @@ def test_other_data_are_noticed(whole, tmp_path, monkeypatch):
         T.train_pipeline(TOY, PLAN, other_dls, tmp_path, stages='nat', resume=True)
     with pytest.raises(
             ValueError,
-            match=r'codebook.safetensors was trained on another set of pictures \(\w{16} then, \w{16} now\)'
+            match=r'light.safetensors was trained on another set of pictures \(\w{16} then, \w{16} now\)'
     ):
         T.train_pipeline(TOY, PLAN, other_dls, tmp_path, resume=True)
     assert {f.name: f.read_bytes() for f in T._run_files(tmp_path)} == old
@@ -605,7 +585,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_kept(whole, tmp_path, monkeypa
     T.train_pipeline(TOY, PLAN, toy_dls, tmp_path/'half', stages='codebook', overwrite=True)
     assert 'from epoch' not in capsys.readouterr().out and not same(
         weights(tmp_path/'half/codebook.safetensors'), weights(whole/'codebook.safetensors'))
-    T.train_pipeline(TOY, PLAN.each_stage(steps=3), toy_dls, tmp_path/'new', stages='codebook',
+    T.train_pipeline(TOY, PLAN.each_stage(steps=3), toy_dls, tmp_path/'new', stages='light',
                      resume=True)
     assert 'holds no run to go on with' in capsys.readouterr().out
 
@@ -626,8 +606,8 @@ def test_two_runs_in_one_folder_at_once(tmp_path):
     assert '\n' not in str(e.value) and [f.name for f in tmp_path.iterdir()] == ['.lock']
     os.kill(p.pid, signal.SIGKILL)
     p.communicate()
-    T.train_pipeline(TOY, PLAN.each_stage(steps=3), toy_dls, tmp_path, stages='codebook')
-    assert (tmp_path/'codebook.safetensors').exists()
+    T.train_pipeline(TOY, PLAN.each_stage(steps=3), toy_dls, tmp_path, stages='light')
+    assert (tmp_path/'light.safetensors').exists()
 
 def test_locks_without_fcntl(tmp_path, monkeypatch):
     "As on Windows, where msvcrt locks one byte: taken, refused to the next, given back."
@@ -666,9 +646,9 @@ def test_plain_lines_where_nobody_sees_a_bar(tmp_path):
             next(i
                  for i, l in enumerate(lines)
                  if l.startswith(f'{s}: {words}'))
-            for words in ('epoch 4 of 4', 'exposure head alone, 150 steps on 4 pieces',
+            for words in ('epoch 4 of 4',
                           'factor of the temperature, on 1 validation picture',
-                          'threshold tau, on 16 pieces', 'tau is ')
+                          'threshold tau, on 16 pictures', 'tau is ')
         ]
         assert at == sorted(at)
     assert all(l.split(':')[0] in (*T.STAGES, 'model', 'done') for l in lines)
@@ -677,15 +657,83 @@ def test_plain_lines_where_nobody_sees_a_bar(tmp_path):
 
 def test_what_follows_a_stage_is_scaled_with_its_steps(tmp_path, monkeypatch, capsys):
     did = {}
-    head = T.refit_exposure
-    monkeypatch.setattr(T, 'refit_exposure', lambda model, dls, **kw:
-                        (did.update(kw), head(model, dls, **kw)))
+    factor = T.set_factor
+    monkeypatch.setattr(T, 'set_factor', lambda model, dls, **kw:
+                        (did.update(kw), factor(model, dls, **kw))[1])
     start = tmp_path/'start.safetensors'
     torch.manual_seed(0)
     T.save_model(LowLightNAT(TOY), start)
     T.train_pipeline(TOY, PLAN.each_stage(steps=3), toy_dls, tmp_path/'out', stages='flow',
                      start=start, scale=.01)
-    assert did == dict(limit=4, steps=2, seed=PLAN.seed)
+    assert did == dict(pictures=1, seed=PLAN.seed)
     out = capsys.readouterr().out
-    assert 'exposure head alone, 2 steps on 4 pieces' in out and 'tau, on 2 pieces' in out
+    assert 'tau, on 2 pictures' in out
     assert f"done: '{tmp_path/'out/flow.safetensors'}'" in out
+
+
+# --- the light, and natural photographs ---
+
+def test_the_light_that_was_best_on_new_scenes_is_kept(whole, tmp_path, monkeypatch):
+    """Also when the run was stopped after it; and its figures, on new scenes and on those trained
+    on, are in the checkpoint."""
+    plan = replace(PLAN, light=replace(PLAN.light, lr=1e-9))
+    real = T.stage_learner
+    class Spoil(Callback):
+        order = 30
+        def after_step(self):
+            if self.epoch >= 2:
+                for p in self.learn.model.model.light.parameters(): p.data.add_(0.05)
+    def spoilt(stop=None):
+        def make(n, dls, model, plan, cbs=(), make=None):
+            more = [Spoil(), *([Stop(stop)] if stop else [])]
+            return real(n, dls, model, plan, [*cbs, *more], make)
+        return make
+    def run(out, stop=None, resume=False):
+        with monkeypatch.context() as m:
+            m.setattr(T, 'stage_learner', spoilt(stop))
+            T.train_pipeline(TOY, plan, toy_dls, out, stages='light', resume=resume, minutes=0)
+    run(tmp_path/'a')
+    rows = list(csv.DictReader((tmp_path/'a/light.csv').open()))
+    val = [float(r['loss']) for r in rows if r['split'] == 'val']
+    figures = read_metadata(tmp_path/'a/light.safetensors').about['figures']
+    assert figures['valid_loss'] == pytest.approx(min(val), abs=1e-4) and min(val) < val[-1] - .01
+    assert figures['step'] == 6 and figures['fit_gt_mean_psnr'] > 0
+    kept = load_model(tmp_path/'a/light.safetensors')
+    x_low, x_high = next(iter(toy_dls((48, 48), 2, 6).valid))
+    with torch.no_grad(): terms = T.STAGES['light'](kept, plan).eval()(x_low, x_high).terms
+    assert sum(v.item() for v in terms.values()) == pytest.approx(min(val), abs=1e-3)
+    with pytest.raises(KeyboardInterrupt): run(tmp_path/'b', stop=11)
+    run(tmp_path/'b', resume=True)
+    a, b = (weights(tmp_path/o/'light.safetensors') for o in 'ab')
+    assert not same(a, b)
+    assert (tmp_path/'a/light.csv').read_text() == (tmp_path/'b/light.csv').read_text()
+
+def test_natural_photographs_train_too(tmp_path):
+    "By one call on folders; and they are remembered as seen."
+    from lowlight_nat.data.overlap import unpack
+    for part, factor in ('low', .1), ('high', 1):
+        for split in 'train', 'val':
+            (tmp_path/split/part).mkdir(parents=True)
+            for i, x in enumerate(pictures(3)): write_image(factor*x, tmp_path/split/part/f'{i}.png')
+    (tmp_path/'natural').mkdir()
+    for i, x in enumerate(pictures(5)): write_image(x[:, :40, :30], tmp_path/f'natural/n{i}.png')
+    plan = replace(PLAN.each_stage(steps=3), natural_share=.4, synthetic=.5, relight=.5,
+                   transpose=True)
+    T.train_pipeline(TOY, plan, tmp_path, tmp_path/'out', natural=tmp_path/'natural')
+    about = read_metadata(tmp_path/'out/model.safetensors').about
+    assert len(unpack(about['fingerprints'])) == 3 + 5
+    assert len(list((tmp_path/'out/latents').glob('*.safetensors'))) == plan.latents*8
+    with pytest.raises(ValueError, match='natural is a folder'):
+        T.train_pipeline(TOY, plan, toy_dls, tmp_path/'new', natural=tmp_path/'natural')
+
+def test_glare_has_no_stage_light(tmp_path):
+    cfg = replace(ModelConfig.base(), vq_channels=(32, 64, 64), n_codes=16, cond=8, flow_steps=1,
+                  flow_hidden=8, nat_width=32, nat_depth=1, nat_heads=4, feat_width=16,
+                  feat_depth=1)
+    with pytest.raises(ValueError, match='choose one of codebook, flow'):
+        T.train_pipeline(cfg, PLAN, toy_dls, tmp_path, stages='light')
+    plan = PLAN.each_stage(steps=1, bs=1)
+    T.train_pipeline(cfg, plan, toy_dls, tmp_path)
+    assert not (tmp_path/'light.safetensors').exists()
+    assert (tmp_path/'model.safetensors').exists()
+    T.train_pipeline(cfg, plan, toy_dls, tmp_path, resume=True)

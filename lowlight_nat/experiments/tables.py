@@ -23,7 +23,7 @@ from ..models.config import ModelConfig, TrainPlan
 from ..models.lowlight_nat import LowLightNAT
 from ..data.pairs import find_pairs
 from ..io.records import folder_lock
-from ..training.stages import DecoderStage
+from ..training.stages import DecoderStage, stage_names
 from ..training.pipeline import folder_dls, is_done, previous, train_pipeline, train_stage
 
 # %% ../../nbs/part5_truth/20_tables.ipynb #3184f930
@@ -45,10 +45,12 @@ class Budget:
 BUDGETS = dict(
     small=Budget(ModelConfig.tiny, TrainPlan.tiny, dict(
         restormer=dict(preset='small', steps=600, bs=4, crop=128),
-        llflow=dict(preset='small', steps=600, bs=4, crop=96))),
+        llflow=dict(preset='small', steps=600, bs=4, crop=96),
+        plain=dict(preset='small', steps=600, bs=4, crop=(256, 384)))),
     full=Budget(ModelConfig.base, TrainPlan.base, dict(
         restormer=dict(preset='full', steps=60_150, bs=8, crop=128),
-        llflow=dict(preset='full', steps=60_150, bs=8, crop=160))))
+        llflow=dict(preset='full', steps=60_150, bs=8, crop=160),
+        plain=dict(preset='small', steps=60_150, bs=8, crop=(400, 600)))))
 
 def shared_stages(
     cfg:ModelConfig, # sizes
@@ -56,9 +58,10 @@ def shared_stages(
     # folder of a data set of pairs; or what makes DataLoaders of it, as `train_pipeline` takes it
     data,
     folder, # for checkpoints
-)->Path: # folder with codebook, flow and nat, finished
-    "Stages 1, 2 and 2b, which all rows start from; what is finished is kept."
-    for name in 'codebook','flow','nat': train_pipeline(cfg, plan, data, folder, name, resume=True)
+)->Path: # folder with all stages but the last, finished
+    "All stages but the last, which all rows start from; what is finished is kept."
+    for name in stage_names(cfg)[:-1]:
+        train_pipeline(cfg, plan, data, folder, name, resume=True)
     return Path(folder)
 
 # %% ../../nbs/part5_truth/20_tables.ipynb #95f1a4a9
@@ -109,7 +112,7 @@ def system_row(
         if not decoder: parameters -= _numbers(e.model.fusion.nat)
         r = run.score(f'{name}, seed {seed}, scores', e, latent_nat=latent, decoder_nat=decoder)
         own = took(path)+(took(shared/'nat.safetensors') if latent else 0)
-        first = took(shared/'codebook.safetensors')+took(shared/'flow.safetensors')
+        first = sum(took(shared/f'{stage}.safetensors') for stage in stage_names(cfg)[:-2])
         return dict(r, parameters=parameters, seconds_shared=first, seconds_train=own)
     return run.rows.row(f'{name}, seed {seed}', make)
 
@@ -120,7 +123,7 @@ def _numbers(module):
 # %% ../../nbs/part5_truth/20_tables.ipynb #3f2369b6
 def baseline_row(
     run:Run, # beside its folder is that of the checkpoints
-    name:str, # restormer or llflow
+    name:str, # restormer, llflow or plain
     plan:dict, # preset, steps, bs, crop
     data, # folder of a data set of pairs
 )->AttrDict: # as `system_row`
@@ -156,7 +159,7 @@ def table1(
     plan = replace(b.plan(), seed=run.seed)
     rows = [dict(system='input', parameters=0, seconds_train=0, **run.score('input', lambda x: x))]
     rows += [dict(system=k, **classical_row(run, k)) for k in ('gamma','clahe')]
-    for k,name in dict(llflow='LLFlow', restormer='Restormer').items():
+    for k,name in dict(llflow='LLFlow', restormer='Restormer', plain='plain U-Net').items():
         rows.append(dict(system=name, **baseline_row(run, k, b.baselines[k], data)))
     for k in ('GLARE', '+NAT latent', '+NAT latent & decoder'):
         rows.append(dict(system=k, **system_row(run, k, cfg, plan, run.seed, data)))

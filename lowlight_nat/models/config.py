@@ -262,7 +262,7 @@ NATConfig = ModelConfig # its name in version 0.1
 @dataclass(frozen=True)
 class StagePlan(Checked):
     "How one stage is trained"
-    crop:int = within('[16, inf)', 64) # side of the crops, cut from pieces of `context`, pixels
+    crop:int = within('[16, inf)', 64) # side of the crops of whole pictures, pixels
     bs:int = within('[1, inf)', 8)   # batch size
     steps:int = within('[1, inf)', 500) # optimizer steps
     lr:float = within('(0, inf)', 1e-3) # peak learning rate
@@ -275,21 +275,26 @@ class StagePlan(Checked):
 # %% ../../nbs/workshop/17_config.ipynb #5c1f0a21
 @dataclass(frozen=True)
 class TrainPlan(Checked):
-    "How a LowLightNAT is trained: four stages, and what they share"
+    "How a LowLightNAT is trained: five stages, and what they share"
+    light:StagePlan = StagePlan(64, 8, 400, 2e-3) # stage 0, on whole pictures: it cuts no crops
     codebook:StagePlan = StagePlan(64, 16, 600) # stage 1
     flow:StagePlan = StagePlan(96, 8, 500) # stage 2
     nat:StagePlan = StagePlan(128, 8, 250, 1.5e-3) # stage 2b
     decoder:StagePlan = StagePlan(128, 4, 700) # stage 3
-    # side of the pieces whose statistics and level are used, pixels
-    context:int = within('[16, inf)', 256)
+    # height and width that whole pictures are fitted to, pixels: of them the light is learned, and
+    # from them crops are cut
+    context:tuple = within('[16, inf)', (256, 384), 2)
     # decay of the moving average of the weights, which is what is kept
     ema:float = within('[0, 1)', 0.99)
-    # share of the training pieces whose dark picture is made from the bright one
+    # share of the training pairs that are replaced by scenes made of their bright picture
     synthetic:float = within('[0, 1]', 0.)
-    # share of the training pieces whose two pictures are put under another light
+    # share of the training pictures that are put under another light
     relight:float = within('[0, 1]', 0.)
-    transpose:bool = False           # rows and columns swapped in half of the training pieces
-    # share of the steps of the stage decoder that see whole pieces, fewer at a time, not crops
+    # share of the training pictures that are scenes made of natural photographs, where a folder of
+    # them is given
+    natural_share:float = within('[0, 1]', 0.2)
+    transpose:bool = False           # rows and columns swapped in half of the batches of crops
+    # share of the steps of the stage decoder that see whole pictures, fewer at a time, not crops
     whole:float = within('[0, 1]', 0.)
     # share of the steps of the stage decoder without the NAT on the features
     nat_off:float = within('[0, 1]', 0.1)
@@ -298,7 +303,7 @@ class TrainPlan(Checked):
     # versions of each training picture whose latents the stage nat keeps
     latents:int = within('[1, inf)', 2)
     # share of the steps of the stage decoder whose latent knows true tokens
-    heard:float = within('[0, 1]', 0.6)
+    heard:float = within('[0, 1]', 0.15)
     align:bool = True                # in the stage decoder alignment and latent NAT go on learning
     # weight of the perceptual term of the stage decoder, 0: off
     dec_perceptual:float = within('[0, inf)', 0.)
@@ -324,18 +329,18 @@ class TrainPlan(Checked):
     def small(cls):
         "For the bundled checkpoint"
         return cls(
-            codebook=StagePlan(64, 16, 1000),
-            flow=StagePlan(96, 8, 800),
+            light=StagePlan(64, 8, 5000, 2e-3),
+            codebook=StagePlan(96, 16, 2400, 1.2e-3),
+            flow=StagePlan(192, 6, 600),
             nat=StagePlan(192, 6, 3000, 1.5e-3),
-            decoder=StagePlan(128, 6, 4000, 8e-4),
-            ema=0.995,
+            decoder=StagePlan(192, 6, 6000),
+            context=(400, 600),
+            ema=0.998,
             synthetic=0.2,
-            relight=0.6,
+            relight=0.5,
             transpose=True,
-            whole=0.25,
-            nat_off=0.5,
-            structure_weight=0.8,
-            align=False,
+            nat_off=0.4,
+            structure_weight=0.5,
         )
 
     @classmethod
@@ -343,10 +348,11 @@ class TrainPlan(Checked):
         "The talk's plan: Adam 4e-4, batch 8, 60,150 steps, mixed precision"
         talk = StagePlan(256, 8, 60150, 4e-4)
         return cls(
-            talk,
-            talk,
-            talk,
-            talk,
+            codebook=talk,
+            flow=talk,
+            nat=talk,
+            decoder=talk,
+            context=(400, 600),
             adversarial=0.75,
             perceptual=1.,
             structure='ms_ssim',
@@ -354,13 +360,14 @@ class TrainPlan(Checked):
         )
 
     def _check(self):
-        if self.context % 8:
-            self._refuse(f'context={self.context} must be a multiple of 8 pixels; '
+        if any(side % 8 for side in self.context):
+            self._refuse(f'context={self.context} must be multiples of 8 pixels; '
                          'the net halves its pictures three times')
 
     def stages(self) -> dict: # name: `StagePlan`
         "The stages' own parts, in order"
-        return dict(codebook=self.codebook, flow=self.flow, nat=self.nat, decoder=self.decoder)
+        return dict(light=self.light, codebook=self.codebook, flow=self.flow, nat=self.nat,
+                    decoder=self.decoder)
 
     def each_stage(self, **changes): # fields of `StagePlan`, to a `TrainPlan`
         "The plan with the same change to every stage"
@@ -371,7 +378,7 @@ class TrainPlan(Checked):
         def longer(stage): return replace(stage, steps=max(1, round(stage.steps*times)))
         return replace(self, **{k: longer(v) for k, v in self.stages().items()})
 
-    def decides(self, stage:str, # codebook, flow, nat or decoder
+    def decides(self, stage:str, # light, codebook, flow, nat or decoder
                ) -> dict: # field: value
         "What decides how a stage is trained: its own part, and what all share"
         own = self.stages()
@@ -383,10 +390,10 @@ def config_0_1(s:str # JSON of a configuration of version 0.1, which had the pla
               ) -> tuple[ModelConfig, TrainPlan]:
     "Configuration and plan of a checkpoint of version 0.1"
     old = json.loads(s)
-    old.pop('soft_targets', None)   # of a loss that is no more
+    for name in 'soft_targets', 'context': old.pop(name, None)   # what is no more, or is another
     plan = {f.name: old.pop(f.name) for f in fields(TrainPlan) if f.name in old}
     own = {f.name: old.pop(f.name) for f in fields(StagePlan) if f.name in old} # a value a stage
-    for i, stage in enumerate(TrainPlan().stages()):
+    for i, stage in enumerate(('codebook', 'flow', 'nat', 'decoder')):
         plan[stage] = StagePlan(**{k: v[i] for k, v in own.items()})
     return ModelConfig.from_dict(old), TrainPlan(**plan)
 

@@ -288,12 +288,6 @@ class FusionDecoder(nn.Module):
         return Decoded(self.conv_out(h), nat)
 
 # %% ../../nbs/part3_doubt/12_fusion.ipynb #c4110002
-def smooth_light(x_lit:Tensor # lit picture (B,3,H,W), H and W multiples of 4
-                ) -> Tensor: # (B,3,H,W)
-    "The lit picture without its detail: means of every 4x4 pixels, enlarged"
-    small = F.avg_pool2d(x_lit.float(), 4)
-    return F.interpolate(small, x_lit.shape[2:], mode='bilinear', align_corners=False)
-
 def smooth(x:Tensor, # (B,C,H,W)
            side:int=9, # of the window, in pixels, odd
           ) -> Tensor: # (B,C,H,W)

@@ -28,11 +28,13 @@ from ..training.callbacks import (Autocast, Curve, EMAWeights, FrozenEval, GiveT
 from ..training.checkpoints import Checkpoint, Resume
 from ..io.files import choose, write_beside
 from ..models.checkpoint import file_metadata, fill
+from ..models.config import TrainPlan
 from ..inference.tiling import crop_to, pad_to_multiple
 from .llflow import LLFlow, LLFlowConfig
 from ..evaluation.fidelity import grey_mean
 from ..data.pairs import data_name
 from ..io.records import folder_lock
+from .plain import PlainConfig, PlainUNet
 from .restormer import Restormer, RestormerConfig
 from ..training.learner import StageLearner, gt_mean_psnr, gt_mean_ssim, split_stage
 from ..training.pipeline import folder_dls
@@ -86,8 +88,9 @@ def clahe(x_low:Tensor, # dark picture (3,H,W) in [0,1]
     return torch.from_numpy(y).permute(2, 0, 1).contiguous().to(x)
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #26d947d7
-NETWORKS = dict(restormer=Restormer, llflow=LLFlow) # name: class
-CONFIGS = dict(restormer=RestormerConfig, llflow=LLFlowConfig) # name: class of its sizes
+NETWORKS = dict(restormer=Restormer, llflow=LLFlow, plain=PlainUNet) # name: class
+# name: class of its sizes
+CONFIGS = dict(restormer=RestormerConfig, llflow=LLFlowConfig, plain=PlainConfig)
 CLASSICS = dict(clahe=clahe, gamma=gamma) # name: function of a picture
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #bac428a3
@@ -118,17 +121,20 @@ class BaselineStage(nn.Module):
 @dataclass(frozen=True)
 class BaselinePlan:
     "How a baseline is trained"
-    name: str = 'restormer'  # of the network: restormer or llflow
+    name: str = 'restormer'  # of the network: restormer, llflow or plain
     preset: str = 'small'    # its size: small or full
     steps: int = 3000        # optimizer steps
     bs: int = 4              # crops a step
-    crop: int = 128          # side of the training crops, pixels
+    # side of the training crops, or height and width of whole pictures, pixels
+    crop: int|tuple[int, int] = 128
     lr: float = 1e-3         # peak learning rate
     ema: float = 0.99        # decay of the moving average of the weights, which is what is kept
-    # share of the training crops whose dark picture is made from the bright one
+    # share of the training pairs that are replaced by scenes made of their bright picture
     synthetic: float = 0.
     # share of the training crops whose two pictures are put under another light
     relight: float = 0.
+    # share of the training crops that are scenes made of natural photographs, where there are any
+    natural_share: float = 0.
     transpose: bool = False  # rows and columns swapped in half of the training crops
     # bfloat16 autocast in training; flow and attention tables stay in float32
     bf16: bool = True
@@ -138,12 +144,15 @@ class BaselinePlan:
         choose('baseline', self.name, NETWORKS)
         choose('preset', self.preset, ('small', 'full'))
         for k in ('steps', 'bs', 'crop', 'lr'):
-            if not getattr(self, k) > 0:
-                raise ValueError(f'BaselinePlan: {k}={getattr(self, k)} must be more than 0')
+            value = getattr(self, k)
+            several = isinstance(value, (list, tuple))
+            if several: object.__setattr__(self, k, tuple(value))   # JSON has lists
+            if not min(value if several else [value]) > 0:
+                raise ValueError(f'BaselinePlan: {k}={value} must be more than 0')
     def to_json(self) -> str: return json.dumps(asdict(self))
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #c3eada46
-def baseline_plan(name:str, # restormer or llflow
+def baseline_plan(name:str, # restormer, llflow or plain
                   preset:str='small', # small or full
                   **kwargs # fields of `BaselinePlan`; None: as the preset has it
                  ) -> BaselinePlan:
@@ -153,11 +162,13 @@ def baseline_plan(name:str, # restormer or llflow
     if unknown:
         raise ValueError(f'baseline_plan: unknown field {", ".join(sorted(unknown))}; '
                          f'a plan has {", ".join(f.name for f in fields(BaselinePlan))}')
-    own = dict(restormer=dict(lr=3e-4), llflow=dict(lr=5e-4, crop=160)).get(name, {})
-    full = dict(steps=60150, bs=8, ema=0.999, **own) if preset == 'full' else {}
-    return BaselinePlan(name=name, preset=preset, **(full | given))
+    own = dict(crop=(400, 600)) if name == 'plain' else {}
+    if preset == 'full':
+        own |= dict(restormer=dict(lr=3e-4), llflow=dict(lr=5e-4, crop=160)).get(name, {})
+        own |= dict(steps=60150, bs=8, ema=0.999)
+    return BaselinePlan(name=name, preset=preset, **(own | given))
 
-def build_baseline(name:str, # restormer or llflow
+def build_baseline(name:str, # restormer, llflow or plain
                    preset:str='small', # small or full
                   ) -> nn.Module: # untrained
     "A network by its name"
@@ -166,7 +177,7 @@ def build_baseline(name:str, # restormer or llflow
     return getattr(NETWORKS[name], preset)()
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #066e02a9
-def baseline_learner(name:str, # restormer or llflow
+def baseline_learner(name:str, # restormer, llflow or plain
                      dls, # pairs (x_low, x_high)
                      preset:str='small', # small or full; not used where a plan is given
                      cbs=(), # further callbacks
@@ -222,7 +233,7 @@ def read_baseline(path # of the .safetensors file
 # %% ../../nbs/part5_truth/18_baselines.ipynb #f94a46c9
 class Baseline:
     "A method to compare with: `method(x_low)` brightens one picture"
-    def __init__(self, name:str, # clahe, gamma, restormer or llflow
+    def __init__(self, name:str, # clahe, gamma, restormer, llflow or plain
                  model:nn.Module=None, # of a network
                  plan:BaselinePlan=None, # it was trained by
                  about:dict=None): # what is known of its training
@@ -298,13 +309,14 @@ def end_run(learn, # after its fit
     return load_baseline(path, next(learn.model.parameters()).device)
 
 # %% ../../nbs/part5_truth/18_baselines.ipynb #e207054f
-def train_baseline(name:str, # restormer or llflow
+def train_baseline(name:str, # restormer, llflow or plain
                    # folder of a data set, or a function (size, bs, items_per_epoch) -> DataLoaders
                    data,
                    out, # folder for the baseline, its checkpoint, table and previews
                    steps:int=None, # optimizer steps; this and the next three: None is the preset's
                    bs:int=None, # crops a step
-                   crop:int=None, # side of the crops, pixels
+                   # side of the crops, or height and width of whole pictures, pixels
+                   crop:int|tuple[int, int]=None,
                    lr:float=None, # peak learning rate
                    seed:int=42, # of everything random
                    resume:bool=False, # go on from the last checkpoint; what is finished is kept
@@ -313,10 +325,15 @@ def train_baseline(name:str, # restormer or llflow
                    epoch_steps:int=50, # steps an epoch
                    validations:int=3, # during the run, with the one at its end
                    overwrite:bool=False, # train anew where a run of this baseline is
+                   # plan of ours whose data it is given: shares of scenes and of other light
+                   like:TrainPlan|None=None,
+                   natural=None, # folder of bright natural photographs; None: there are none
                   ) -> Baseline:
     """Train a baseline and write it to `out/name.safetensors`; `ValueError` where a run of it would
     be lost."""
-    plan = baseline_plan(name, preset, steps=steps, bs=bs, crop=crop, lr=lr, seed=seed)
+    same = 'synthetic', 'relight', 'natural_share', 'transpose', 'ema'
+    shares = {k: getattr(like, k) for k in same} if like else {}
+    plan = baseline_plan(name, preset, steps=steps, bs=bs, crop=crop, lr=lr, seed=seed, **shares)
     path = Path(out)/f'{name}.safetensors'
     state = path.with_suffix('.pt')
     if resume and is_finished(path, plan):
@@ -328,15 +345,16 @@ def train_baseline(name:str, # restormer or llflow
                          "train anew.")
     with folder_lock(out, f'.{name}.lock'):
         return _train_baseline(name, data, path, state, plan, resume, minutes, epoch_steps,
-                               validations)
+                               validations, natural)
 
-def _train_baseline(name, data, path, state, plan, resume, minutes, epoch_steps, validations):
+def _train_baseline(name, data, path, state, plan, resume, minutes, epoch_steps, validations,
+                    natural):
     "The run itself, in a folder that is its own."
     if not resume: state.unlink(missing_ok=True)   # of the run that is overwritten
     torch.manual_seed(plan.seed)
     epochs = max(1, plan.steps//epoch_steps)
     each = plan.steps//epochs
-    make_dls = data if callable(data) else partial(folder_dls, data, plan)
+    make_dls = data if callable(data) else partial(folder_dls, data, plan, natural=natural)
     dls = make_dls(plan.crop, plan.bs, plan.bs*each)
     back = Resume(state) if resume else None
     every = max(1, -(-epochs//validations))

@@ -5,13 +5,13 @@ __all__ = ['colour_map', 'noise_map', 'llflow_views', 'DenseBlock', 'RRDB', 'LLF
            'squeeze', 'ImageFlow', 'colour_prior', 'LLFlowStep', 'LLFlow']
 
 # %% ../../nbs/networks/03_llflow.ipynb #9b3bdf3c
-import torch
+import math, torch
 import torch.nn.functional as F
 from dataclasses import dataclass, fields
 from torch import Tensor, nn
 
 # %% ../../nbs/networks/03_llflow.ipynb #0fdbe42a
-from ..models.flow import ConditionalFlow, InvConv1x1, low_light_views, nll_bits
+from ..models.flow import ConditionalFlow, InvConv1x1, nll_bits, picture_stats
 from ..models.layers import Down, Outputs, ResBlock, Up, conv3
 from ..training.losses import l1_loss
 
@@ -33,9 +33,13 @@ def noise_map(x:Tensor, # pictures (B,3,H,W) in [0,1]
 def llflow_views(x_low:Tensor, # dark pictures (B,3,H,W) in [0,1]
                 ) -> Tensor: # (B,12,H,W), of order one
     "What LLFlow's encoder is given: log, histogram-equalised copy, colour map and noise map"
-    views = low_light_views(x_low)
     x = x_low.float().clamp(0, 1)
-    return torch.cat([views[:, :3], views[:, 6:9], colour_map(x) - 1, noise_map(x)], 1)
+    log = (x + 1e-3).log()
+    cdf = picture_stats(x).cdf                                   # (B,bins), on the same scale
+    place = (log - math.log(1e-3))/math.log(1001)*cdf.shape[1]
+    place = place.long().clamp(0, cdf.shape[1] - 1)
+    rank = cdf.gather(1, place.flatten(1)).view_as(x)
+    return torch.cat([log/3 + 1, rank*2 - 1, colour_map(x) - 1, noise_map(x)], 1)
 
 # %% ../../nbs/networks/03_llflow.ipynb #3c787756
 class DenseBlock(nn.Module):

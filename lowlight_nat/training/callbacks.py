@@ -2,13 +2,15 @@
 
 # %% auto #0
 __all__ = ['GiveTarget', 'sum_terms', 'Term', 'FrozenEval', 'Autocast', 'bad_batch', 'MixedPrecision', 'EMAWeights',
-           'CodebookCare', 'AdversarialStep', 'NaNGuard', 'WhileTraining', 'ValidateEvery', 'Curve', 'preview_row',
-           'Preview', 'peak_memory', 'Speed', 'Throughput']
+           'CodebookCare', 'AdversarialStep', 'NaNGuard', 'WhileTraining', 'AfterValidation', 'ValidateEvery', 'Curve',
+           'OnTraining', 'KeepBest', 'preview_row', 'Preview', 'peak_memory', 'Speed', 'Throughput']
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #3a8c2a83
 import sys, time, torch
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from collections.abc import Callable
 from torch import Tensor, nn
 from ..io.files import needs_extra
@@ -361,6 +363,20 @@ class WhileTraining(Callback):
         self.begun = True
     def begin(self): pass   # once a fit
 
+class AfterValidation(WhileTraining):
+    "Base of callbacks that look at each validation in training that was not skipped"
+    validated = False
+    def after_batch(self): self.validated = self.begun and not self.training
+    def after_validate(self):
+        if self.validated: self.look()
+        self.validated = False
+    def look(self): pass   # once a validation
+    def scores(self) -> dict[str,float]: # by name
+        "Loss and metrics of the validation"
+        values = {m.name: m.value for m in self.recorder._valid_mets}
+        values['loss'] = values.pop('valid_loss', values.get('loss'))
+        return {k: float(v) for k, v in values.items() if v is not None}
+
 class ValidateEvery(WhileTraining):
     "Validate after every n-th epoch, and after the last"
     order = -10
@@ -371,7 +387,7 @@ class ValidateEvery(WhileTraining):
             raise CancelValidException()
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #da976c1d
-class Curve(WhileTraining):
+class Curve(AfterValidation):
     "Append loss terms (every `every` batches) and validation metrics to a CSV file"
     order = 58
     def __init__(self,
@@ -382,7 +398,6 @@ class Curve(WhileTraining):
         self.path = Path(path)
         self.every = every
         self.append = append
-        self.validated = False
     def begin(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.columns = ['step', 'split', 'loss', *self.recorder.metric_names[3:-1]]
@@ -399,9 +414,9 @@ class Curve(WhileTraining):
         if not row.endswith('\n'): return False
         step, split = row.split(',')[:2]
         # a validation after n batches has the number n, the batch that comes next has it too
-        return int(step) < self.learn.train_iter + (split == 'val')
+        return int(step) < self.learn.train_iter + (split != 'train')
     def write(self,
-        split, # train or val
+        split, # train, val, or fit: a validation on pictures that are trained on
         values, # numbers by column
     ):
         "Append a row"
@@ -410,16 +425,70 @@ class Curve(WhileTraining):
         cells = [f'{values[c]:.6g}' if c in values else '' for c in self.columns[2:]]
         with self.path.open('a') as f: f.write(','.join([str(step), split, *cells]) + '\n')
     def after_batch(self):
-        self.validated = self.begun and not self.training
+        super().after_batch()
         if self.training and (self.learn.train_iter - 1) % self.every == 0:
             terms = {k: v.item() for k, v in self.pred.terms.items()}
             self.write('train', dict(loss=self.loss_grad.item()) | terms)
-    def after_validate(self):
-        if not self.validated: return   # skipped
-        values = {m.name: m.value for m in self.recorder._valid_mets}
-        values['loss'] = values.pop('valid_loss', values.get('loss'))
-        self.write('val', {k: float(v) for k, v in values.items() if v is not None})
-        self.validated = False
+    def look(self): self.write('val', self.scores())
+
+
+# %% ../../nbs/part4_training/16_callbacks.ipynb #0d2c1602
+class OnTraining(AfterValidation):
+    "The figures of validation on pictures that are trained on, beside those on new ones"
+    order = 35   # while `EMAWeights` shows the averages
+    def __init__(self,
+                 dl, # batches (x_low, x_high) of them, whole and as they are
+                ):
+        self.dl = dl
+        self.values = {}   # of the last look, by name
+    @torch.no_grad()
+    def look(self):
+        metrics = deepcopy(list(self.learn.metrics))
+        for m in metrics: m.reset()
+        seen = SimpleNamespace(to_detach=self.learn.to_detach)   # what a metric reads of a Learner
+        losses = []
+        for batch in self.dl:
+            x_low, x_high = (x.to(self.dls.device) for x in batch)
+            seen.pred = self.model(x_low, x_high)
+            seen.yb = (x_high,)
+            losses.append(sum_terms(seen.pred).item())
+            for m in metrics: m.accumulate(seen)
+        values = {m.name: m.value for m in metrics}
+        self.values = dict(loss=sum(losses)/len(losses))
+        self.values |= {k: float(v) for k, v in values.items() if v is not None}
+        curve = getattr(self.learn, 'curve', None)
+        if curve and curve.run: curve.write('fit', self.values)
+
+class KeepBest(AfterValidation):
+    "At the end, the weights of the validation with the smallest loss; Prechelt, 1998"
+    order = 45   # after `EMAWeights`
+    def before_fit(self):
+        super().before_fit()
+        self.best = float('inf')
+        self.kept = None    # weights, of what is trained
+        self.figures = {}   # of that validation; those on pictures trained on begin with fit_
+    def _params(self): return [p for p in self.model.parameters() if p.requires_grad]
+    def look(self):
+        scores = self.scores()
+        loss = scores.pop('loss')
+        if self.kept is not None and not loss < self.best: return
+        self.best = loss
+        ema = getattr(self.learn, 'ema_weights', None)
+        average = ema.avg if ema and ema.avg is not None else self._params()
+        self.kept = [p.detach().clone() for p in average]
+        fit = getattr(self.learn, 'on_training', None)
+        on_training = {f'fit_{k}': v for k, v in (fit.values if fit else {}).items()}
+        self.figures = dict(step=self.learn.train_iter, valid_loss=loss) | scores | on_training
+    @torch.no_grad()
+    def after_fit(self):
+        if self.kept is None: return
+        for p, best in zip(self._params(), self.kept): p.copy_(best)
+        self.kept = None
+    def state_dict(self): return dict(best=self.best, kept=self.kept, figures=self.figures)
+    def load_state_dict(self, s):
+        self.best = s['best']
+        self.kept = s['kept'] and [b.to(p.device) for b, p in zip(s['kept'], self._params())]
+        self.figures = s['figures']
 
 
 # %% ../../nbs/part4_training/16_callbacks.ipynb #015203fc

@@ -40,7 +40,7 @@ def latents_of(model:LowLightNAT, # in evaluation mode
     a = model.align(x_low[None].to(device))
     x_norm, _ = model.normalise(x_high[None].to(device))
     tokens = true_tokens(model, model.vqgan.encode(x_norm).float())
-    values = a.z_tilde.half(), a.cond.half(), a.sigma.half(), a.overview.float(), tokens.int()
+    values = a.z_tilde.half(), a.cond.half(), a.sigma.half(), a.light.overview.float(), tokens.int()
     return {name: v[0].cpu().contiguous() for name, v in zip(_NAMES, values)}
 
 def keep_latents(model:LowLightNAT, # as the stage before left it
@@ -57,7 +57,7 @@ def keep_latents(model:LowLightNAT, # as the stage before left it
     folder.mkdir(parents=True, exist_ok=True)
     write_beside(mark, lambda f: f.write(json.dumps(stamp).encode()))
     whole = copy(dataset)
-    whole.size = None
+    if isinstance(whole.size, int): whole.size = None
     model.eval()
     paths = []
     for k in range(n):

@@ -41,7 +41,7 @@ LIGHTS = {                                       # the parts that a chapter ligh
     'stages': ['losses', 'learner'], 'checkpoints': ['callbacks', 'learner'],
     'latents': ['latent_nat', 'learner'], 'memory': ['learner'], 'distributed': ['learner'],
     'unpaired': ['loaders', 'learner'],
-    'llflow': ['baselines'], 'restormer': ['baselines'], 'tables': ['runs', 'baselines'],
+    'llflow': ['baselines'], 'restormer': ['baselines'], 'plain': ['baselines'], 'tables': ['runs', 'baselines'],
     'cost': ['runs'], 'calibration': ['runs', 'masking'], 'known_tokens': ['runs', 'latent_nat'],
     'lab_nat_gain': ['latent_nat'],
     'hints': ['latent_nat', 'enhancer'],
