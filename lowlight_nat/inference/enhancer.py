@@ -17,6 +17,8 @@ from torch import Tensor
 
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #3ef0eda4
+from .guided import FAST_ABOVE, REDUCED, carry, fit_colour, reduced
+from .guided import reduced_size
 from .hints import HINT_KINDS, Hints, Listener, place_hints, read_hints
 from .hints import read_mask, shrink_placed
 from .result import LATENT_CELL, Enhanced, Round, paste_rounds
@@ -131,6 +133,7 @@ class Settings:
     film:bool=False # keep a small picture of every round, and the history
     mask:Tensor|None=None # where the NATs may refine, (H,W) bool; None: everywhere
     hints:Hints|None=None # what is said of the picture
+    fast:bool|None=None # compute a reduced copy, and carry it over; None: of a large picture
 
     @property
     def keeps_rounds(self)->bool:
@@ -165,6 +168,7 @@ def check_settings(
     decoder_nat:bool=True, # use the NAT on the decoder's features
     record:bool=False, # keep the history of the rounds
     film:bool=False, # keep a small picture of every round
+    fast:bool|None=None, # compute a reduced copy, and carry it over; None: of a large picture
     mask=None, # not looked at; `read_mask` does
     hints=None, # not looked at; `read_hints` does
 )->Settings: # with numbers of the right kind: 2.0 rounds are 2; without the mask
@@ -183,7 +187,8 @@ def check_settings(
         latent_nat=None if latent_nat is None else _switch('latent_nat', latent_nat),
         decoder_nat=_switch('decoder_nat', decoder_nat),
         record=_switch('record', record),
-        film=_switch('film', film))
+        film=_switch('film', film),
+        fast=None if fast is None else _switch('fast', fast))
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #73334595
 def _allowed(mask, size):
@@ -230,7 +235,8 @@ class _Pass:
     fields:list # blended: normalised picture (1,3,H,W), maps (1,3,h,w), pictures of the film
     records:list # a `_Record` for each tile
     boxes:list # (top,left,bottom,right) of each tile
-    tiled:bool # was it cut?
+    tiled:bool # was it cut, or made smaller?
+    size:tuple # (h,w) of what the model saw
     notes:list # what happened on the way
 
 @dataclass(frozen=True)
@@ -259,6 +265,14 @@ def _smaller(x, s):
 def _film_scale(size):
     "By how much the pictures of a film are made smaller: about 400,000 pixels are left."
     return next((s for s in (1,2,4,8) if size[0]*size[1]<=4e5*s*s), 16)
+
+def _enlarged(rounds, size):
+    "Rounds of a reduced copy on the grid of cells (h,w) of the picture, each cell its nearest."
+    def nearest(v):
+        if not isinstance(v, Tensor): return v
+        rows,columns = [(torch.arange(N)*n)//N for n,N in zip(v.shape, size)]
+        return v[rows][:,columns]
+    return [Round(**{k: nearest(v) for k,v in vars(r).items()}) for r in rounds]
 
 def _round_of(r, i):
     "Picture number i of a round of a batch."
@@ -334,6 +348,8 @@ class Enhancer:
         overlap:int=128, # of neighbouring tiles, in pixels, a multiple of 16
         whole:int=1_000_000, # pictures of up to so many pixels aren't cut into tiles
         bf16:bool=False, # compute in bfloat16 where that is safe: faster, and slightly different
+        # of the copy that is computed of a large picture, about; `fast` of a call says when
+        reduced:int=REDUCED,
     ):
         if not isinstance(model, torch.nn.Module):
             raise ValueError(f"Enhancer takes a model, not {type(model).__name__}: "
@@ -341,6 +357,7 @@ class Enhancer:
         self.tile = check_number('tile', tile, '[16, inf)', True, 'it is a side in pixels')
         self.overlap = check_number('overlap', overlap, '[0, inf)', True, 'it is a width in pixels')
         self.whole = check_number('whole', whole, '[0, inf)', True, 'it is a number of pixels')
+        self.reduced = check_number('reduced', reduced, '[4096, inf)', True, 'it is a number of pixels')
         if self.tile%16 or self.overlap%16 or not self.overlap<self.tile:
             raise ValueError(f'tile={self.tile} and overlap={self.overlap} must be multiples of '
                              '16, and overlap smaller than tile.')
@@ -354,7 +371,7 @@ class Enhancer:
         device='auto', # 'auto', 'cpu', 'cuda', ...
         *,
         bf16:bool|None=None, # compute in bfloat16; None: where the device does so natively
-        **kwargs, # tile, overlap, whole
+        **kwargs, # tile, overlap, whole, reduced
     ):
         "An enhancer with trained weights; what they are is in `.model.about`."
         device = pick_device(device)
@@ -381,11 +398,14 @@ class Enhancer:
         # what you say about regions of the result, each a `Hint` or its text; one may be a result
         # of `variations` to go on from
         hints:list|None=None,
+        # let the model see a reduced copy, and carry its light and colour to the picture by
+        # `inference.guided`, which removes no fine noise; None: above 6 megapixels
+        fast:bool|None=None,
     )->Enhanced:
         "Enhance one picture. Raises `ImageError` or `ValueError` with one sentence."
         s = _settings(tau=tau, rounds=rounds, heat=heat, mix=mix, exposure=exposure,
                       latent_nat=latent_nat, decoder_nat=decoder_nat, record=record, seed=seed,
-                      mask=mask, strength=strength, film=film, hints=hints)
+                      mask=mask, strength=strength, film=film, hints=hints, fast=fast)
         with plain_defaults(): return self._alone(read_picture(src), s)
 
     # --- one picture: statistics, the model (in tiles), level and gain, result
@@ -397,14 +417,63 @@ class Enhancer:
         size = x.shape[-2:]
         stats = whole_stats(x)
         scale = _film_scale(size)
-        run = self._fit(x, stats, _allowed(s.mask, size), s, scale)
+        if self.is_fast(size, s): run = self._reduced(x, stats, s, scale)
+        else: run = self._fit(x, stats, _allowed(s.mask, size), s, scale)
         level = self.predict_level(x, stats) if run.tiled else run.records[0].levels[0]
         histories = {}
         if s.keeps_rounds:
             for k,cell in self._grids():
-                histories[k] = paste_rounds([getattr(r, k) for r in run.records], run.boxes, size,
-                                            cell)
+                histories[k] = self._pasted([getattr(r, k) for r in run.records], run.boxes,
+                                            run.size, size, cell)
         return self._finish(p, run.fields, level, histories, run.notes, s, scale)
+
+    def _pasted(self, histories, boxes, seen, size, cell):
+        "Rounds of tiles of a picture, of which the model saw so much, on the picture's own cells."
+        rounds = paste_rounds(histories, boxes, seen, cell)
+        if tuple(seen)==tuple(size): return rounds
+        return _enlarged(rounds, [-(-n//cell) for n in size])
+
+    def is_fast(self,
+        size:tuple, # (H,W) of a picture, in pixels
+        s:Settings, # of a call
+    )->bool:
+        "Is a reduced copy of a picture computed, and carried to its full size?"
+        n = size[0]*size[1]
+        wanted = n>FAST_ABOVE if s.fast is None else s.fast
+        return wanted and n>self.reduced
+
+    def _reduced(self, x, stats, s, scale):
+        "What `_fit` gives, of a reduced copy of a picture (1,3,H,W), carried to the picture's size."
+        size = x.shape[-2:]
+        u = reduced(x, reduced_size(size, self.reduced))
+        run = self._fit(u, stats, self._allowed_reduced(s.mask, size), s, 1)
+        fields = self._carried(x, u, run.fields)
+        small = [-(-n//scale) for n in size]                # of the film
+        fields += [F.interpolate(f, small, mode='bilinear') for f in run.fields[2:]]
+        return replace(run, fields=fields, tiled=True, notes=[*run.notes, self._said(u, x)])
+
+    def _carried(self, x, u, fields):
+        """Fields of a reduced copy u (1,3,h,w), normalised picture and maps, at the size of the
+        picture x (1,3,H,W)."""
+        v = crop_to(fields[0], u.shape[-2:])[0]
+        y = carry(x[0], fit_colour(u[0], v))
+        cells = [-(-n//LATENT_CELL) for n in x.shape[-2:]]
+        return [y[None], F.interpolate(fields[1], cells, mode='bilinear')]
+
+    def _allowed_reduced(self, mask, size):
+        "The cells of the reduced copy that a mask of the picture's size (H,W) touches."
+        if mask is None: return None
+        _allowed(mask, size)                                # of another size: one sentence
+        small = reduced_size(size, self.reduced)
+        touched = F.adaptive_max_pool2d(mask[None,None].float(), small)[0,0]>0
+        return _allowed(touched, small)
+
+    def _said(self, u, x):
+        "The note of a picture that was computed small."
+        h,w = u.shape[-2:]
+        H,W = x.shape[-2:]
+        return (f'computed at {w}x{h} and carried to {W}x{H}: noise finer than that was not '
+                'removed; fast=False (--full) computes every pixel')
 
     def _is_cut(self, size):
         "Is a picture (H,W) cut into tiles?"
@@ -425,7 +494,7 @@ class Enhancer:
             boxes = tile_grid(*padded.shape[-2:], side, overlap)
             try: fields,records = self._tiles(padded, stats, side, overlap, boxes, cells, s, scale)
             except (RuntimeError, MemoryError, TypeError) as e: retry = self._less(e, side)
-            else: return _Pass(fields, records, boxes, bool(tile), notes)
+            else: return _Pass(fields, records, boxes, bool(tile), size, notes)
             if retry.overlap is not None:
                 tile = retry.tile
                 overlap = retry.overlap
@@ -600,7 +669,7 @@ class Enhancer:
             told = listener.hear(placed, before)
             tolds = [told] if draw is None else draw(listener, told)
         run = None
-        if self._is_cut(p.x.shape[-2:]):
+        if self._is_cut(p.x.shape[-2:]) and not self.is_fast(p.x.shape[-2:], s):
             x = p.x[None]
             run = self._fit(x, whole_stats(x), _allowed(s.mask, x.shape[-2:]), s, 1)
         return [self._told_result(p, s, listener, size, o, run) for o in tolds]
@@ -609,12 +678,15 @@ class Enhancer:
         "A picture, of a large one a copy of a million pixels, aligned; and its size."
         x = p.x[None]
         stats = whole_stats(x).each(lambda v: v.to(self.device))
-        small = shrink(x) if self._is_cut(x.shape[-2:]) else x
+        fast = self.is_fast(x.shape[-2:], s)
+        if fast: small = reduced(x, reduced_size(x.shape[-2:], self.reduced))
+        else: small = shrink(x) if self._is_cut(x.shape[-2:]) else x
         m = _side_multiple(small.shape[-2:])
         cells = None
-        if s.mask is not None and small is x:
-            cells = pad_to_multiple(_allowed(s.mask, x.shape[-2:]), m//LATENT_CELL)[0]
-            cells = cells.to(self.device)
+        if s.mask is not None and (fast or small is x):
+            cells = self._allowed_reduced(s.mask, x.shape[-2:]) if fast else _allowed(
+                s.mask, x.shape[-2:])
+            cells = pad_to_multiple(cells, m//LATENT_CELL)[0].to(self.device)
         padded = pad_to_multiple(small, m)[0].to(self.device)
         with torch.inference_mode(), self.precision():
             listener = Listener(
@@ -628,8 +700,8 @@ class Enhancer:
         if told is None: return None
         grid = [n//LATENT_CELL for n in listener.x.shape[-2:]]
         if list(told.tokens.shape[1:])!=grid:
-            raise ValueError('hints: this result is of a picture of another size; '
-                             'give one of the same photograph.')
+            raise ValueError('hints: this result is of a picture of another size, or was computed '
+                             'at another; give one of the same photograph, with the same fast.')
         return told.each(lambda v: v.to(self.device))
 
     def _told_result(self, p, s, listener, size, told, run):
@@ -639,16 +711,23 @@ class Enhancer:
             first = listener.look(listener.nothing) if run else None
         level = Level(told.log_level.exp().item(), told.log_std.exp().item(), told.floor.item())
         histories = {}
+        notes = run.notes if run else []
         if run:
             ratio = light_ratio(crop_to(first.x_norm, size), crop_to(seen.x_norm, size))
             fields = [run.fields[0]*F.interpolate(
                 ratio.cpu(), run.fields[0].shape[-2:], mode='bilinear'), *run.fields[1:]]
         else:
+            x = p.x[None]
             fields = [o.clone() for o in _fields(seen)]   # changed in place further on
+            if size!=x.shape[-2:]:
+                u = crop_to(listener.x, size).cpu()
+                fields = self._carried(x, u, fields)
+                notes = [self._said(u, x)]
             if s.record:
                 for k,cell in self._grids():
-                    histories[k] = paste_rounds([getattr(seen, k)], [(0,0)], size, cell)
-        result = self._finish(p, fields, level, histories, run.notes if run else [], s)
+                    histories[k] = self._pasted([getattr(seen, k)], [(0,0)], size, x.shape[-2:],
+                                                cell)
+        result = self._finish(p, fields, level, histories, notes, s)
         result.told = told.each(lambda v: v.cpu())
         return result
 
@@ -688,7 +767,8 @@ class Enhancer:
             if isinstance(p, Exception):
                 yield i,p
                 continue
-            key = i if s.hints else _group(p, i)   # what is told a picture is told it alone
+            alone = s.hints or self.is_fast(p.x.shape[-2:], s)   # what is told, is told it alone
+            key = i if alone else _group(p, i)
             groups.setdefault(key, {})[i] = p
             del p                                           # its memory is for the next one
             if key==i or len(groups[key])>=batch_size: yield from done(groups.pop(key))
