@@ -249,6 +249,10 @@ def lowlight_enhance(
     # picture of the same size, white where the NATs may refine; everywhere by default
     mask:str|None=None,
     strength:float=1., # of the result over the picture as it was, from 0 to 1
+    # compute a reduced copy and carry its light and colour to full size, which is quick and removes
+    # no fine noise; done by itself above 6 megapixels
+    fast:bool=False,
+    full:bool=False, # compute every pixel, of large pictures too
     hint:Param('what you say about a region of the result: 100,80,160,140:neutral for a box (left, '
                'top, right, bottom), or MASK.png:KIND; kinds are neutral, light, right, '
                'bright=+1 (stops), bright=0.5 (grey value) and colour=#c8b090; several --hint may '
@@ -273,8 +277,11 @@ def lowlight_enhance(
 )->EnhancedFiles:
     "Enhance dark pictures."
     if isinstance(inputs, (str,os.PathLike)): inputs = [inputs]
+    if fast and full:
+        raise ValueError('fast computes a reduced copy, and full every pixel: leave out one of them.')
     settings = dict(tau=tau, rounds=rounds, heat=heat, mix=mix, exposure=exposure, seed=seed,
-                    strength=strength, mask=None if mask is None else read_mask(mask))
+                    strength=strength, fast=True if fast else False if full else None,
+                    mask=None if mask is None else read_mask(mask))
     check_settings(**settings)
     check_quality(quality)
     variations = check_number('variations', variations, '[0, inf)', True)

@@ -20,12 +20,12 @@ FAST_ABOVE = 6_000_000 # pixels above which pictures are computed small, unless 
 def reduced_size(
     size:tuple, # (H,W) of a picture, in pixels
     pixels:int=REDUCED, # wanted, about
-)->tuple: # (h,w), multiples of 16 of about the same proportions; (H,W) itself where it is no larger
+)->tuple: # (h,w), multiples of 8 of about the same proportions; (H,W) itself where it is no larger
     "The size in which the network computes a large picture."
     H,W = size
     if H*W<=pixels: return tuple(size)
     s = (pixels/(H*W))**.5
-    def side(n): return min(n, max(16, round(n*s/16)*16))
+    def side(n): return min(n, max(16, round(n*s/8)*8))
     return side(H),side(W)
 
 def reduced(
@@ -51,6 +51,9 @@ def colour_slopes(
     eps:float=3e-4, # variance below which an edge is taken for noise
 )->Tensor: # A (3,3,h,w): how the result's channel c changes with the input's channel k
     "Least squares in each window, `A = cov(v,u) (cov(u,u) + eps I)^-1`, and their mean over windows."
+    kind = u.dtype
+    u = u.double()   # the determinant of nearly grey windows is a small difference of large numbers
+    v = v.double()
     mu = window_mean(u, r)
     mv = window_mean(v, r)
     def covariance(a, b, ma, mb): # (3,3,h,w)
@@ -64,7 +67,7 @@ def colour_slopes(
                              torch.linalg.cross(S[0], S[1], dim=0)])
     inverse = cofactors/(S[0]*cofactors[0]).sum(0)
     A = torch.einsum('cj...,jk...->ck...', covariance(v, u, mv, mu), inverse)
-    return window_mean(A.flatten(0, 1), r).unflatten(0, (3,3))
+    return window_mean(A.flatten(0, 1), r).unflatten(0, (3,3)).to(kind)
 
 # %% ../../nbs/part6_using/29_guided.ipynb #a1900015
 @dataclass(eq=False)
