@@ -24,36 +24,34 @@ from big_picture import make
 from lowlight_nat.data.pairs import find_pairs
 from lowlight_nat.evaluation.fidelity import psnr, ssim
 from lowlight_nat.inference.enhancer import Enhancer
-from lowlight_nat.inference.guided import AffineColour, carry, fit_colour, window_mean
+from lowlight_nat.inference.guided import carry, fit_colour, window_mean
 from lowlight_nat.io.files import list_images
 from lowlight_nat.io.images import read_image
 from lowlight_nat.io.metadata import read_picture
 from lowlight_nat.io.records import versions, write_json
 
 HERE = Path(__file__).parent
-SIDES = 1/3, 1/2, 2/3
+SIDES = 1/2, 2/3
 SIZE = 4000, 6000
 
-def carried_as(name):
-    "One of three ways to carry a small result v of the small picture u to the picture x."
-    def plain(x, c, u, v): return F.interpolate(v[None], x.shape[-2:], mode='bilinear')[0]
-    def ratio(x, c, u, v):
-        r = (v/u.clamp(min=1e-3))[None]
-        return x*F.interpolate(r, x.shape[-2:], mode='bilinear')[0]
-    def guided(x, c, u, v): return carry(x, c)
-    return dict(plain=plain, ratio=ratio, guided=guided)[name]
-
-def fast_as(enhance, x, name):
-    "The quick result of a picture, carried in one of the three ways."
-    how = carried_as(name)
+def results(enhance, x):
+    "The quick results of a picture, by the way in which the small one is carried."
+    found = {}
     def carried(x, u, fields):
-        v = fields[0][0,:,:u.shape[-2],:u.shape[-1]]
-        y = how(x[0], fit_colour(u[0], v), u[0], v)
-        cells = [-(-n//4) for n in x.shape[-2:]]
-        return [y[None], F.interpolate(fields[1], cells, mode='bilinear')]
+        size = x.shape[-2:]
+        v = fields[0][:,:,:u.shape[-2],:u.shape[-1]]
+        def enlarge(v): return F.interpolate(v, size, mode='bilinear')
+        found.update(
+            plain=enlarge(v), ratio=x*enlarge(v/u.clamp(min=1e-3)),
+            guided=carry(x[0], fit_colour(u[0], v[0]))[None])
+        return [found['guided'].clone(), enlarge(fields[1])[...,::4,::4]]
     enhance._carried = carried
-    try: return enhance(x, fast=True).x
-    finally: del enhance._carried
+    gain = enhance(x, fast=True).gain
+    return {k: (gain*y[0]).clamp(0, 1) for k, y in found.items()}
+
+def some(paths, n):
+    "n of them, evenly spread; None: all."
+    return paths if n is None or n >= len(paths) else [paths[i*len(paths)//n] for i in range(n)]
 
 def blurred(x): return window_mean(x, 2)
 
@@ -65,15 +63,14 @@ def near(paths, model):
         want = Enhancer(model, 'cpu')(x, fast=False).x
         for side in SIDES:
             enhance = Enhancer(model, 'cpu', reduced=round(side**2*x[0].numel()))
-            for how in ('plain', 'ratio', 'guided') if side == 1/2 else ('guided',):
-                y = fast_as(enhance, x, how)
+            for how, y in results(enhance, x).items():
                 found.setdefault((round(side, 2), how), []).append(dict(
-                    psnr=psnr(y, want).item(), ssim=ssim(y, want).item(),
-                    blurred=psnr(blurred(y), blurred(want)).item()))
+                    psnr=psnr(y, want).item(), blurred=psnr(blurred(y), blurred(want)).item(),
+                    ssim=ssim(y, want).item() if how == 'guided' else None))
         print(path.name, *[f'{k}: {v[-1]["psnr"]:.1f}' for k, v in found.items()], flush=True)
     rows = []
     for (side, how), each in found.items():
-        means = {k: sum(o[k] for o in each)/len(each) for k in each[0]}
+        means = {k: sum(o[k] for o in each)/len(each) for k, v in each[0].items() if v is not None}
         rows.append(dict(side=side, how=how, n=len(each), **means,
                          least=min(o['psnr'] for o in each)))
     return rows
@@ -117,7 +114,8 @@ def main():
     p.add_argument('--data', help='folder of a data set of pairs')
     p.add_argument('--look', help='folder of photographs')
     p.add_argument('--size', type=int, nargs=2, default=SIZE, help='of the large picture')
-    p.add_argument('--limit', type=int, help='pictures of each folder')
+    p.add_argument('--limit', type=int, help='pictures of each folder, evenly spread')
+    p.add_argument('--limit-look', type=int, help='of the photographs alone')
     p.add_argument('--cost', help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.cost: return print(json.dumps(cost(a.cost)))
@@ -128,8 +126,8 @@ def main():
     res = dict(large=large, versions=versions(), command='python nbs/figures/guided.py')
     if a.data:
         lows = [o.low for o in find_pairs(a.data, 'val')]
-        res['val'] = near(lows[:a.limit], model)
-    if a.look: res['look'] = near(list_images(a.look)[:a.limit], model)
+        res['val'] = near(some(lows, a.limit), model)
+    if a.look: res['look'] = near(some(list_images(a.look), a.limit_look or a.limit), model)
     write_json(HERE/'run/guided.json', res)
 
 
