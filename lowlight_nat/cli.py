@@ -93,7 +93,7 @@ def _add_option(p, name, param, default, short, measured=''):
     "An option, of a parameter that has this `Param` and this default."
     needed = default is inspect.Parameter.empty
     shown = not needed and default is not None and _kind(param.type) is not bool
-    said = f'{param.help} (default: {_words(default)})' if shown else param.help
+    said = f'{param.help} (default: {_words(default)})' if shown else param.help or ''
     how = dict(dest=name, required=needed, default=None if needed else default,
                help=said+measured.replace('%', '%%'))
     if _kind(param.type) is bool:
@@ -274,12 +274,14 @@ def _measured_controls(
     path=None, # of the file that `nbs/figures/controls.py` wrote; None: the one next to the weights
 )->dict: # parameter to what the help says of it; 'about' to what it says of all
     "What the method's own numbers change, as measured; nothing where there is no file."
-    path = Path(path) if path else Path(__file__).parent/'weights/controls.json'
-    if not path.exists(): return {}
-    run = json.loads(path.read_text(encoding='utf-8'))
+    try:
+        path = Path(path or weights_path(DEFAULT_WEIGHTS).with_name('controls.json'))
+        run = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError: return {}
     def row(r):
         time = '' if abs(r['time']-1)<.05 else f", {r['time']:.2f} of the time"
-        return f"{r['value']}: {r['db']:+.2f} dB, {r['levels']:.1f} levels{time}"
+        value = f"{r['value']:g}" if isinstance(r['value'], float) else r['value']
+        return f"{value}: {round(r['db'], 2)+0.:+.2f} dB, {r['levels']:.1f} levels{time}"
     said = {}
     for name in dict.fromkeys(r['name'] for r in run['rows']):
         own = [row(r) for r in run['rows'] if r['name']==name]
