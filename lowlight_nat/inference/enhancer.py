@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #a1252aee
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from .guided import FAST_ABOVE, REDUCED, carry, fit_colour, reduced
 from .guided import reduced_size
 from .hints import HINT_KINDS, Hints, Listener, place_hints, read_hints
-from .hints import read_mask, shrink_placed
+from .hints import read_mask, read_soft_mask, shrink_placed
 from .result import LATENT_CELL, Enhanced, Round, paste_rounds
 from ..models.light import parse_exposure
 from ..io.files import ImageError, check_number
@@ -30,6 +30,7 @@ from ..evaluation.fidelity import grey_mean
 from ..models.checkpoint import load_model, plain_defaults
 from ..models.lowlight_nat import LowLightNAT
 from ..io.metadata import read_picture
+from .tone import check_mask_size, feathered, retouch
 from .tiling import apply_tiled, crop_to, pad_to_multiple, tile_grid
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #f510affc
@@ -125,13 +126,17 @@ class Settings:
     heat:float=0. # of the flow's sample; 0: the likeliest
     mix:float|None=None # weight of the low-light features, in [0,1]; None: as learned
     exposure:float|None=None # mean grey of the result, in (0,1); None: as predicted
+    keep_colour:float=0. # how much of the light's own colour is kept, in [0,1]
+    shadows:float=0. # above 0 opens shadows, below 0 keeps them, in [-1,1]
     strength:float=1. # of the result over the input, in [0,1]
     seed:int=0 # of the sample, where heat > 0
     latent_nat:bool|None=None # use the NAT on the latent; None: as the model's configuration says
     decoder_nat:bool=True # use the NAT on the decoder's features
     record:bool=False # keep the history of the rounds
     film:bool=False # keep a small picture of every round, and the history
-    mask:Tensor|None=None # where the NATs may refine, (H,W) bool; None: everywhere
+    mask:Tensor|None=None # where the result is seen (H,W), in [0,1]; None: everywhere
+    feather:float|None=None # pixels over which the mask's edge fades; None: by the picture's size
+    refine_mask:Tensor|None=None # where the NATs may refine, (H,W) bool; None: everywhere
     hints:Hints|None=None # what is said of the picture
     fast:bool|None=None # compute a reduced copy, and carry it over; None: of a large picture
 
@@ -139,6 +144,15 @@ class Settings:
     def keeps_rounds(self)->bool:
         "Is the history of the rounds wanted, by itself or for the film?"
         return self.record or self.film
+
+    def __repr__(self):
+        said = []
+        for f in fields(self):
+            v = getattr(self, f.name)
+            if isinstance(v, Tensor): v = f'{v.float().mean():.1%} of the picture'
+            elif isinstance(v, Hints): v = [str(o) for o in v.hints]
+            if v!=f.default: said.append(f'{f.name}={v}')
+        return f"Settings({', '.join(said)})"
 
     def of_model(self)->dict: # arguments of `LowLightNAT`
         "Those settings that are the model's."
@@ -155,6 +169,12 @@ def _switch(
     if isinstance(v, (bool,np.bool_)) or type(v) is int and v in (0,1): return bool(v)
     raise ValueError(f'{name}={v!r} must be True or False.')
 
+def _amount(v):
+    "The strength of a setting that may be switched on: True is 1."
+    if isinstance(v, (bool,np.bool_)): return float(v)
+    why = 'True, or 1, keeps the colour of the light, and False leaves it to the network'
+    return check_number('keep_colour', v, '[0, 1]', why=why)
+
 def check_settings(
     *,
     tau:float|None=None, # entropy threshold, in [0,1]; None: the model's
@@ -162,6 +182,8 @@ def check_settings(
     heat:float=0., # of the flow's sample; 0: the likeliest
     mix:float|None=None, # weight of the low-light features, in [0,1]; None: as learned
     exposure=None, # mean grey of the result, in (0,1); None or 'auto': as predicted
+    keep_colour:float=0., # how much of the light's own colour is kept, in [0,1]; True: 1
+    shadows:float=0., # above 0 opens shadows, below 0 keeps them, in [-1,1]
     strength:float=1., # of the result over the input, in [0,1]
     seed:int=0, # of the sample, where heat > 0
     latent_nat:bool|None=None, # use the NAT on the latent; None: as the model says
@@ -169,18 +191,26 @@ def check_settings(
     record:bool=False, # keep the history of the rounds
     film:bool=False, # keep a small picture of every round
     fast:bool|None=None, # compute a reduced copy, and carry it over; None: of a large picture
-    mask=None, # not looked at; `read_mask` does
+    mask=None, # not looked at; `read_soft_mask` does
+    feather:float|None=None, # pixels over which the mask's edge fades; None: by the picture's size
+    refine_mask=None, # not looked at; `read_mask` does
     hints=None, # not looked at; `read_hints` does
-)->Settings: # with numbers of the right kind: 2.0 rounds are 2; without the mask
+)->Settings: # with numbers of the right kind: 2.0 rounds are 2; without masks and hints
     "Refuse settings that make no sense, in one sentence."
     if tau is not None: tau = check_number('tau', tau, '[0, 1]')
     if rounds is not None: rounds = check_number('rounds', rounds, '[0, inf)', True)
     if mix is not None:
         mix = check_number('mix', mix, '[0, 1]', why='0 trusts the codebook, 1 the photograph')
+    if feather is not None:
+        feather = check_number('feather', feather, '[0, inf)', why='it is a width in pixels')
+        if mask is None: raise ValueError('feather is the soft edge of a mask: give a mask, too.')
     return Settings(
         tau, rounds,
         heat=check_number('heat', heat, '[0, inf)', why='0 is the likeliest picture, 1 a sample'),
         mix=mix,
+        keep_colour=_amount(keep_colour),
+        shadows=check_number('shadows', shadows, '[-1, 1]', why='1 opens them, -1 keeps them'),
+        feather=feather,
         strength=check_number('strength', strength, '[0, 1]', why='0 is the picture as it was'),
         seed=check_number('seed', seed, '[0, 9223372036854775807]', True),
         exposure=parse_exposure(exposure),
@@ -192,13 +222,11 @@ def check_settings(
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #73334595
 def _allowed(mask, size):
-    """The cells (1,h,w) that a mask (H,W) touches; None for none. The mask must be of the picture's
-    size (H,W)."""
+    """The cells (1,h,w) that a `refine_mask` (H,W) touches; None for none. It must be of the
+    picture's size (H,W)."""
     if mask is None: return None
+    check_mask_size(mask, size, 'refine_mask')
     H,W = mask.shape
-    if (H,W)!=tuple(size):
-        raise ImageError(f"the mask has {W}x{H} pixels, and the picture {size[1]}x{size[0]}: "
-                         "give a mask of the picture's size.")
     m = F.pad(mask, (0,-W%LATENT_CELL,0,-H%LATENT_CELL))
     cells = m.unflatten(0, (-1,LATENT_CELL)).unflatten(2, (-1,LATENT_CELL)) # (h,4,w,4)
     return cells.any(3).any(1)[None]
@@ -310,16 +338,21 @@ def _tells_light(kind): return HINT_KINDS[kind]!='colour'
 def _check_hints(s, said):
     "Refuse settings that hints don't go with, in one sentence."
     if s.film: raise ValueError('a film shows rounds without hints: leave out film, or the hints.')
+    coloured = [o for o in said.hints if o.kind in ('neutral','colour','patch')]
+    if s.keep_colour and coloured:
+        raise ValueError(f"keep_colour keeps the light's own colour, and hint {coloured[0]} says "
+                         'another: leave out one of them.')
     loud = [o for o in said.hints if _tells_light(o.kind)]
     if s.exposure is not None and loud:
         raise ValueError(f'exposure={s.exposure:g} says how bright the picture is, and hint '
                          f'{loud[0]} does, too: leave out one of them.')
 
-def _settings(mask=None, hints=None, **settings):
-    "The settings of a call, checked, with mask and hints read."
-    s = check_settings(**settings)
+def _settings(mask=None, refine_mask=None, hints=None, **settings):
+    "The settings of a call, checked, with masks and hints read."
+    s = check_settings(mask=mask, **settings)
     with plain_defaults():
-        if mask is not None: s = replace(s, mask=read_mask(mask))
+        if mask is not None: s = replace(s, mask=read_soft_mask(mask))
+        if refine_mask is not None: s = replace(s, refine_mask=read_mask(refine_mask))
         said = read_hints(hints) if hints else None
     if said is None: return s
     _check_hints(s, said)
@@ -390,8 +423,8 @@ class Enhancer:
         decoder_nat:bool=True, # use the NAT on the decoder's features
         record:bool=False, # keep the history of the rounds
         seed:int=0, # of the sample, where heat > 0
-        # where the NATs may refine, as `read_mask` takes it, of the picture's size; None:
-        # everywhere
+        # where the result is seen, as `read_soft_mask` takes it, of the picture's size: brighten
+        # only here; None: everywhere
         mask=None,
         strength:float=1., # of the result over the input, in [0,1]: 0 is the input
         film:bool=False, # keep the history, and a small picture of every round, for `save_history`
@@ -401,24 +434,34 @@ class Enhancer:
         # let the model see a reduced copy, and carry its light and colour to the picture by
         # `inference.guided`, which removes no fine noise; None: above 6 megapixels
         fast:bool|None=None,
+        keep_colour:float=0., # how much of the light's own colour is kept, in [0,1]; True: 1
+        shadows:float=0., # above 0 opens shadows, below 0 keeps them, in [-1,1]
+        # pixels over which the mask's edge fades; None: a fiftieth of the longer side
+        feather:float|None=None,
+        # where the NATs may refine, as `read_mask` takes it, of the picture's size; None:
+        # everywhere
+        refine_mask=None,
     )->Enhanced:
         "Enhance one picture. Raises `ImageError` or `ValueError` with one sentence."
         s = _settings(tau=tau, rounds=rounds, heat=heat, mix=mix, exposure=exposure,
                       latent_nat=latent_nat, decoder_nat=decoder_nat, record=record, seed=seed,
-                      mask=mask, strength=strength, film=film, hints=hints, fast=fast)
+                      mask=mask, strength=strength, film=film, hints=hints,
+                      keep_colour=keep_colour, shadows=shadows, feather=feather,
+                      refine_mask=refine_mask, fast=fast)
         with plain_defaults(): return self._alone(read_picture(src), s)
 
     # --- one picture: statistics, the model (in tiles), level and gain, result
 
     def _alone(self, p, s):
         "Enhance one `Picture`."
+        check_mask_size(s.mask, p.x.shape[-2:])
         if s.hints: return self._by_hints(p, s, None)[0]
         x = p.x[None]                                       # (1,3,H,W)
         size = x.shape[-2:]
         stats = whole_stats(x)
         scale = _film_scale(size)
         if self.is_fast(size, s): run = self._reduced(x, stats, s, scale)
-        else: run = self._fit(x, stats, _allowed(s.mask, size), s, scale)
+        else: run = self._fit(x, stats, _allowed(s.refine_mask, size), s, scale)
         level = self.predict_level(x, stats) if run.tiled else run.records[0].levels[0]
         histories = {}
         if s.keeps_rounds:
@@ -602,18 +645,23 @@ class Enhancer:
         x_norm = crop_to(fields[0], size)[0]                # (3,H,W)
         entropy,sigma,mask = crop_to(fields[1], cells)[0].clone()
         bright = self._brightness(p, x_norm, level, s)
-        def lit(y, x): # both (3,h,w)
+        opacity = None if s.mask is None else feathered(s.mask, s.feather)
+        def lit(y, x, seen): # pictures (3,h,w), where y is seen (h,w)
             y = y.mul_(bright.gain).clamp_(0,1).contiguous()
-            return y if s.strength==1 else y.lerp_(x, 1-s.strength)
+            return retouch(x, y, s.keep_colour, s.shadows, s.strength, seen)
         notes = [*p.notes, *notes, *bright.notes]
         if s.mask is not None and not s.mask.any():
-            notes.append('the mask sets no place: the NATs refined nothing')
+            notes.append('the mask sets no place: nothing was brightened')
+        if s.refine_mask is not None and not s.refine_mask.any():
+            notes.append('the refine mask sets no place: the NATs refined nothing')
         film = None
         if s.film:
             small = _smaller(p.x, scale)
-            film = [lit(crop_to(f, small.shape[-2:])[0], small) for f in fields[2:]]
-        return Enhanced(lit(x_norm, p.x), entropy, sigma, mask > 0.5, bright.level, level.std,
-                        bright.gain, **histories, film=film, source=replace(p, x=None, notes=notes))
+            seen = None if opacity is None else _smaller(opacity[None], scale)[0]
+            film = [lit(crop_to(f, small.shape[-2:])[0], small, seen) for f in fields[2:]]
+        return Enhanced(lit(x_norm, p.x, opacity), entropy, sigma, mask > 0.5, bright.level,
+                        level.std, bright.gain, **histories, film=film, source=replace(p, x=None, notes=notes),
+                        settings=s)
 
     def _grids(self):
         "The histories by name, and the side of a cell of each in pixels."
@@ -649,6 +697,7 @@ class Enhancer:
 
     def _by_hints(self, p, s, draw):
         "Results (`Enhanced`) of a picture that something is said of, one for each draw, or one."
+        check_mask_size(s.mask, p.x.shape[-2:])
         while True:
             try: return self._told_results(p, s, draw)
             except (RuntimeError, MemoryError, TypeError) as e:
@@ -671,7 +720,8 @@ class Enhancer:
         run = None
         if self._is_cut(p.x.shape[-2:]) and not self.is_fast(p.x.shape[-2:], s):
             x = p.x[None]
-            run = self._fit(x, whole_stats(x), _allowed(s.mask, x.shape[-2:]), s, 1)
+            allow = _allowed(s.refine_mask, x.shape[-2:])
+            run = self._fit(x, whole_stats(x), allow, s, 1)
         return [self._told_result(p, s, listener, size, o, run) for o in tolds]
 
     def _listener(self, p, s):
@@ -683,9 +733,9 @@ class Enhancer:
         else: small = shrink(x) if self._is_cut(x.shape[-2:]) else x
         m = _side_multiple(small.shape[-2:])
         cells = None
-        if s.mask is not None and (fast or small is x):
-            cells = self._allowed_reduced(s.mask, x.shape[-2:]) if fast else _allowed(
-                s.mask, x.shape[-2:])
+        if s.refine_mask is not None and (fast or small is x):
+            cells = self._allowed_reduced(s.refine_mask, x.shape[-2:]) if fast else _allowed(
+                s.refine_mask, x.shape[-2:])
             cells = pad_to_multiple(cells, m//LATENT_CELL)[0].to(self.device)
         padded = pad_to_multiple(small, m)[0].to(self.device)
         with torch.inference_mode(), self.precision():
@@ -793,8 +843,9 @@ class Enhancer:
         all_stats = [whole_stats(x) for x in xs]
         stats = PictureStats.join(all_stats)
         allow = None
-        if s.mask is not None:
-            cells = [_allowed(s.mask, x.shape[-2:]) for x in xs]
+        for x in xs: check_mask_size(s.mask, x.shape[-2:])
+        if s.refine_mask is not None:
+            cells = [_allowed(s.refine_mask, x.shape[-2:]) for x in xs]
             allow = torch.cat([pad_to_multiple(c, m//LATENT_CELL)[0] for c in cells])
         x = torch.cat([pad_to_multiple(x, m)[0] for x in xs])   # (B,3,H,W)
         fields,record = self._once(x, stats, allow, s.seed, s)

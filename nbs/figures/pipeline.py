@@ -45,6 +45,7 @@ LIGHTS = {                                       # the parts that a chapter ligh
     'cost': ['runs'], 'calibration': ['runs', 'masking'], 'known_tokens': ['runs', 'latent_nat'],
     'lab_nat_gain': ['latent_nat'],
     'hints': ['latent_nat', 'enhancer'], 'guided': ['enhancer', 'bright'],
+    'tone': ['bright', 'enhancer'],
     'tiling': ['enhancer'], 'folders': ['enhancer'], 'result': ['latent_nat', 'enhancer', 'bright'],
     'critic': ['masking', 'latent_nat'], 'static_graph': ['latent_nat', 'onnx'], 'steps': ['widgets'],
     'config': ['learner'], 'checkpoint': ['learner', 'enhancer'], 'pipeline': ['learner'],
