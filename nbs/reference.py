@@ -167,6 +167,16 @@ def cost(d):
                     'gmac=multiply-adds, billions:.1f | seconds=s a picture:.3f | '
                     'time=more time, %:+.1f | memory=more weights and working memory, %:+.1f'))
 
+def near(d):
+    "How near the quick way is to the full one, and what it costs."
+    rows = [dict(o, pictures=f"{o['n']} of {k}") for k in ('val', 'look') for o in d.get(k, [])]
+    o = d['large']
+    cost = (f"24 megapixels on one thread: {o['enhance']:.1f} s of the processor to enhance, "
+            f"{o['read'] + o['save']:.1f} s to read and write; at most {o['over_gb']:.2f} GB over the "
+            f"weights and the picture ({o['picture_gb']:.2f} GB).")
+    return table(rows, 'pictures=pictures | side=sides of the copy:.2f | how=carried | psnr=PSNR:.2f | '
+                 'least=least PSNR:.2f | blurred=PSNR blurred:.2f | ssim=SSIM:.4f') + '\n\n' + cost
+
 def lab(rows):
     by = {}
     for r in rows: by.setdefault(r['form'], []).append(r)
@@ -255,6 +265,7 @@ RESULTS = {
         '24 megapixels', 'enhancer',
         'size=pixels | tile=tile:d | precision=precision | loaded_gb=GB when loaded:.2f | '
         'peak_gb=GB at most:.2f | over_loaded_gb=GB over what was loaded:.2f | seconds=s:d'),
+    'guided': ('Large pictures quickly', 'guided', near),
     'half_precision': ('float16 weights', 'checkpoint',
                        'psnr=PSNR against float32:.2f | same_tokens=share of equal tokens:.4f'),
     'deploy': ('Exported forms', 'onnx', ''),

@@ -1,4 +1,5 @@
 "The four commands: what they write, what they print, what they return, and what they refuse."
+import hashlib
 import json
 import os
 import re
@@ -104,10 +105,10 @@ def test_quality(place, toy, capsys):
 def test_mask_strength_and_films(place, toy, capsys):
     write_image(torch.zeros(3, 20, 24), 'black.png')
     assert lowlight_enhance.main(
-        ['in', '-o', 'out', '--mask', 'black.png', '--save-history', '--weights', toy]) == 0
+        ['in', '-o', 'out', '--refine-mask', 'black.png', '--save-history', '--weights', toy]) == 0
     out, err = capsys.readouterr()
     assert names('out') == ['a.png', 'a_history.webp', 'b.jpg', 'b_history.webp'
-                            ] and err.count('the mask sets no place') == 2
+                            ] and err.count('the refine mask sets no place') == 2
     assert lowlight_enhance.main(
         ['in/a.png', '-o', 'same.png', '--strength', '0', '--save-history', '--weights', toy]) == 0
     assert Image.open('same.png').tobytes() == Image.open('in/a.png').tobytes() and Image.open(
@@ -119,6 +120,66 @@ def test_mask_strength_and_films(place, toy, capsys):
     assert lowlight_enhance.main(
         ['in', '-o', 'out', '--save-history', '--existing', 'skip', '--weights', toy]) == 0
     assert '1 of 2 pictures' in capsys.readouterr().out and len(names('out')) == 4
+
+def test_colour_shadows_and_place(place, toy, capsys):
+    "Every control changes the file; outside the mask it is the photograph, to the last bit."
+    def run(out, *more):
+        assert lowlight_enhance.main(['in/a.png', '-o', out, *more, '--weights', toy]) == 0
+        return np.array(Image.open(out))
+    plain = run('plain.png')
+    # without its number the option doesn't take the picture for one
+    kept = run('kept.png', '--keep-colour')
+    line = ['--keep-colour', 'in/a.png', '-o', 'k.png', '--weights', toy]
+    assert lowlight_enhance.main(line) == 0
+    assert np.array_equal(kept, np.array(Image.open('k.png'))) and not np.array_equal(kept, plain)
+    assert np.array_equal(kept, run('one.png', '--keep-colour', '1'))
+    assert not np.array_equal(plain, run('open.png', '--shadows', '-.5'))
+    mask = torch.zeros(1, 20, 24)
+    mask[..., 12:] = 1
+    write_image(mask, 'mask.png')
+    here = run('here.png', '--mask', 'mask.png', '--feather', '4')
+    dark = np.array(Image.open('in/a.png'))
+    assert np.array_equal(here[:, :9], dark[:, :9]) and np.array_equal(here[:, 16:], plain[:, 16:])
+
+def test_shards_of_a_folder(place, toy, capsys):
+    "Three commands, as three machines would give them, and one again."
+    for i in range(20): write_image(picture(seed=i), place/f'in/sub/{i}.png')
+    for i in (2, 3, 1, 2):
+        line = ['in', '-o', 'out', '--recursive', '--shard', f'{i}/3', '--existing', 'skip']
+        assert lowlight_enhance.main([*line, '--weights', toy]) == 0
+    found = [n for n in names('out') if not n.startswith('.')]
+    assert found == sorted(['a.png', 'b.jpg', 'sub/c.png', *(f'sub/{i}.png' for i in range(20))])
+    said = capsys.readouterr().out.splitlines()
+    line = r"(\d+) of (\d+) pictures enhanced into 'out' \(shard (./3) of 23 pictures\)"
+    done = [re.match(line, o) for o in said]
+    assert [o[3] for o in done] == ['2/3', '3/3', '1/3', '2/3']
+    assert sum(int(o[1]) for o in done) == 23 and done[3][1] == '0'
+
+HELP_GROUPS = ['light and colour', 'where', 'hints', 'output', 'many pictures', 'speed', 'research']
+
+def test_the_help_is_sorted(capsys):
+    """Every option but --debug stands in a group; --quality under output, the NATs' under research,
+    with what was measured of them."""
+    with pytest.raises(SystemExit): lowlight_enhance.main(['--help'])
+    text = capsys.readouterr().out
+    heads = [text.index(f'\n{g}:\n') for g in HELP_GROUPS]
+    assert heads == sorted(heads)
+    parts = dict(zip(HELP_GROUPS, (text[a:b] for a, b in zip(heads, [*heads[1:], None]))))
+    assert '--quality' in parts['output'] and '--out' in parts['output']
+    assert '--shard' in parts['many pictures'] and '--refine-mask' in parts['where']
+    for o in 'tau', 'rounds', 'heat', 'mix', 'refine-mask':
+        own = re.split(r'\n  -', parts['research'].partition(f'\n  --{o} ')[2])[0]
+        assert re.search(r'[-+]\d\.\d\d\s+dB', own), o
+    alone = text[:heads[0]]
+    assert set(re.findall(r'^  (--?[a-z][a-z-]*)', alone, re.M)) <= {'-h', '--debug'}
+
+def test_the_measured_controls_are_of_these_weights():
+    """`python nbs/figures/controls.py --data DIR` measures them anew; a help with figures of other
+    weights would be wrong."""
+    run = json.loads((ROOT/'lowlight_nat/weights/controls.json').read_text())
+    own = hashlib.sha256((ROOT/'lowlight_nat/weights/small.safetensors').read_bytes()).hexdigest()
+    assert run['weights']['sha256'] == own, 'run python nbs/figures/controls.py --data DIR'
+    assert {r['name'] for r in run['rows']} == {'tau', 'rounds', 'heat', 'mix', 'refine_mask'}
 
 def test_broken_files_are_named_and_the_rest_is_done(place, toy, capsys):
     Path('in/broken.png').write_text('no picture')
@@ -142,6 +203,13 @@ bad = {
     ], 'no pictures'), 'tau': (['in', '-o', 'out', '--tau', '3'], 'tau=3'), 'rounds': ([
         'in', '-o', 'out', '--rounds', '-1'
     ], 'rounds=-1'), 'strength': (['in', '-o', 'out', '--strength', '1.2'], 'strength=1.2'),
+    'shadows': (['in', '-o', 'out', '--shadows', '2'], 'shadows=2'), 'keep colour': ([
+        'in', '-o', 'out', '--keep-colour', '7'
+    ], 'keep_colour=7'), 'feather': (['in', '-o', 'out', '--feather', '7'], 'give a mask'),
+    'shard 0': (['in', '-o', 'out', '--shard', '0/4'], 'counted from 1/4 to 4/4'), 'shard 5': ([
+        'in', '-o', 'out', '--shard', '5/4'
+    ], 'counted from 1/4 to 4/4'), 'shard': (['in', '-o', 'out', '--shard', 'a/b'], 'written i/n'),
+    'refine mask': (['in', '-o', 'out', '--refine-mask', 'no.png'], "mask: 'no.png' doesn't exist"),
     'batch': (['in', '-o', 'out', '--batch-size', '0'], 'batch_size=0'), 'mask': ([
         'in', '-o', 'out', '--mask', 'nothing.png'
     ], "mask: 'nothing.png' doesn't exist"), 'mask of something': ([

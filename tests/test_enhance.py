@@ -453,7 +453,7 @@ def test_outside_the_mask_no_nat_had_a_hand(kept, depth):
     assert 8 <= n < 120
     on = e(x, tau=0.)
     off = e(x, rounds=0)
-    part = e(x, tau=0., mask=m)
+    part = e(x, tau=0., refine_mask=m)
     left = 228-n                       # the first cell that is allowed begins at 228
     assert torch.equal(part.x[..., :left],
                        off.x[..., :left]) and not torch.equal(part.x[..., 260:], off.x[..., 260:])
@@ -461,10 +461,10 @@ def test_outside_the_mask_no_nat_had_a_hand(kept, depth):
                            off.x[..., :left]), 'without a mask something happens there'
     assert part.mask[:, 57:].all() and not part.mask[:, :57].any() and part.source.depth == (
         16 if depth == '16 bits' else 8)
-    assert torch.equal(e(x, tau=0., mask=m | True).x, on.x)
-    none = e(x, tau=0., mask=m & False)
+    assert torch.equal(e(x, tau=0., refine_mask=m | True).x, on.x)
+    none = e(x, tau=0., refine_mask=m & False)
     assert torch.equal(
-        none.x, off.x) and none.notes == ['the mask sets no place: the NATs refined nothing']
+        none.x, off.x) and none.notes == ['the refine mask sets no place: the NATs refined nothing']
 
 @pytest.mark.slow
 def test_the_mask_is_cut_with_the_tiles(enhance):
@@ -472,7 +472,7 @@ def test_the_mask_is_cut_with_the_tiles(enhance):
     cut = Enhancer(enhance.model, 'cpu', tile=160, overlap=48, whole=0)
     m = torch.zeros(200, 420, dtype=torch.bool)
     m[60:130, 100:330] = True
-    a = cut(x, tau=0., mask=m, record=True)
+    a = cut(x, tau=0., refine_mask=m, record=True)
     off = cut(x, rounds=0)
     assert torch.equal(a.mask,
                        torch.nn.functional.max_pool2d(m[None].float(), 4)[0] > 0) and torch.equal(
@@ -480,7 +480,7 @@ def test_the_mask_is_cut_with_the_tiles(enhance):
     far = torch.nn.functional.max_pool2d(m[None].float(), 121, 1, 60)[0] == 0
     assert far.sum() > 5000 and torch.equal(a.x[:, far],
                                             off.x[:, far]) and (a.x - off.x)[:, m].abs().max() > 0
-    assert torch.equal(cut(x, mask=torch.ones(200, 420)).x, cut(x).x)
+    assert torch.equal(cut(x, refine_mask=torch.ones(200, 420)).x, cut(x).x)
 
 @pytest.mark.parametrize('form', [
     'png', 'transparent', 'pil', 'palette', 'bool', 'bytes', 'ones', 'float', 'tensor', 'file'])
@@ -504,8 +504,9 @@ def test_every_form_of_a_mask_is_the_same(tmp_path, form):
     (np.full((16, 20), np.nan), 'mask: .*NaN'), (torch.ones(2, 3, 4, 5), 'mask: '),
     (torch.full((16, 20), 3.), 'mask: '), (torch.zeros(0, 4), 'mask: ')])
 def test_bad_masks_give_one_sentence(enhance, mask, says):
-    with pytest.raises(ImageError, match=says) as e: enhance(picture(16, 20), mask=mask)
-    assert '\n' not in str(e.value)
+    for name in 'mask', 'refine_mask':
+        with pytest.raises(ImageError, match=says) as e: enhance(picture(16, 20), **{name: mask})
+        assert '\n' not in str(e.value)
 
 def test_strength(enhance, tmp_path):
     """1 is the result and 0 the input, bit for bit, in 8 and 16 bits, with alpha, in tiles; between
@@ -782,13 +783,13 @@ def test_defaults_of_the_rest_of_the_program_do_not_matter(setting, tmp_path):
     save_model(toy(), tmp_path/'m.safetensors', half=False)
     x = smooth(60, 70)
     want = Enhancer(load_model(tmp_path/'m.safetensors'), 'cpu', tile=48, overlap=16,
-                    whole=0)(x, heat=.5, mask=torch.ones(60, 70), film=True)
+                    whole=0)(x, heat=.5, refine_mask=torch.ones(60, 70), film=True)
     try:
         if setting == 'dtype': torch.set_default_dtype(torch.float64)
         else: torch.set_default_device('meta')
         e = Enhancer.from_pretrained(tmp_path/'m.safetensors', 'cpu', bf16=False, tile=48,
                                      overlap=16, whole=0)
-        got = e(x, heat=.5, mask=want.mask.new_ones(60, 70), film=True)
+        got = e(x, heat=.5, refine_mask=want.mask.new_ones(60, 70), film=True)
         two = e.batch([x[:, :32, :40], x[:, 20:52, :40]], batch_size=2)
         assert (torch.get_default_dtype() == torch.float64) == (setting == 'dtype')
     finally:

@@ -17,8 +17,10 @@ from lowlight_nat.cli import lowlight_enhance
 from lowlight_nat.inference import folders
 from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.inference.folders import *
+from lowlight_nat.io import records
 from lowlight_nat.io.files import ImageError
 from lowlight_nat.io.images import read_image, to_pil, write_image
+from lowlight_nat.io.records import folder_lock
 from lowlight_nat.models.checkpoint import save_model
 from lowlight_nat.models.config import ModelConfig
 from lowlight_nat.models.lowlight_nat import LowLightNAT
@@ -188,6 +190,80 @@ def test_mask_and_strength(enhance, folder, tmp_path):
         with pytest.raises(ValueError, match=says):
             enhance_folder(enhance, folder, tmp_path/'none', **bad)
     assert not (tmp_path/'none').exists() or tree(tmp_path/'none') == []
+
+def test_shards_share_the_work(enhance, folder, tmp_path):
+    "Each picture is in one shard, and names are those of the whole run."
+    for name in 'a.jpg e.png f.png g.png h.png'.split(): write_image(picture(20, 24), folder/name)
+    whole = enhance_folder(enhance, folder, tmp_path/'whole', recursive=True, uncertainty=True)
+    results = []
+    for i in 1, 2, 3:
+        r = enhance_folder(enhance, folder, tmp_path/'out', recursive=True, uncertainty=True,
+                           shard=f'{i}/3')
+        assert r.total == 10 and r.shard == Shard(i, 3)
+        results += [o.relative_to(tmp_path/'out') for o in r.done]
+        last = summary(r, 'out')[-1]
+        assert f'(shard {i}/3 of 10 pictures)' in last and ('left alone' in last) == (i == 1)
+    assert sorted(results) == sorted(o.relative_to(tmp_path/'whole') for o in whole.done)
+    kept = [o for o in tree(tmp_path/'out') if not o.startswith('.shard')]
+    assert kept == tree(tmp_path/'whole') and 'a.png_uncertainty.png' in kept
+
+def test_a_shard_depends_on_the_name_only():
+    jobs = make_jobs([f'in/{i}.jpg' for i in range(400)], 'out', root='in')
+    fewer = make_jobs([f'elsewhere/{i}.jpg' for i in range(399, 0, -3)], 'there', root='elsewhere')
+    for n in 1, 2, 7:
+        parts = [{j.name for j in shard_jobs(jobs, Shard(i+1, n))} for i in range(n)]
+        assert sum(map(len, parts)) == 400
+        assert set().union(*parts) == {f'{i}.jpg' for i in range(400)}
+        assert min(map(len, parts)) > .6*400/n
+        for i in range(n): assert {j.name for j in shard_jobs(fewer, Shard(i+1, n))} <= parts[i]
+    # one name, written as Linux and as macOS write it
+    one, two = (make_jobs([f'{o}.jpg'], 'out') for o in ('caf\u00e9', 'cafe\u0301'))
+    assert [bool(shard_jobs(one, Shard(i, 9))) for i in range(1, 10)] == [
+        bool(shard_jobs(two, Shard(i, 9))) for i in range(1, 10)]
+
+@pytest.mark.parametrize('bad, says', [
+    ('0/4', 'counted from 1/4 to 4/4'), ('5/4', 'counted from 1/4 to 4/4'), ('a/b', 'written i/n'),
+    ('3', 'written i/n'), ('1/0', 'written i/n'), (3, 'written i/n'), ((1, 2), 'written i/n')])
+def test_bad_shards_are_one_sentence(enhance, folder, tmp_path, bad, says):
+    with pytest.raises(ValueError, match=says):
+        enhance_folder(enhance, folder, tmp_path/'o', shard=bad)
+    assert not (tmp_path/'o').exists()
+
+def test_a_shard_runs_once_at_a_time(enhance, folder, tmp_path):
+    "The same shard again is refused while it runs; another is not, nor is it once the first ended."
+    out = tmp_path/'out'
+    with folder_lock(out, '.shard-1-of-2.lock'):
+        with pytest.raises(ValueError, match='Another run'):
+            enhance_folder(enhance, folder, out, shard='1/2')
+        enhance_folder(enhance, folder, out, shard='2/2')
+    enhance_folder(enhance, folder, out, shard='1/2')
+    assert [o for o in tree(out) if not o.startswith('.')] == ['a.png', 'b.jpg', 'c.webp']
+
+def test_a_folder_without_locks(enhance, folder, tmp_path, monkeypatch):
+    "File systems of clusters may have none: the work is done all the same."
+    def none(f): raise OSError(errno.ENOLCK, 'No locks available')
+    monkeypatch.setattr(records, '_take', none)
+    for i in 1, 2: enhance_folder(enhance, folder, tmp_path/'out', shard=f'{i}/2')
+    found = tree(tmp_path/'out')
+    assert [o for o in found if not o.startswith('.')] == ['a.png', 'b.jpg', 'c.webp']
+
+@pytest.mark.slow
+def test_shards_at_the_same_time(tmp_path):
+    "Four processes on one folder, as an array of jobs: each picture once, no part left behind."
+    save_model(toy(), tmp_path/'toy.safetensors')
+    for i in range(40): write_image(picture(20, 24, i), tmp_path/f'in/{i}.png')
+    def start(i):
+        line = ['in', '-o', 'out', '--shard', f'{i}/4', '--weights', 'toy.safetensors']
+        code = f'from lowlight_nat.cli import lowlight_enhance\nexit(lowlight_enhance.main({line}))'
+        return subprocess.Popen([sys.executable, '-c', code], cwd=tmp_path, stdout=subprocess.PIPE,
+                                text=True)
+    runs = [start(i) for i in (1, 2, 3, 4)]
+    said = [p.communicate()[0] for p in runs]
+    assert [p.returncode for p in runs] == [0]*4
+    assert sum(int(o.split()[0]) for o in said) == 40
+    left = tree(tmp_path/'out')
+    assert sorted(o for o in left if not o.startswith('.')) == sorted(f'{i}.png' for i in range(40))
+    assert not [o for o in left if o.endswith('.part')]
 
 def test_in_place(enhance, folder):
     before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}

@@ -228,7 +228,8 @@ def test_further_hints_go_on_from_a_result(enhance, dark):
 
 def test_record_mask_strength_grey(enhance, dark, default):
     mask = torch.ones(*SIZE)
-    r = enhance(dark, hints=[Hint('neutral', BOX)], record=True, mask=mask, strength=0.)
+    r = enhance(dark, hints=[Hint('neutral', BOX)], record=True, mask=mask, refine_mask=mask,
+                strength=0.)
     assert torch.equal(r.x, dark) and len(r.history) == 1 and r.history[0].tokens.shape == (24, 32)
     from PIL import Image
     grey = Image.fromarray((dark[0]*255).byte().numpy(), 'L')

@@ -182,15 +182,28 @@ def test_open_files(tmp_path):
 
 
 def test_parts_of_killed_processes_are_swept_away(tmp_path):
-    from lowlight_nat.io.files import clean_parts
+    from lowlight_nat.io.files import clean_parts, part_name
     p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])
-    part = tmp_path/f'.{p.pid}-0123456789ab.part'
+    part = tmp_path/part_name(p.pid)
     part.write_bytes(b'half')
     clean_parts(tmp_path)
     assert part.exists() or os.name=='nt'
     p.kill()
     p.wait()
     clean_parts(tmp_path)
+    assert not part.exists()
+
+def test_what_another_computer_writes_is_left_alone(tmp_path, monkeypatch):
+    "Its processes don't run here, which says nothing. After an hour it's waste as well."
+    from lowlight_nat.io import files
+    with monkeypatch.context() as m:
+        m.setattr(files.platform, 'node', lambda: 'another')
+        part = tmp_path/files.part_name(2**22+7)
+    part.write_bytes(b'half')
+    files.clean_parts(tmp_path)
+    assert part.exists()
+    os.utime(part, (1e9, 1e9))
+    files.clean_parts(tmp_path)
     assert not part.exists()
 
 

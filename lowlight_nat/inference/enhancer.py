@@ -10,15 +10,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #a1252aee
 from torch import Tensor
 
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #3ef0eda4
+from .guided import FAST_ABOVE, REDUCED, carry, fit_colour, reduced
+from .guided import reduced_size
 from .hints import HINT_KINDS, Hints, Listener, place_hints, read_hints
-from .hints import read_mask, shrink_placed
+from .hints import read_mask, read_soft_mask, shrink_placed
 from .result import LATENT_CELL, Enhanced, Round, paste_rounds
 from ..models.light import Light, parse_exposure
 from ..io.files import ImageError, check_number
@@ -27,6 +29,7 @@ from ..evaluation.fidelity import grey_mean
 from ..models.checkpoint import load_model, plain_defaults
 from ..models.lowlight_nat import LowLightNAT
 from ..io.metadata import read_picture
+from .tone import check_mask_size, feathered, retouch
 from .tiling import apply_tiled, crop_to, pad_to_multiple, tile_grid
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #f510affc
@@ -111,19 +114,33 @@ class Settings:
     heat:float=0. # of the flow's sample; 0: the likeliest
     mix:float|None=None # weight of the low-light features, in [0,1]; None: as learned
     exposure:float|None=None # mean grey of the result, in (0,1); None: as predicted
+    keep_colour:float=0. # how much of the light's own colour is kept, in [0,1]
+    shadows:float=0. # above 0 opens shadows, below 0 keeps them, in [-1,1]
     strength:float=1. # of the result over the input, in [0,1]
     seed:int=0 # of the sample, where heat > 0
     latent_nat:bool|None=None # use the NAT on the latent; None: as the model's configuration says
     decoder_nat:bool=True # use the NAT on the decoder's features
     record:bool=False # keep the history of the rounds
     film:bool=False # keep a small picture of every round, and the history
-    mask:Tensor|None=None # where the NATs may refine, (H,W) bool; None: everywhere
+    mask:Tensor|None=None # where the result is seen (H,W), in [0,1]; None: everywhere
+    feather:float|None=None # pixels over which the mask's edge fades; None: by the picture's size
+    refine_mask:Tensor|None=None # where the NATs may refine, (H,W) bool; None: everywhere
     hints:Hints|None=None # what is said of the picture
+    fast:bool|None=None # compute a reduced copy, and carry it over; None: of a large picture
 
     @property
     def keeps_rounds(self)->bool:
         "Is the history of the rounds wanted, by itself or for the film?"
         return self.record or self.film
+
+    def __repr__(self):
+        said = []
+        for f in fields(self):
+            v = getattr(self, f.name)
+            if isinstance(v, Tensor): v = f'{v.float().mean():.1%} of the picture'
+            elif isinstance(v, Hints): v = [str(o) for o in v.hints]
+            if v!=f.default: said.append(f'{f.name}={v}')
+        return f"Settings({', '.join(said)})"
 
     def of_model(self)->dict: # arguments of `LowLightNAT`
         "Those settings that are the model's."
@@ -140,6 +157,12 @@ def _switch(
     if isinstance(v, (bool,np.bool_)) or type(v) is int and v in (0,1): return bool(v)
     raise ValueError(f'{name}={v!r} must be True or False.')
 
+def _amount(v):
+    "The strength of a setting that may be switched on: True is 1."
+    if isinstance(v, (bool,np.bool_)): return float(v)
+    why = 'True, or 1, keeps the colour of the light, and False leaves it to the network'
+    return check_number('keep_colour', v, '[0, 1]', why=why)
+
 def check_settings(
     *,
     tau:float|None=None, # entropy threshold, in [0,1]; None: the model's
@@ -147,41 +170,51 @@ def check_settings(
     heat:float=0., # of the flow's sample; 0: the likeliest
     mix:float|None=None, # weight of the low-light features, in [0,1]; None: as learned
     exposure=None, # mean grey of the result, in (0,1); None or 'auto': as predicted
+    keep_colour:float=0., # how much of the light's own colour is kept, in [0,1]; True: 1
+    shadows:float=0., # above 0 opens shadows, below 0 keeps them, in [-1,1]
     strength:float=1., # of the result over the input, in [0,1]
     seed:int=0, # of the sample, where heat > 0
     latent_nat:bool|None=None, # use the NAT on the latent; None: as the model says
     decoder_nat:bool=True, # use the NAT on the decoder's features
     record:bool=False, # keep the history of the rounds
     film:bool=False, # keep a small picture of every round
-    mask=None, # not looked at; `read_mask` does
+    fast:bool|None=None, # compute a reduced copy, and carry it over; None: of a large picture
+    mask=None, # not looked at; `read_soft_mask` does
+    feather:float|None=None, # pixels over which the mask's edge fades; None: by the picture's size
+    refine_mask=None, # not looked at; `read_mask` does
     hints=None, # not looked at; `read_hints` does
-)->Settings: # with numbers of the right kind: 2.0 rounds are 2; without the mask
+)->Settings: # with numbers of the right kind: 2.0 rounds are 2; without masks and hints
     "Refuse settings that make no sense, in one sentence."
     if tau is not None: tau = check_number('tau', tau, '[0, 1]')
     if rounds is not None: rounds = check_number('rounds', rounds, '[0, inf)', True)
     if mix is not None:
         mix = check_number('mix', mix, '[0, 1]', why='0 trusts the codebook, 1 the photograph')
+    if feather is not None:
+        feather = check_number('feather', feather, '[0, inf)', why='it is a width in pixels')
+        if mask is None: raise ValueError('feather is the soft edge of a mask: give a mask, too.')
     return Settings(
         tau, rounds,
         heat=check_number('heat', heat, '[0, inf)', why='0 is the likeliest picture, 1 a sample'),
         mix=mix,
+        keep_colour=_amount(keep_colour),
+        shadows=check_number('shadows', shadows, '[-1, 1]', why='1 opens them, -1 keeps them'),
+        feather=feather,
         strength=check_number('strength', strength, '[0, 1]', why='0 is the picture as it was'),
         seed=check_number('seed', seed, '[0, 9223372036854775807]', True),
         exposure=parse_exposure(exposure),
         latent_nat=None if latent_nat is None else _switch('latent_nat', latent_nat),
         decoder_nat=_switch('decoder_nat', decoder_nat),
         record=_switch('record', record),
-        film=_switch('film', film))
+        film=_switch('film', film),
+        fast=None if fast is None else _switch('fast', fast))
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #73334595
 def _allowed(mask, size):
-    """The cells (1,h,w) that a mask (H,W) touches; None for none. The mask must be of the picture's
-    size (H,W)."""
+    """The cells (1,h,w) that a `refine_mask` (H,W) touches; None for none. It must be of the
+    picture's size (H,W)."""
     if mask is None: return None
+    check_mask_size(mask, size, 'refine_mask')
     H,W = mask.shape
-    if (H,W)!=tuple(size):
-        raise ImageError(f"the mask has {W}x{H} pixels, and the picture {size[1]}x{size[0]}: "
-                         "give a mask of the picture's size.")
     m = F.pad(mask, (0,-W%LATENT_CELL,0,-H%LATENT_CELL))
     cells = m.unflatten(0, (-1,LATENT_CELL)).unflatten(2, (-1,LATENT_CELL)) # (h,4,w,4)
     return cells.any(3).any(1)[None]
@@ -218,7 +251,8 @@ class _Pass:
     records:list # a `_Record` for each tile
     light:Light # of the whole picture
     boxes:list # (top,left,bottom,right) of each tile
-    tiled:bool # was it cut?
+    tiled:bool # was it cut, or made smaller?
+    size:tuple # (h,w) of what the model saw
     notes:list # what happened on the way
 
 @dataclass(frozen=True)
@@ -251,6 +285,14 @@ def _smaller(x, s):
 def _film_scale(size):
     "By how much the pictures of a film are made smaller: about 400,000 pixels are left."
     return next((s for s in (1,2,4,8) if size[0]*size[1]<=4e5*s*s), 16)
+
+def _enlarged(rounds, size):
+    "Rounds of a reduced copy on the grid of cells (h,w) of the picture, each cell its nearest."
+    def nearest(v):
+        if not isinstance(v, Tensor): return v
+        rows,columns = [(torch.arange(N)*n)//N for n,N in zip(v.shape, size)]
+        return v[rows][:,columns]
+    return [Round(**{k: nearest(v) for k,v in vars(r).items()}) for r in rounds]
 
 def _round_of(r, i):
     "Picture number i of a round of a batch."
@@ -288,16 +330,21 @@ def _tells_light(kind): return HINT_KINDS[kind]!='colour'
 def _check_hints(s, said):
     "Refuse settings that hints don't go with, in one sentence."
     if s.film: raise ValueError('a film shows rounds without hints: leave out film, or the hints.')
+    coloured = [o for o in said.hints if o.kind in ('neutral','colour','patch')]
+    if s.keep_colour and coloured:
+        raise ValueError(f"keep_colour keeps the light's own colour, and hint {coloured[0]} says "
+                         'another: leave out one of them.')
     loud = [o for o in said.hints if _tells_light(o.kind)]
     if s.exposure is not None and loud:
         raise ValueError(f'exposure={s.exposure:g} says how bright the picture is, and hint '
                          f'{loud[0]} does, too: leave out one of them.')
 
-def _settings(mask=None, hints=None, **settings):
-    "The settings of a call, checked, with mask and hints read."
-    s = check_settings(**settings)
+def _settings(mask=None, refine_mask=None, hints=None, **settings):
+    "The settings of a call, checked, with masks and hints read."
+    s = check_settings(mask=mask, **settings)
     with plain_defaults():
-        if mask is not None: s = replace(s, mask=read_mask(mask))
+        if mask is not None: s = replace(s, mask=read_soft_mask(mask))
+        if refine_mask is not None: s = replace(s, refine_mask=read_mask(refine_mask))
         said = read_hints(hints) if hints else None
     if said is None: return s
     _check_hints(s, said)
@@ -326,6 +373,8 @@ class Enhancer:
         overlap:int=128, # of neighbouring tiles, in pixels, a multiple of 16
         whole:int=1_000_000, # pictures of up to so many pixels aren't cut into tiles
         bf16:bool=False, # compute in bfloat16 where that is safe: faster, and slightly different
+        # of the copy that is computed of a large picture, about; `fast` of a call says when
+        reduced:int=REDUCED,
     ):
         if not isinstance(model, torch.nn.Module):
             raise ValueError(f"Enhancer takes a model, not {type(model).__name__}: "
@@ -333,6 +382,7 @@ class Enhancer:
         self.tile = check_number('tile', tile, '[16, inf)', True, 'it is a side in pixels')
         self.overlap = check_number('overlap', overlap, '[0, inf)', True, 'it is a width in pixels')
         self.whole = check_number('whole', whole, '[0, inf)', True, 'it is a number of pixels')
+        self.reduced = check_number('reduced', reduced, '[4096, inf)', True, 'it is a number of pixels')
         if self.tile%16 or self.overlap%16 or not self.overlap<self.tile:
             raise ValueError(f'tile={self.tile} and overlap={self.overlap} must be multiples of '
                              '16, and overlap smaller than tile.')
@@ -346,7 +396,7 @@ class Enhancer:
         device='auto', # 'auto', 'cpu', 'cuda', ...
         *,
         bf16:bool|None=None, # compute in bfloat16; None: where the device does so natively
-        **kwargs, # tile, overlap, whole
+        **kwargs, # tile, overlap, whole, reduced
     ):
         "An enhancer with trained weights; what they are is in `.model.about`."
         device = pick_device(device)
@@ -365,36 +415,98 @@ class Enhancer:
         decoder_nat:bool=True, # use the NAT on the decoder's features
         record:bool=False, # keep the history of the rounds
         seed:int=0, # of the sample, where heat > 0
-        # where the NATs may refine, as `read_mask` takes it, of the picture's size; None:
-        # everywhere
+        # where the result is seen, as `read_soft_mask` takes it, of the picture's size: brighten
+        # only here; None: everywhere
         mask=None,
         strength:float=1., # of the result over the input, in [0,1]: 0 is the input
         film:bool=False, # keep the history, and a small picture of every round, for `save_history`
         # what you say about regions of the result, each a `Hint` or its text; one may be a result
         # of `variations` to go on from
         hints:list|None=None,
+        # let the model see a reduced copy, and carry its light and colour to the picture by
+        # `inference.guided`, which removes no fine noise; None: above 6 megapixels
+        fast:bool|None=None,
+        keep_colour:float=0., # how much of the light's own colour is kept, in [0,1]; True: 1
+        shadows:float=0., # above 0 opens shadows, below 0 keeps them, in [-1,1]
+        # pixels over which the mask's edge fades; None: a fiftieth of the longer side
+        feather:float|None=None,
+        # where the NATs may refine, as `read_mask` takes it, of the picture's size; None:
+        # everywhere
+        refine_mask=None,
     )->Enhanced:
         "Enhance one picture. Raises `ImageError` or `ValueError` with one sentence."
         s = _settings(tau=tau, rounds=rounds, heat=heat, mix=mix, exposure=exposure,
                       latent_nat=latent_nat, decoder_nat=decoder_nat, record=record, seed=seed,
-                      mask=mask, strength=strength, film=film, hints=hints)
+                      mask=mask, strength=strength, film=film, hints=hints,
+                      keep_colour=keep_colour, shadows=shadows, feather=feather,
+                      refine_mask=refine_mask, fast=fast)
         with plain_defaults(): return self._alone(read_picture(src), s)
 
     # --- one picture: its light, the model (in tiles), level and gain, result
 
     def _alone(self, p, s):
         "Enhance one `Picture`."
+        check_mask_size(s.mask, p.x.shape[-2:])
         if s.hints: return self._by_hints(p, s, None)[0]
         x = p.x[None]                                       # (1,3,H,W)
         size = x.shape[-2:]
         scale = _film_scale(size)
-        run = self._fit(x, _allowed(s.mask, size), s, scale)
+        if self.is_fast(size, s): run = self._reduced(x, s, scale)
+        else: run = self._fit(x, _allowed(s.refine_mask, size), s, scale)
         histories = {}
         if s.keeps_rounds:
             for k,cell in self._grids():
-                histories[k] = paste_rounds([getattr(r, k) for r in run.records], run.boxes, size,
-                                            cell)
+                histories[k] = self._pasted([getattr(r, k) for r in run.records], run.boxes,
+                                            run.size, size, cell)
         return self._finish(p, run.fields, _level(run.light), histories, run.notes, s, scale)
+
+    def _pasted(self, histories, boxes, seen, size, cell):
+        "Rounds of tiles of a picture, of which the model saw so much, on the picture's own cells."
+        rounds = paste_rounds(histories, boxes, seen, cell)
+        if tuple(seen)==tuple(size): return rounds
+        return _enlarged(rounds, [-(-n//cell) for n in size])
+
+    def is_fast(self,
+        size:tuple, # (H,W) of a picture, in pixels
+        s:Settings, # of a call
+    )->bool:
+        "Is a reduced copy of a picture computed, and carried to its full size?"
+        n = size[0]*size[1]
+        wanted = n>FAST_ABOVE if s.fast is None else s.fast
+        return wanted and n>self.reduced
+
+    def _reduced(self, x, stats, s, scale):
+        "What `_fit` gives, of a reduced copy of a picture (1,3,H,W), carried to the picture's size."
+        size = x.shape[-2:]
+        u = reduced(x, reduced_size(size, self.reduced))
+        run = self._fit(u, stats, self._allowed_reduced(s.mask, size), s, 1)
+        fields = self._carried(x, u, run.fields)
+        small = [-(-n//scale) for n in size]                # of the film
+        fields += [F.interpolate(f, small, mode='bilinear') for f in run.fields[2:]]
+        return replace(run, fields=fields, tiled=True, notes=[*run.notes, self._said(u, x)])
+
+    def _carried(self, x, u, fields):
+        """Fields of a reduced copy u (1,3,h,w), normalised picture and maps, at the size of the
+        picture x (1,3,H,W)."""
+        v = crop_to(fields[0], u.shape[-2:])[0]
+        y = carry(x[0], fit_colour(u[0], v))
+        cells = [-(-n//LATENT_CELL) for n in x.shape[-2:]]
+        return [y[None], F.interpolate(fields[1], cells, mode='bilinear')]
+
+    def _allowed_reduced(self, mask, size):
+        "The cells of the reduced copy that a mask of the picture's size (H,W) touches."
+        if mask is None: return None
+        _allowed(mask, size)                                # of another size: one sentence
+        small = reduced_size(size, self.reduced)
+        touched = F.adaptive_max_pool2d(mask[None,None].float(), small)[0,0]>0
+        return _allowed(touched, small)
+
+    def _said(self, u, x):
+        "The note of a picture that was computed small."
+        h,w = u.shape[-2:]
+        H,W = x.shape[-2:]
+        return (f'computed at {w}x{h} and carried to {W}x{H}: noise finer than that was not '
+                'removed; fast=False (--full) computes every pixel')
 
     def _is_cut(self, size):
         "Is a picture (H,W) cut into tiles?"
@@ -421,7 +533,7 @@ class Enhancer:
                 light = self._look(padded)
                 fields,records = self._tiles(padded, light, side, overlap, boxes, cells, s, scale)
             except (RuntimeError, MemoryError, TypeError) as e: retry = self._less(e, side)
-            else: return _Pass(fields, records, light, boxes, bool(tile), notes)
+            else: return _Pass(fields, records, light, boxes, bool(tile), size, notes)
             if retry.overlap is not None:
                 tile = retry.tile
                 overlap = retry.overlap
@@ -516,18 +628,23 @@ class Enhancer:
         x_norm = crop_to(fields[0], size)[0]                # (3,H,W)
         entropy,sigma,mask = crop_to(fields[1], cells)[0].clone()
         bright = self._brightness(p, x_norm, level, s)
-        def lit(y, x): # both (3,h,w)
+        opacity = None if s.mask is None else feathered(s.mask, s.feather)
+        def lit(y, x, seen): # pictures (3,h,w), where y is seen (h,w)
             y = y.mul_(bright.gain).clamp_(0,1).contiguous()
-            return y if s.strength==1 else y.lerp_(x, 1-s.strength)
+            return retouch(x, y, s.keep_colour, s.shadows, s.strength, seen)
         notes = [*p.notes, *notes, *bright.notes]
         if s.mask is not None and not s.mask.any():
-            notes.append('the mask sets no place: the NATs refined nothing')
+            notes.append('the mask sets no place: nothing was brightened')
+        if s.refine_mask is not None and not s.refine_mask.any():
+            notes.append('the refine mask sets no place: the NATs refined nothing')
         film = None
         if s.film:
             small = _smaller(p.x, scale)
-            film = [lit(crop_to(f, small.shape[-2:])[0], small) for f in fields[2:]]
-        return Enhanced(lit(x_norm, p.x), entropy, sigma, mask > 0.5, bright.level, level.std,
-                        bright.gain, **histories, film=film, source=replace(p, x=None, notes=notes))
+            seen = None if opacity is None else _smaller(opacity[None], scale)[0]
+            film = [lit(crop_to(f, small.shape[-2:])[0], small, seen) for f in fields[2:]]
+        return Enhanced(lit(x_norm, p.x, opacity), entropy, sigma, mask > 0.5, bright.level,
+                        level.std, bright.gain, **histories, film=film, source=replace(p, x=None, notes=notes),
+                        settings=s)
 
     def _grids(self):
         "The histories by name, and the side of a cell of each in pixels."
@@ -563,6 +680,7 @@ class Enhancer:
 
     def _by_hints(self, p, s, draw):
         "Results (`Enhanced`) of a picture that something is said of, one for each draw, or one."
+        check_mask_size(s.mask, p.x.shape[-2:])
         while True:
             try: return self._told_results(p, s, draw)
             except (RuntimeError, MemoryError, TypeError) as e:
@@ -583,20 +701,23 @@ class Enhancer:
             told = listener.hear(placed, before)
             tolds = [told] if draw is None else draw(listener, told)
         run = None
-        if self._is_cut(p.x.shape[-2:]):
+        if self._is_cut(p.x.shape[-2:]) and not self.is_fast(p.x.shape[-2:], s):
             x = p.x[None]
-            run = self._fit(x, _allowed(s.mask, x.shape[-2:]), s, 1)
+            run = self._fit(x, _allowed(s.refine_mask, x.shape[-2:]), s, 1)
         return [self._told_result(p, s, listener, size, o, run) for o in tolds]
 
     def _listener(self, p, s):
         "A picture, of a large one a copy of a million pixels, aligned; and its size."
         x = p.x[None]
-        small = shrink(x) if self._is_cut(x.shape[-2:]) else x
+        fast = self.is_fast(x.shape[-2:], s)
+        if fast: small = reduced(x, reduced_size(x.shape[-2:], self.reduced))
+        else: small = shrink(x) if self._is_cut(x.shape[-2:]) else x
         m = _side_multiple(small.shape[-2:])
         cells = None
-        if s.mask is not None and small is x:
-            cells = pad_to_multiple(_allowed(s.mask, x.shape[-2:]), m//LATENT_CELL)[0]
-            cells = cells.to(self.device)
+        if s.refine_mask is not None and (fast or small is x):
+            cells = self._allowed_reduced(s.refine_mask, x.shape[-2:]) if fast else _allowed(
+                s.refine_mask, x.shape[-2:])
+            cells = pad_to_multiple(cells, m//LATENT_CELL)[0].to(self.device)
         padded = pad_to_multiple(small, m)[0].to(self.device)
         light = self._look(padded)
         if small is not x:   # the level is the large picture's
@@ -614,8 +735,8 @@ class Enhancer:
         if told is None: return None
         grid = [n//LATENT_CELL for n in listener.x.shape[-2:]]
         if list(told.tokens.shape[1:])!=grid:
-            raise ValueError('hints: this result is of a picture of another size; '
-                             'give one of the same photograph.')
+            raise ValueError('hints: this result is of a picture of another size, or was computed '
+                             'at another; give one of the same photograph, with the same fast.')
         return told.each(lambda v: v.to(self.device))
 
     def _told_result(self, p, s, listener, size, told, run):
@@ -625,16 +746,23 @@ class Enhancer:
             first = listener.look(listener.nothing) if run else None
         level = Level(told.log_level.exp().item(), told.log_std.exp().item(), told.floor.item())
         histories = {}
+        notes = run.notes if run else []
         if run:
             ratio = light_ratio(crop_to(first.x_norm, size), crop_to(seen.x_norm, size))
             fields = [run.fields[0]*F.interpolate(
                 ratio.cpu(), run.fields[0].shape[-2:], mode='bilinear'), *run.fields[1:]]
         else:
+            x = p.x[None]
             fields = [o.clone() for o in _fields(seen)]   # changed in place further on
+            if size!=x.shape[-2:]:
+                u = crop_to(listener.x, size).cpu()
+                fields = self._carried(x, u, fields)
+                notes = [self._said(u, x)]
             if s.record:
                 for k,cell in self._grids():
-                    histories[k] = paste_rounds([getattr(seen, k)], [(0,0)], size, cell)
-        result = self._finish(p, fields, level, histories, run.notes if run else [], s)
+                    histories[k] = self._pasted([getattr(seen, k)], [(0,0)], size, x.shape[-2:],
+                                                cell)
+        result = self._finish(p, fields, level, histories, notes, s)
         result.told = told.each(lambda v: v.cpu())
         return result
 
@@ -674,7 +802,8 @@ class Enhancer:
             if isinstance(p, Exception):
                 yield i,p
                 continue
-            key = i if s.hints else _group(p, i)   # what is told a picture is told it alone
+            alone = s.hints or self.is_fast(p.x.shape[-2:], s)   # what is told, is told it alone
+            key = i if alone else _group(p, i)
             groups.setdefault(key, {})[i] = p
             del p                                           # its memory is for the next one
             if key==i or len(groups[key])>=batch_size: yield from done(groups.pop(key))
@@ -697,8 +826,9 @@ class Enhancer:
         m = _side_multiple(ps[0].x.shape[-2:])
         xs = [p.x[None] for p in ps]
         allow = None
-        if s.mask is not None:
-            cells = [_allowed(s.mask, x.shape[-2:]) for x in xs]
+        for x in xs: check_mask_size(s.mask, x.shape[-2:])
+        if s.refine_mask is not None:
+            cells = [_allowed(s.refine_mask, x.shape[-2:]) for x in xs]
             allow = torch.cat([pad_to_multiple(c, m//LATENT_CELL)[0] for c in cells])
         padded = [pad_to_multiple(x, m)[0] for x in xs]
         lights = [self._look(x) for x in padded]

@@ -186,6 +186,7 @@ class Enhanced:
     # what came with the input: alpha, depth, colour space, metadata, notes; its colours are let go
     source:Picture=field(default_factory=lambda: Picture(None))
     told:Told|None=None # what was known, of a result of hints or a variation
+    settings:object|None=None # what was asked for: the `Settings` of the call
 
     def __post_init__(self):
         if not self.source.grey: return   # grey in, grey out: three equal channels

@@ -3,11 +3,11 @@
 # %% auto #0
 __all__ = ['RAW_EXTENSIONS', 'WRITTEN_FORMATS', 'IMAGE_EXTENSIONS', 'ImageError', 'check_number', 'check_quality', 'choose',
            'image_errors', 'source_name', 'read_bytes', 'readable_formats', 'install_line', 'needs_extra', 'open_bytes',
-           'develop_raw', 'is_raw', 'write_beside', 'write_errors', 'clean_parts', 'save_options', 'format_of',
-           'list_images']
+           'develop_raw', 'is_raw', 'part_name', 'write_beside', 'write_errors', 'clean_parts', 'save_options',
+           'format_of', 'list_images']
 
 # %% ../../nbs/workshop/01_files.ipynb #0bb8d627
-import difflib, operator, os, re, struct, uuid, warnings
+import difflib, operator, os, platform, re, struct, time, uuid, warnings, zlib
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -269,6 +269,16 @@ def is_raw(
     except struct.error: return False
 
 # %% ../../nbs/workshop/01_files.ipynb #ce76482f
+def part_name(
+    pid:int|None=None, # number of the process; None: this one
+)->str: # such as '.4711-3f0b52c39f2a.part'
+    "What a file is called while a process of this computer writes it; no two names are equal."
+    return f'.{pid or os.getpid()}-{_machine()}{uuid.uuid4().hex[:8]}.part'
+
+def _machine():
+    "Four digits that tell computers apart that share a folder."
+    return f'{zlib.crc32(f"{platform.node()} {uuid.getnode()}".encode()):08x}'[:4]
+
 def write_beside(
     path, # where it goes; its folder is made
     save, # is called with the file, open for bytes
@@ -277,7 +287,7 @@ def write_beside(
     """Call `save(file)` on a new file beside `path`, then rename it to `path`; nothing is left when
     it fails."""
     path = Path(os.path.realpath(path))
-    part = path.with_name(f'.{os.getpid()}-{uuid.uuid4().hex[:12]}.part')
+    part = path.with_name(part_name())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, 'xb') as f:
@@ -318,12 +328,16 @@ def _runs(
 
 def clean_parts(
     path, # a folder
+    hours:float=1., # for which nobody has written to what another computer began
 ):
-    "Remove what killed processes left half-written in a folder."
+    "Remove what killed processes left half-written in a folder, perhaps one of several computers."
     for p in Path(path).glob('.*.part'):
-        m = re.fullmatch(r'\.(\d+)-[0-9a-f]{12}\.part', p.name)
-        if not m or _runs(int(m[1])): continue
-        try: p.unlink()
+        m = re.fullmatch(r'\.(\d+)-([0-9a-f]{4})[0-9a-f]{8}\.part', p.name)
+        if not m: continue
+        try:
+            if m[2]==_machine(): waste = not _runs(int(m[1]))
+            else: waste = time.time()-p.stat().st_mtime>3600*hours
+            if waste: p.unlink()
         except OSError: pass
 
 # %% ../../nbs/workshop/01_files.ipynb #6690cbf9

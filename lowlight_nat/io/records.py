@@ -4,7 +4,7 @@
 __all__ = ['DIGITS', 'versions', 'device_name', 'write_text', 'write_json', 'write_csv', 'Rows', 'folder_lock', 'markdown_table']
 
 # %% ../../nbs/workshop/05_records.ipynb #99d3f154
-import csv, io, json, math, os, platform, time
+import csv, errno, io, json, math, os, platform, time
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -132,6 +132,8 @@ class Rows:
         return self.done[key]
 
 # %% ../../nbs/workshop/05_records.ipynb #1d3f7d41
+# How a file system says that it has no locks, as some of those that many computers share
+_NO_LOCKS = {getattr(errno, o, None) for o in ('ENOLCK','ENOSYS','EOPNOTSUPP','ENOTSUP')}
 _held = set()   # folders locked by this process; the system's lock is one for a whole process
 
 def _take(f):
@@ -158,9 +160,10 @@ def folder_lock(
     f = open(path, 'a+', encoding='utf-8')
     try:
         try: _take(f)
-        except OSError:
-            f.seek(0)
-            refuse(f.read().strip() or 'unknown')
+        except OSError as e:
+            if e.errno not in _NO_LOCKS:
+                f.seek(0)
+                refuse(f.read().strip() or 'unknown')
         f.truncate(0)
         f.write(f'process {os.getpid()} on {platform.node()}')
         f.flush()
