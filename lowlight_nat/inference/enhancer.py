@@ -489,7 +489,7 @@ class Enhancer:
         "What `_fit` gives, of a reduced copy of a picture (1,3,H,W), carried to the picture's size."
         size = x.shape[-2:]
         u = reduced(x, reduced_size(size, self.reduced))
-        run = self._fit(u, stats, self._allowed_reduced(s.mask, size), s, 1)
+        run = self._fit(u, stats, self._allowed_reduced(s.refine_mask, size), s, 1)
         fields = self._carried(x, u, run.fields)
         small = [-(-n//scale) for n in size]                # of the film
         fields += [F.interpolate(f, small, mode='bilinear') for f in run.fields[2:]]
