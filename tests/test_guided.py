@@ -145,13 +145,18 @@ def test_settings_go_on_working(quick, tmp_path):
     torch.testing.assert_close(quick(x, fast=True, strength=.5).x, (x + r.x)/2)
     from lowlight_nat.evaluation.fidelity import grey_mean
     assert grey_mean(quick(x, fast=True, exposure=.3).x).item() == pytest.approx(.3, abs=2e-3)
-    none = quick(x, fast=True, mask=torch.zeros(97, 131))
+    none = quick(x, fast=True, refine_mask=torch.zeros(97, 131))
     assert not none.mask.any() and torch.equal(
         none.x, quick(x, fast=True, rounds=0).x)
     left = torch.zeros(97, 131)
     left[:, :60] = 1
-    assert not quick(x, fast=True, mask=left).mask[:, 18:].any()
-    with pytest.raises(ImageError, match='mask'): quick(x, fast=True, mask=torch.ones(5, 5))
+    assert not quick(x, fast=True, refine_mask=left).mask[:, 18:].any()
+    here = quick(x, fast=True, mask=left, feather=2)     # brighten only here
+    assert torch.equal(here.x[..., 80:], x[..., 80:])
+    torch.testing.assert_close(here.x[..., :40], r.x[..., :40])
+    for name in 'mask', 'refine_mask':
+        with pytest.raises(ImageError, match='mask'):
+            quick(x, fast=True, **{name: torch.ones(5, 5)})
     quick(x, fast=True, film=True).save_history(tmp_path/'film.gif')
 
 def test_hints_and_variations(quick):

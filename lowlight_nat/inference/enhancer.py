@@ -475,11 +475,11 @@ class Enhancer:
         wanted = n>FAST_ABOVE if s.fast is None else s.fast
         return wanted and n>self.reduced
 
-    def _reduced(self, x, stats, s, scale):
+    def _reduced(self, x, s, scale):
         "What `_fit` gives, of a reduced copy of a picture (1,3,H,W), carried to the picture's size."
         size = x.shape[-2:]
         u = reduced(x, reduced_size(size, self.reduced))
-        run = self._fit(u, stats, self._allowed_reduced(s.mask, size), s, 1)
+        run = self._fit(u, self._allowed_reduced(s.refine_mask, size), s, 1)
         fields = self._carried(x, u, run.fields)
         small = [-(-n//scale) for n in size]                # of the film
         fields += [F.interpolate(f, small, mode='bilinear') for f in run.fields[2:]]

@@ -185,7 +185,7 @@ class ModelConfig(Checked):
             cond=48,
             flow_steps=4,
             flow_hidden=32,
-            light_channels=(24, 48, 64),
+            light_channels=(16, 32, 48),
             nat_width=128,
             nat_depth=4,
             dec_channels=(32, 64),

@@ -263,12 +263,12 @@ class LightGrid(nn.Module):
     """Level, colour and local light of a whole picture, from a thumbnail; a bilateral grid of
     affine transforms as in HDRNet, Gharbi et al., SIGGRAPH 2017"""
     def __init__(self,
-                 channels:tuple[int, int, int]=(24, 48, 64), # width at 1/2, 1/4, 1/8 of the thumbnail
+                 channels:tuple[int, int, int]=(16, 32, 48), # width at 1/2, 1/4, 1/8 of the thumbnail
                  bins:int=4, # greys of the grid
                  queries:int=8, # that look at all cells
                  width:int=32, # of queries, keys and values
-                 hidden:int=128, # width of what is known of the whole
-                 drop:float=0.2, # dropout
+                 hidden:int=64, # width of what is known of the whole
+                 drop:float=0.3, # dropout
                  side:int=150, # longer side of the thumbnail
                  norm_level:float=0.4): # grey mean of lit pictures
         super().__init__()
