@@ -449,7 +449,8 @@ class Enhancer:
         run = self._fit(u, stats, self._allowed_reduced(s.mask, size), s, 1)
         fields = self._carried(x, u, run.fields)
         small = [-(-n//scale) for n in size]                # of the film
-        fields += [F.interpolate(f, small, mode='bilinear') for f in run.fields[2:]]
+        fields += [F.interpolate(crop_to(f, u.shape[-2:]), small, mode='bilinear')
+                   for f in run.fields[2:]]
         return replace(run, fields=fields, tiled=True, notes=[*run.notes, self._said(u, x)])
 
     def _carried(self, x, u, fields):
@@ -457,8 +458,8 @@ class Enhancer:
         picture x (1,3,H,W)."""
         v = crop_to(fields[0], u.shape[-2:])[0]
         y = carry(x[0], fit_colour(u[0], v))
-        cells = [-(-n//LATENT_CELL) for n in x.shape[-2:]]
-        return [y[None], F.interpolate(fields[1], cells, mode='bilinear')]
+        few,many = [[-(-n//LATENT_CELL) for n in o.shape[-2:]] for o in (u, x)]
+        return [y[None], F.interpolate(crop_to(fields[1], few), many, mode='bilinear')]
 
     def _allowed_reduced(self, mask, size):
         "The cells of the reduced copy that a mask of the picture's size (H,W) touches."
