@@ -154,6 +154,18 @@ def test_settings_go_on_working(quick, tmp_path):
     with pytest.raises(ImageError, match='mask'): quick(x, fast=True, mask=torch.ones(5, 5))
     quick(x, fast=True, film=True).save_history(tmp_path/'film.gif')
 
+def test_noise_is_not_taken_for_lights(quick, monkeypatch):
+    """The gain is that of the copy, whose result has no noise finer than its pixels; `exposure` is
+    the mean of what comes out."""
+    seen = []
+    gain = quick.model.gain
+    monkeypatch.setattr(quick.model, 'gain', lambda x, *a, **k: seen.append(x.shape) or gain(x, *a, **k))
+    x = smooth(97, 131)
+    quick(x, fast=True)
+    quick(x, fast=True, hints=[Hint('right', (0, 0, 60, 60))])
+    small = reduced_size((97, 131), 4096)
+    assert seen[-1][-2:] == small and all(o[-2:] != (97, 131) for o in seen)
+
 def test_hints_and_variations(quick):
     x = smooth(97, 131)
     plain = quick(x, fast=True)
