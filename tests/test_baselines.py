@@ -27,8 +27,8 @@ from lowlight_nat.peers.baselines import (
     save_baseline,
     train_baseline,
 )
-from lowlight_nat.peers.plain import PlainConfig, PlainUNet
 from lowlight_nat.peers.llflow import ImageFlow, LLFlow, LLFlowConfig, colour_map, noise_map, squeeze
+from lowlight_nat.peers.plain import PlainConfig, PlainUNet
 from lowlight_nat.peers.restormer import ChannelNorm, Restormer, RestormerConfig, channel_attention
 from lowlight_nat.training.checkpoints import Checkpoint
 

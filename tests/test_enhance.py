@@ -144,8 +144,8 @@ def test_all_tiles_have_the_light_of_the_whole(enhance):
     assert Level(res.level, res.level_std).floor == 1   # no result falls below its input
     assert len(seen) == 8 and math.log(res.level) == pytest.approx(whole.log_level.item(), abs=1e-5)
     lit = whole.on(x[None])
-    for (top, left, bottom, right), (tile, light) in zip(tile_grid(96, 160, 64, 32), seen):
-        assert torch.equal(light.grid, whole.grid)
+    for (top, left, bottom, right), (tile, cut) in zip(tile_grid(96, 160, 64, 32), seen):
+        assert torch.equal(cut.grid, whole.grid)
         # to a pixel of the tile's border, beyond which it sees nothing of the field
         want = lit[..., top+2:bottom-2, left+2:right-2]
         torch.testing.assert_close(light.on(tile)[..., 2:-2, 2:-2], want)

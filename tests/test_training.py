@@ -119,7 +119,8 @@ def interrupted(monkeypatch, name, step):
         T, 'stage_learner', lambda n, dls, model, plan, cbs=(), make=None: real(
             n, dls, model, plan, [*cbs, *([Stop(step)] if n == name else [])], make))
 
-@pytest.mark.parametrize('name,step', [('light', 8), ('codebook', 8), ('flow', 1), ('flow', 7), ('nat', 7), ('decoder', 8)])
+@pytest.mark.parametrize('name,step', [('light', 8), ('codebook', 8), ('flow', 1), ('flow', 7),
+                                       ('nat', 7), ('decoder', 8)])
 def test_resumed_by_keyboard_is_the_same_run(whole, tmp_path, monkeypatch, name, step):
     before = list(T.STAGES)[:list(T.STAGES).index(name)]
     for s in before:

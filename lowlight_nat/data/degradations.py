@@ -165,8 +165,9 @@ def random_scene(
     def dark(x, g): return random_low_light(x, g, exposure=(-8., -1.)), x
     kinds = dict(dark=dark, backlit=backlit, night=night, right=right_already)
     u = torch.rand((), generator=generator, device=x_high.device).item()*sum(shares.values())
+    chosen = ''
     for kind, share in shares.items():
+        if u >= 0: chosen = kind
         u -= share
-        if u < 0: break
-    return kinds[kind](x_high, generator)
+    return kinds[chosen](x_high, generator)
 

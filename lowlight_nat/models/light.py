@@ -330,6 +330,14 @@ class LightGrid(nn.Module):
         level = Level(*self.level(describe(v, x, mean)), A.view(B, -1, rows, cols))
         return grid.view(B, self.bins, 12, rows, cols), level
 
+    @torch.no_grad()
+    def numbers(self, x_low:Tensor # whole low-light image (B,3,H,W) in [0,1], sides multiples of 4
+               ) -> Tensor: # (B,67)
+        "What `LevelRidge` is given of a picture"
+        mean = x_low.float().mean((1, 2, 3))
+        x, v = quarter(x_low, mean)
+        return describe(self.thumbnail(v), self.thumbnail(x), mean)
+
     def forward(self, x_low:Tensor # whole low-light image (B,3,H,W) in [0,1], sides multiples of 4
                ) -> Light:
         "Look at a whole picture"

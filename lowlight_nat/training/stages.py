@@ -18,7 +18,7 @@ from ..models.latent_nat import masked_token_bound, random_kept
 from ..models.layers import Outputs
 from ..models.light import Light, quarter, transform_colours
 from ..models.lowlight_nat import Aligned, Known, LowLightNAT, Refined
-from .losses import (PerceptualLoss, exposure_nll, gaussian_nll, gt_mean_loss,
+from .losses import (PerceptualLoss, gaussian_nll, gt_mean_loss,
                                           l1_loss, l1_rms_loss, ms_ssim_loss, perceptual_loss,
                                           ssim_loss)
 
@@ -167,13 +167,14 @@ class Stage(nn.Module):
 
 # %% ../../nbs/part4_training/15_stages.ipynb #0d2c1502
 class LightStage(Stage):
-    "Stage 0: level, colour and local light of whole pictures"
-    terms = 'lit', 'raw', 'exposure'
+    """Stage 0: colour and local light of whole pictures; the level is no matter of steps
+    (`pipeline.fit_level`)"""
+    terms = 'lit',
     own_level = True
     wd = 0.02
     validations = 10
     keep_best = True
-    parts = ('light.',), ('light.to_grid.', 'light.level.')
+    parts = ('light.',), ('light.to_grid.', 'light.to_common.')
 
     def shown(self, x_low, light): # whole pictures (B,3,H,W), to lit ones at the predicted level
         return self.expose(light.on(x_low), light.log_level.exp())
@@ -186,10 +187,8 @@ class LightStage(Stage):
         x = transform_colours(light.field, lifted)                 # (B,3,H/4,W/4), grey mean m_0
         truth = F.avg_pool2d(x_high.float(), 4)
         level = grey_mean(truth).clamp(min=0.02)
-        def at(level): return x*(level/self.cfg.norm_level).view(-1, 1, 1, 1)
-        terms = dict(lit=0.5*l1_rms_loss(at(level), truth),
-                     raw=0.5*l1_rms_loss(at(light.log_level.exp()), truth),
-                     exposure=0.02*exposure_nll(light.log_level, light.log_std, level))
+        x = x*(level/self.cfg.norm_level).view(-1, 1, 1, 1)
+        terms = dict(lit=l1_rms_loss(x, truth))
         return StageOutput(None if self.training else self.shown(x_low, light), terms)
 
 
