@@ -148,7 +148,7 @@ def test_all_tiles_have_the_light_of_the_whole(enhance):
         assert torch.equal(cut.grid, whole.grid)
         # to a pixel of the tile's border, beyond which it sees nothing of the field
         want = lit[..., top+2:bottom-2, left+2:right-2]
-        torch.testing.assert_close(light.on(tile)[..., 2:-2, 2:-2], want)
+        torch.testing.assert_close(cut.on(tile)[..., 2:-2, 2:-2], want)
 
 def test_a_tile_is_as_far_as_training_goes(enhance):
     """Cells and patches of a tile lie no farther apart than the positions that the NATs meet in
