@@ -266,6 +266,7 @@ class _Pass:
     tiled:bool # was it cut, or made smaller?
     size:tuple # (h,w) of what the model saw
     notes:list # what happened on the way
+    copy:Tensor|None=None # normalised result of a reduced copy (3,h,w), if one was computed
 
 @dataclass(frozen=True)
 class _Retry:
@@ -468,7 +469,7 @@ class Enhancer:
             for k,cell in self._grids():
                 histories[k] = self._pasted([getattr(r, k) for r in run.records], run.boxes,
                                             run.size, size, cell)
-        return self._finish(p, run.fields, level, histories, run.notes, s, scale)
+        return self._finish(p, run.fields, level, histories, run.notes, s, scale, run.copy)
 
     def _pasted(self, histories, boxes, seen, size, cell):
         "Rounds of tiles of a picture, of which the model saw so much, on the picture's own cells."
@@ -492,16 +493,18 @@ class Enhancer:
         run = self._fit(u, stats, self._allowed_reduced(s.refine_mask, size), s, 1)
         fields = self._carried(x, u, run.fields)
         small = [-(-n//scale) for n in size]                # of the film
-        fields += [F.interpolate(f, small, mode='bilinear') for f in run.fields[2:]]
-        return replace(run, fields=fields, tiled=True, notes=[*run.notes, self._said(u, x)])
+        fields += [F.interpolate(crop_to(f, u.shape[-2:]), small, mode='bilinear')
+                   for f in run.fields[2:]]
+        return replace(run, fields=fields, tiled=True, notes=[*run.notes, self._said(u, x)],
+                       copy=crop_to(run.fields[0], u.shape[-2:])[0])
 
     def _carried(self, x, u, fields):
         """Fields of a reduced copy u (1,3,h,w), normalised picture and maps, at the size of the
         picture x (1,3,H,W)."""
         v = crop_to(fields[0], u.shape[-2:])[0]
         y = carry(x[0], fit_colour(u[0], v))
-        cells = [-(-n//LATENT_CELL) for n in x.shape[-2:]]
-        return [y[None], F.interpolate(fields[1], cells, mode='bilinear')]
+        few,many = [[-(-n//LATENT_CELL) for n in o.shape[-2:]] for o in (u, x)]
+        return [y[None], F.interpolate(crop_to(fields[1], few), many, mode='bilinear')]
 
     def _allowed_reduced(self, mask, size):
         "The cells of the reduced copy that a mask of the picture's size (H,W) touches."
@@ -622,14 +625,16 @@ class Enhancer:
             h = self.model.exposure(stats, e.summary, e.feats[0])
         return Level(h.log_level.exp().item(), h.log_std.exp().item())
 
-    def _brightness(self, p, x_norm, level, s):
-        "Gain of a picture, its level, and a note if it was bright already; `level`: as predicted."
+    def _brightness(self, p, x_norm, level, s, copy=None):
+        """Gain of a picture, its level, and a note if it was bright already; `level`: as predicted.
+        A reduced copy shows the lights without the noise that would be taken for some."""
         own = grey_mean(p.x)*level.floor
         both = torch.tensor([level.mean, level.std], dtype=torch.float32)
         log_level,log_std = both.log().view(2, 1)           # (1,) each
         kept = self.model.at_least(log_level, own)
         if s.exposure is not None:
             return _Brightness(match_level(x_norm, s.exposure), kept.exp().item(), [])
+        if copy is not None: x_norm = copy
         # of a large picture every k-th pixel is asked for lights
         k = max(1, round((x_norm.shape[1]*x_norm.shape[2]/4e6)**.5))
         gain = self.model.gain(x_norm[None,:,::k,::k], log_level, log_std, own=own).item()
@@ -638,13 +643,13 @@ class Enhancer:
                 f'where the model expected {level.mean:.2f}; exposure= asks for another')
         return _Brightness(gain, kept.exp().item(), [note])
 
-    def _finish(self, p, fields, level, histories, notes, s, scale=1):
-        "An `Enhanced` of the fields (1,C,H,W) of a picture."
+    def _finish(self, p, fields, level, histories, notes, s, scale=1, copy=None):
+        "An `Enhanced` of the fields (1,C,H,W) of a picture; `copy`: what they were carried from."
         size = p.x.shape[-2:]
         cells = [-(-n//LATENT_CELL) for n in size]
         x_norm = crop_to(fields[0], size)[0]                # (3,H,W)
         entropy,sigma,mask = crop_to(fields[1], cells)[0].clone()
-        bright = self._brightness(p, x_norm, level, s)
+        bright = self._brightness(p, x_norm, level, s, copy)
         opacity = None if s.mask is None else feathered(s.mask, s.feather)
         def lit(y, x, seen): # pictures (3,h,w), where y is seen (h,w)
             y = y.mul_(bright.gain).clamp_(0,1).contiguous()
@@ -762,6 +767,7 @@ class Enhancer:
         level = Level(told.log_level.exp().item(), told.log_std.exp().item(), told.floor.item())
         histories = {}
         notes = run.notes if run else []
+        copy = None
         if run:
             ratio = light_ratio(crop_to(first.x_norm, size), crop_to(seen.x_norm, size))
             fields = [run.fields[0]*F.interpolate(
@@ -771,13 +777,14 @@ class Enhancer:
             fields = [o.clone() for o in _fields(seen)]   # changed in place further on
             if size!=x.shape[-2:]:
                 u = crop_to(listener.x, size).cpu()
+                copy = crop_to(fields[0], size)[0]
                 fields = self._carried(x, u, fields)
                 notes = [self._said(u, x)]
             if s.record:
                 for k,cell in self._grids():
                     histories[k] = self._pasted([getattr(seen, k)], [(0,0)], size, x.shape[-2:],
                                                 cell)
-        result = self._finish(p, fields, level, histories, notes, s)
+        result = self._finish(p, fields, level, histories, notes, s, copy=copy)
         result.told = told.each(lambda v: v.cpu())
         return result
 

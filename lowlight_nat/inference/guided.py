@@ -14,19 +14,18 @@ from torch import Tensor
 from ..evaluation.fidelity import grey_mean
 
 # %% ../../nbs/part6_using/29_guided.ipynb #a1900012
-REDUCED = 700_000 # pixels of the copy that the network computes, about: 1024x680 of 3:2
+REDUCED = 700_000 # pixels of the copy that the network computes, about: 1025x683 of 3:2
 FAST_ABOVE = 6_000_000 # pixels above which pictures are computed small, unless somebody says otherwise
 
 def reduced_size(
     size:tuple, # (H,W) of a picture, in pixels
     pixels:int=REDUCED, # wanted, about
-)->tuple: # (h,w), multiples of 8 of about the same proportions; (H,W) itself where it is no larger
+)->tuple: # (h,w) of the same proportions; (H,W) itself where it is no larger
     "The size in which the network computes a large picture."
     H,W = size
     if H*W<=pixels: return tuple(size)
     s = (pixels/(H*W))**.5
-    def side(n): return min(n, max(16, round(n*s/8)*8))
-    return side(H),side(W)
+    return max(1, round(H*s)),max(1, round(W*s))
 
 def reduced(
     x:Tensor, # pictures (B,C,H,W)
