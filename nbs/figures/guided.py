@@ -11,7 +11,6 @@ held with the weights loaded, less the picture itself as float32.
 """
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -83,10 +82,10 @@ def near(paths, model):
                          least=min(o['psnr'] for o in each)))
     return rows
 
-def resident():
-    "Of this process, in GB."
+def resident(name='VmRSS'):
+    "Memory of this process, in GB: now, or its peak, VmHWM (ru_maxrss would count the parent's, too)."
     return next(int(o.split()[1])*1024 for o in open('/proc/self/status')
-                if o.startswith('VmRSS'))/1e9
+                if o.startswith(name))/1e9
 
 def cost(path):
     "In this process: seconds of the processor, and the peak of memory."
@@ -103,7 +102,7 @@ def cost(path):
     del p
     result.save(Path(path).with_name('out.jpg'))
     t3 = time.process_time()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024/1e9
+    peak = resident('VmHWM')
     return dict(size=list(result.x.shape[-2:]), note=result.notes, read=t1-t0, enhance=t2-t1,
                 save=t3-t2, interpreter_gb=before, picture_gb=picture, peak_gb=peak,
                 over_gb=peak-before-picture)
