@@ -1,11 +1,10 @@
 """Controls of a photographer: the light's own colour, shadows, and "brighten only here", on
 pictures of all kinds."""
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_enhance import picture, toy
 
 from lowlight_nat.inference import tone
 from lowlight_nat.inference.enhancer import Enhancer
@@ -13,29 +12,10 @@ from lowlight_nat.inference.hints import Hint
 from lowlight_nat.inference.tone import *
 from lowlight_nat.io.files import ImageError
 from lowlight_nat.io.images import linear_to_srgb, luma, read_image, srgb_to_linear, to_pil
-from lowlight_nat.models.config import ModelConfig
-from lowlight_nat.models.lowlight_nat import LowLightNAT
 
-TOY = dict(n_codes=64, vq_channels=(8, 16), enc_channels=(8, 12, 16), cond=8, flow_steps=2,
-           flow_hidden=8, nat_width=16, nat_depth=1, nat_heads=2, dec_channels=(8, 12),
-           feat_width=16, feat_depth=1)
-
-
-def toy():
-    "A very small model of random weights, whose pictures are bright in the middle of the range."
-    torch.manual_seed(0)
-    model = LowLightNAT(ModelConfig(**TOY))
-    for p in model.parameters(): p.data.add_(torch.randn_like(p)*.02)
-    model.fusion.conv_out[1].bias.data.fill_(.4)
-    with torch.no_grad(): e = model.eval()(torch.rand(1, 3, 64, 64)*.1).entropy
-    model.cfg = replace(model.cfg, tau=e.median().item())
-    return model
 
 @pytest.fixture(scope='module')
 def enhance(): return Enhancer(toy(), 'cpu')
-
-def picture(h, w, seed=0, level=.15):
-    return torch.rand(3, h, w, generator=torch.Generator().manual_seed(seed))*level
 
 def chroma(x, sigma=8):
     "Low-frequency chromaticity of a picture, in light."

@@ -95,6 +95,7 @@ def keep_colour(
     "The result in the light of its input: low-frequency colour of x; brightness and detail of y."
     if not strength: return y
     f = colour_factor(x, y)**strength
+    size = y.shape[-2:]
     def change(y, x, top, bottom):
         factor = rows_of(f, size, top, bottom)
         z = linear_to_srgb(srgb_to_linear(y)*factor)
@@ -104,7 +105,6 @@ def keep_colour(
         paler = g+(z-g)*((1-g)/(largest-g).clamp(min=1e-6)).clamp(max=1)
         darker = z/largest.clamp(min=1)
         return torch.lerp(paler, darker, _not_white(x)).clamp_(0,1)
-    size = y.shape[-2:]
     return _by_strips(change, y, x)
 
 # %% ../../nbs/part6_using/30_tone.ipynb #c3000030
@@ -147,6 +147,7 @@ def open_shadows(
     if not amount: return y
     lines = base_lines(y)
     floor = base_lines(x) if amount<0 else None
+    size = y.shape[-2:]
     def change(y, x, top, bottom):
         b = _base(rows_of(lines, size, top, bottom), y)      # (1,n,W)
         G = shadow_gain(b, amount)
@@ -155,7 +156,6 @@ def open_shadows(
             G = torch.maximum(G, (own/b.clamp(min=1e-4)).clamp(max=1))
         m = y.amax(0, keepdim=True)
         return (y*G/(1+(G-1)*m)).clamp_(0,1)
-    size = y.shape[-2:]
     return _by_strips(change, y, x)
 
 # %% ../../nbs/part6_using/30_tone.ipynb #c3000040

@@ -3,14 +3,14 @@
 picture of 24 megapixels, and writes `run/guided.json`. `--look DIR` adds a folder of photographs.
 
 Near: PSNR of the result that was computed small and carried over against the result of the full
-picture, plain, and with both blurred by 5x5 pixels, which leaves fine noise out. Cost: a process of
+picture, plain, and with both blurred by 5x5 pixels, which leaves fine noise out. *carrying* takes the full
+result, reduced, and carries it back; *network* is how far the small result is from that. Cost: a process of
 its own on one thread makes the large picture by enlarging a sample, with noise, reads it,
 enhances it and writes the result; memory is the peak of resident memory over what the process
 held with the weights loaded, less the picture itself as float32.
 """
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,7 +24,7 @@ from big_picture import make
 from lowlight_nat.data.pairs import find_pairs
 from lowlight_nat.evaluation.fidelity import psnr, ssim
 from lowlight_nat.inference.enhancer import Enhancer
-from lowlight_nat.inference.guided import carry, fit_colour, window_mean
+from lowlight_nat.inference.guided import carry, fit_colour, reduced, window_mean
 from lowlight_nat.io.files import list_images
 from lowlight_nat.io.images import read_image
 from lowlight_nat.io.metadata import read_picture
@@ -43,7 +43,7 @@ def results(enhance, x):
         def enlarge(v): return F.interpolate(v, size, mode='bilinear')
         found.update(
             plain=enlarge(v), ratio=x*enlarge(v/u.clamp(min=1e-3)),
-            guided=carry(x[0], fit_colour(u[0], v[0]))[None])
+            guided=carry(x[0], fit_colour(u[0], v[0]))[None], network=v)
         return [found['guided'].clone(), enlarge(fields[1])[...,::4,::4]]
     enhance._carried = carried
     gain = enhance(x, fast=True).gain
@@ -63,10 +63,17 @@ def near(paths, model):
         want = Enhancer(model, 'cpu')(x, fast=False).x
         for side in SIDES:
             enhance = Enhancer(model, 'cpu', reduced=round(side**2*x[0].numel()))
-            for how, y in results(enhance, x).items():
+            ways = results(enhance, x)
+            network = ways.pop('network')
+            size = network.shape[-2:]
+            small = reduced(want[None], size)[0]            # what the copy's result should be
+            ways['carrying'] = carry(x, fit_colour(reduced(x[None], size)[0], small)).clamp(0, 1)
+            for how, y in ways.items():
                 found.setdefault((round(side, 2), how), []).append(dict(
                     psnr=psnr(y, want).item(), blurred=psnr(blurred(y), blurred(want)).item(),
                     ssim=ssim(y, want).item() if how == 'guided' else None))
+            found.setdefault((round(side, 2), 'network'), []).append(
+                dict(psnr=psnr(network, small).item()))
         print(path.name, *[f'{k}: {v[-1]["psnr"]:.1f}' for k, v in found.items()], flush=True)
     rows = []
     for (side, how), each in found.items():
@@ -75,10 +82,10 @@ def near(paths, model):
                          least=min(o['psnr'] for o in each)))
     return rows
 
-def resident():
-    "Of this process, in GB."
+def resident(name='VmRSS'):
+    "Memory of this process, in GB: now, or its peak, VmHWM (ru_maxrss would count the parent's, too)."
     return next(int(o.split()[1])*1024 for o in open('/proc/self/status')
-                if o.startswith('VmRSS'))/1e9
+                if o.startswith(name))/1e9
 
 def cost(path):
     "In this process: seconds of the processor, and the peak of memory."
@@ -95,7 +102,7 @@ def cost(path):
     del p
     result.save(Path(path).with_name('out.jpg'))
     t3 = time.process_time()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024/1e9
+    peak = resident('VmHWM')
     return dict(size=list(result.x.shape[-2:]), note=result.notes, read=t1-t0, enhance=t2-t1,
                 save=t3-t2, interpreter_gb=before, picture_gb=picture, peak_gb=peak,
                 over_gb=peak-before-picture)
