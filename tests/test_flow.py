@@ -25,9 +25,9 @@ from lowlight_nat.models.flow import (
     check_flow,
     low_light_views,
     nll_bits,
-    picture_stats,
 )
 from lowlight_nat.models.glare import GlareActNorm, GlareCoupling, GlareFlow, GlareSizes, GlareStep, shift_scale
+from lowlight_nat.models.light import LightGrid
 from lowlight_nat.models.lowlight_nat import LowLightNAT
 
 LAYERS = dict(actnorm=lambda: ActNorm(4), invconv=lambda: InvConv1x1(4),
@@ -176,7 +176,7 @@ def test_both_log_determinants_sum_to_zero():
 
 def test_trained_flow_inverts(model, pictures):
     "The bundled model, on its own latents and on what it samples"
-    e = model.encoder(pictures)
+    e = model.align(pictures)
     z = model.vqgan.encode((pictures/.12).clamp(0, 1)).float()
     for z in z, model.flow.inverse(e.mu, e.cond), torch.randn_like(z):
         assert (model.flow.inverse(model.flow(z, e.cond)[0], e.cond) - z).abs().max() < 1e-4
@@ -280,7 +280,7 @@ def glare_models():
     for _ in range(6):
         x = torch.rand(2, 3, 32, 32)
         with torch.enable_grad():
-            e = t.encoder(x*.1)
+            e = t.align(x*.1)
             loss = nll_bits(*t.flow(t.vqgan.encode(x).detach(), e.cond), e.mu)
             loss.backward()
         opt.step()
@@ -303,7 +303,7 @@ def test_conditional_layers_are_bounded():
 
 def test_limits_do_nothing_in_the_ordinary_range(model, pictures):
     "The flow gives to the last bit what it gives without a limit on the shift"
-    e = model.encoder(pictures)
+    e = model.align(pictures)
     u = torch.cat([e.mu, e.mu + torch.randn_like(e.mu)])
     c = e.cond.repeat(2, 1, 1, 1)
     z = model.flow.inverse(u, c)
@@ -326,7 +326,8 @@ def test_limits_of_glares_flow_do_nothing_in_the_ordinary_range(glare_flow):
 
 @odd
 def test_views_of_odd_pictures(picture):
-    v = low_light_views(ODD[picture], picture_stats(ODD[picture]))
+    light = LightGrid().eval()(ODD[picture])
+    v = low_light_views(ODD[picture], light.on(ODD[picture]), light.mean)
     assert v.isfinite().all() and v.abs().max() < 8
 
 @pytest.mark.parametrize('z', [
@@ -341,19 +342,19 @@ def test_actnorm_starts_from_any_batch(z):
 
 # heat
 def test_no_heat_is_the_mode(model, pictures):
-    e = model.encoder(pictures)
+    e = model.align(pictures)
     z = model.flow.sample(e.mu, e.cond)
     assert torch.equal(z, model.flow.inverse(e.mu, e.cond))
     assert torch.equal(z, model.flow.sample(e.mu, e.cond, heat=0., seed=7))
     assert torch.equal(z, model.align(pictures).z_tilde)
 
 def test_a_sample_is_that_of_align(model, pictures):
-    e = model.encoder(pictures)
+    e = model.align(pictures)
     close(model.flow.sample(e.mu, e.cond, .7, seed=3),
           model.align(pictures, heat=.7, seed=3).z_tilde, 1e-6)
 
 def test_samples_follow_their_seed_alone(model, pictures):
-    e = model.encoder(pictures)
+    e = model.align(pictures)
     z = model.flow.sample(e.mu, e.cond, 1., seed=1)
     assert torch.equal(z, model.flow.sample(e.mu, e.cond, 1., seed=1)) and not torch.allclose(
         z, model.flow.sample(e.mu, e.cond, 1., seed=2), atol=.01)
@@ -365,7 +366,7 @@ def test_samples_follow_their_seed_alone(model, pictures):
 
 @pytest.mark.slow
 def test_spread_grows_with_heat(model, pictures):
-    e = model.encoder(pictures[:1])
+    e = model.align(pictures[:1])
     std = [
         torch.cat([model.flow.sample(e.mu, e.cond, s, seed=i)
                    for i in range(8)]).std(0).mean().item()

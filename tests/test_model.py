@@ -11,13 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowlight_nat.models.checkpoint import load_model, read_metadata, save_model
 from lowlight_nat.models.config import ModelConfig, StagePlan, TrainPlan
-from lowlight_nat.models.flow import picture_stats
+from lowlight_nat.models.light import picture_stats
 from lowlight_nat.models.lowlight_nat import LowLightNAT
 from lowlight_nat.training.stages import STAGES, align_terms, trainable
 
 TOY = replace(ModelConfig.tiny(), n_codes=64, vq_channels=(8, 16), enc_channels=(8, 16, 16), cond=8,
               flow_steps=2, flow_hidden=8, dec_channels=(8, 16), nat_width=32, feat_width=32,
-              deform=(True, False))
+              deform=True)
 
 
 def pair(n=2, size=32, seed=0):
@@ -169,10 +169,10 @@ def test_level_is_a_gain(model):
                               atol=1e-6) and o.level.item() == pytest.approx(l)
     assert c.x.max() == 1   # the last one clips
 
-def test_statistics_of_the_whole_picture_count(model):
+def test_light_of_the_whole_picture_counts(model):
     x = pair(1, 48)[0]
-    assert torch.equal(model(x, stats=picture_stats(x)).x, model(x).x)
-    assert (model(x, stats=picture_stats(3*x)).x - model(x).x).abs().max() > 1e-3
+    assert torch.equal(model(x, light=model.light(x)).x, model(x).x)
+    assert (model(x, light=model.light(3*x)).x - model(x).x).abs().max() > 1e-3
 
 def test_statistics_count_large_pictures():
     stats = picture_stats(torch.zeros(1, 3, 2048, 3000))    # 18 million values, all in one bin
@@ -284,9 +284,9 @@ def test_work_follows_the_mask(model):
 
 @pytest.mark.parametrize('cfg', [
     dict(vq_channels=(8, 16, 16), vq_stem=1, vq_groups=4),
-    dict(dim=3, vq_groups=8, deform=(True, True)),
-    dict(deform=(False, False), nat_patch=1)], ids=['as base: three levels',
-                                                    'groups, deformable twice', 'patches of one place'])
+    dict(dim=3, vq_groups=8),
+    dict(deform=False, nat_patch=1)], ids=['as base: three levels', 'groups',
+                                           'no deformable layer, patches of one place'])
 def test_other_sizes_run(cfg):
     m = LowLightNAT(replace(TOY, **cfg)).eval()
     with torch.no_grad(): assert m(torch.rand(1, 3, 24, 40), tau=0.).x.isfinite().all()
@@ -430,10 +430,10 @@ BAD = [(ModelConfig, bad)
                    dict(bound=0), dict(norm_level=0), dict(norm_level=4), dict(nat_heads=5),
                    dict(nat_width=90), dict(nat_depth=0), dict(nat_patch=0), dict(feat_width=40),
                    dict(feat_depth=0), dict(dec_channels=(8, 8, 8)), dict(dec_blocks=-1),
-                   dict(deform=(True, )), dict(deform=('yes', 'no')),
-                   dict(deform=(True, True), vq_channels=(6, 6)), dict(quantizer='vq'),
+                   dict(deform=(True, )), dict(deform='yes'), dict(light_channels=(8, 8)),
+                   dict(deform=True, vq_channels=(6, 6)), dict(quantizer='vq'),
                    dict(n_codes=16, quantizer='fsq'), dict(arch='unet'), dict(mask_by='luck'),
-                   dict(exposure_head='oracle'), dict(beta=-1), dict(lights=float('inf')),
+                   dict(light_bins=1), dict(beta=-1), dict(lights=float('inf')),
                    dict(frozen=2), dict(name=3), dict(tau=True))]
 BAD += [(TrainPlan, bad)
         for bad in (dict(context=(100, 96)), dict(ema=2), dict(ema=1), dict(seed=1.5), dict(seed=-1),

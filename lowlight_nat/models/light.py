@@ -144,8 +144,8 @@ class LevelRidge(nn.Module):
         super().__init__()
         self.register_buffer('mean', torch.zeros(n))
         self.register_buffer('scale', torch.ones(n))
-        self.register_buffer('weight', torch.zeros(n))
-        self.register_buffer('bias', torch.tensor(math.log(0.45)))
+        self.weight = nn.Parameter(torch.zeros(n))                   # w, b: solved for in `fit`,
+        self.bias = nn.Parameter(torch.tensor(math.log(0.45)))       # parameters for fine-tuning
         self.register_buffer('spread', torch.zeros(n, n))   # P
         self.register_buffer('noise', torch.tensor(0.3))    # s
 

@@ -174,7 +174,11 @@ class LightStage(Stage):
     wd = 0.02
     validations = 10
     keep_best = True
-    parts = ('light.',), ('light.to_grid.', 'light.to_common.')
+    parts = (
+        tuple(f'light.{k}' for k in ('body.', 'norm.', 'key.', 'value.', 'query', 'whole.', 'tell.',
+                                     'local.')),
+        ('light.to_grid.', 'light.to_common.'),
+    )
 
     def shown(self, x_low, light): # whole pictures (B,3,H,W), to lit ones at the predicted level
         return self.expose(light.on(x_low), light.log_level.exp())
