@@ -71,9 +71,12 @@ local home = 'https://lowlight-nat.github.io/lowlight_nat/'
 local moved = {
   -- moved:start
   ['networks/llflow.html#llflowconfig.full'] = 'networks/llflow.html#llflowconfig',
+  ['networks/plain.html#plainconfig.small'] = 'networks/plain.html#plainconfig',
   ['networks/restormer.html#restormerconfig.full'] = 'networks/restormer.html#restormerconfig',
   ['part2_vocabulary/flow.html#conditionalflow.inverse'] = 'part2_vocabulary/flow.html#conditionalflow',
   ['part2_vocabulary/layers.html#places.put'] = 'part2_vocabulary/layers.html#places',
+  ['part2_vocabulary/light.html#light.cut'] = 'part2_vocabulary/light.html#light',
+  ['part2_vocabulary/light.html#light.on'] = 'part2_vocabulary/light.html#light',
   ['part3_doubt/fusion.html#featurenat.cells'] = 'part3_doubt/fusion.html#featurenat',
   ['part3_doubt/lowlight_nat.html#lowlightnat.align'] = 'part3_doubt/lowlight_nat.html#lowlightnat',
   ['part3_doubt/lowlight_nat.html#lowlightnat.decode'] = 'part3_doubt/lowlight_nat.html#lowlightnat',

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'NATConfig', 'within', 'one_of', 'field_value', 'Checked', 'ModelConfig', 'StagePlan', 'TrainPlan',
-           'config_0_1', 'list_presets']
+           'list_presets']
 
 # %% ../../nbs/workshop/17_config.ipynb #5c1f0a1b
 import json
@@ -384,18 +384,6 @@ class TrainPlan(Checked):
         own = self.stages()
         shared = {k: v for k, v in asdict(self).items() if k not in own}
         return {**asdict(own[stage]), **shared}
-
-# %% ../../nbs/workshop/17_config.ipynb #fd7b8f13
-def config_0_1(s:str # JSON of a configuration of version 0.1, which had the plan in it
-              ) -> tuple[ModelConfig, TrainPlan]:
-    "Configuration and plan of a checkpoint of version 0.1"
-    old = json.loads(s)
-    for name in 'soft_targets', 'context': old.pop(name, None)   # what is no more, or is another
-    plan = {f.name: old.pop(f.name) for f in fields(TrainPlan) if f.name in old}
-    own = {f.name: old.pop(f.name) for f in fields(StagePlan) if f.name in old} # a value a stage
-    for i, stage in enumerate(('codebook', 'flow', 'nat', 'decoder')):
-        plan[stage] = StagePlan(**{k: v[i] for k, v in own.items()})
-    return ModelConfig.from_dict(old), TrainPlan(**plan)
 
 # %% ../../nbs/workshop/17_config.ipynb #5c1f0a23
 def list_presets() -> list[str]: # the smallest first

@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 from torch import Tensor, nn
 
 # %% ../../nbs/networks/03_llflow.ipynb #0fdbe42a
-from ..models.flow import ConditionalFlow, InvConv1x1, nll_bits, picture_stats
+from ..models.flow import ConditionalFlow, InvConv1x1, nll_bits
+from ..models.light import picture_stats
 from ..models.layers import Down, Outputs, ResBlock, Up, conv3
 from ..training.losses import l1_loss
 
