@@ -64,8 +64,8 @@ def test_the_nat_pays_for_hidden_tokens_and_nothing_else_learns(model, monkeypat
     learnt = {n.split('.')[0] for n, p in model.named_parameters() if p.grad is not None}
     assert learnt == {'nat'}
     l = latents(model, .2*x, x)
-    assert torch.equal(stage(*vars(l).values()).terms['tokens'], out.terms['tokens'])
-    assert torch.equal(token_bound(model, l, kept), out.terms['tokens'])
+    for again in stage(*vars(l).values()).terms['tokens'], token_bound(model, l, kept):
+        assert torch.allclose(again, out.terms['tokens'], rtol=1e-5)
     assert token_bound(model, l, torch.ones_like(kept)) == 0
 
 def test_validation_asks_with_more_and_more_shown(model):

@@ -9,12 +9,18 @@ from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.models.checkpoint import load_model, save_model
 from lowlight_nat.models.config import ModelConfig
 from lowlight_nat.models.light import (
+    Level,
     LevelRidge,
+    Light,
     LightGrid,
+    PictureStats,
     coverage,
+    overview,
     parse_exposure,
+    picture_stats,
     quarter,
     spare_lights,
+    strips,
 )
 from lowlight_nat.models.lowlight_nat import LowLightNAT
 
@@ -58,10 +64,13 @@ def test_light_of_any_size(size):
     assert lit.isfinite().all()
     assert grey_mean(lit).item() == pytest.approx(0.4, abs=0.02)
 
-def test_strips_change_nothing():
+def test_strips_change_nothing(monkeypatch):
     x = torch.rand(1, 3, 64, 96)*0.1
     mean = x.mean((1, 2, 3))
-    for a, b in zip(quarter(x, mean), quarter(x, mean, pixels=500)):
+    whole = quarter(x, mean)
+    monkeypatch.setattr('lowlight_nat.models.light.strips', lambda x: strips(x, 500))
+    assert len(strips(x, 500)) > 1
+    for a, b in zip(whole, quarter(x, mean)):
         assert torch.allclose(a, b, atol=1e-6)
 
 def test_doubt_grows_with_distance():
@@ -192,9 +201,9 @@ def test_dark_pictures_know_nothing_of_the_guard():
     x = torch.rand(2, 3, 64, 96)*0.15
     with torch.inference_mode():
         out = model(x)
-        a = model.align(x)
-        assert torch.equal(out.level, a.log_level.exp())
-        assert torch.equal(out.gain, model.gain(out.x_norm, a.log_level, a.log_std))
+        light = model.light(x)
+        assert torch.equal(out.level, light.log_level.exp())
+        assert torch.equal(out.gain, model.gain(out.x_norm, light.log_level, light.log_std))
     assert Enhancer(model, 'cpu')(x[0]).notes == []
 
 def test_the_guard_of_the_fixed_graph_is_the_same():
@@ -231,3 +240,38 @@ def test_the_guard_lets_training_move_the_level():
     assert (gain*x).mean().item() == pytest.approx(0.6, abs=1e-3)
     gain.sum().backward()
     assert log_level.grad.item() == pytest.approx(gain.item(), rel=1e-5)
+
+def test_what_is_seen_at_a_glance():
+    "Statistics, level and field of each picture, and the cut of a tile"
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 64, 96)*torch.tensor([0.1, 0.5]).view(2, 1, 1, 1)
+    stats = picture_stats(x)
+    assert isinstance(stats, PictureStats)
+    told = overview(stats)
+    assert told.shape == (2, 17) and told[1, 0] > told[0, 0]
+    with torch.no_grad():
+        light = LightGrid((8, 8, 8)).eval()(x)
+        assert isinstance(light, Light) and torch.equal(light.overview, told)
+        part = light.cut(16, 32, 24, 40)
+        inner = (..., slice(4, -4), slice(4, -4))
+        cut = part.on(x[..., 16:40, 32:72])[inner]
+        assert torch.allclose(cut, light.on(x)[..., 16:40, 32:72][inner], atol=1e-5)
+    level = Level(light.log_level, light.log_std)
+    assert level.attention is None and len(level.log_level) == 2
+
+def test_the_level_is_fitted_to_pairs():
+    "The ridge regression of a network, on pairs whose level is a number of the dark picture"
+    from lowlight_nat.data.loaders import LowLightDataLoaders
+    from lowlight_nat.training.pipeline import fit_level
+    g = torch.Generator().manual_seed(0)
+    highs = [torch.rand(3, 48, 64, generator=g)*level for level in torch.linspace(0.3, 1, 24)]
+    dls = LowLightDataLoaders.from_synthetic(highs, val_images=highs[:2], size=32, bs=2,
+                                             items_per_epoch=4, device='cpu', num_workers=0)
+    torch.manual_seed(0)
+    model = LowLightNAT(TOY).eval()
+    before = model.light.level.bias.item()
+    fit_level(model, dls, scenes=4)
+    level = model.light.level
+    assert level.bias != before and level.noise > 0 and level.spread.diagonal().min() > 0
+    with torch.no_grad(): said = model.light(dls.one_batch()[0]).log_level
+    assert said.isfinite().all()

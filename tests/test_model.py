@@ -452,7 +452,7 @@ def test_a_configuration_that_cannot_train_is_refused_at_once(kind, bad):
 
 def test_every_field_has_its_range():
     from dataclasses import fields
-    free = {'name', 'deform', 'codebook', 'flow', 'nat', 'decoder'}
+    free = {'name', 'light', 'codebook', 'flow', 'nat', 'decoder'}
     for kind in ModelConfig, TrainPlan, StagePlan:
         assert all(
             {'interval', 'words'} & {*f.metadata} or isinstance(f.default, bool) or f.name in free
@@ -485,7 +485,7 @@ def test_a_checkpoint_keeps_configuration_and_plan(model, tmp_path):
 @pytest.mark.parametrize('edge', [
     dict(rounds=0), dict(n_codes=4), dict(dim=2), dict(vq_blocks=0), dict(enc_blocks=0),
     dict(dec_blocks=0), dict(flow_steps=1), dict(dilations=(1,)), dict(nat_patch=1),
-    dict(nat_heads=1), dict(vq_groups=4), dict(deform=(True, True)),
+    dict(nat_heads=1), dict(vq_groups=4), dict(deform=True),
     dict(vq_channels=(8, 8, 8), vq_stem=1), dict(cond=1), dict(flow_hidden=1)], ids=str)
 def test_what_is_allowed_runs(edge):
     small = dict(n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8, flow_steps=1,

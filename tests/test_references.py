@@ -231,12 +231,15 @@ def test_messages_are_means_over_windows():
         for y in range(7):
             for x in range(9):
                 for i, side in enumerate([*WINDOWS, 99]):
-                    near = torch.zeros(7, 9, dtype=torch.bool)
-                    reach = side//2
-                    near[max(0, y-reach):y+reach+1, max(0, x-reach):x+reach+1] = True
-                    heard = r[b][:, near & kept[b]]
-                    close(got.count[b, i, y, x], torch.tensor(float(heard.shape[1])), 1e-3)
-                    if heard.numel(): close(got.mean[b, i, :, y, x], heard.mean(1), 1e-4)
+                    k = (side + 1)//2
+                    def tent(n, at):
+                        away = (torch.arange(n) - at).abs()
+                        return (1 - away/k).clamp(min=0) if i < len(WINDOWS) else torch.ones(n)
+                    weight = tent(7, y)[:, None]*tent(9, x)*kept[b]
+                    heard = weight.sum()
+                    close(got.count[b, i, y, x], heard, 1e-3)
+                    if heard > 1e-3:
+                        close(got.mean[b, i, :, y, x], (r[b]*weight).sum((1, 2))/heard, 1e-4)
 
 def test_logits_are_distances_over_temperatures():
     z = torch.randn(6, 3)

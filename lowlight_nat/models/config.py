@@ -140,9 +140,9 @@ class ModelConfig(Checked):
     flow_hidden:int = within('[1, inf)', 32) # width of its coupling networks
     bound:float = within('(0, inf)', 0.8) # largest |log-scale| of a flow layer
     norm_level:float = within('(0, 1]', 0.4) # grey mean of exposure-normalised pictures
-    # light grid: width at 1/2, 1/4 and 1/8 of the thumbnail, and greys of the grid
-    light_channels:tuple = within('[4, inf)', (16, 24, 32), 3)
-    light_bins:int = within('[2, inf)', 4)
+    # light grid
+    light_channels:tuple = within('[4, inf)', (16, 24, 32), 3) # width at 1/2, 1/4, 1/8 of the thumbnail
+    light_bins:int = within('[2, inf)', 4) # greys of the grid
     # how much clipped lights count against the predicted level; 0: not at all
     lights:float = within('[0, inf)', 1000.)
     # latent NAT

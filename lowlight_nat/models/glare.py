@@ -310,8 +310,8 @@ class GlareEncoder(nn.Module):
         self.cond_conv = nn.Sequential(conv3(s.dim, s.cond), nn.Sigmoid())
 
     def forward(self, x_low:Tensor, # low-light image (B,3,H,W) in [0,1], H and W multiples of 4
-                x_lit:Tensor|None=None, # not used: GLARE has no light grid
-                mean:Tensor|None=None, # not used
+                x_lit:Tensor|None=None, # (B,3,H,W), not used: GLARE has no light grid
+                mean:Tensor|None=None, # (B,), not used
                ) -> Encoded: # with features (B,cond,h,w), (B,2ch,2h,2w), (B,ch,4h,4w)
         log = (x_low + 1e-3).clamp(min=1e-3).log()
         h, feats = self.encoder(log, keep=True)
