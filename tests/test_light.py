@@ -14,7 +14,9 @@ from lowlight_nat.models.light import (
     Light,
     LightGrid,
     PictureStats,
+    black_point,
     coverage,
+    hold_black,
     overview,
     parse_exposure,
     picture_stats,
@@ -275,3 +277,23 @@ def test_the_level_is_fitted_to_pairs():
     assert level.bias != before and level.noise > 0 and level.spread.diagonal().min() > 0
     with torch.no_grad(): said = model.light(dls.one_batch()[0]).log_level
     assert said.isfinite().all()
+
+def test_a_night_sky_stays_black_and_a_dark_room_does_not():
+    "In the picture, not in the level of the rest"
+    night = torch.rand(1, 3, 64, 96).clamp(min=0.3)
+    night[..., :64] = torch.randint(0, 3, (1, 3, 64, 64))/255
+    room = 0.05*torch.rand(1, 3, 64, 96)
+    model = load_model('small')
+    with torch.inference_mode():
+        b = black_point(night, night.mean((1, 2, 3)))
+        assert b.item()*255 == pytest.approx(2.5) and black_point(room, room.mean((1, 2, 3))) == 0
+        assert hold_black(torch.full((1, 1, 1, 1), 1/255), b) < 0.15
+        light = model.light(night)
+        lit = light.on(night)
+        assert lit[..., 8:56].mean() < 0.08 and grey_mean(lit).item() == pytest.approx(0.4, abs=0.02)
+        assert model(night).x[..., 8:56].mean() < 0.06
+        # as bright as without: the level gave way
+        plain = model.light(night.clamp(min=3/255))
+        bright = (..., slice(72, 96))
+        def shown(l): return (l.on(night)*l.log_level.exp().view(-1, 1, 1, 1))[bright].mean().item()
+        assert shown(light) == pytest.approx(shown(plain), rel=0.1)

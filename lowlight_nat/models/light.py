@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['exposure_normalise', 'PictureStats', 'strips', 'picture_stats', 'overview', 'lift', 'slice_grid', 'transform_colours',
            'query_places', 'cell_means', 'describe', 'LevelRidge', 'Level', 'Light', 'quarter', 'look_up', 'area_means',
-           'LightGrid', 'AsDecoded', 'coverage', 'spare_lights', 'keep_bright', 'parse_exposure']
+           'LightGrid', 'black_point', 'hold_black', 'AsDecoded', 'coverage', 'spare_lights', 'keep_bright',
+           'parse_exposure']
 
 # %% ../../nbs/part2_vocabulary/07_light.ipynb #24ebb873
 import math, torch
@@ -347,16 +348,35 @@ class LightGrid(nn.Module):
             grid, level = self.look(self.thumbnail(v), self.thumbnail(x), stats.mean)
             field = slice_grid(grid, v.mean(1, keepdim=True))
             lit = transform_colours(field, v)   # at a quarter of the size, for its mean
-            scale = self.norm_level/grey_mean(lit).clamp(min=0.02)
+            hold = hold_black(x.mean(1, keepdim=True), black_point(x_low, stats.mean))
+            before = grey_mean(lit).clamp(min=0.02)
+            after = grey_mean(lit*hold).clamp(min=0.02)
             return Light(
                 mean=stats.mean,
                 overview=overview(stats),
-                log_level=level.log_level,
+                log_level=level.log_level + (after/before).clamp(max=1).log(),
                 log_std=level.log_std,
                 attention=level.attention,
                 grid=grid,
-                field=field*scale.view(-1, 1, 1, 1),
+                field=field*hold*(self.norm_level/after).view(-1, 1, 1, 1),
             )
+
+# %% ../../nbs/part2_vocabulary/07_light.ipynb #1b190831
+def black_point(x_low:Tensor, # whole low-light image (B,3,H,W) in [0,1], sides multiples of 4
+                mean:Tensor, # its mean (B,)
+               ) -> Tensor: # b (B,), 0 where less than a fifth of the picture is crushed
+    "The grey below which a picture that is black in large parts holds nothing"
+    t = (mean/2).clamp(max=2.5/255)
+    most = torch.cat([F.max_pool2d(s.float().amax(1), 4).flatten(1) for s in strips(x_low)], 1)
+    crushed = (most <= t[:, None]).float().mean(1)
+    return t*((crushed - 0.2)/0.2).clamp(0, 1)
+
+def hold_black(grey:Tensor, # of the dark picture (B,1,h,w)
+               b:Tensor, # `black_point` (B,)
+              ) -> Tensor: # factor in [0,1] (B,1,h,w)
+    "How much of its light a place keeps"
+    grey2 = grey.float().square()
+    return grey2/(grey2 + b.square().view(-1, 1, 1, 1)).clamp(min=1e-12)
 
 # %% ../../nbs/part2_vocabulary/07_light.ipynb #15609bb8
 class AsDecoded(nn.Module):
