@@ -2,7 +2,7 @@
 `[train]` are installed.
 
 The tests run on the pinned versions of `[dev]`; whoever installs the package gets the newest that its ranges allow.
-Here every module is imported, and a toy model goes through all four stages, is written, read again,
+Here every module is imported, and a toy model goes through all stages, is written, read again,
 and enhances a picture.
 """
 import contextlib

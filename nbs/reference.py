@@ -229,10 +229,6 @@ RESULTS = {
         'Rounds, measured on the tokens', 'latent_nat',
         'name=reading | masked=masked:.3f | cross_entropy=cross-entropy:.3f | accuracy=accuracy:.3f | '
         'psnr_gt_mean=PSNR GT-mean:.2f | ssim_gt_mean=SSIM GT-mean:.4f', NAT_0_1),
-    'exposure': (
-        'Exposure heads', 'light',
-        'name=head | val error=error of the level:.3f | raw PSNR=PSNR raw:.2f | '
-        'GT-mean PSNR=PSNR GT-mean:.2f | cv error=error, cross-validated:.3f'),
     'lights': (
         'Sparing the lights', 'light',
         'weight=weight:d | ' + ' | '.join(
@@ -274,7 +270,7 @@ RESULTS = {
 }
 # measured on the twelve validation pictures of version 0.1, which are no longer the set
 TWELVE = [
-    'val_twelve', 'exp_table1', 'exp_ablation', 'perceptual', 'exposure', 'lights', 'quantizers',
+    'val_twelve', 'exp_table1', 'exp_ablation', 'perceptual', 'lights', 'quantizers',
     'flow_vs_regression', 'lab', 'lab_oracles', 'deploy', 'unpaired', 'exp_tau', 'exp_brightness',
     'exp_table2', 'rounds',
 ]

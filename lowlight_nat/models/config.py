@@ -162,7 +162,7 @@ class ModelConfig(Checked):
     rounds:int = within('[0, inf)', 4) # R, of both NATs
     # fusion decoder
     dec_channels:tuple = within('[1, inf)', (16, 32), 2) # width at 1/2 and 1/4
-    dec_blocks:int = within('[0, inf)', 1) # residual blocks before and after each fusion
+    dec_blocks:int = within('[0, inf)', 1) # residual blocks at 1/4, before and after the fusion
     deform:bool = False              # deformable alignment of the codebook's features
     feat_width:int = within('[16, inf)', 64) # of the NAT on features
     feat_depth:int = within('[1, inf)', 2) # its layers

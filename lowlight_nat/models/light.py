@@ -395,13 +395,13 @@ def coverage(
     level:Tensor, # truth (N,)
     sigmas=(1, 2), # deviations
 ) -> list: # share of truths within so many deviations; for a normal distribution 0.683 and 0.954
-    "How often the truth lies where the head says"
+    "How often the truth lies where the prediction says"
     z = ((level.log() - log_level)/log_std.exp()).abs()
     return [(z <= s).float().mean().item() for s in sigmas]
 
 # %% ../../nbs/part2_vocabulary/07_light.ipynb #838cd50a
 def spare_lights(x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not clipped
-                 log_level:Tensor, # mu (B,), of an exposure head
+                 log_level:Tensor, # mu (B,), as predicted
                  log_std:Tensor, # log s (B,)
                  norm_level:float=0.4, # m_0, grey mean of exposure-normalised pictures
                  weight:float=1000., # lambda, how much values above 1 count; 0: not at all

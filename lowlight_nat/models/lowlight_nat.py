@@ -347,7 +347,7 @@ class LowLightNAT(nn.Module):
             ) -> Tensor: # (B,)
         "What a normalised picture is multiplied by"
         c = self.cfg
-        official = c.arch == 'glare'   # its network has no head that could doubt
+        official = c.arch == 'glare'   # its network predicts no level that could be in doubt
         if level is not None:
             now = grey_mean(x_norm.float()).clamp(min=0.02) if official else c.norm_level
             return torch.full_like(log_level, level)/now

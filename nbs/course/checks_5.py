@@ -1,4 +1,4 @@
-"Checks of session 5: the fusion decoder, the NAT on features, exposure."
+"Checks of session 5: the fusion decoder, the NAT on features, the level."
 from pathlib import Path
 
 import torch
@@ -89,11 +89,11 @@ def coverage(f):
     for k,want in ((1,.683),(2,.954)):
         close(
             float(f(m, s.log(), level, k)), want,
-            f'a head that tells the truth covers {want} within {k} deviations. It speaks of log '
+            f'a prediction that tells the truth covers {want} within {k} deviations. It speaks of log '
             'levels, and of the log of its standard deviation',
             .02)
     close(float(f(m, (s*.5).log(), level, 1)), .383,
-          'a head that claims half its error covers less', .02)
+          'a prediction that claims half its error covers less', .02)
 
 @exercise('5.7', 3)
 def match_level(f):

@@ -23,14 +23,14 @@ PARTS = {                                        # what stands in a box: its nam
     'latent_nat': ('latent_nat', ['NAT on latent', 'R rounds']),
     'fusion': ('fusion', ['decoder of features', '+ NAT on them']),
     'bright': ('bright picture', ['x']),
-    'light': ('light: the gain that brings the level back, from the whole dark picture', []),
+    'light': ('light: level, colour and local gain, from a look at the whole dark picture', []),
     **{name: (name, []) for name in ('loaders layers losses callbacks learner fidelity baselines runs '
                                      'glare glare_weights enhancer onnx widgets cli').split()},
 }
 SHORTER = {                                      # where the box is narrower
     'vqgan': ('vqgan', ['codebook:', 'encoder E,', 'codes eₖ,', 'decoder D', '', 'learned on',
                         'normal-light', 'pictures', 'alone']),
-    'light': ('light', ['the gain that brings', 'the level back, from the', 'whole dark picture']),
+    'light': ('light', ['level, colour and local', 'gain, from a look at the', 'whole dark picture']),
 }
 PICTURES = ['dark', 'bright']
 LIGHTS = {                                       # the parts that a chapter lights besides one of its own name
