@@ -120,11 +120,13 @@ def claim_rows():
     val = read('val')
     new = without(val)
     seen = len(val['trained_on'])
-    yield (f"It brightens real photographs, {seen} of {val['n']} of scenes that it was trained on",
+    of = f'{seen} of {val["n"]} of scenes that it was trained on' if seen else 'of scenes that it was not trained on'
+    others = (f"of the {len(new)} other scenes {mean(new, 'psnr_gt_mean'):.2f} dB GT-mean, "
+              f"{mean(new, 'psnr'):.2f} raw; " if seen else '')
+    yield (f'It brightens real photographs, {of}',
            f"{val['psnr_gt_mean']:.2f} dB and SSIM {val['ssim_gt_mean']:.3f} GT-mean, "
            f"{val['psnr']:.2f} dB and {val['ssim']:.3f} raw, mean of {val['n']} pairs; "
-           f"of the {len(new)} other scenes {mean(new, 'psnr_gt_mean'):.2f} dB GT-mean, "
-           f"{mean(new, 'psnr'):.2f} raw; the dark pictures themselves: "
+           f"{others}the dark pictures themselves: "
            f"{val['input']['psnr_gt_mean']:.2f} and {val['input']['psnr']:.2f} dB", val)
     cost = read('run/cost_small')
     both = row(cost, system='both')

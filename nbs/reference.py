@@ -333,20 +333,21 @@ def twelve():
     gone = [o for o in names['old'] if o not in names['new']]
     unseen = readme['without'](new)
     others = len(set(TWELVE)) - 1
+    seen = new['trained_on']
+    known = (
+        f"Of the {new['n']} scenes the bundled checkpoint has seen **{len(seen)}** ({', '.join(seen)}), and a figure "
+        f"on such a scene may flatter. On the other {len(unseen)} it has "
+        f"{readme['mean'](unseen, 'psnr_gt_mean'):.2f} dB GT-mean and {readme['mean'](unseen, 'psnr'):.2f} dB raw."
+        if seen else f"Of the {new['n']} scenes the bundled checkpoint has seen **none**.")
     return (
         f"Version 0.1 was measured on {old['n']} whole pictures of LOL-v1. {len(names['old']) - len(gone)} of "
         f"them are among the {new['n']} of today's validation set; {', '.join(gone)} is not, since it shows a "
         f"scene of the training data, as the fingerprints said, and is a training "
-        f"picture now. On its own twelve the bundled checkpoint has {old['psnr_gt_mean']:.2f} dB GT-mean and "
-        f"{old['psnr']:.2f} dB raw, on the twenty of today {new['psnr_gt_mean']:.2f} and {new['psnr']:.2f} dB.\n\n"
-        f"Of the {new['n']} scenes the bundled checkpoint has seen **{len(new['trained_on'])}** "
-        f"({', '.join(new['trained_on'])}): version 0.1 was trained on crops of them, and a figure "
-        "on such a scene may flatter. On the other "
-        f"{len(unseen)} it has {readme['mean'](unseen, 'psnr_gt_mean'):.2f} dB GT-mean and "
-        f"{readme['mean'](unseen, 'psnr'):.2f} dB raw. `lowlight_evaluate` says so by itself, from the fingerprints "
-        f"in the checkpoint.\n\n"
-        f"What was measured on the twelve and not again: everything that was trained from nothing to be compared, the "
-        f"sweeps over settings, and the curves of the trainings ({others} tables of the "
+        f"picture now. On its own twelve the checkpoint of version 0.1 had {old['psnr_gt_mean']:.2f} dB GT-mean and "
+        f"{old['psnr']:.2f} dB raw.\n\n"
+        f"{known} `lowlight_evaluate` says so by itself, from the fingerprints in the checkpoint.\n\n"
+        f"What was measured on the twelve and not again: what was trained from nothing to be compared, and "
+        f"some sweeps over settings, with the network of version 0.1 ({others} tables of the "
         "[results](results.qmd), each of which says so). Two such "
         f"figures may be compared with each other, and not with a figure of the twenty.")
 

@@ -54,7 +54,7 @@ def mean(rows, key): return sum(r[key] for r in rows)/len(rows)
 
 # --- the pictures that are measured on ---
 
-OLD_CURVES = ['codebook.csv', 'flow.csv', 'nat.csv', 'decoder.csv', 'decoder_{i}.csv']
+OLD_CURVES = ['nat.csv']
 
 @pytest.fixture(scope='module')
 def twelve():
@@ -112,7 +112,12 @@ def unpack_names():
 def test_every_front_says_how_many_were_seen():
     d = val()
     few = unseen(d)
-    assert len(few) < d['n'] and set(seen(d)) <= set(unpack_names())
+    assert set(seen(d)) <= set(unpack_names())
+    if not seen(d):
+        for name in ('README.md', 'index.ipynb', 'results.qmd'):
+            assert 'The weights have seen none of these scenes' in page(name), name
+        assert 'of scenes that they were not trained on' in page('card')
+        return
     without = f"{mean(few, 'psnr_gt_mean'):.2f}"
     for name in ('README.md', 'index.ipynb', 'results.qmd', 'limits.qmd'):
         text = page(name)
@@ -183,12 +188,13 @@ def test_factor_and_kept_are_printed():
     decoder = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/12_fusion.ipynb'))
     assert f'trained with kept={cfg().feat_kept}' in decoder
 
-def test_decoder_table_ends_at_the_bundled_weights():
+def test_the_training_ends_at_the_bundled_weights():
+    "The last validation of the training, on all pictures, is what `lowlight_evaluate` says"
+    run = pd.read_csv(RUN/'together.csv').query("split == 'val'")
+    end = json.loads((NBS/'figures/val.json').read_text())
+    assert abs(run.gt_mean_psnr.iloc[-1] - end['psnr_gt_mean']) < 0.1
     decoder = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/12_fusion.ipynb'))
-    last = pd.read_csv(RUN/'decoder_3.csv').query("split == 'val'").gt_mean_psnr.iloc[-1]
-    end = read('val_twelve')['psnr_gt_mean']
-    assert f'{last:.4f}'.rstrip('0') in decoder and f'{end:.2f} dB' in decoder and abs(last
-                                                                                       - end) < 0.1
+    assert f"{end['psnr_gt_mean']:.2f} dB" in decoder
 
 
 # --- the curves ---

@@ -681,7 +681,7 @@ def test_memory_of_100_megapixels_was_measured():
 @bundled
 def test_bundled_metadata():
     about = Enhancer.from_pretrained(device='cpu').model.about
-    assert {'command', 'data', 'seed', 'val'} <= set(about)
+    assert {'trained', 'data', 'seed', 'val', 'note'} <= set(about)
 
 MEASURE = """
 import json, resource, sys, torch

@@ -11,7 +11,6 @@ from lowlight_nat.evaluation.fidelity import score_pair
 from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.io.images import read_image, write_image
 from lowlight_nat.models.checkpoint import load_model, read_metadata, weights_path
-from lowlight_nat.training.stages import STAGES as MODEL_STAGES
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = HERE.parents[1]/'samples'
@@ -74,6 +73,10 @@ def verdict(systems, seeds=.15):
                               'of the time, and not networks trained without them')
     return f'GT-mean, against GLARE: **{said}**. For both that is {small}.'
 
+def seen(v):
+    n = len(v['trained_on'])
+    return f'{n} of which show scenes that these weights were trained on' if n else 'of scenes that they were not trained on'
+
 def overlap(v):
     "What the scenes that the training set also shows do to the figures"
     new = [r for r in v['rows'] if r['name'] not in v['trained_on']]
@@ -87,13 +90,6 @@ def overlap(v):
         f"{v['note']} The {len(new)} others: **{m['psnr_gt_mean']:.2f} dB, SSIM {m['ssim_gt_mean']:.3f} GT-mean; "
         f"{m['psnr']:.2f} dB, SSIM {m['ssim']:.3f} raw**. ")
 
-# by the beginning of a file's SHA-256: where an earlier edition of the weights is in the history
-COMMITS = {'d6bfd63e': '5278f5d', '369a51e9': '1b9144e'}
-
-def editions(about):
-    "What the metadata say of each training, the first one first"
-    return (editions(about['start']) if 'start' in about else []) + [about]
-
 def table(rows):
     return '\n'.join('| ' + ' | '.join(r) + ' |'
                      for r in [rows[0], ['---']*len(rows[0]), *rows[1:]])
@@ -102,7 +98,6 @@ def card():
     meta = read_metadata(weights_path('small'))
     size = weights_path('small').stat().st_size
     about = meta.about
-    plan = meta.plan
     model = load_model('small')
     v = json.loads((HERE/'val.json').read_text())
     systems = {
@@ -117,33 +112,15 @@ def card():
         names[k], *(f'{s[m]:.{d}f}' for m, d in (('psnr_gt_mean', 2), ('ssim_gt_mean', 4),
                                                  ('psnr', 2), ('ssim', 4)))
     ] for k, s in systems.items()]])
-    all_ = editions(dict(about, steps=[o.steps for o in plan.stages().values()]))
-    STAGES = list(MODEL_STAGES)
-    stages = table([['training', 'stage', 'steps', 'seconds'],
-                    *[[str(i), k, str(n), str(e['stages'][k]['seconds'])]
-                      for i, e in enumerate(all_, 1)
-                      for k, n in zip(STAGES, e['steps'])
-                      if k in e['stages']]])
-    begun = [
-        EDITION.format(i=i, command=e['command'], ssim=e['val']['ssim_gt_mean'],
-                       psnr=e['val']['psnr_gt_mean'], commit=COMMITS[then['start']['sha256'][:8]],
-                       **{k: then['start'][k]
-                          for k in ('sha256', 'file')})
-        for i, (e, then) in enumerate(zip(all_, all_[1:]), 1)
-    ]
-    begun = '\n'.join(begun + [LIGHT.format(light=plan.relight)]*(plan.relight > 0))
+    stages = table([['part', 'steps', 'minutes on two cores'],
+                    *[[o['part'], str(o['steps']), f"{o['minutes']:.0f}"] for o in about['trained']]])
     CARD.write_text(
         TEXT.format(size=size/1e6, params=sum(p.numel() for p in model.parameters())/1e6, v=v,
-                    command=about['command'], seed=about['seed'], torch=about['torch'],
-                    note=about['note'], share=plan.synthetic, begun=begun, systems=systems_table,
+                    seed=about['seed'], torch=about['torch'], note=about['note'], systems=systems_table,
                     stages=stages, failures='\n'.join(
                         f'{i}. {s}' for i, s in enumerate(said, 1)), low=worst[0]['psnr_gt_mean'],
-                    high=worst[-1]['psnr_gt_mean'], overlap=overlap(v), seen=len(v['trained_on'])
-                    or 'none', old=about['val']['n'], verdict=verdict(systems)), encoding='utf-8')
-
-EDITION = '''{i}. `{command}`: {psnr:.2f} dB, SSIM {ssim:.3f} GT-mean. Its weights are `lowlight_nat/weights/small.safetensors` as of commit {commit}, SHA-256 `{sha256}`, in the next command called `{file}`.'''
-LIGHT = '''
-From the second training on, {light:.0%} of the pairs were put under another light (chapter on darkness); factor and threshold of the masks were set before each.'''
+                    high=worst[-1]['psnr_gt_mean'], overlap=overlap(v), seen=seen(v),
+                    verdict=verdict(systems)), encoding='utf-8')
 
 TEXT = '''# Model card: `small.safetensors`
 
@@ -151,19 +128,17 @@ Made by `python nbs/figures/card.py` from the checkpoint's own metadata and from
 
 **What it is.** The preset `small` of LowLightNAT: {params:.1f} million parameters, {size:.1f} MB as float16. `Enhancer.from_pretrained()` loads it.
 
-**How it was trained.** `{command}`, seed {seed}, PyTorch {torch}, on a CPU. {note} What it stands on:
-
-{begun}
-
-Data: LOL-v1, one 256x256 crop of each of 340 training scenes; in {share:.0%} of the draws the dark picture is not LOL's but made from the bright one by the formulas of the chapter on darkness, one to eight stops down. Validated in training on {old} further scenes of 400x600, of which one, 488, shows a scene of the training crops; these are no longer the validation set. The sample pictures of this repository were not trained on.
+**How it was trained.** Seed {seed}, PyTorch {torch}, on a CPU. {note}
 
 {stages}
+
+Data: the 443 pairs of LOL-v1's training set that share no scene with the validation pictures, as they are and under other lights, and 400 natural photographs. From both, scenes were made that are dark, backlit or night, and some that are right as they are, by the formulas of the chapters on darkness and pairs. The sample pictures of this repository were not trained on.
 
 **Data and terms.** LOL-v1 (Wei et al., *Deep Retinex Decomposition for Low-Light Enhancement*, BMVC 2018), a data set for research; no picture of it is in this package. The weights are ours, Apache-2.0. The official LOL test pictures were never read.
 
 **What it is for.** Learning, teaching, and brightening photographs of ordinary scenes taken in too little light. Not for evidence, medicine, or any use in which an invented detail does harm: what the sensor did not record, the model makes up.
 
-**What it reaches.** {v[n]} whole pictures of 400x600 (`lowlight_evaluate --data lol --split val`), {seen} of which show scenes that these weights were trained on: **{v[psnr_gt_mean]:.2f} dB, SSIM {v[ssim_gt_mean]:.3f} GT-mean; {v[psnr]:.2f} dB, SSIM {v[ssim]:.3f} raw**. GT-mean: the result is scaled to the truth's grey mean first; formula in the chapter on metrics. {overlap}From picture to picture GT-mean PSNR runs from {low:.1f} to {high:.1f} dB. LPIPS and FID: not measured, their networks were not at hand. The same weights as the talk's four systems (in the precision that `lowlight_evaluate` chooses):
+**What it reaches.** {v[n]} whole pictures of 400x600 (`lowlight_evaluate --data lol --split val`), {seen}: **{v[psnr_gt_mean]:.2f} dB, SSIM {v[ssim_gt_mean]:.3f} GT-mean; {v[psnr]:.2f} dB, SSIM {v[ssim]:.3f} raw**. GT-mean: the result is scaled to the truth's grey mean first; formula in the chapter on metrics. {overlap}From picture to picture GT-mean PSNR runs from {low:.1f} to {high:.1f} dB. LPIPS and FID: not measured, their networks were not at hand. The same weights as the talk's four systems (in the precision that `lowlight_evaluate` chooses):
 
 {systems}
 
