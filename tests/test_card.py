@@ -11,7 +11,8 @@ def test_card_agrees_with_the_checkpoint(root):
     meta = read_metadata(weights_path('small'))
     v = json.loads((root/'nbs'/'figures'/'val.json').read_text())
     for said in (f"{v['psnr_gt_mean']:.2f} dB, SSIM {v['ssim_gt_mean']:.3f} GT-mean",
-                 f"{v['psnr']:.2f} dB, SSIM {v['ssim']:.3f} raw", meta.about['note'], f"{weights_path('small').stat().st_size/1e6:.1f} MB"):
+                 f"{v['psnr']:.2f} dB, SSIM {v['ssim']:.3f} raw", meta.about['note'],
+                 f"{weights_path('small').stat().st_size/1e6:.1f} MB"):
         assert said in card, f'{said}: run `python nbs/figures/card.py`'
     assert (root/'nbs'/'figures'/'failures.jpg'
             ).stat().st_size < 200_000 and weights_path('small').stat().st_size <= 12e6

@@ -9,6 +9,7 @@ from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.models.checkpoint import load_model, save_model
 from lowlight_nat.models.config import ModelConfig
 from lowlight_nat.models.light import (
+    KNEE,
     Level,
     LevelRidge,
     Light,
@@ -21,6 +22,8 @@ from lowlight_nat.models.light import (
     parse_exposure,
     picture_stats,
     quarter,
+    shoulder,
+    soften,
     spare_lights,
     strips,
 )
@@ -130,8 +133,10 @@ def test_lights_lower_the_level_within_its_doubt():
     assert torch.equal(out.level, off.level) and (out.gain < off.gain
                                                   *0.9).all() and (out.gain > off.gain*
                                                                    (-4*out.level_std).exp()).all()
-    torch.testing.assert_close(out.x, (out.x_norm*out.gain.view(-1, 1, 1, 1)).clamp(0, 1))
-    assert (out.x == 1).float().mean() < (off.x == 1).float().mean()
+    u = out.x_norm*out.gain.view(-1, 1, 1, 1)
+    torch.testing.assert_close(out.x, soften(u, *shoulder(u, x, grey_mean(x))))
+    def clipped(o): return (o.x_norm*o.gain.view(-1, 1, 1, 1) > 1).float().mean()
+    assert clipped(out) < clipped(off)
 
 @pytest.mark.parametrize('std', [0.03, 0.2, 0.6])
 def test_the_spared_level_is_the_likeliest(std):
@@ -297,3 +302,32 @@ def test_a_night_sky_stays_black_and_a_dark_room_does_not():
         bright = (..., slice(72, 96))
         def shown(l): return (l.on(night)*l.log_level.exp().view(-1, 1, 1, 1))[bright].mean().item()
         assert shown(light) == pytest.approx(shown(plain), rel=0.1)
+
+def test_a_sky_keeps_its_texture_and_a_lamp_is_white():
+    "Where the result clips much of what was not clipped; nothing gets darker than it came in"
+    sky = torch.full((1, 3, 60, 60), 0.3)
+    sky[:, :, :20] = torch.linspace(1, 2, 60)
+    w, top = shoulder(sky, 0.3*sky)
+    bent = soften(sky, w, top)
+    assert w == 1 and (bent[0, 0, 0].diff() > 0).all() and bent.max() <= 1
+    assert KNEE > 0.3 and torch.equal(bent[:, :, 20:], sky[:, :, 20:])      # below the knee
+    assert (soften(sky, 0*w, top) == sky.clamp(max=1)).all()
+    lamp = torch.full((1, 3, 300, 300), 0.3)
+    lamp[:, :, :15, :15] = 3.
+    assert shoulder(lamp, 0.3*lamp)[0] == 0 and shoulder(lamp, lamp)[0] == 0
+    own = grey_mean(bent) + 0.5*(grey_mean(sky.clamp(0, 1)) - grey_mean(bent))
+    assert grey_mean(soften(sky, *shoulder(sky, 0.3*sky, own, every=1))) >= own - 1e-4
+
+def test_the_whole_model_bends_lights_as_the_enhancer_does():
+    "A dark scene with a piece of sky, in the model, in `Enhancer` and in the fixed graph"
+    from lowlight_nat.export.static_graph import DenseModel
+    model = load_model('small')
+    x = 0.04 + 0.02*torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    x[:, :, :12] = 0.7 + 0.25*torch.linspace(0, 1, 128)
+    with torch.inference_mode():
+        out = model(x)
+        dense = DenseModel(model).eval()(x)[0]
+    hard = (out.x_norm*out.gain.view(-1, 1, 1, 1)).clamp(0, 1)
+    assert (hard - out.x).abs().max() > 0.02 and (hard == 1).float().mean() > (out.x == 1).float().mean()
+    assert (Enhancer(model, 'cpu', bf16=False)(x[0]).x - out.x[0]).abs().max() < 0.01
+    assert (dense - out.x).abs().max() < 1e-3

@@ -22,7 +22,7 @@ from .guided import reduced_size
 from .hints import HINT_KINDS, Hints, Listener, place_hints, read_hints
 from .hints import read_mask, read_soft_mask, shrink_placed
 from .result import LATENT_CELL, Enhanced, Round, paste_rounds
-from ..models.light import Light, parse_exposure
+from ..models.light import Light, parse_exposure, shoulder, soften, strips
 from ..io.files import ImageError, check_number
 from ..models.layers import has_bf16
 from ..evaluation.fidelity import grey_mean
@@ -269,6 +269,14 @@ class _Brightness:
     gain:float # what it's multiplied by
     level:float # mean grey, in (0,1)
     notes:list # whether it was bright already
+    bend:tuple|None=None # weight and top of the shoulder (1,) each; None: lights are cut off
+
+    def on(self, x_norm): # (3,H,W), changed in place
+        "The picture in that light, in [0,1]."
+        x_norm.mul_(self.gain)
+        if self.bend is None or not self.bend[0]: return x_norm.clamp_(0,1)
+        for part in strips(x_norm[None]): part.copy_(soften(part, *self.bend))
+        return x_norm
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #c8c21c58
 def _side_multiple(size):
@@ -621,11 +629,17 @@ class Enhancer:
         if copy is not None: x_norm = copy
         # of a large picture every k-th pixel is asked for lights
         k = max(1, round((x_norm.shape[1]*x_norm.shape[2]/4e6)**.5))
-        gain = self.model.gain(x_norm[None,:,::k,::k], log_level, log_std, own=own).item()
-        if torch.equal(kept, log_level): return _Brightness(gain, level.mean, [])
+        seen = x_norm[None,:,::k,::k]
+        gain = self.model.gain(seen, log_level, log_std, own=own).item()
+        bend = None
+        if self.model.cfg.arch!='glare':
+            small = p.x[None,:,::k,::k] if copy is None else F.interpolate(
+                p.x[None], seen.shape[-2:], mode='area')
+            bend = shoulder(seen*gain, small, own)
+        if torch.equal(kept, log_level): return _Brightness(gain, level.mean, [], bend)
         note = (f'already bright: its mean grey of {own.item():.2f} was kept, '
                 f'where the model expected {level.mean:.2f}; exposure= asks for another')
-        return _Brightness(gain, kept.exp().item(), [note])
+        return _Brightness(gain, kept.exp().item(), [note], bend)
 
     def _finish(self, p, fields, level, histories, notes, s, scale=1, copy=None):
         "An `Enhanced` of the fields (1,C,H,W) of a picture; `copy`: what they were carried from."
@@ -636,7 +650,7 @@ class Enhancer:
         bright = self._brightness(p, x_norm, level, s, copy)
         opacity = None if s.mask is None else feathered(s.mask, s.feather)
         def lit(y, x, seen): # pictures (3,h,w), where y is seen (h,w)
-            y = y.mul_(bright.gain).clamp_(0,1).contiguous()
+            y = bright.on(y).contiguous()
             return retouch(x, y, s.keep_colour, s.shadows, s.strength, seen)
         notes = [*p.notes, *notes, *bright.notes]
         if s.mask is not None and not s.mask.any():

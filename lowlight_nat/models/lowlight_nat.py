@@ -18,7 +18,8 @@ from .glare import GlareSizes
 from .glare_weights import glare_from_files, glare_parts
 from .latent_nat import DecodingRound, LatentNAT, parallel_decode
 from .layers import Outputs, Places
-from .light import AsDecoded, Light, LightGrid, exposure_normalise, keep_bright, spare_lights
+from .light import (AsDecoded, Light, LightGrid, exposure_normalise, keep_bright, shoulder, soften,
+                    spare_lights)
 from .masking import cosine_schedule, token_statistics, uncertainty_mask
 from .vqgan import VQGAN
 
@@ -392,8 +393,10 @@ class LowLightNAT(nn.Module):
         own = grey_mean(x_low) if light is None else None   # of a tile nothing is known of the rest
         gain = self.gain(d.x, a.light.log_level, a.light.log_std, s.level, own)
         predicted = self.at_least(a.light.log_level, own).exp()
+        x = d.x.float()*gain.view(-1, 1, 1, 1)
+        bent = own is not None and s.level is None and self.cfg.arch != 'glare'
         return ModelOutput(
-            x=(d.x.float()*gain.view(-1, 1, 1, 1)).clamp(0, 1),
+            x=soften(x, *shoulder(x, x_low, own)) if bent else x.clamp(0, 1),
             x_norm=d.x,
             gain=gain,
             level=predicted if s.level is None else torch.full_like(gain, s.level),

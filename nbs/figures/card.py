@@ -132,9 +132,9 @@ Made by `python nbs/figures/card.py` from the checkpoint's own metadata and from
 
 {stages}
 
-Data: the 443 pairs of LOL-v1's training set that share no scene with the validation pictures, as they are and under other lights, and 400 natural photographs. From both, scenes were made that are dark, backlit or night, and some that are right as they are, by the formulas of the chapters on darkness and pairs. The sample pictures of this repository were not trained on.
+Data: the 443 pairs of LOL-v1's training set that share no scene with the validation pictures, as they are and under other lights, and 400 photographs of the Berkeley Segmentation Data Set (Martin et al., ICCV 2001). From both, scenes were made that are dark, backlit or night, and some that are right as they are, by the formulas of the chapters on darkness and pairs. The sample pictures of this repository were not trained on.
 
-**Data and terms.** LOL-v1 (Wei et al., *Deep Retinex Decomposition for Low-Light Enhancement*, BMVC 2018), a data set for research; no picture of it is in this package. The weights are ours, Apache-2.0. The official LOL test pictures were never read.
+**Data and terms.** LOL-v1 (Wei et al., *Deep Retinex Decomposition for Low-Light Enhancement*, BMVC 2018), a data set for research, and the Berkeley photographs, for research and education; no picture of either is in this package. The weights are ours, Apache-2.0. The official LOL test pictures were never read.
 
 **What it is for.** Learning, teaching, and brightening photographs of ordinary scenes taken in too little light. Not for evidence, medicine, or any use in which an invented detail does harm: what the sensor did not record, the model makes up.
 
