@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from lowlight_nat.evaluation.fidelity import grey_mean, ssim
 from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.io.images import read_image, write_image
+from lowlight_nat.io.records import versions
 from lowlight_nat.models.checkpoint import weights_path
 
 HERE = Path(__file__).resolve().parent
@@ -50,7 +51,7 @@ def bars(rows):
     "What is asked of some of them: text, value, reached"
     by = {r['name']: r for r in rows}
     def bar(name, text, value, reached):
-        if name in by: found.append(dict(picture=name, asked=text, value=round(value, 4), reached=bool(reached)))
+        if name in by: found.append(dict(picture=name, asked=text, value=round(value, 4), reached='yes' if reached else 'no'))
     found = []
     for name, least in ('npe89', 0.22), ('church', 0.17):
         r = by.get(name)
@@ -102,9 +103,9 @@ def main():
     found = bars(rows)
     for b in found:
         print(f"{b['picture']:16s} {b['asked']:55s} {b['value']:.4f} "
-              f"{'reached' if b['reached'] else 'NOT reached'}")
+              f"{b['reached']}")
     if args.sheet: sheet(pairs, args.sheet)
-    res = dict(command='python nbs/figures/look.py DIR', model=weights_path(args.weights).name, bars=found, rows=rows)
+    res = dict(command='python nbs/figures/look.py DIR', model=weights_path(args.weights).name, versions=versions(), bars=found, rows=rows)
     args.out.write_text(json.dumps(res, indent=1) + '\n', encoding='utf-8')
 
 
