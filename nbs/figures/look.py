@@ -51,7 +51,9 @@ def bars(rows):
     "What is asked of some of them: text, value, reached"
     by = {r['name']: r for r in rows}
     def bar(name, text, value, reached):
-        if name in by: found.append(dict(picture=name, asked=text, value=round(value, 4), reached='yes' if reached else 'no'))
+        if name not in by: return
+        found.append(dict(picture=name, asked=text, value=round(value, 4),
+                          reached='yes' if reached else 'no'))
     found = []
     for name, least in ('npe89', 0.22), ('church', 0.17):
         r = by.get(name)
@@ -105,7 +107,8 @@ def main():
         print(f"{b['picture']:16s} {b['asked']:55s} {b['value']:.4f} "
               f"{b['reached']}")
     if args.sheet: sheet(pairs, args.sheet)
-    res = dict(command='python nbs/figures/look.py DIR', model=weights_path(args.weights).name, versions=versions(), bars=found, rows=rows)
+    res = dict(command='python nbs/figures/look.py DIR', model=weights_path(args.weights).name,
+               versions=versions(), bars=found, rows=rows)
     args.out.write_text(json.dumps(res, indent=1) + '\n', encoding='utf-8')
 
 
