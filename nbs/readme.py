@@ -134,7 +134,7 @@ def claim_rows():
     yield 'It is small', f"{both['params']/1e6:.1f} million parameters, {size/1e6:.1f} MB", cost
     yield ('The two NATs cost time more than memory',
            f"{100*both['extra_time']:+.0f}% time, {100*both['extra_memory']:+.0f}% memory, "
-           f"with {100*cost['masked']:.0f}% of the places masked, by version 0.1", cost)
+           f"with {100*cost['masked']:.0f}% of the places masked", cost)
     ablation = read('run/exp_ablation')
     both = row(ablation, system='+NAT latent & decoder')
     gain = both['psnr_gt_mean'] - row(ablation, system='GLARE')['psnr_gt_mean']

@@ -132,7 +132,7 @@ def describe(v:Tensor, # thumbnail of the lifted picture (B,3,h,w)
     contrast = (cell_means(grey*grey, 2, 3) - cell_means(grey, 2, 3)**2).clamp(min=1e-8).sqrt()
     corner = grey[..., :-1, :-1]
     edges = (grey[..., 1:, :-1] - corner).abs() + (grey[..., :-1, 1:] - corner).abs()
-    saturation = v.std(1, keepdim=True)
+    saturation = v.std(1, keepdim=True, correction=0)
     told = [mean.clamp(min=1e-3).log()[:, None], log.mean((2, 3)), log.std((2, 3), correction=0),
             torch.stack(above, 1), cell_means(dark, 3, 4), cell_means(v/(grey + 0.02), 2, 3),
             cell_means(saturation, 2, 3), contrast, cell_means(edges, 2, 3)]
