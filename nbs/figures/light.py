@@ -69,7 +69,7 @@ def summary(model, pairs):
 @torch.no_grad()
 def draw(model, levels, path):
     "Samples with their local gain, and the levels of all pictures"
-    fig, axs = plt.subplots(len(SHOWN), 4, figsize=(11, 5.6), layout='constrained')
+    fig, axs = plt.subplots(len(SHOWN), 4, figsize=(11, 4.2), layout='constrained')
     for ax, name in zip(axs, SHOWN):
         x = pad_to_multiple(read_image(SAMPLES/name)[None], 8)[0]
         light = model.light(x)
