@@ -269,7 +269,7 @@ RESULTS = {
     'lab': ('Fifteen forms of the network', 'lab_nat_gain', lab, 'At equal steps.', NAT_0_1),
     'lab_oracles': ('Where the error lies', 'lab_nat_gain', oracles),
     'cost_small': ('What the NATs cost', 'cost', cost),
-    'cost_small_bfloat16': ('The same in bfloat16', 'cost', cost),
+    'cost_small_bfloat16': ('The same in bfloat16', 'cost', cost, VERSION_0_1),
     'cost_base_float32': ('The official size', 'cost', cost, VERSION_0_1),
     'cost_base_bfloat16': ('The official size in bfloat16', 'cost', cost, VERSION_0_1),
     'speed': (

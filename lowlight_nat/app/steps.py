@@ -198,7 +198,9 @@ class Steps:
         "The enhanced picture."
         x = self.decode(self.mask() if mask is None else mask, rounds=rounds, upto=upto, mix=mix)
         e = parse_exposure(exposure)
-        return to_pil((x*(self.gain(x) if e is None else match_level(x, e))).clamp(0,1))
+        if e is not None: return to_pil((x*match_level(x, e)).clamp(0,1))
+        gain = torch.full((1,), self.gain(x))
+        return to_pil(self.model.show(x[None], gain, self.x)[0])
 
     def patches(self,
         codes:Tensor, # numbers of codes (n,)

@@ -66,7 +66,7 @@ def finished(
     if known is None: x = model.decode(a, refined).x
     else: x = model.decode_known(a, known, refined)[1].x
     gain = model.gain(x, a.light.log_level, a.light.log_std, own=grey_mean(scene.low))
-    return (x.float()*gain.view(-1,1,1,1)).clamp(0,1)[0].cpu()
+    return model.show(x, gain, scene.low)[0].cpu()
 
 # %% ../../nbs/workshop/21_known_tokens.ipynb #5d0c1a11
 SHARES = 0., .0003, .003, .03, .25, .9, 1. # of the places, whose true tokens are shown

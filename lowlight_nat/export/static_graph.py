@@ -12,7 +12,6 @@ from ..evaluation.fidelity import grey_mean
 from ..io.files import check_number
 from ..models.flow import InvConv1x1
 from ..models.layers import FixedGraph
-from ..models.light import shoulder, soften
 from ..models.lowlight_nat import LowLightNAT
 
 # %% ../../nbs/workshop/16_static_graph.ipynb #0cc7d881
@@ -70,6 +69,5 @@ class DenseModel(nn.Module):
         light = a.light
         gain = m.gain(d.x, light.log_level, light.log_std, own=own)
         level = m.at_least(light.log_level, own).exp()
-        x = d.x*gain.view(-1, 1, 1, 1)
-        x = soften(x, *shoulder(x, x_low, own))
+        x = m.show(d.x, gain, x_low)
         return x, r.entropy, r.mask, r.sigma, level, light.log_std.exp(), gain

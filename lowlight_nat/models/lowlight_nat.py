@@ -361,6 +361,16 @@ class LowLightNAT(nn.Module):
         # the guard's value; the gradient stays that of the predicted level
         return gain*(keep_bright(x_norm, fixed, own)/fixed)
 
+    def show(self, x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not clipped
+             gain:Tensor, # of `gain` (B,)
+             # the whole input (B,3,H,W) in [0,1]; None: cut off what is above 1
+             x_low:Tensor|None=None,
+            ) -> Tensor: # (B,3,H,W) in [0,1]
+        "A normalised picture in its light; where much would be cut off, with a `shoulder`"
+        x = x_norm.float()*gain.view(-1, 1, 1, 1)
+        if x_low is None or self.cfg.arch == 'glare': return x.clamp(0, 1)
+        return soften(x, *shoulder(x, x_low, grey_mean(x_low)))
+
     def forward(self, x_low:Tensor, # low-light image (B,3,H,W) in [0,1]; H and W multiples of 8
                 *,
                 tau:float|None=None, # threshold in [0,1], by default the configuration's
@@ -393,10 +403,9 @@ class LowLightNAT(nn.Module):
         own = grey_mean(x_low) if light is None else None   # of a tile nothing is known of the rest
         gain = self.gain(d.x, a.light.log_level, a.light.log_std, s.level, own)
         predicted = self.at_least(a.light.log_level, own).exp()
-        x = d.x.float()*gain.view(-1, 1, 1, 1)
-        bent = own is not None and s.level is None and self.cfg.arch != 'glare'
+        bent = own is not None and s.level is None
         return ModelOutput(
-            x=soften(x, *shoulder(x, x_low, own)) if bent else x.clamp(0, 1),
+            x=self.show(d.x, gain, x_low if bent else None),
             x_norm=d.x,
             gain=gain,
             level=predicted if s.level is None else torch.full_like(gain, s.level),
