@@ -233,17 +233,17 @@ def test_rounds_with_nothing_masked_are_free(model, x, kept, monkeypatch):
 # --- its limits ---
 
 @pytest.mark.slow
-def test_small_with_both_nats():
-    """Both NATs: at most 12% more memory (weights and working memory) and, with four rounds of the
-    latent NAT, which is off by default, 60% more multiply-adds than GLARE, 400x600."""
+def test_small_with_the_nat_of_the_default():
+    """The NAT on the features: at most 5% more memory (weights and working memory) and 10% more
+    multiply-adds than GLARE, 400x600. (That on the latent works where something is told.)"""
     res = cost('small', (400, 600), .4, rounds=4, repeat=1, threads=min(2, os.cpu_count()),
-               device='cpu', systems=('GLARE', 'both'))
+               device='cpu', systems=('GLARE', '+decoder NAT'))
     print(cost_table(res))
-    glare, both = res.rows
+    glare, nat = res.rows
     assert res.masked == pytest.approx(.4, abs=.002)
-    assert both.multiply_adds <= 1.6*glare.multiply_adds, (f'multiply-adds '
-        f'{both.multiply_adds/glare.multiply_adds-1:+.1%}')
-    assert both.extra_memory <= .12, f'memory {both.extra_memory:+.1%}'
+    assert nat.multiply_adds <= 1.1*glare.multiply_adds, (f'multiply-adds '
+        f'{nat.multiply_adds/glare.multiply_adds-1:+.1%}')
+    assert nat.extra_memory <= .05, f'memory {nat.extra_memory:+.1%}'
 
 
 # --- the command ---

