@@ -3,6 +3,7 @@
 - The frontmatter gets an `image`, which is shown where a link to the page is shared.
 - A hidden first cell fetches and installs the project on Colab, and does nothing anywhere else.
 - A line of badges opens the notebook on Colab or Binder.
+- A chapter gets the line under its title (number, what it needs, minutes, seconds) and a link to the next one.
 - Stored outputs that are HTML or widgets become tables in Markdown, or go where they were
   progress bars: Quarto loads scripts
   from other hosts for a page that has them.
@@ -20,6 +21,9 @@ from pathlib import Path
 
 NBS = Path(__file__).resolve().parent
 ROOT = NBS.parent
+sys.path.insert(0, str(NBS))
+import contents  # noqa: E402  the list that the chapters' heads and links are made from
+
 CARD = 'figures/card.jpg'
 
 
@@ -128,6 +132,10 @@ def tidy_output(o):
 
 # --- the frame ---
 
+def prose(name, text):
+    "A cell of text with its name; None if there is no text."
+    return dict(cell_type='markdown', id=name, metadata={}, source=lines(text)) if text else None
+
 def framed(nb, path):
     "The notebook `nb` with its frame; `path` is seen from the top of the project."
     cfg = settings()
@@ -139,11 +147,16 @@ def framed(nb, path):
         text = re.sub(r'\n---\s*$', f"\nimage: {'../'*(path.count('/') - 1)}{CARD}\n---", text)
     colab = dict(cell_type='code', id='colab', metadata={}, execution_count=None, outputs=[],
                  source=lines(colab_cell(path.rsplit('/', 1)[0], cfg)))
-    links = dict(cell_type='markdown', id='badges', metadata={}, source=lines(badges(path, cfg)))
-    own = [c for c in cells if c.get('id') not in ('colab', 'badges')]
+    page = path.partition('/')[2]
+    made = ('colab', 'badges', 'head', 'next')
+    own = [c for c in cells if c.get('id') not in made]
     for c in own:
         if c.get('outputs'): c['outputs'] = [t for o in c['outputs'] if (t := tidy_output(o)) is not None]
-    return {**nb, 'cells': [{**front, 'source': lines(text)}, colab, links, *own]}
+    top = [colab, prose('badges', badges(path, cfg)), prose('head', contents.head(page, {'cells': own}))]
+    end = [c for c in own[-1:] if 'nbdev_export()' in source(c)]
+    own = own[:len(own) - len(end)] + [prose('next', contents.onward(page))] + end
+    cells = [c for c in [{**front, 'source': lines(text)}, *top, *own] if c is not None]
+    return {**nb, 'cells': cells}
 
 def dumps(nb): return json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n'
 

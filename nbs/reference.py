@@ -16,6 +16,9 @@ from pathlib import Path
 NBS = Path(__file__).resolve().parent
 ROOT = NBS.parent
 RUN = NBS/'figures/run'
+sys.path.insert(0, str(NBS))
+import contents  # noqa: E402  the one list of all pages
+
 GIT = 'https://github.com/lowlight-nat/lowlight_nat'
 readme = runpy.run_path(str(NBS/'readme.py'))
 frontmatter = readme['frontmatter']
@@ -394,13 +397,11 @@ def card():
 
 def path_rows():
     "Every chapter, by part of the book."
-    pages = runpy.run_path(str(ROOT/'.ci/pages.py'))
-    parts = pages['sections'](pages['pages']())
     rows = ['| part | chapters |', '|:--|:--|']
-    for part, _ in pages['NAVBAR'][1][1]:
-        if part in parts:
-            rows.append(f"| {part} | " + ', '.join(f'[{page_title(o)}]({o})' for o in parts[part])
-                        + ' |')
+    parts = contents.sections()
+    for part in contents.PARTS[1:9]:
+        links = [f'[{contents.numbered_title(o)}]({o})' for o in parts[part.title]]
+        rows.append(f"| {part.title} | {', '.join(links)} |")
     return '\n'.join(rows)
 
 def made():

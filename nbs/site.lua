@@ -88,7 +88,6 @@ local moved = {
   ['part4_training/callbacks.html#emaweights.load_state_dict'] = 'part4_training/callbacks.html#emaweights',
   ['part4_training/stages.html#stage.truth'] = 'part4_training/stages.html#stage',
   ['part5_truth/cost.html#_check'] = '',
-  ['part5_truth/runs.html#run.finish'] = 'part5_truth/runs.html#run',
   ['part6_using/enhancer.html#_pass'] = '',
   ['part6_using/enhancer.html#_record'] = '',
   ['part6_using/enhancer.html#_smaller'] = '',
@@ -103,6 +102,7 @@ local moved = {
   ['workshop/loaders.html#lowlightdataloaders.from_folder'] = 'workshop/loaders.html#lowlightdataloaders',
   ['workshop/loaders.html#lowlightdataloaders.from_synthetic'] = 'workshop/loaders.html#lowlightdataloaders',
   ['workshop/overlap.html#_check'] = '',
+  ['workshop/runs.html#run.finish'] = 'workshop/runs.html#run',
   ['workshop/steps.html#steps.patches'] = 'workshop/steps.html#steps',
   ['workshop/steps.html#steps.top_codes'] = 'workshop/steps.html#steps',
   -- moved:end

@@ -172,7 +172,7 @@ def test_every_command_is_named():
     c.read(ROOT/'settings.ini', encoding='utf-8')
     commands = re.findall(r'^ *(lowlight_\w+)=', c['DEFAULT']['console_scripts'], re.M)
     assert len(commands) > 4
-    for name in ('README.md', 'index.ipynb', 'part6_using/24_cli.ipynb'):
+    for name in ('README.md', 'index.ipynb', 'part6_using/25_cli.ipynb'):
         assert [o for o in commands if f'`{o}' not in page(name)] == [], name
 
 
@@ -183,9 +183,9 @@ def cfg(): return read_metadata(weights_path('small')).config
 def test_factor_and_kept_are_printed():
     """Chapter Masking prints the factor of the bundled model, chapter Decoder whether it corrects
     kept cells."""
-    masking = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/09_masking.ipynb'))
+    masking = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/11_masking.ipynb'))
     assert f'uses the factor {cfg().factor:.2f} and masks where the entropy exceeds {cfg().tau:.2f}' in masking
-    decoder = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/12_fusion.ipynb'))
+    decoder = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/13_fusion.ipynb'))
     assert f'trained with kept={cfg().feat_kept}' in decoder
 
 def test_the_training_ends_at_the_bundled_weights():
@@ -193,7 +193,7 @@ def test_the_training_ends_at_the_bundled_weights():
     run = pd.read_csv(RUN/'together.csv').query("split == 'val'")
     end = json.loads((NBS/'figures/val.json').read_text())
     assert abs(run.gt_mean_psnr.iloc[-1] - end['psnr_gt_mean']) < 0.1
-    decoder = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/12_fusion.ipynb'))
+    decoder = '\n'.join(printed(c) for c in cells(NBS/'part3_doubt/13_fusion.ipynb'))
     assert f"{end['psnr_gt_mean']:.2f} dB" in decoder
 
 

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT/'nbs'
+contents = SimpleNamespace(**runpy.run_path(str(NBS/'contents.py')))
 CHAPTERS = sorted(NBS.glob('*/[0-9][0-9]_*.ipynb'))
 PAGES = sorted(p for p in NBS.rglob('*.ipynb')
                if not any(o[0] in '._' for o in p.relative_to(NBS).parts))
@@ -82,13 +84,23 @@ def site_pages(folder=NBS):
 def test_sidebar_lists_every_page():
     script = runpy.run_path(str(ROOT/'.ci/pages.py'))
     text = (NBS/'sidebar.yml').read_text(encoding='utf-8')
-    assert text == script['sidebar'](script['pages']()), 'run `python .ci/pages.py --list`'
-    listed = re.findall(r'^ {10}- (\S+)$', text.split('  navbar:')[0], re.M)
+    every = script['contents'].all_pages()
+    assert text == script['sidebar'](every), 'run `python .ci/pages.py --list`'
+    listed = re.findall(r'^ {10}(?:- | {2}href: )(\S+)$', text.split('  navbar:')[0], re.M)
     assert sorted(listed) == site_pages()
     chapters = [o for o in listed if o.startswith('part')]
     assert listed[0] == 'index.ipynb' and chapters == sorted(chapters)
     with pytest.raises(AssertionError, match='99_nowhere.ipynb'):
-        script['sidebar']([*script['pages'](), '99_nowhere.ipynb'])
+        script['sidebar']([*every, '99_nowhere.ipynb'])
+
+def test_contents_number_the_chapters():
+    "The number in a file's name is its place in the list of contents, and each names what it needs before it."
+    numbers = contents.numbers()
+    assert {int(Path(page).name[:2]) for page in numbers} == set(numbers.values())
+    assert all(int(Path(page).name[:2]) == n for page, n in numbers.items())
+    by_name = {contents.name_of(page): n for page, n in numbers.items()}
+    assert by_name.keys() == contents.NEEDS.keys()
+    assert all(by_name[o] < by_name[name] for name, before in contents.NEEDS.items() for o in before)
 
 def test_requirements():
     need, dev = (cfg()[k].split() for k in ('requirements', 'dev_requirements'))

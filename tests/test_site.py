@@ -392,7 +392,8 @@ def test_no_page_is_marked_everywhere():
     """Quarto marks the first plain link of the top bar that the sidebar has too, on every page:
     menus it does not mark."""
     web = yaml.safe_load((ROOT/'nbs/sidebar.yml').read_text(encoding='utf-8'))['website']
-    listed = {o for section in web['sidebar']['contents'] for o in section['contents']}
+    listed = {o if isinstance(o, str) else o['href']
+              for section in web['sidebar']['contents'] for o in section['contents']}
     assert [
         o['text'] for o in web['navbar']['left'] if 'menu' not in o and o.get('href') in listed
     ] == []
@@ -435,7 +436,7 @@ def test_pipeline_is_upright_on_narrow_screens(site):
         assert widest <= w and 0 <= x <= upright.width - w and h >= 17*(len(lines) + 1), key
     resources = yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))['project']['resources']
     assert {'figures/pipeline.svg', 'figures/pipeline_upright.svg'} <= set(resources)
-    html = site['part3_doubt/11_latent_nat.ipynb'].rendered
+    html = site['part3_doubt/12_latent_nat.ipynb'].rendered
     assert 'srcset="../figures/pipeline_upright.svg#latent_nat"' in html
     assert 'src="../figures/pipeline.svg#latent_nat"' in html
     assert 'srcset="figures/pipeline_upright.svg#"' in site['architecture.qmd'].rendered
