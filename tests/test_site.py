@@ -429,10 +429,10 @@ def test_pipeline_is_upright_on_narrow_screens(site):
     wide, upright = script['WIDE'], script['UPRIGHT']
     assert set(wide.places) == set(upright.places) == set(script['PARTS'])
     sizes = re.findall(r'font-size="([\d.]+)"', script['drawing'](upright))
-    assert upright.width <= 360 and min(map(float, sizes)) >= 11
+    assert upright.width <= 360 and min(map(float, sizes)) >= 13
     for key, (x, _, w, h) in upright.places.items():
         name, lines = upright.words[key]
-        widest = max(len(name)*13*.58, *(len(o)*11.5*.55 for o in lines), 0)
+        widest = max(len(name)*upright.name_size*.58, *(len(o)*upright.line_size*.55 for o in lines), 0)
         assert widest <= w and 0 <= x <= upright.width - w and h >= 17*(len(lines) + 1), key
     resources = yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))['project']['resources']
     assert {'figures/pipeline.svg', 'figures/pipeline_upright.svg'} <= set(resources)

@@ -14,23 +14,24 @@ HERE = Path(__file__).parent
 CHAPTERS = [p.stem[3:] for p in sorted(HERE.parent.glob('*/[0-9][0-9]_*.ipynb'))]
 
 PARTS = {                                        # what stands in a box: its name, further lines
-    'quantizers': ('quantizers', ['argmin |z-eₖ|²']),
-    'vqgan': ('vqgan', ['the codebook: encoder E, codes eₖ, decoder D', 'learned on normal-light pictures alone']),
+    'quantizers': ('quantizers', ['argmin |z−eₖ|²']),
+    'vqgan': ('codebook', ['encoder E, codes eₖ, decoder D', 'learned on normal-light pictures alone']),
     'dark': ('dark picture', ['x_low']),
-    'encoder': ('encoder', ['of the flow:', 'features c, mean μ']),
-    'flow': ('flow', ['F⁻¹(μ; c)', 'latent z_tilde']),
+    'encoder': ('encoder', ['reads the dark', 'picture: c, μ']),
+    'flow': ('flow', ['F⁻¹(μ; c)', 'gives latent z̃']),
     'masking': ('masking', ['entropy > τ', 'becomes [MASK]']),
-    'latent_nat': ('latent_nat', ['NAT on latent', 'R rounds']),
-    'fusion': ('fusion', ['decoder of features', '+ NAT on them']),
+    'latent_nat': ('NAT on latent', ['fills the masked', 'in R rounds']),
+    'fusion': ('fusion decoder', ['detail, with', 'a NAT of its own']),
     'bright': ('bright picture', ['x']),
     'light': ('light: level, colour and local gain, from a look at the whole dark picture', []),
-    **{name: (name, []) for name in ('loaders layers losses callbacks learner fidelity baselines runs '
-                                     'glare glare_weights enhancer onnx widgets cli').split()},
+    'fidelity': ('metrics', []), 'glare': ('GLARE', []), 'glare_weights': ('its weights', []),
+    'enhancer': ('Enhancer', []), 'onnx': ('ONNX', []), 'cli': ('commands', []),
+    **{name: (name, []) for name in 'loaders layers losses callbacks learner baselines runs widgets'.split()},
 }
 SHORTER = {                                      # where the box is narrower
-    'vqgan': ('vqgan', ['codebook:', 'encoder E,', 'codes eₖ,', 'decoder D', '', 'learned on',
-                        'normal-light', 'pictures', 'alone']),
-    'light': ('light', ['level, colour and local', 'gain, from a look at the', 'whole dark picture']),
+    'vqgan': ('codebook', ['encoder E,', 'codes eₖ,', 'decoder D', '', 'learned on', 'normal-light', 'pictures',
+                           'alone']),
+    'light': ('light', ['level, colour and', 'local gain, from', 'a look at the whole', 'dark picture']),
 }
 PICTURES = ['dark', 'bright']
 LIGHTS = {                                       # the parts that a chapter lights besides one of its own name
@@ -53,7 +54,7 @@ LIGHTS = {                                       # the parts that a chapter ligh
 }
 FRAMED = ['lowlight_nat', 'config', 'checkpoint']    # chapters that light the frame of the whole model
 ROW = 'dark encoder flow masking latent_nat fusion bright'.split()
-FEEDS = {'flow': 'latents', 'latent_nat': 'tokens', 'fusion': 'features of D'}   # what the codebook hands on
+FEEDS = {'flow': 'latents', 'latent_nat': 'tokens', 'fusion': 'features'}   # what the codebook hands on
 
 
 @dataclass
@@ -61,6 +62,9 @@ class Form:
     "One layout of the drawing; places are x, y, width, height, in px."
     width: int
     height: int
+    name_size: float                             # of type: the names of boxes,
+    line_size: float                             # and the lines below them
+    step: float                                  # from line to line
     places: dict                                 # of each part
     words: dict                                  # what stands in the boxes
     frame: tuple                                 # the dashed frame around all that `LowLightNAT` holds
@@ -68,39 +72,36 @@ class Form:
     legend: tuple                                # x, y of "this chapter"
     captions: list                               # x, y, text, anchor
 
-WIDE = Form(960, 510, {
-    'quantizers': (152, 64, 112, 52), 'vqgan': (300, 50, 464, 66),
-    'dark': (18, 190, 98, 74), 'encoder': (144, 178, 126, 98), 'flow': (300, 178, 104, 98),
-    'masking': (440, 178, 104, 98),
-    'latent_nat': (578, 178, 88, 98), 'fusion': (695, 178, 122, 98), 'bright': (844, 190, 98, 74),
-    'light': (152, 288, 660, 26),
-    'loaders': (24, 372, 118, 34), 'layers': (152, 372, 112, 34), 'losses': (274, 372, 112, 34),
-    'callbacks': (396, 372, 112, 34),
-    'learner': (518, 372, 112, 34), 'fidelity': (640, 372, 92, 34), 'baselines': (742, 372, 90, 34),
-    'runs': (842, 372, 96, 34),
-    'glare': (152, 418, 112, 34), 'glare_weights': (274, 418, 112, 34),
-    'enhancer': (518, 418, 112, 34), 'onnx': (640, 418, 92, 34), 'widgets': (742, 418, 90, 34),
-    'cli': (842, 418, 96, 34),
-}, PARTS, (130, 32, 698, 294), (138, 45), (24, 474), [
+def in_rows(rows, left, top, width, height, gap, down):
+    "Places of small boxes in rows; an empty name leaves a field free."
+    return {name: (left + j*(width + gap), top + i*down, width, height)
+            for i, row in enumerate(rows) for j, name in enumerate(row.split(' ')) if name}
+
+WIDE = Form(960, 510, 14, 13, 17, {
+    'quantizers': (144, 72, 112, 52), 'vqgan': (288, 58, 476, 66),
+    'dark': (18, 190, 104, 74), 'encoder': (144, 178, 122, 98), 'flow': (288, 178, 100, 98),
+    'masking': (410, 178, 112, 98),
+    'latent_nat': (544, 178, 118, 98), 'fusion': (684, 178, 122, 98), 'bright': (828, 190, 114, 74),
+    'light': (144, 288, 662, 30),
+    **in_rows(['loaders layers losses callbacks learner fidelity baselines runs',
+               ' glare glare_weights  enhancer onnx widgets cli'], 24, 372, 107, 36, 8, 46),
+}, PARTS, (133, 32, 684, 298), (144, 50), (24, 474), [
     (24, 360, 'around it: what it is fed and built from, how it is taught', 'start'),
-    (640, 360, 'and how it is measured', 'start'),
-    (24, 439, 'the official network:', 'start'), (508, 439, 'and how it is used:', 'end'),
+    (599, 360, 'and how it is measured', 'start'),
+    (24, 441, 'GLARE itself:', 'start'), (476, 441, 'how it is used:', 'end'),
 ])
-UPRIGHT = Form(360, 1076, {
-    'dark': (24, 14, 136, 44), 'quantizers': (246, 104, 96, 52), 'vqgan': (246, 190, 96, 352),
-    'encoder': (24, 104, 136, 68), 'flow': (24, 198, 136, 68), 'masking': (24, 292, 136, 68),
-    'latent_nat': (24, 386, 136, 68),
-    'fusion': (24, 474, 136, 68), 'light': (176, 562, 166, 84), 'bright': (24, 682, 136, 44),
-    'loaders': (14, 770, 104, 32), 'layers': (127, 770, 104, 32), 'losses': (240, 770, 104, 32),
-    'callbacks': (14, 808, 104, 32), 'learner': (127, 808, 104, 32), 'fidelity': (240, 808, 104, 32),
-    'baselines': (14, 846, 104, 32), 'runs': (127, 846, 104, 32), 'glare': (14, 902, 104, 32),
-    'glare_weights': (127, 902, 104, 32),
-    'enhancer': (14, 958, 104, 32), 'onnx': (127, 958, 104, 32), 'widgets': (240, 958, 104, 32),
-    'cli': (14, 996, 104, 32),
-}, {**PARTS, **SHORTER}, (10, 76, 340, 582), (178, 94), (14, 1044), [
-    (14, 744, 'around it: what it is fed and built from,', 'start'),
-    (14, 760, 'how it is taught and how it is measured', 'start'),
-    (14, 895, 'the official network:', 'start'), (14, 951, 'and how it is used:', 'start'),
+UPRIGHT = Form(360, 1106, 15, 13.5, 18, {
+    'dark': (20, 14, 150, 52), 'quantizers': (236, 112, 108, 56), 'vqgan': (236, 204, 108, 368),
+    'encoder': (20, 112, 150, 74), 'flow': (20, 212, 150, 74), 'masking': (20, 312, 150, 74),
+    'latent_nat': (20, 412, 150, 74), 'fusion': (20, 512, 150, 74),
+    'light': (184, 600, 160, 106), 'bright': (20, 742, 150, 52),
+    **in_rows(['loaders layers losses', 'callbacks learner fidelity', 'baselines runs'], 12, 850, 106, 36, 9, 44),
+    **in_rows(['glare glare_weights'], 127, 984, 106, 36, 9, 44),
+    **in_rows(['enhancer onnx', 'widgets cli'], 127, 1028, 106, 30, 9, 36),
+}, {**PARTS, **SHORTER}, (10, 84, 340, 632), (182, 104), (186, 20), [
+    (12, 820, 'around it: what it is fed and built from,', 'start'),
+    (12, 838, 'how it is taught and how it is measured', 'start'),
+    (12, 1007, 'GLARE itself:', 'start'), (12, 1048, 'how it is used:', 'start'),
 ])
 
 STYLE = '''svg { font-family: Helvetica, Arial, "DejaVu Sans", sans-serif; text-anchor: middle; fill: #2b3440 }
@@ -134,12 +135,12 @@ def box(form, key):
     x, y, w, h = form.places[key]
     name, lines = form.words[key]
     middle = x + w/2
-    top = y + h/2 - 8.5*len(lines) + 4.5
-    below = [text(middle, top + 17*i, line) for i, line in enumerate(lines, 1)]
-    return [rect(x, y, w, h), text(middle, top, name, 13, BOLD), *below]
+    top = y + h/2 - form.step/2*len(lines) + 5
+    below = [text(middle, top + form.step*i, line, form.line_size) for i, line in enumerate(lines, 1)]
+    return [rect(x, y, w, h), text(middle, top, name, form.name_size, BOLD), *below]
 
 def frame(form):
-    return [rect(*form.frame, ' class="frame"'), text(*form.label, 'lowlight_nat: LowLightNAT', 12.5, BOLD + START)]
+    return [rect(*form.frame, ' class="frame"'), text(*form.label, 'model: LowLightNAT', 13.5, BOLD + START)]
 
 def wide_arrows():
     "To the right along the picture's way, down from the codebook, and into it from the quantizer."
@@ -152,7 +153,7 @@ def wide_arrows():
         x, y, w, _ = at[key]
         middle = min(x + w/2, 744)
         yield arrow(middle, bottom, middle, y - 3)
-        yield text(middle + 6, bottom + 20, label, 11, ' class="note"' + START)
+        yield text(middle + 6, bottom + 20, label, 13, ' class="note"' + START)
     x, y, w, h = at['quantizers']
     yield arrow(x + w, y + h/2, at['vqgan'][0] - 3, y + h/2)
 
@@ -166,13 +167,16 @@ def upright_arrows():
     for key, label in FEEDS.items():
         x, y, w, h = at[key]
         yield arrow(left, y + h/2, x + w + 3, y + h/2)
-        yield text((left + x + w)/2 + 2, y + h/2 - 6, label, 11, ' class="note"')
+        yield text((left + x + w)/2 + 2, y + h/2 - 7, label, 13, ' class="note"')
 
 def lit(form, chapter, arrows):
     "The layer of one chapter, which lies over the drawing."
     x, y = form.legend
     keys = LIGHTS.get(chapter, []) + [chapter]*(chapter in PARTS)
-    legend = [rect(x, y, 14, 14, ' class="key"'), text(x + 22, y + 12, f'this chapter: {chapter}', 12.5, BOLD + START)]
+    name = PARTS[chapter][0].split(':')[0] if chapter in PARTS else chapter.replace('_', ' ')
+    rows = ['this chapter:', name] if form is UPRIGHT else [f'this chapter: {name}']
+    legend = [rect(x, y, 14, 14, ' class="key"')]
+    legend += [text(x + 22, y + 12 + 20*i, row, 14, BOLD + START) for i, row in enumerate(rows)]
     out = [f'<g id="{chapter}" class="lit">']
     if chapter in FRAMED:                        # the frame and, as before, what stands in it
         out += ['<g class="on">', *frame(form), '</g>', *arrows]
@@ -190,7 +194,7 @@ def drawing(form):
            rect(1, 1, form.width - 2, form.height - 2, ' class="card"'), *frame(form), *arrows]
     for key in PARTS: out += box(form, key)
     for x, y, words, anchor in form.captions:
-        out.append(text(x, y, words, 11, f' class="note" style="text-anchor: {anchor}"'))
+        out.append(text(x, y, words, 13, f' class="note" style="text-anchor: {anchor}"'))
     for chapter in CHAPTERS: out += lit(form, chapter, arrows)
     return '\n'.join([*out, '</svg>', ''])
 
