@@ -7,6 +7,7 @@ The vocabulary is small: words, boxes, arrows, grids of cells, lines. All drawin
 a white ground, so that they work on a dark page too. Dark blue is what stands there anyway, orange
 is what the idea is about. In words, `*z*` is italic, `_{i}` a subscript and `^{2}` a superscript.
 """
+import json
 import math
 import re
 from html import escape
@@ -994,10 +995,433 @@ def guided():
     d.text(300, 446, 'the edge stays in its pixel, and the pattern stays too', SMALL, fill=GREY)
     return d
 
+# --- more of them, for the slides ---
+
+def axes(d, x, y, wide, tall, across, up):
+    "Two axes with their names; `y` is the lower end."
+    d.path([(x, y - tall), (x, y), (x + wide, y)], INK, 2.5)
+    d.text(x + wide/2, y + 52, across, SIZE)
+    d.text(x - 6, y - tall - 14, up, SIZE, 'start')
+
+def srgb_curve():
+    "Half of full scale is a fifth of the light."
+    d = Drawing('srgb_curve', 440, 'The sRGB curve: half the number is a fifth of the light',
+                'A curve from the number in a file to the amount of light. A number of 0.5 stands '
+                'for 0.21 of the light, 0.25 for 0.05.')
+    x, y, side = 90, 350, 290
+    axes(d, x, y, 400, side, 'number in the file', 'amount of light')
+    def at(v): return x + 400*v, y - side*to_light(v)
+    d.path([(x, y), (x + 400, y - side)], '#9fb3c8', 2, '7 6')
+    d.path([at(i/60) for i in range(61)], INK, 4)
+    for v in (.25, .5):
+        px, py = at(v)
+        d.path([(px, y), (px, py), (x, py)], ACCENT, 2.5, '6 5')
+        d.dot(px, py, 7, ACCENT)
+        d.text(px, y + 26, f'{v:g}', SIZE, fill=ACCENT, bold=True)
+        d.text(x - 10, py + 6, f'{to_light(v):.2f}', SIZE, 'end', ACCENT, bold=True)
+    d.text(x + 400, y + 26, '1', SIZE)
+    d.text(x - 10, y - side + 6, '1', SIZE, 'end')
+    d.text(x + 300, y - side*.9, 'if it were light', SMALL, 'end', GREY)
+    return d
+
+def snr_slopes():
+    "Signal to noise has two slopes."
+    a, b = 2e-4, 2.5e-7
+    d = Drawing('snr_slopes', 460, 'Signal to noise has two slopes',
+                'Both axes are logarithmic. Where there is little light the ratio falls by half '
+                'for every stop, where there is more it falls by half for every two stops.')
+    x, y, wide, tall = 90, 360, 450, 290
+    axes(d, x, y, wide, tall, 'signal, in stops below full scale', 'signal to noise')
+    def ratio(stop): return 2.**stop/math.sqrt(a*2.**stop + b)
+    def at(stop): return x + wide*(stop + 16)/16, y - tall*(math.log2(ratio(stop)) + 6)/13
+    bend = math.log2(b/a)
+    d.path([at(i/4) for i in range(-64, int(4*bend) + 1)], ACCENT, 5)
+    d.path([at(i/4) for i in range(int(4*bend), 1)], INK, 5)
+    px, py = at(bend)
+    d.path([(px, y), (px, py)], GREY, 2, '6 5')
+    d.dot(px, py, 7, GREY)
+    for stop in (-16, -8, 0): d.text(x + wide*(stop + 16)/16, y + 26, signed(stop, 0), SIZE)
+    d.lines(x + 24, 112, ['read noise rules:', 'half the light,', 'half the ratio'], SIZE, anchor='start',
+            fill=ACCENT)
+    d.lines(x + 268, 258, ['shot noise rules:', 'a quarter of the light,', 'half the ratio'], SIZE - 1,
+            anchor='start')
+    d.text(px + 12, y - 14, 'bend: *ax* = *b*', SMALL, 'start', GREY)
+    return d
+
+def straight_through():
+    "A staircase forward, a slope backward."
+    d = Drawing('straight_through', 452, 'Straight through: a staircase forward, a slope backward',
+                'The nearest of four codes is a staircase, whose derivative is zero. Backward, the '
+                'gradient is passed as if the staircase were the dashed line.')
+    x, y, unit = 100, 366, 76
+    axes(d, x, y, 4*unit + 60, 4*unit - 20, 'latent *z*', 'code *e*')
+    d.path([(x, y), (x + 3.9*unit, y - 3.9*unit)], ACCENT, 4, '10 7')
+    for k in range(4):
+        left, right = max(k - .5, 0), min(k + .5, 3.9)
+        d.path([(x + unit*left, y - unit*k), (x + unit*right, y - unit*k)], INK, 5)
+        d.text(x - 16, y - unit*k + 6, str(k), SIZE, 'end')
+        d.text(x + unit*k, y + 26, str(k), SIZE)
+    d.lines(x + 3.55*unit, y - 1.75*unit, ['forward: steps,', 'derivative 0'], SIZE, anchor='start', bold=True)
+    d.lines(x + 18, y - 3.4*unit, ['backward:', 'as if *e* were *z*'], SIZE, anchor='start',
+            fill=ACCENT, bold=True)
+    return d
+
+def two_movers():
+    "One distance, two terms, two that move."
+    d = Drawing('two_movers', 400, 'Two terms of one distance: who moves',
+                'Above, the codebook term: the latent is held and the code moves. Below, the '
+                'commitment term: the code is held and the latent moves a quarter as far.')
+    for i, (name, formula) in enumerate((('codebook term', '|*e* − sg[*z*]|²'),
+                                         ('commitment term', '*β* |*z* − sg[*e*]|²'))):
+        y = 110 + 186*i
+        d.text(24, y - 66, name, 20, 'start', bold=True)
+        d.text(576, y - 66, formula, 22, 'end', ACCENT, bold=True)
+        d.path([(150, y), (450, y)], '#c8d2dc', 2, '4 5')
+        code, latent = 150, 450
+        d.cross(code, y, 12, ACCENT if i == 0 else INK, 5)
+        d.dot(latent, y, 13, ACCENT if i == 1 else INK)
+        d.text(code, y + 46, 'code *e*' + (': held' if i else ' moves'), SIZE)
+        d.text(latent, y + 46, 'latent *z*' + (' moves' if i else ': held'), SIZE)
+        if i == 0: d.arrow((172, y), (322, y), hot=True, width=5)
+        else: d.arrow((430, y), (392, y), hot=True, width=5)
+    d.text(300, 386, 'the number is the same up to *β* = 0.25; the gradients are not', SMALL, fill=GREY)
+    return d
+
+def moving_average():
+    "A code follows the mean of the latents that choose it."
+    gamma, count, total, n, added = .9, 10., 20., 5, 15.
+    new_count = gamma*count + (1 - gamma)*n
+    new_total = gamma*total + (1 - gamma)*added
+    d = Drawing('moving_average', 420, 'A code as a running mean',
+                'A code at 2.00 stands for ten latents. Five new ones have the mean 3. Count and '
+                'sum are averaged with weight 0.9, and the code moves to 2.05.')
+    def at(v): return 70 + 270*(v - 1.7)
+    d.path([(60, 100), (560, 100)])
+    for v in (2, 3): d.text(at(v), 138, f'{v}', SIZE)
+    for v in (2.70, 2.86, 3.0, 3.14, 3.30): d.dot(at(v), 100, 8, TOKENS[0], INK)
+    d.text(at(3) + 14, 66, 'five latents, mean 3', SMALL, fill=GREY)
+    d.cross(at(2), 100, 10, '#9fb3c8', 4)
+    d.cross(at(new_total/new_count) + 6, 100, 10, ACCENT, 5)
+    d.text(at(2) + 4, 66, 'code', SIZE, fill=ACCENT, bold=True)
+    rows = [('count', '*N*', count, n, new_count), ('sum', '*m*', total, added, new_total)]
+    for i, (name, letter, old, batch, new) in enumerate(rows):
+        y = 204 + 54*i
+        d.text(40, y, f'{name} {letter}', SIZE, 'start', bold=True)
+        d.text(180, y, f'{gamma:g} × {old:g} + {1 - gamma:.1f} × {batch:g} = {new:g}', 20, 'start')
+    d.hot(110, 300, 380, 52, f'code *e* = {new_total:g} / {new_count:g} = {new_total/new_count:.2f}', size=22,
+          bold=True)
+    d.text(300, 392, 'k-means, one batch at a time', SMALL, fill=GREY)
+    return d
+
+def dead_codes():
+    "A code that is never chosen never moves."
+    d = Drawing('dead_codes', 400, 'A dead code, and its revival',
+                'Three codes lie among the latents. A fourth lies far away, is chosen by none and '
+                'never moves, until revival puts it on a latent that is far from every code.')
+    cloud = [(340, 90), (362, 70), (376, 104), (330, 116), (392, 82), (470, 150), (492, 134), (500, 166),
+             (462, 176), (520, 148), (380, 250), (404, 236), (410, 268), (366, 272), (392, 286), (540, 290),
+             (524, 276), (552, 272)]
+    for x, y in cloud: d.dot(x, y, 7, TOKENS[0], INK)
+    for x, y in ((360, 92), (489, 155), (390, 262)): d.cross(x, y, 12, INK, 5)
+    d.cross(90, 200, 12, '#8b95a1', 5)
+    d.lines(90, 140, ['never chosen,', 'never moved'], SIZE, fill=GREY)
+    d.arrow((112, 206), (250, 330), (518, 296), hot=True, dash='10 6', width=4)
+    d.text(300, 362, 'revival: put it where no code is near', SIZE, fill=ACCENT, bold=True)
+    d.text(300, 36, 'latents (dots) and codes (crosses)', SMALL, fill=GREY)
+    return d
+
+def entropy_density():
+    "Entropy counts the neighbours, not the error."
+    d = Drawing('entropy_density', 420, 'Entropy is high where codes are dense',
+                'Codes on a line, close together on the left and far apart on the right. The '
+                'entropy of a latent at one temperature is high on the left, low on the right.')
+    codes = [.15*i for i in range(14)] + [2.6, 3.6, 4.6, 5.6]
+    def entropy(z):
+        p = softmax([-(z - e)**2/.1 for e in codes])
+        return -sum(o*math.log(o) for o in p if o > 0)/math.log(len(codes))
+    def at(v): return 60 + 86*v
+    y, tall = 300, 300
+    d.path([(at(-.15), y), (at(5.85), y)])
+    for k, e in enumerate(codes): d.dot(at(e), y, 6 if k < 14 else 9, TOKENS[k % 6], INK)
+    d.path([(at(v/20), y - 20 - tall*entropy(v/20)) for v in range(0, 114)], ACCENT, 5)
+    d.text(at(1), 82, 'entropy', 22, fill=ACCENT, bold=True)
+    d.lines(at(1), y + 44, ['many neighbours:', 'doubt, little harm'], SIZE)
+    d.lines(at(4.1), y + 44, ['few neighbours:', 'no doubt, more harm'], SIZE)
+    d.text(300, 400, 'position of the latent among the codes', SMALL, fill=GREY)
+    return d
+
+def read(name): return json.loads((HERE.parent/'run'/name).read_text(encoding='utf-8'))
+
+def doubt_maps():
+    "Which map finds the worst places, on real pairs."
+    maps = read('uncertainty.json')['maps']
+    rows = [('entropy, one temperature', 'entropy, one T, calibrated', False),
+            ('entropy, *T* = 2*σ*²', 'entropy, T = 2 sigma^2', False),
+            ('expected squared distance', 'expected squared distance', True),
+            ('*σ* itself', 'sigma', True)]
+    d = Drawing('doubt_maps', 440, 'Which map finds the worst tenth of the places',
+                'Bars of AUROC for four maps of doubt on 20 validation pictures. Entropy at one '
+                'temperature is worse than chance; the predicted spread finds the worst places.')
+    x, wide = 40, 430
+    for i, (name, key, hot) in enumerate(rows):
+        y = 40 + 84*i
+        value = maps[key]['auroc_tenth']
+        d.text(x, y, name, SIZE, 'start', bold=hot)
+        d.rect(x, y + 12, wide*value, 34, '#f0b48a' if hot else '#a9c1d9', ACCENT if hot else INK, 2, 0)
+        d.path([(x + wide/2, y + 6), (x + wide/2, y + 52)], GREY, 2.5, '6 4')
+        d.text(x + wide*value + 10, y + 36, f'{value:.2f}', SIZE, 'start', ACCENT if hot else INK, bold=True)
+    d.text(x + wide/2, 380, '0.5: chance', SIZE, fill=GREY)
+    d.text(300, 418, 'how often a bad place has the higher value', SMALL, fill=GREY)
+    return d
+
+def prior_evidence():
+    "Two witnesses are multiplied."
+    d = Drawing('prior_evidence', 440, 'Prior times evidence',
+                'Four codes. The flow gives them 0.04, 0.73, 0.22 and 0.00, the NAT finds code 2 '
+                'ten times as likely as the others; together code 2 gets three quarters.')
+    prior = softmax([-(1.2 - e)**2/.5 for e in range(4)])
+    evidence = [1, 1, 10, 1]
+    joint = [p*g for p, g in zip(prior, evidence)]
+    after = [o/sum(joint) for o in joint]
+    rows = [('the flow', prior, INK, '{:.2f}'), ('× the NAT', [g/10 for g in evidence], INK, None),
+            ('= belief', after, ACCENT, '{:.2f}')]
+    for i, (name, values, ink, form) in enumerate(rows):
+        y = 118 + 128*i
+        d.text(24, y - 24, name, 22, 'start', ink, bold=True)
+        for k, v in enumerate(values):
+            x = 200 + 98*k
+            d.rect(x, y - 84*v, 62, max(84*v, 1), TOKENS[k], INK, 1.5, 0)
+            d.text(x + 31, y + 24, form.format(v) if form else f'× {evidence[k]}', SIZE, bold=ink == ACCENT)
+        d.path([(180, y), (576, y)])
+    d.text(300, 428, 'codes 0 to 3', SMALL, fill=GREY)
+    return d
+
+def four_systems():
+    "Two switches make four systems."
+    d = Drawing('four_systems', 400, 'Two switches, four systems',
+                'A square of four: both NATs off is GLARE; the NAT on the latent, the NAT on the '
+                'decoder, or both can be switched on in the same network.')
+    d.text(370, 40, 'NAT on the latent', 20, bold=True)
+    d.text(282, 74, 'off', SIZE)
+    d.text(470, 74, 'on', SIZE)
+    d.lines(24, 190, ['NAT on', 'features'], 20, anchor='start', bold=True)
+    d.text(176, 160, 'off', SIZE, 'end')
+    d.text(176, 300, 'on', SIZE, 'end')
+    for i, row in enumerate(([['GLARE'], ['NAT', 'on latent']], [['NAT', 'on decoder'], ['both']])):
+        for j, name in enumerate(row):
+            draw = d.hot if i or j else d.box
+            draw(194 + 188*j, 94 + 138*i, 176, 124, name, size=22, bold=True)
+    d.text(300, 386, 'same weights, same data: only the switches differ', SMALL, fill=GREY)
+    return d
+
+def level_belief():
+    "A predicted level, and how wrong it may be."
+    d = Drawing('level_belief', 420, 'A level with its own doubt',
+                'A bell curve over the logarithm of the level. The shaded part within one '
+                'deviation of the middle should hold 68% of the true levels.')
+    def at(t): return 300 + 74*t
+    def height(t): return 320 - 230*math.exp(-t*t/2)
+    curve = [(at(i/10), height(i/10)) for i in range(-33, 34)]
+    within_one = [(at(i/10), height(i/10)) for i in range(-10, 11)]
+    d.path([(at(-1), 320), *within_one, (at(1), 320)], 'none', 1, fill=WARM, close=True)
+    d.path(curve, INK, 4)
+    d.path([(at(-3.6), 320), (at(3.6), 320)])
+    d.text(at(0), 236, '68%', 26, fill=ACCENT, bold=True)
+    for t, name in ((-1, '*μ* − *s*'), (0, '*μ*'), (1, '*μ* + *s*')):
+        d.path([(at(t), 320), (at(t), 330)])
+        d.text(at(t), 356, name, SIZE)
+    d.text(at(0), 392, 'logarithm of the level', SIZE)
+    d.lines(at(1.3), 118, ['*s* = 0.2: 20%', 'up or down'], SIZE, anchor='start', fill=GREY)
+    return d
+
+def oracles():
+    "What one known piece of the truth would be worth."
+    val = read('lab_oracles.json')['val']
+    rows = [('blocks of 64 pixels', 'block64', False), ('all tokens and latents known', 'known all', False),
+            ('colour matrix, 12 numbers', 'matrix', True), ('quadratic, 30 numbers', 'quadratic', True),
+            ('true tokens where masked', 'known tokens', False)]
+    rows.sort(key=lambda o: -val[o[1]])
+    d = Drawing('oracles', 470, 'What a known piece of the truth would be worth',
+                'Bars of gain in dB over the model if one thing about each picture were known. '
+                'One colour transform of the whole picture is worth more than perfect masked tokens.')
+    x = 40
+    for i, (name, key, hot) in enumerate(rows):
+        y = 40 + 80*i
+        gain = val[key] - val['model']
+        d.text(x, y, name, SIZE, 'start', bold=hot)
+        d.rect(x, y + 12, 130*gain, 34, '#f0b48a' if hot else '#a9c1d9', ACCENT if hot else INK, 2, 0)
+        d.text(x + 130*gain + 10, y + 36, f'+ {gain:.1f} dB', SIZE, 'start', ACCENT if hot else INK, bold=True)
+    d.text(300, 454, f'over a model of {val["model"]:.1f} dB (GT-mean, 12 pictures)', SMALL, fill=GREY)
+    return d
+
+def forms():
+    "Forms trained at equal steps, one dot a seed."
+    rows = [('control: no NAT', 'plain', False), ('NAT on latent', 'latent', False),
+            ('NAT on features, masked', 'features', False), ('every cell, no attention', 'alone', False),
+            ('every cell, attention', 'nomask', True)]
+    runs = read('lab.json')
+    d = Drawing('forms', 480, 'Forms of the NAT at equal steps',
+                'One dot for each seed, in dB. Only the form that corrects every cell with '
+                'attention lies above what seeds of the control differ by.')
+    values = {key: [o['psnr_gt_mean'] for o in runs if o['form'] == key] for _, key, _ in rows}
+    low, high = 25.6, 26.8
+    def at(v): return 290 + 280*(v - low)/(high - low)
+    a, b = min(values['plain']), max(values['plain'])
+    d.rect(at(a), 30, at(b) - at(a), 356, DIM, 'none', 1, 0)
+    for i, (name, key, hot) in enumerate(rows):
+        y = 66 + 72*i
+        d.path([(290, y), (570, y)], '#c8d2dc', 1.5)
+        d.text(276, y + 6, name, SIZE, 'end', ACCENT if hot else INK, bold=hot)
+        for v in values[key]: d.dot(at(v), y, 9, ACCENT if hot else INK)
+    for v in (25.6, 26.0, 26.4, 26.8): d.text(at(v), 412, f'{v:.1f}', SMALL)
+    d.text(430, 438, 'dB, one dot a seed', SIZE)
+    d.text(300, 468, 'grey: how far the seeds of the control lie apart', SMALL, fill=GREY)
+    return d
+
+def low_band():
+    "The mean of a cell is replaced, its detail stays."
+    d = Drawing('low_band', 430, 'New mean, old detail',
+                'A cell of four values with mean 0.3 gets the new mean 0.5. Each value moves by '
+                '0.2, and the differences between the values stay.')
+    old, new = [.2, .4, .1, .5], .5
+    mean = sum(old)/4
+    moved = [v + new - mean for v in old]
+    for x, values, level_, ink, name in ((50, old, mean, INK, 'before'), (340, moved, new, ACCENT, 'after')):
+        base = 320
+        d.text(x + 105, 44, name, 20, fill=ink, bold=True)
+        for j, v in enumerate(values):
+            d.rect(x + 54*j, base - 300*v, 46, 300*v, '#a9c1d9' if ink == INK else '#f0b48a', INK, 1.5, 0)
+            d.text(x + 54*j + 23, base + 26, f'{v:.1f}', SIZE)
+        d.path([(x - 14, base - 300*level_), (x + 222, base - 300*level_)], ink, 4, '9 6')
+        d.text(x + 105, base + 64, f'mean {level_:.1f}', SIZE, fill=ink, bold=True)
+    d.arrow((284, 220), (326, 220), hot=True, width=4)
+    d.text(300, 416, '*h* + (new mean − old mean): the low band moves', SMALL, fill=GREY)
+    return d
+
+def averaged_weights():
+    "An average that forgets its beginning."
+    d = Drawing('averaged_weights', 440, 'Averaged weights, with and without a warm-up',
+                'An average that starts at 0 follows a weight of 1. With the warm-up it arrives '
+                'within ten steps; with a fixed factor of 0.99 it is at 0.63 after a hundred.')
+    x, y, wide, tall = 80, 340, 460, 270
+    axes(d, x, y, wide, tall, 'step', 'average of a weight that is 1')
+    warm, fixed = [0.], [0.]
+    for t in range(1, 101):
+        g = min(.99, (1 + t)/(10 + t))
+        warm.append(g*warm[-1] + 1 - g)
+        fixed.append(.99*fixed[-1] + .01)
+    def at(t, v): return x + wide*t/100, y - tall*v
+    d.path([at(0, 1), at(100, 1)], GREY, 2, '6 6')
+    d.path([at(t, v) for t, v in enumerate(warm)], ACCENT, 5)
+    d.path([at(t, v) for t, v in enumerate(fixed)], INK, 5)
+    for t in (0, 50, 100): d.text(x + wide*t/100, y + 26, str(t), SIZE)
+    d.text(x - 10, y - tall + 6, '1', SIZE, 'end')
+    d.text(x - 10, y + 6, '0', SIZE, 'end')
+    d.text(x + 120, y - tall + 46, f'with warm-up: {warm[-1]:.2f}', SIZE, 'start', ACCENT, bold=True)
+    d.text(x + 270, y - 60, f'*g* = 0.99: {fixed[-1]:.2f}', SIZE, 'start', bold=True)
+    return d
+
+def resume_state():
+    "What the next step depends on."
+    d = Drawing('resume_state', 440, 'What the next step depends on',
+                'Six pieces go into the next step: weights, moments of the optimiser, schedule, '
+                'averaged weights, random generators, and which pictures come next.')
+    pieces_ = [['weights'], ['moments of', 'the optimiser'], ['place in', 'the schedule'], ['averaged', 'weights'],
+               ['random', 'generators'], ['which pictures', 'come next']]
+    for k, rows in enumerate(pieces_):
+        x, y = 24 + 192*(k % 3), 30 + 262*(k // 3)
+        d.box(x, y, 168, 84, rows, size=20)
+        middle = x + 84
+        end = 220 + 80*(k % 3)
+        if k < 3: d.arrow((middle, 116), (end, 158), width=3)
+        else: d.arrow((middle, 290), (end, 248), width=3)
+    d.hot(180, 162, 240, 82, ['the next step'], size=24, bold=True)
+    d.text(300, 420, 'leave one out, and the run is another one', SIZE, fill=ACCENT)
+    return d
+
+def gates():
+    "Six questions before a gain is believed."
+    d = Drawing('gates', 500, 'Six gates for a gain',
+                'A ladder of six questions: turned off, more rounds, without masks, without '
+                'attention, a control of equal size, other seeds.')
+    rows = ['turn it off: does the figure fall?', 'does round 2 beat round 1?', 'same network without masks?',
+            'and without attention?', 'a control with as many parameters?', 'again, with other seeds?']
+    for i, row in enumerate(rows):
+        y = 16 + 76*i
+        d.dot(58, y + 29, 26, ACCENT)
+        d.text(58, y + 37, str(i + 1), 22, fill=WHITE, bold=True)
+        d.box(104, y, 470, 58, row, size=20)
+        if i < 5: d.path([(58, y + 56), (58, y + 80)], ACCENT, 3)
+    d.text(300, 490, 'only then: a gain', SIZE, fill=ACCENT, bold=True)
+    return d
+
+def tiles():
+    "Weights of overlapping tiles, divided by their sum."
+    d = Drawing('tiles', 420, 'Tiles overlap and are blended',
+                'Three tiles along a row. The weight of each falls towards its inner edges. '
+                'Divided by their sum the weights give 1 everywhere.')
+    spans = [(0, 768), (640, 1408), (1280, 2048)]
+    def x(v): return 40 + 520*v/2048
+    for k, (a, b) in enumerate(spans):
+        d.rect(x(a), 54 + 24*k, x(b) - x(a), 18, TOKENS[k], INK, 1.5, 3)
+        left = (a, 0) if k else (a, 1)
+        right = (b, 0) if k < 2 else (b, 1)
+        ramp = 128
+        points = [left, (a + ramp if k else a, 1), (b - ramp if k < 2 else b, 1), right]
+        shape = [(x(v), 300 - 130*w) for v, w in points]
+        d.path([(x(a), 300), *shape, (x(b), 300)], 'none', 1, fill=TOKENS[k] + '88', close=True)
+        d.path(shape, INK, 2.5)
+    d.path([(40, 300), (560, 300)])
+    d.text(300, 36, 'three tiles of 768 pixels, 128 shared', SIZE, bold=True)
+    d.text(30, 176, '1', SIZE, 'end')
+    d.text(30, 306, '0', SIZE, 'end')
+    for v in (0, 640, 1280, 2048): d.text(x(v), 330, f'{v:,}', SMALL)
+    d.text(300, 362, 'weight of each tile along the row', SMALL, fill=GREY)
+    d.text(300, 400, 'the light is that of the whole picture, for every tile', SIZE, fill=ACCENT, bold=True)
+    return d
+
+def whole_light():
+    "A tile of sky by itself is a bright tile."
+    d = Drawing('whole_light', 400, 'A tile needs the light of the whole picture',
+                'Three tiles of a dark picture with means 0.03, 0.06 and 0.15. Lit each by itself, '
+                'all come to 0.4 and a seam appears. Lit by one gain they keep their ratios.')
+    means = [.03, .06, .15]
+    target = .4
+    one = target/(sum(means)/3)
+    rows = [('dark', means, INK), ('each by itself', [target]*3, INK), ('by the whole', [v*one for v in means], ACCENT)]
+    for i, (name, values, ink) in enumerate(rows):
+        y = 40 + 112*i
+        d.text(24, y + 46, name, 20, 'start', ink, bold=True)
+        for j, v in enumerate(values):
+            d.rect(216 + 120*j, y, 116, 84, level(v), ink, 2.5, 2)
+            d.text(274 + 120*j, y + 50, f'{v:.2f}', 20, fill=WHITE if v < .5 else '#000000')
+    d.text(300, 388, f'one gain, {one:.1f}: wall, door and sky keep their ratio', SMALL, fill=GREY)
+    return d
+
+def export_path():
+    "The network is run once and written down."
+    d = Drawing('export_path', 380, 'From Python to a file that runs without it',
+                'The exporter runs the network once, writes down every operation as a graph in an '
+                'ONNX file, and onnxruntime runs the file in a browser, on a phone or a server.')
+    d.box(24, 40, 168, 96, ['network', 'in PyTorch'], size=20)
+    d.arrow((192, 88), (228, 88), width=3)
+    d.hot(232, 40, 136, 96, ['run once,', 'write down'], size=20)
+    d.arrow((368, 88), (404, 88), width=3)
+    d.box(408, 40, 168, 96, ['graph:', 'one .onnx file'], size=20)
+    for k, name in enumerate(('browser', 'phone', 'server')):
+        x = 24 + 192*k
+        d.box(x, 234, 168, 70, name, size=20)
+        d.arrow((492, 138), (492, 184), (x + 84, 184), (x + 84, 231), width=3)
+    d.text(300, 346, 'a choice by picture, such as a mask, must become arithmetic first', SMALL, fill=GREY)
+    return d
+
 SCHEMATICS = [
     exposure_chain, gt_mean, pair_split, residual_block, windows, codebook_cell, vqgan, light_grid,
     coupling, change_of_variables, token_entropy, reliability, masked_rounds, messages, bound,
     deformable_tap, fusion, model, loss_terms, stages, learner_loop, exposure_slider, hint, guided,
+    srgb_curve, snr_slopes, straight_through, two_movers, moving_average, dead_codes, entropy_density,
+    doubt_maps, prior_evidence, four_systems, level_belief, oracles, forms, low_band,
+    averaged_weights, resume_state, gates, tiles, whole_light, export_path,
 ]
 
 
