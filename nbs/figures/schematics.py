@@ -10,6 +10,7 @@ is what the idea is about. In words, `*z*` is italic, `_{i}` a subscript and `^{
 import json
 import math
 import re
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -1415,6 +1416,42 @@ def export_path():
     d.text(300, 346, 'a choice by picture, such as a mask, must become arithmetic first', SMALL, fill=GREY)
     return d
 
+WAY = {                      # the parts of the method, for a slide: place and words
+    'codebook': (24, 24, 552, 54, ['codebook: words of well-lit pictures']),
+    'dark': (24, 112, 120, 76, ['dark', 'picture']), 'light': (168, 112, 120, 76, ['light']),
+    'flow': (312, 112, 120, 76, ['encoder', 'and flow']), 'masking': (456, 112, 120, 76, ['doubt', 'and mask']),
+    'bright': (24, 232, 120, 76, ['bright', 'picture']), 'level': (168, 232, 120, 76, ['level']),
+    'fusion': (312, 232, 120, 76, ['fusion', 'decoder']), 'nat': (456, 232, 120, 76, ['NAT on', 'latent']),
+    'data': (24, 342, 168, 52, ['pairs']), 'training': (216, 342, 168, 52, ['training']),
+    'metrics': (408, 342, 168, 52, ['metrics']),
+}
+SESSIONS = {
+    1: ['dark', 'bright', 'data', 'metrics'], 2: ['codebook'], 3: ['flow'], 4: ['masking', 'nat'],
+    5: ['light', 'fusion', 'level'], 6: ['training', 'metrics'],
+}
+
+def session(n):
+    "The way of a picture, and what this session of the course is about."
+    named = ', '.join(' '.join(WAY[key][-1]).split(':')[0] for key in SESSIONS[n])
+    d = Drawing(f'session_{n}', 412, f'The way of a picture: session {n}',
+                'A dark picture goes through light, flow, doubt and mask, the NAT on the latent, the '
+                f'fusion decoder and the level to the bright picture. Lit up: {named}.')
+    way = ['dark', 'light', 'flow', 'masking', 'nat', 'fusion', 'level', 'bright']
+    for a, b in zip(way, way[1:]):
+        x, y, w, h, _ = WAY[a]
+        u, v, w2, _, _ = WAY[b]
+        if v > y: d.arrow((x + w/2, y + h), (x + w/2, v - 3), width=3)
+        elif u > x: d.arrow((x + w, y + h/2), (u - 3, y + h/2), width=3)
+        else: d.arrow((x, y + h/2), (u + w2 + 3, y + h/2), width=3)
+    for key in ('flow', 'masking'):
+        x, y, w, _, _ = WAY[key]
+        d.arrow((x + w/2, 78), (x + w/2, y - 3), width=3)
+    for key, (x, y, w, h, rows) in WAY.items():
+        draw = d.hot if key in SESSIONS[n] else d.box
+        draw(x, y, w, h, rows, size=20, bold=False)
+        if key in SESSIONS[n]: d.rect(x, y, w, h, 'none', ACCENT, 5)
+    return d
+
 SCHEMATICS = [
     exposure_chain, gt_mean, pair_split, residual_block, windows, codebook_cell, vqgan, light_grid,
     coupling, change_of_variables, token_entropy, reliability, masked_rounds, messages, bound,
@@ -1422,6 +1459,7 @@ SCHEMATICS = [
     srgb_curve, snr_slopes, straight_through, two_movers, moving_average, dead_codes, entropy_density,
     doubt_maps, prior_evidence, four_systems, level_belief, oracles, forms, low_band,
     averaged_weights, resume_state, gates, tiles, whole_light, export_path,
+    *(partial(session, n) for n in SESSIONS),
 ]
 
 
