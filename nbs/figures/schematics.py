@@ -112,7 +112,18 @@ class Drawing:
         self.add('rect', x=number(x), y=number(y), width=number(w), height=number(h), fill=fill,
                  stroke=stroke, stroke_width=width, rx=radius or None, stroke_dasharray=dash)
 
-    def box(self, x, y, w, h, rows, fill=PALE, stroke=INK, size=SIZE, bold=False, ink=INK, dash=None):
+    def box(self,
+            x,
+            y,
+            w,
+            h,
+            rows,
+            fill=PALE,
+            stroke=INK,
+            size=SIZE,
+            bold=False,
+            ink=INK,
+            dash=None):
         "A box with centred words."
         rows = [rows] if isinstance(rows, str) else rows
         self.rect(x, y, w, h, fill, stroke, dash=dash)
@@ -167,9 +178,10 @@ class Drawing:
         return '\n'.join([
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="t d" '
             f'font-family="system-ui, -apple-system, \'Segoe UI\', Roboto, \'DejaVu Sans\', sans-serif" '
-            f'text-anchor="middle" fill="{INK}">',
-            f'<title id="t">{escape(self.title)}</title>', f'<desc id="d">{escape(self.desc)}</desc>',
-            f'<defs>{heads}</defs>', ground, *self.parts, '</svg>', ''])
+            f'text-anchor="middle" fill="{INK}">', f'<title id="t">{escape(self.title)}</title>',
+            f'<desc id="d">{escape(self.desc)}</desc>', f'<defs>{heads}</defs>', ground,
+            *self.parts, '</svg>', ''
+        ])
 
 def level(value):
     "A grey of the value from 0 to 1, as a colour."
@@ -207,7 +219,8 @@ def exposure_chain():
         ('number in the bright file', f'{value:g}', 'a middle grey', value),
         ('amount of light', f'{light:.3f}', 'the sRGB curve, undone', value),
         ('four stops less light', f'{dark:.4f}', '÷ 16: two to the power of 4', to_number(dark)),
-        ('electrons counted', f'{counted}', f'{electrons:.0f} expected, {counted - round(electrons)} too many', stored),
+        ('electrons counted', f'{counted}',
+         f'{electrons:.0f} expected, {counted - round(electrons)} too many', stored),
         ('number in the dark file', f'{stored:.3f}', 'the sRGB curve again', stored),
         ('rounded to 8 bits', f'{byte}', f'one of 256 levels: {byte}/255', byte/255),
     ]
@@ -250,8 +263,11 @@ def gt_mean():
         if score:
             d.lines(510, y + 30, [kind, score], SIZE, fill=ink, bold=True)
     d.arrow((105, 133), (105, 156), hot=True)
-    d.text(300, 30, f'{mean_truth:.2f} / {mean_guess:.2f} = {ratio:g}: the factor has seen the truth',
-           SMALL, fill=GREY)
+    d.text(300,
+           30,
+           f'{mean_truth:.2f} / {mean_guess:.2f} = {ratio:g}: the factor has seen the truth',
+           SMALL,
+           fill=GREY)
     return d
 
 def pair_split():
@@ -309,9 +325,10 @@ def residual_block():
 
 def windows():
     "Attention within windows, then within windows moved by half."
-    d = Drawing('windows', 424, 'Window attention, and windows moved by half',
-                'A grid of eight by eight places. In the first layer a place attends to its window '
-                'of four by four, in the second to a window moved by two, which crosses the border.')
+    d = Drawing(
+        'windows', 424, 'Window attention, and windows moved by half',
+        'A grid of eight by eight places. In the first layer a place attends to its window '
+        'of four by four, in the second to a window moved by two, which crosses the border.')
     size, cell, at = 4, 31, (3, 3)
     for x, shift, name in ((24, 0, 'layer 1'), (328, size//2, 'layer 2: moved by half')):
         d.text(x + 4*cell, 36, name, SIZE, bold=True)
@@ -384,9 +401,10 @@ WORDS = [[0, 0, 1], [2, 3, 1], [2, 3, 3]]      # tokens of a small picture
 
 def vqgan():
     "A picture as a grid of numbers, and back."
-    d = Drawing('vqgan', 474, 'A picture becomes a grid of words, and a picture again',
-                'The encoder turns a picture into a grid of vectors, each vector becomes the number '
-                'of the nearest code, and the decoder makes a picture of the codes.')
+    d = Drawing(
+        'vqgan', 474, 'A picture becomes a grid of words, and a picture again',
+        'The encoder turns a picture into a grid of vectors, each vector becomes the number '
+        'of the nearest code, and the decoder makes a picture of the codes.')
     def wave(i, j): return .15*math.sin(1.7*i + .9*j)
     base = [(.50, .69, .86), (.94, .70, .40), (.56, .80, .58), (.84, .60, .80)]
     def pixel(i, j): return colour(v + wave(i, j) for v in base[WORDS[i//4][j//4]])
@@ -497,7 +515,10 @@ def coupling():
         d.hot(472, y + 132, 104, 54, f'{b}_{{b}} = {number_out:g}', bold=True)
         d.text(300, y + 212, sum_, SIZE, fill=ACCENT, bold=True)
     d.path([(24, 274), (576, 274)], '#c8d2dc', 1.5)
-    d.text(300, 550, 'the network itself is never inverted: it sees the same input both ways', SMALL,
+    d.text(300,
+           550,
+           'the network itself is never inverted: it sees the same input both ways',
+           SMALL,
            fill=GREY)
     return d
 
@@ -517,7 +538,11 @@ def change_of_variables():
             d.path([(left + unit*v, base), (left + unit*v, base + 8)], INK, 2)
             d.text(left + unit*v, base + 28, f'{v:g}', SIZE)
         d.text(left + 442, base + 6, letter, 22, bold=True)
-        d.text(left + unit*wide/2, base - tall/2 + 6, f'{wide:g} × {density:g} = 1', SIZE, fill=stroke,
+        d.text(left + unit*wide/2,
+               base - tall/2 + 6,
+               f'{wide:g} × {density:g} = 1',
+               SIZE,
+               fill=stroke,
                bold=True)
         d.text(left - 14, base - tall + 8, f'{density:g}', SIZE, 'end')
     d.text(24, 34, 'density', SMALL, 'start', GREY)
@@ -552,7 +577,9 @@ def token_entropy():
     d.text(24, 172, 'distance', SMALL, 'start', GREY)
     for e, o in zip(codes, squared): d.text(at(e), 164, f'{o:.2f}', SIZE)
     d.arrow((at(0), 184), (at(0), 222))
-    d.text(at(0) + 18, 209, f'softmax of −distance / *T*, with *T* = {temperature:g}', SMALL, 'start', GREY)
+    d.text(
+        at(0) + 18, 209, f'softmax of −distance / *T*, with *T* = {temperature:g}', SMALL, 'start',
+        GREY)
     base = 366
     d.path([(at(-.3), base), (at(3.3), base)])
     for k, (e, o) in enumerate(zip(codes, p)):
@@ -583,7 +610,11 @@ def reliability():
         if a != c: d.path([(x + side*c, y - side*c), (x + side*c, y - side*a)], ACCENT, 5)
         d.dot(x + side*c, y - side*a, 9, ACCENT if a != c else INK)
     d.text(x + side*.78, y - side*.49, 'gap 0.1', SIZE, fill=ACCENT, bold=True)
-    d.lines(x + 14, y - side + 40, ['on the dashed line:', 'as claimed'], SMALL, anchor='start', fill=GREY)
+    d.lines(x + 14,
+            y - side + 40, ['on the dashed line:', 'as claimed'],
+            SMALL,
+            anchor='start',
+            fill=GREY)
     for i, (c, a, n) in enumerate(bins):
         top = 70 + 112*i
         ink = ACCENT if a != c else INK
@@ -615,10 +646,12 @@ def masked_rounds():
         for i in range(4):
             for j in range(6):
                 new = r and not hidden(i, j) and SURE[i][j] >= places - counts[r - 1]
-                if new: d.rect(x + cell*j + 3, y + cell*i + 3, cell - 6, cell - 6, 'none', ACCENT, 2, 2)
+                if new:
+                    d.rect(x + cell*j + 3, y + cell*i + 3, cell - 6, cell - 6, 'none', ACCENT, 2, 2)
         share = math.cos(math.pi/2*r/rounds)
         d.text(x + 3*cell, y + 4*cell + 22, f'{masked} of {places} masked', SMALL)
-        if 0 < r < rounds: d.text(x + 3*cell, y + 4*cell + 43, f'24 × {share:.2f}', SMALL, fill=GREY)
+        if 0 < r < rounds:
+            d.text(x + 3*cell, y + 4*cell + 43, f'24 × {share:.2f}', SMALL, fill=GREY)
     d.rect(408, 262, 22, 22, '#ccd3da', WHITE, 1, 0)
     d.text(440, 279, '[MASK]', SMALL, 'start')
     d.rect(408, 294, 22, 22, TOKENS[0], WHITE, 1, 0)
@@ -632,10 +665,11 @@ def masked_rounds():
 
 def messages():
     "The residual of a true token moves its neighbour."
-    d = Drawing('messages', 520, 'What a true token tells its neighbour',
-                'Two places share an error of light. The true token of the first shows that its '
-                'latent is 0.55 too large. Moved by as much, the latent of the second comes to 2.05 '
-                'and its right code becomes the likeliest.')
+    d = Drawing(
+        'messages', 520, 'What a true token tells its neighbour',
+        'Two places share an error of light. The true token of the first shows that its '
+        'latent is 0.55 too large. Moved by as much, the latent of the second comes to 2.05 '
+        'and its right code becomes the likeliest.')
     codes, temperature = [0, 1, 2, 3], .5
     first, second, truth = 1.55, 2.60, 1
     residual = truth - first
@@ -659,9 +693,12 @@ def messages():
     line(296)
     d.cross(at(second), 296, 8, INK, 4)
     d.text(at(second) + 14, 280, f'latent {second:.2f}', SIZE, 'start')
-    d.arrow((at(second), 270), (at(second), 262), (at(moved), 262), (at(moved), 281), hot=True, width=3)
+    d.arrow((at(second), 270), (at(second), 262), (at(moved), 262), (at(moved), 281),
+            hot=True,
+            width=3)
     d.text(at(moved) + 42, 252, signed(residual), SIZE, fill=ACCENT, bold=True)
-    for i, (name, z, ink) in enumerate((('before', second, INK), (f'after, at {moved:.2f}', moved, ACCENT))):
+    for i, (name, z, ink) in enumerate(
+        (('before', second, INK), (f'after, at {moved:.2f}', moved, ACCENT))):
         y = 390 + 70*i
         d.text(24, y + 6, name, SIZE, 'start', ink, bold=True)
         x = 210
@@ -690,7 +727,11 @@ def bound():
         d.text(x(i) + 35, 62, str(v), 20, bold=True)
         hidden = i in masked
         d.rect(x(i), 128, 70, 58, '#ccd3da' if hidden else TOKENS[v], INK, 1.5)
-        d.text(x(i) + 35, 163, 'mask' if hidden else str(v), SIZE if hidden else 20, bold=not hidden)
+        d.text(x(i) + 35,
+               163,
+               'mask' if hidden else str(v),
+               SIZE if hidden else 20,
+               bold=not hidden)
         d.arrow((x(i) + 35, 86), (x(i) + 35, 125))
         if hidden:
             p, c = given[masked.index(i)], costs[masked.index(i)]
@@ -698,17 +739,28 @@ def bound():
             d.hot(x(i) - 6, 228, 82, 56, f'{p:g}', bold=True, size=20)
             d.text(x(i) + 35, 336, f'{c:.2f}', 20, fill=ACCENT, bold=True)
     mean = sum(costs)/len(costs)
-    d.hot(90, 362, 420, 46, f'mean: ({costs[0]:.2f} + {costs[1]:.2f}) / 2 = {mean:.2f} nats', bold=True)
-    d.text(300, 438, 'averaged over all shares masked: at least −log *p*(*V*) / *N*', SMALL, fill=GREY)
+    d.hot(90,
+          362,
+          420,
+          46,
+          f'mean: ({costs[0]:.2f} + {costs[1]:.2f}) / 2 = {mean:.2f} nats',
+          bold=True)
+    d.text(300,
+           438,
+           'averaged over all shares masked: at least −log *p*(*V*) / *N*',
+           SMALL,
+           fill=GREY)
     return d
 
 def deformable_tap():
     "Nine taps that look where they are told."
     row, col = .6, .3
-    d = Drawing('deformable_tap', 470, 'A deformable convolution moves its taps',
-                'Left, the nine taps of an ordinary 3 by 3 kernel sit on the grid. Right, each tap '
-                'is moved by an offset. One lands between four pixels and reads their weighted mean.')
-    offsets = [(.6, .3), (.5, .4), (.7, .2), (.4, .5), (.6, .3), (.5, .1), (.7, .4), (.4, .3), (.6, .4)]
+    d = Drawing(
+        'deformable_tap', 470, 'A deformable convolution moves its taps',
+        'Left, the nine taps of an ordinary 3 by 3 kernel sit on the grid. Right, each tap '
+        'is moved by an offset. One lands between four pixels and reads their weighted mean.')
+    offsets = [(.6, .3), (.5, .4), (.7, .2), (.4, .5), (.6, .3), (.5, .1), (.7, .4), (.4, .3),
+               (.6, .4)]
     cell = 50
     for x0, moved, name in ((24, False, 'ordinary'), (326, True, 'deformable')):
         d.text(x0 + 2.5*cell, 34, name, SIZE, bold=True)
@@ -802,7 +854,8 @@ def loss_terms():
                 'A row of four pixels. Made brighter by 0.1 or flattened to its mean, its L1 error '
                 'is 0.1 both times. One minus SSIM is 0.02 for the first and 0.92 for the second.')
     truth = [.4, .6, .4, .6]
-    damages = [('truth', truth), ('too bright by 0.1', [v + .1 for v in truth]), ('all detail gone', [.5]*4)]
+    damages = [('truth', truth), ('too bright by 0.1', [v + .1 for v in truth]),
+               ('all detail gone', [.5]*4)]
     def l1(x): return sum(abs(a - b) for a, b in zip(x, truth))/4
     def ssim(x):
         mx, my = sum(x)/4, sum(truth)/4
@@ -816,7 +869,10 @@ def loss_terms():
             d.rect(24 + 66*j, y + 16, 64, 64, level(v), INK, 1, 3)
             d.text(56 + 66*j, y + 54, f'{v:.1f}', SIZE, fill=WHITE if v < .5 else '#000000')
         if i == 0:
-            d.lines(320, y + 40, ['which of the two below', 'is the worse picture?'], SIZE, anchor='start',
+            d.lines(320,
+                    y + 40, ['which of the two below', 'is the worse picture?'],
+                    SIZE,
+                    anchor='start',
                     fill=GREY)
             continue
         for k, (loss, price) in enumerate((('L1', l1(values)), ('1 − SSIM', 1 - ssim(values)))):
@@ -824,7 +880,8 @@ def loss_terms():
             hot = i == 2 and k == 1
             ink = ACCENT if hot else INK
             d.text(392, row, loss, SIZE, 'end', ink)
-            d.rect(402, row - 17, max(118*price, 2), 22, '#f0b48a' if hot else '#a9c1d9', ink, 1.5, 0)
+            d.rect(402, row - 17, max(118*price, 2), 22, '#f0b48a' if hot else '#a9c1d9', ink, 1.5,
+                   0)
             d.text(408 + 118*price, row, f'{price:.2f}', SIZE, 'start', ink, bold=True)
     d.text(300, 470, 'L1 charges both alike. Structure tells them apart.', SIZE, bold=True)
     d.text(300, 502, 'So a training uses both.', SMALL, fill=GREY)
@@ -835,13 +892,17 @@ def stages():
     d = Drawing('stages', 500, 'Five stages: what is trained, what is frozen',
                 'A table of five stages and five parts. Each stage trains one part; the parts '
                 'before it are frozen. In the last stage encoder, flow and first NAT go on gently.')
-    parts = [['light', 'grid'], ['VQGAN'], ['encoder', 'and flow'], ['NAT on', 'latent'], ['fusion', 'decoder']]
+    parts = [['light', 'grid'], ['VQGAN'], ['encoder', 'and flow'], ['NAT on', 'latent'],
+             ['fusion', 'decoder']]
     table = ['T....', '.T...', 'FFT..', 'FFFT.', 'FFggT']
     names = ['light', 'codebook', 'flow', 'nat', 'decoder']
     data = ['whole pairs', 'bright only', 'pairs', 'latents', 'pairs']
-    look = dict(T=('#f0b48a', ACCENT, 'trained'), g=(WARM, ACCENT, 'gently'), F=('#cfdeec', INK, 'frozen'))
+    look = dict(T=('#f0b48a', ACCENT, 'trained'),
+                g=(WARM, ACCENT, 'gently'),
+                F=('#cfdeec', INK, 'frozen'))
     for j, rows in enumerate(parts):
-        for i, row in enumerate(rows): d.text(174 + 88*j, (50 if len(rows) == 1 else 40) + 22*i, row, SMALL, bold=True)
+        for i, row in enumerate(rows):
+            d.text(174 + 88*j, (50 if len(rows) == 1 else 40) + 22*i, row, SMALL, bold=True)
     for i, (name, row) in enumerate(zip(names, table)):
         y = 80 + 70*i
         d.text(18, y + 28, name, SIZE, 'start', bold=True)
@@ -861,8 +922,8 @@ def learner_loop():
     d = Drawing('learner_loop', 560, 'The training loop and its events',
                 'A batch goes through forward, loss, backward and step. Between them are events, '
                 'at each of which fastai calls the callbacks that listen.')
-    steps = [('batch', 'x_low, x_high'), ('forward', 'picture and terms'), ('loss', 'sum of the terms'),
-             ('backward', 'gradients'), ('step', 'weights move')]
+    steps = [('batch', 'x_low, x_high'), ('forward', 'picture and terms'),
+             ('loss', 'sum of the terms'), ('backward', 'gradients'), ('step', 'weights move')]
     events = [
         ('before_batch', 'GiveTarget: target to the model'),
         ('after_pred', ''),
@@ -892,9 +953,10 @@ def clipped_mean(values, gain): return sum(min(v*gain, 1) for v in values)/len(v
 
 def exposure_slider():
     "You say how bright; the gain is found."
-    d = Drawing('exposure_slider', 430, 'Ask for a mean of 0.7',
-                'Two pixels of 0.2 and 0.8 have the mean 0.5. The ratio 0.7 / 0.5 is a gain of 1.4, '
-                'but the bright pixel is clipped and the mean is only 0.64. A gain of 2 gives 0.7.')
+    d = Drawing(
+        'exposure_slider', 430, 'Ask for a mean of 0.7',
+        'Two pixels of 0.2 and 0.8 have the mean 0.5. The ratio 0.7 / 0.5 is a gain of 1.4, '
+        'but the bright pixel is clipped and the mean is only 0.64. A gain of 2 gives 0.7.')
     values, wanted = [.2, .8], .7
     low, high = 0., 8.
     for _ in range(60):
@@ -912,7 +974,11 @@ def exposure_slider():
         for j, v in enumerate(values):
             shown = min(v*g, 1)
             d.rect(x + 80*j, 58, 76, 84, level(shown), ink, 3 if hot else 1.5, 4)
-            d.text(x + 80*j + 38, 106, f'{shown:.2f}', SIZE, fill=WHITE if shown < .5 else '#000000')
+            d.text(x + 80*j + 38,
+                   106,
+                   f'{shown:.2f}',
+                   SIZE,
+                   fill=WHITE if shown < .5 else '#000000')
         d.text(x + 78, 172, f'mean {clipped_mean(values, g):.2f}', SIZE, fill=ink, bold=hot)
         if i == 1: d.text(x + 78, 196, f'{.8*g:.2f} is cut to 1', SMALL, fill=GREY)
         if hot: d.text(x + 78, 196, 'as you asked', SMALL, fill=ACCENT)
@@ -921,8 +987,8 @@ def exposure_slider():
     def at(m): return left + (right - left)*(m - .3)/.6
     d.path([(left, y), (right, y)], '#a9c1d9', 10)
     d.path([(left, y), (at(wanted), y)], ACCENT, 10)
-    for m in (.3, .5, .7, .9): d.text(at(m), y + 42, f'{m:g}', SIZE, fill=ACCENT if m == .7 else INK,
-                                      bold=m == .7)
+    for m in (.3, .5, .7, .9):
+        d.text(at(m), y + 42, f'{m:g}', SIZE, fill=ACCENT if m == .7 else INK, bold=m == .7)
     d.dot(at(wanted), y, 15, WHITE, ACCENT)
     d.text(300, 392, 'exposure = 0.7', SIZE, fill=ACCENT, bold=True)
     d.text(300, 418, 'mean grey of the result', SMALL, fill=GREY)
@@ -1042,9 +1108,14 @@ def snr_slopes():
     d.path([(px, y), (px, py)], GREY, 2, '6 5')
     d.dot(px, py, 7, GREY)
     for stop in (-16, -8, 0): d.text(x + wide*(stop + 16)/16, y + 26, signed(stop, 0), SIZE)
-    d.lines(x + 24, 112, ['read noise rules:', 'half the light,', 'half the ratio'], SIZE, anchor='start',
+    d.lines(x + 24,
+            112, ['read noise rules:', 'half the light,', 'half the ratio'],
+            SIZE,
+            anchor='start',
             fill=ACCENT)
-    d.lines(x + 268, 258, ['shot noise rules:', 'a quarter of the light,', 'half the ratio'], SIZE - 1,
+    d.lines(x + 268,
+            258, ['shot noise rules:', 'a quarter of the light,', 'half the ratio'],
+            SIZE - 1,
             anchor='start')
     d.text(px + 12, y - 14, 'bend: *ax* = *b*', SMALL, 'start', GREY)
     return d
@@ -1062,7 +1133,11 @@ def straight_through():
         d.path([(x + unit*left, y - unit*k), (x + unit*right, y - unit*k)], INK, 5)
         d.text(x - 16, y - unit*k + 6, str(k), SIZE, 'end')
         d.text(x + unit*k, y + 26, str(k), SIZE)
-    d.lines(x + 3.55*unit, y - 1.75*unit, ['forward: steps,', 'derivative 0'], SIZE, anchor='start', bold=True)
+    d.lines(x + 3.55*unit,
+            y - 1.75*unit, ['forward: steps,', 'derivative 0'],
+            SIZE,
+            anchor='start',
+            bold=True)
     d.lines(x + 18, y - 3.4*unit, ['backward:', 'as if *e* were *z*'], SIZE, anchor='start',
             fill=ACCENT, bold=True)
     return d
@@ -1085,7 +1160,11 @@ def two_movers():
         d.text(latent, y + 46, 'latent *z*' + (' moves' if i else ': held'), SIZE)
         if i == 0: d.arrow((172, y), (322, y), hot=True, width=5)
         else: d.arrow((430, y), (392, y), hot=True, width=5)
-    d.text(300, 386, 'the number is the same up to *β* = 0.25; the gradients are not', SMALL, fill=GREY)
+    d.text(300,
+           386,
+           'the number is the same up to *β* = 0.25; the gradients are not',
+           SMALL,
+           fill=GREY)
     return d
 
 def moving_average():
@@ -1109,7 +1188,12 @@ def moving_average():
         y = 204 + 54*i
         d.text(40, y, f'{name} {letter}', SIZE, 'start', bold=True)
         d.text(180, y, f'{gamma:g} × {old:g} + {1 - gamma:.1f} × {batch:g} = {new:g}', 20, 'start')
-    d.hot(110, 300, 380, 52, f'code *e* = {new_total:g} / {new_count:g} = {new_total/new_count:.2f}', size=22,
+    d.hot(110,
+          300,
+          380,
+          52,
+          f'code *e* = {new_total:g} / {new_count:g} = {new_total/new_count:.2f}',
+          size=22,
           bold=True)
     d.text(300, 392, 'k-means, one batch at a time', SMALL, fill=GREY)
     return d
@@ -1119,9 +1203,9 @@ def dead_codes():
     d = Drawing('dead_codes', 400, 'A dead code, and its revival',
                 'Three codes lie among the latents. A fourth lies far away, is chosen by none and '
                 'never moves, until revival puts it on a latent that is far from every code.')
-    cloud = [(340, 90), (362, 70), (376, 104), (330, 116), (392, 82), (470, 150), (492, 134), (500, 166),
-             (462, 176), (520, 148), (380, 250), (404, 236), (410, 268), (366, 272), (392, 286), (540, 290),
-             (524, 276), (552, 272)]
+    cloud = [(340, 90), (362, 70), (376, 104), (330, 116), (392, 82), (470, 150), (492, 134),
+             (500, 166), (462, 176), (520, 148), (380, 250), (404, 236), (410, 268), (366, 272),
+             (392, 286), (540, 290), (524, 276), (552, 272)]
     for x, y in cloud: d.dot(x, y, 7, TOKENS[0], INK)
     for x, y in ((360, 92), (489, 155), (390, 262)): d.cross(x, y, 12, INK, 5)
     d.cross(90, 200, 12, '#8b95a1', 5)
@@ -1168,9 +1252,16 @@ def doubt_maps():
         y = 40 + 84*i
         value = maps[key]['auroc_tenth']
         d.text(x, y, name, SIZE, 'start', bold=hot)
-        d.rect(x, y + 12, wide*value, 34, '#f0b48a' if hot else '#a9c1d9', ACCENT if hot else INK, 2, 0)
+        d.rect(x, y + 12, wide*value, 34, '#f0b48a' if hot else '#a9c1d9', ACCENT if hot else INK,
+               2, 0)
         d.path([(x + wide/2, y + 6), (x + wide/2, y + 52)], GREY, 2.5, '6 4')
-        d.text(x + wide*value + 10, y + 36, f'{value:.2f}', SIZE, 'start', ACCENT if hot else INK, bold=True)
+        d.text(x + wide*value + 10,
+               y + 36,
+               f'{value:.2f}',
+               SIZE,
+               'start',
+               ACCENT if hot else INK,
+               bold=True)
     d.text(x + wide/2, 380, '0.5: chance', SIZE, fill=GREY)
     d.text(300, 418, 'how often a bad place has the higher value', SMALL, fill=GREY)
     return d
@@ -1192,7 +1283,11 @@ def prior_evidence():
         for k, v in enumerate(values):
             x = 200 + 98*k
             d.rect(x, y - 84*v, 62, max(84*v, 1), TOKENS[k], INK, 1.5, 0)
-            d.text(x + 31, y + 24, form.format(v) if form else f'× {evidence[k]}', SIZE, bold=ink == ACCENT)
+            d.text(x + 31,
+                   y + 24,
+                   form.format(v) if form else f'× {evidence[k]}',
+                   SIZE,
+                   bold=ink == ACCENT)
         d.path([(180, y), (576, y)])
     d.text(300, 428, 'codes 0 to 3', SMALL, fill=GREY)
     return d
@@ -1238,28 +1333,42 @@ def level_belief():
 def oracles():
     "What one known piece of the truth would be worth."
     val = read('lab_oracles.json')['val']
-    rows = [('blocks of 64 pixels', 'block64', False), ('all tokens and latents known', 'known all', False),
-            ('colour matrix, 12 numbers', 'matrix', True), ('quadratic, 30 numbers', 'quadratic', True),
+    rows = [('blocks of 64 pixels', 'block64', False),
+            ('all tokens and latents known', 'known all', False),
+            ('colour matrix, 12 numbers', 'matrix', True),
+            ('quadratic, 30 numbers', 'quadratic', True),
             ('true tokens where masked', 'known tokens', False)]
     rows.sort(key=lambda o: -val[o[1]])
-    d = Drawing('oracles', 470, 'What a known piece of the truth would be worth',
-                'Bars of gain in dB over the model if one thing about each picture were known. '
-                'One colour transform of the whole picture is worth more than perfect masked tokens.')
+    d = Drawing(
+        'oracles', 470, 'What a known piece of the truth would be worth',
+        'Bars of gain in dB over the model if one thing about each picture were known. '
+        'One colour transform of the whole picture is worth more than perfect masked tokens.')
     x = 40
     for i, (name, key, hot) in enumerate(rows):
         y = 40 + 80*i
         gain = val[key] - val['model']
         d.text(x, y, name, SIZE, 'start', bold=hot)
-        d.rect(x, y + 12, 130*gain, 34, '#f0b48a' if hot else '#a9c1d9', ACCENT if hot else INK, 2, 0)
-        d.text(x + 130*gain + 10, y + 36, f'+ {gain:.1f} dB', SIZE, 'start', ACCENT if hot else INK, bold=True)
-    d.text(300, 454, f'over a model of {val["model"]:.1f} dB (GT-mean, 12 pictures)', SMALL, fill=GREY)
+        d.rect(x, y + 12, 130*gain, 34, '#f0b48a' if hot else '#a9c1d9', ACCENT if hot else INK, 2,
+               0)
+        d.text(x + 130*gain + 10,
+               y + 36,
+               f'+ {gain:.1f} dB',
+               SIZE,
+               'start',
+               ACCENT if hot else INK,
+               bold=True)
+    d.text(300,
+           454,
+           f'over a model of {val["model"]:.1f} dB (GT-mean, 12 pictures)',
+           SMALL,
+           fill=GREY)
     return d
 
 def forms():
     "Forms trained at equal steps, one dot a seed."
     rows = [('control: no NAT', 'plain', False), ('NAT on latent', 'latent', False),
-            ('NAT on features, masked', 'features', False), ('every cell, no attention', 'alone', False),
-            ('every cell, attention', 'nomask', True)]
+            ('NAT on features, masked', 'features', False),
+            ('every cell, no attention', 'alone', False), ('every cell, attention', 'nomask', True)]
     runs = read('lab.json')
     d = Drawing('forms', 480, 'Forms of the NAT at equal steps',
                 'One dot for each seed, in dB. Only the form that corrects every cell with '
@@ -1287,11 +1396,13 @@ def low_band():
     old, new = [.2, .4, .1, .5], .5
     mean = sum(old)/4
     moved = [v + new - mean for v in old]
-    for x, values, level_, ink, name in ((50, old, mean, INK, 'before'), (340, moved, new, ACCENT, 'after')):
+    for x, values, level_, ink, name in ((50, old, mean, INK, 'before'), (340, moved, new, ACCENT,
+                                                                          'after')):
         base = 320
         d.text(x + 105, 44, name, 20, fill=ink, bold=True)
         for j, v in enumerate(values):
-            d.rect(x + 54*j, base - 300*v, 46, 300*v, '#a9c1d9' if ink == INK else '#f0b48a', INK, 1.5, 0)
+            d.rect(x + 54*j, base - 300*v, 46, 300*v, '#a9c1d9' if ink == INK else '#f0b48a', INK,
+                   1.5, 0)
             d.text(x + 54*j + 23, base + 26, f'{v:.1f}', SIZE)
         d.path([(x - 14, base - 300*level_), (x + 222, base - 300*level_)], ink, 4, '9 6')
         d.text(x + 105, base + 64, f'mean {level_:.1f}', SIZE, fill=ink, bold=True)
@@ -1318,7 +1429,13 @@ def averaged_weights():
     for t in (0, 50, 100): d.text(x + wide*t/100, y + 26, str(t), SIZE)
     d.text(x - 10, y - tall + 6, '1', SIZE, 'end')
     d.text(x - 10, y + 6, '0', SIZE, 'end')
-    d.text(x + 120, y - tall + 46, f'with warm-up: {warm[-1]:.2f}', SIZE, 'start', ACCENT, bold=True)
+    d.text(x + 120,
+           y - tall + 46,
+           f'with warm-up: {warm[-1]:.2f}',
+           SIZE,
+           'start',
+           ACCENT,
+           bold=True)
     d.text(x + 270, y - 60, f'*g* = 0.99: {fixed[-1]:.2f}', SIZE, 'start', bold=True)
     return d
 
@@ -1327,8 +1444,8 @@ def resume_state():
     d = Drawing('resume_state', 440, 'What the next step depends on',
                 'Six pieces go into the next step: weights, moments of the optimiser, schedule, '
                 'averaged weights, random generators, and which pictures come next.')
-    pieces_ = [['weights'], ['moments of', 'the optimiser'], ['place in', 'the schedule'], ['averaged', 'weights'],
-               ['random', 'generators'], ['which pictures', 'come next']]
+    pieces_ = [['weights'], ['moments of', 'the optimiser'], ['place in', 'the schedule'],
+               ['averaged', 'weights'], ['random', 'generators'], ['which pictures', 'come next']]
     for k, rows in enumerate(pieces_):
         x, y = 24 + 192*(k % 3), 30 + 262*(k // 3)
         d.box(x, y, 168, 84, rows, size=20)
@@ -1345,8 +1462,11 @@ def gates():
     d = Drawing('gates', 500, 'Six gates for a gain',
                 'A ladder of six questions: turned off, more rounds, without masks, without '
                 'attention, a control of equal size, other seeds.')
-    rows = ['turn it off: does the figure fall?', 'does round 2 beat round 1?', 'same network without masks?',
-            'and without attention?', 'a control with as many parameters?', 'again, with other seeds?']
+    rows = [
+        'turn it off: does the figure fall?', 'does round 2 beat round 1?',
+        'same network without masks?', 'and without attention?',
+        'a control with as many parameters?', 'again, with other seeds?'
+    ]
     for i, row in enumerate(rows):
         y = 16 + 76*i
         d.dot(58, y + 29, 26, ACCENT)
@@ -1378,7 +1498,12 @@ def tiles():
     d.text(30, 306, '0', SIZE, 'end')
     for v in (0, 640, 1280, 2048): d.text(x(v), 330, f'{v:,}', SMALL)
     d.text(300, 362, 'weight of each tile along the row', SMALL, fill=GREY)
-    d.text(300, 400, 'the light is that of the whole picture, for every tile', SIZE, fill=ACCENT, bold=True)
+    d.text(300,
+           400,
+           'the light is that of the whole picture, for every tile',
+           SIZE,
+           fill=ACCENT,
+           bold=True)
     return d
 
 def whole_light():
@@ -1389,7 +1514,8 @@ def whole_light():
     means = [.03, .06, .15]
     target = .4
     one = target/(sum(means)/3)
-    rows = [('dark', means, INK), ('each by itself', [target]*3, INK), ('by the whole', [v*one for v in means], ACCENT)]
+    rows = [('dark', means, INK), ('each by itself', [target]*3, INK),
+            ('by the whole', [v*one for v in means], ACCENT)]
     for i, (name, values, ink) in enumerate(rows):
         y = 40 + 112*i
         d.text(24, y + 46, name, 20, 'start', ink, bold=True)
@@ -1413,15 +1539,64 @@ def export_path():
         x = 24 + 192*k
         d.box(x, 234, 168, 70, name, size=20)
         d.arrow((492, 138), (492, 184), (x + 84, 184), (x + 84, 231), width=3)
-    d.text(300, 346, 'a choice by picture, such as a mask, must become arithmetic first', SMALL, fill=GREY)
+    d.text(300,
+           346,
+           'a choice by picture, such as a mask, must become arithmetic first',
+           SMALL,
+           fill=GREY)
+    return d
+
+def conditional_encoder():
+    "One reading of the dark picture, three results."
+    d = Drawing(
+        'conditional_encoder', 400, 'The conditional encoder: one reading, three results',
+        'The dark picture, as seven channels, goes into the encoder. Out come the condition '
+        'for every coupling, the mean of the Gaussian, and features for the decoder.')
+    d.box(24, 40, 150, 96, ['dark picture:', '7 channels'])
+    d.arrow((174, 88), (222, 88), width=3)
+    d.hot(226, 40, 150, 96, ['conditional', 'encoder'], bold=False)
+    rows = [('condition *c*', 'to every coupling'), ('mean map *μ*', 'where the Gaussian is'),
+            ('features', 'to the decoder')]
+    for k, (name, use) in enumerate(rows):
+        x = 18 + 191*k
+        d.arrow((301, 138), (301, 176), (x + 91, 176), (x + 91, 209), width=3)
+        d.box(x, 212, 182, 56, name)
+        d.text(x + 91, 298, use, SMALL, fill=GREY)
+    d.text(109, 330, '48 numbers a place', SMALL, fill=GREY)
+    d.text(300, 330, '4 numbers a place', SMALL, fill=GREY)
+    d.text(491, 330, 'at 1/4 and 1/2', SMALL, fill=GREY)
+    d.text(300, 380, 'for a picture of 400×600 there are 100×150 places', SMALL, fill=GREY)
+    return d
+
+def spread_loss():
+    "The best claim about an error is its size."
+    e = .3
+    d = Drawing('spread_loss', 430, 'The loss of the spread is least where it is true',
+                'The loss against the claimed deviation, for an error of 0.3. A claim that is too '
+                'small costs a lot, one that is too large a little; 0.3 is best.')
+    def loss(v): return e*e/(2*v*v) + math.log(v)
+    x, y, wide, tall = 70, 330, 480, 250
+    axes(d, x, y, wide, tall, 'claimed deviation *σ*', 'loss')
+    def at(v): return x + wide*v, y - 30 - tall*(loss(v) - loss(e))/2.2
+    d.path([at(.115 + i/100) for i in range(89)], INK, 5)
+    px, py = at(e)
+    d.path([(px, y), (px, py)], ACCENT, 3, '6 5')
+    d.dot(px, py, 9, ACCENT)
+    d.text(px, y + 26, f'{e:g}', SIZE, fill=ACCENT, bold=True)
+    d.text(x + wide, y + 26, '1', SIZE)
+    d.text(x, y + 26, '0', SIZE)
+    d.text(x + 120, 112, 'too sure: costs a lot', SIZE, 'start')
+    d.text(x + 250, 176, 'too modest: costs a little', SIZE, 'start')
     return d
 
 WAY = {                      # the parts of the method, for a slide: place and words
     'codebook': (24, 24, 552, 54, ['codebook: words of well-lit pictures']),
     'dark': (24, 112, 120, 76, ['dark', 'picture']), 'light': (168, 112, 120, 76, ['light']),
-    'flow': (312, 112, 120, 76, ['encoder', 'and flow']), 'masking': (456, 112, 120, 76, ['doubt', 'and mask']),
+    'flow': (312, 112, 120, 76, ['encoder', 'and flow']),
+    'masking': (456, 112, 120, 76, ['doubt', 'and mask']),
     'bright': (24, 232, 120, 76, ['bright', 'picture']), 'level': (168, 232, 120, 76, ['level']),
-    'fusion': (312, 232, 120, 76, ['fusion', 'decoder']), 'nat': (456, 232, 120, 76, ['NAT on', 'latent']),
+    'fusion': (312, 232, 120, 76, ['fusion', 'decoder']),
+    'nat': (456, 232, 120, 76, ['NAT on', 'latent']),
     'data': (24, 342, 168, 52, ['pairs']), 'training': (216, 342, 168, 52, ['training']),
     'metrics': (408, 342, 168, 52, ['metrics']),
 }
@@ -1433,9 +1608,10 @@ SESSIONS = {
 def session(n):
     "The way of a picture, and what this session of the course is about."
     named = ', '.join(' '.join(WAY[key][-1]).split(':')[0] for key in SESSIONS[n])
-    d = Drawing(f'session_{n}', 412, f'The way of a picture: session {n}',
-                'A dark picture goes through light, flow, doubt and mask, the NAT on the latent, the '
-                f'fusion decoder and the level to the bright picture. Lit up: {named}.')
+    d = Drawing(
+        f'session_{n}', 412, f'The way of a picture: session {n}',
+        'A dark picture goes through light, flow, doubt and mask, the NAT on the latent, the '
+        f'fusion decoder and the level to the bright picture. Lit up: {named}.')
     way = ['dark', 'light', 'flow', 'masking', 'nat', 'fusion', 'level', 'bright']
     for a, b in zip(way, way[1:]):
         x, y, w, h, _ = WAY[a]
@@ -1453,12 +1629,52 @@ def session(n):
     return d
 
 SCHEMATICS = [
-    exposure_chain, gt_mean, pair_split, residual_block, windows, codebook_cell, vqgan, light_grid,
-    coupling, change_of_variables, token_entropy, reliability, masked_rounds, messages, bound,
-    deformable_tap, fusion, model, loss_terms, stages, learner_loop, exposure_slider, hint, guided,
-    srgb_curve, snr_slopes, straight_through, two_movers, moving_average, dead_codes, entropy_density,
-    doubt_maps, prior_evidence, four_systems, level_belief, oracles, forms, low_band,
-    averaged_weights, resume_state, gates, tiles, whole_light, export_path,
+    exposure_chain,
+    gt_mean,
+    pair_split,
+    residual_block,
+    windows,
+    codebook_cell,
+    vqgan,
+    light_grid,
+    coupling,
+    change_of_variables,
+    token_entropy,
+    reliability,
+    masked_rounds,
+    messages,
+    bound,
+    deformable_tap,
+    fusion,
+    model,
+    loss_terms,
+    stages,
+    learner_loop,
+    exposure_slider,
+    hint,
+    guided,
+    srgb_curve,
+    snr_slopes,
+    straight_through,
+    two_movers,
+    moving_average,
+    dead_codes,
+    entropy_density,
+    doubt_maps,
+    prior_evidence,
+    four_systems,
+    level_belief,
+    oracles,
+    forms,
+    low_band,
+    averaged_weights,
+    resume_state,
+    gates,
+    tiles,
+    whole_light,
+    export_path,
+    conditional_encoder,
+    spread_loss,
     *(partial(session, n) for n in SESSIONS),
 ]
 
