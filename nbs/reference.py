@@ -427,7 +427,8 @@ def everything(numbered):
 
 def all_hours():
     "How long all numbered chapters take to read."
-    return f'All {len(contents.numbers())} chapters: {hours(sum(map(contents.reading, contents.numbers())))} of reading.'
+    pages = contents.numbers()
+    return f'All {len(pages)} chapters: {hours(sum(map(contents.reading, pages)))} of reading.'
 
 
 # --- changes, and how to cite ---
@@ -491,7 +492,8 @@ def made():
     levels = level_list()
     fills = {
         NBS/'limits.qmd': dict(use=use, terms=terms, reaches=reaches, fails=fails, twelve=twelve()),
-        NBS/'learning_path.qmd': dict(two=two_hours(), total=all_hours(), parts=everything(True), rest=everything(False)),
+        NBS/'learning_path.qmd': dict(two=two_hours(), total=all_hours(), parts=everything(numbered=True),
+                                      rest=everything(numbered=False)),
         NBS/'architecture.qmd': dict(levels=levels),
         ROOT/'CONTRIBUTING.md': dict(levels=levels),
     }
