@@ -77,8 +77,8 @@ def api():
     parts = [
         front(
             'API reference',
-            'Every function and class that the package exports, with one line on what it does and '
-            'the place in the book that explains and shows it.'
+            'Look up every function and class, with one line on what it does and the chapter '
+            'that explains it.'
         ),
         'Every module is the code of one chapter. A name leads to its signature, with a comment on '
         'each parameter, in the section that builds, shows and tests it. '
@@ -338,7 +338,7 @@ def result(stem, d):
 def results():
     "The page of everything measured."
     files = {p.stem: read(p) for p in sorted(RUN.glob('*.json'))}
-    parts = [front('Results', 'Everything that was measured, each table with the command that gives it again.'),
+    parts = [front('Results', 'Look up everything that we measured, with the command that gives each table again.'),
              RESULTS_SAY.format(figures=readme['all_figures'](), claims=readme['claims'](), systems=systems()),
              *(result(o, files[o]) for o in RESULTS if o in files)]
     other = [dict(file=f'`{o}.json`', command=f"`{d.get('command', '-')}`") for o, d in files.items()
