@@ -24,7 +24,7 @@ def readme():
     nowhere."""
     text = (root/'README.md').read_text(encoding='utf-8') if (root/'README.md').exists() else ''
     files, pictures = (f'{cfg["git_url"]}/{o}/{cfg["branch"]}/' for o in ('blob', 'raw'))
-    text = re.sub(r'(!\[[^\]]*\]\()(?![a-z]+:|#)', rf'\g<1>{pictures}', text)
+    text = re.sub(r'(!\[[^\]]*\]\(|<img src=")(?![a-z]+:|#)', rf'\g<1>{pictures}', text)
     return re.sub(r'(\]\()(?![a-z]+:|#)', rf'\g<1>{files}', text)
 
 # `dev_requirements` gives the extra `dev`, `xyz_requirements` the extra `xyz`

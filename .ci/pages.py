@@ -19,23 +19,29 @@ import contents  # noqa: E402  the one list of all pages
 # gives the first page of it. Menus only: Quarto marks the first plain link that the sidebar has too
 # as the current page, on every page of the site.
 NAVBAR = [
-    ('Start', ['index.ipynb', 'tutorial.ipynb', 'learning_path.qmd']),
-    ('Book', [(o.title, o.title) for o in contents.PARTS[1:9]]),
+    ('Start', ['index.ipynb', 'start.ipynb', 'tutorial.ipynb', 'learning_path.qmd']),
+    ('Book', [(o.title, o.title) for o in contents.book()]),
     ('Course', [('The course', 'course/index.qmd'), ('Slides', 'course/slides_1.qmd'),
                 ('Exercises', 'course/exercises_1.ipynb'),
                 ('Solutions', 'course/solutions/solutions_1.ipynb'), 'course/projects.qmd',
                 'course/teaching.qmd', 'course/claims.ipynb']),
     ('Reference', [
         'api.qmd', 'glossary.ipynb', 'symbols.ipynb', 'results.qmd', 'limits.qmd',
-        'architecture.qmd'
+        'architecture.qmd', 'changelog.qmd', 'citation.qmd',
     ]),
 ]
 
 
-def entry(page):
+def section(title, entries, deep):
+    "The lines of a section, `deep` spaces from the left: pages, and sections within it."
+    lines = [f'{" "*deep}- section: "{title}"', f'{" "*deep}  contents:']
+    for o in entries: lines += section(*o, deep + 4) if isinstance(o, tuple) else entry(o, deep + 4)
+    return lines
+
+def entry(page, deep):
     "The lines of one page: a chapter with its number, any other page by its own title."
-    if page not in contents.numbers(): return [f'          - {page}']
-    return [f'          - text: "{contents.numbered_title(page)}"', f'            href: {page}']
+    if page not in contents.numbers(): return [f'{" "*deep}- {page}']
+    return [f'{" "*deep}- text: "{contents.numbered_title(page)}"', f'{" "*deep}  href: {page}']
 
 def sidebar(names):
     "nbs/sidebar.yml: the sidebar by sections, and the top bar."
@@ -45,8 +51,7 @@ def sidebar(names):
         '# Made by .ci/pages.py; the list of pages is nbs/contents.py.', 'website:', '  sidebar:', '    contents:'
     ]
     for title, its in by.items():
-        lines += [f'      - section: "{title}"', '        contents:']
-        lines += [line for page in its for line in entry(page)]
+        lines += section(title, contents.grouped(title, its), 6)
     lines += ['  navbar:', '    left:']
     for text, menu in NAVBAR:
         lines += [f'      - text: {text}', '        menu:']
@@ -65,11 +70,12 @@ def main(process=True, force=True):
     if (NBS/'reference.py').exists(): runpy.run_path(str(NBS/'reference.py'))['main']()
     names = contents.all_pages()
     (NBS/'sidebar.yml').write_text(sidebar(names), encoding='utf-8')
-    if not process: return print(f'{len(names)} pages, each in the sidebar')
+    listed = f'{len(names)} pages, all but {", ".join(contents.UNLISTED)} in the sidebar'
+    if not process: return print(listed)
     cache = proc_nbs(force=force)
     unmade = [o for o in names if not (cache/o).is_file() or (cache/o).stat().st_size == 0]
     assert not unmade, f'pages that were not made: {unmade}'
-    print(f'{len(names)} pages, each in the sidebar and processed')
+    print(f'{listed}, each processed')
 
 
 if __name__ == '__main__': main('--list' not in sys.argv, '--cached' not in sys.argv)

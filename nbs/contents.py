@@ -25,30 +25,30 @@ class Part:
 PARTS = [
     Part('Start', 'Brighten a photograph of your own, then see the whole method at toy size.',
          ['index.ipynb', 'start.ipynb', 'tutorial.ipynb', 'learning_path.qmd']),
-    Part('I Light and judgement', 'Say what a camera loses in the dark, and measure how good a result is.', [
+    Part('I Light and judgement', 'What a camera loses in the dark, and how to measure a result.', [
         'part1_light/01_degradations.ipynb', 'part1_light/02_fidelity.ipynb', 'part1_light/03_pairs.ipynb',
     ], numbered=True),
-    Part('II A vocabulary, and a guess', 'Build the codebook, set the light, and map a dark latent to a bright one.', [
+    Part('II A vocabulary, and a guess', 'Build the codebook, set the light, map dark latents to bright ones.', [
         'part2_vocabulary/04_layers.ipynb', 'part2_vocabulary/05_quantizers.ipynb', 'part2_vocabulary/06_vqgan.ipynb',
         'part2_vocabulary/07_light.ipynb', 'part2_vocabulary/08_flow.ipynb',
     ], numbered=True),
-    Part('III Doubt and repair', 'Measure how sure each token is, fill in the unsure ones, and decode a picture.', [
+    Part('III Doubt and repair', 'Measure how sure each token is, fill in the unsure ones, decode.', [
         'part3_doubt/09_uncertainty.ipynb', 'part3_doubt/10_calibration.ipynb', 'part3_doubt/11_masking.ipynb',
         'part3_doubt/12_latent_nat.ipynb', 'part3_doubt/13_fusion.ipynb', 'part3_doubt/14_lowlight_nat.ipynb',
     ], numbered=True),
-    Part('IV Training', 'Train the five stages, and watch what can go wrong.', [
+    Part('IV Training', 'Train five stages, and watch what can go wrong.', [
         'part4_training/15_losses.ipynb', 'part4_training/16_stages.ipynb', 'part4_training/17_callbacks.ipynb',
         'part4_training/18_learner.ipynb',
     ], numbered=True),
-    Part('V Is it true?', 'Compare with other methods, repeat the tables of the talk, and count the cost.', [
+    Part('V Is it true?', 'Compare with other methods, repeat the tables, count the cost.', [
         'part5_truth/19_baselines.ipynb', 'part5_truth/20_tables.ipynb', 'part5_truth/21_lab_nat_gain.ipynb',
         'part5_truth/22_cost.ipynb',
     ], numbered=True),
-    Part('VI Using it', 'Enhance, correct by hints, train on your own pictures, and export.', [
+    Part('VI Using it', 'Enhance, correct by hints, train on your pictures, export.', [
         'part6_using/23_enhancer.ipynb', 'part6_using/24_hints.ipynb', 'part6_using/25_cli.ipynb',
         'part6_using/26_widgets.ipynb', 'part6_using/27_unpaired.ipynb', 'part6_using/28_onnx.ipynb',
     ], numbered=True),
-    Part('Workshop', 'The machinery behind the chapters: files, metadata, loaders, records, large pictures.',
+    Part('Workshop', 'Files, metadata, loaders, records and large pictures.',
          ['workshop/*.ipynb', 'rounds.ipynb']),
     Part("Other people's networks", 'GLARE, LLFlow and Restormer, rebuilt for comparison.', ['networks/*.ipynb']),
     Part('Course', 'Six sessions with slides, exercises that check themselves, solutions and projects.', [
@@ -57,7 +57,23 @@ PARTS = [
     ]),
     Part('Reference', 'Functions, words, symbols, results and limits.', [
         'api.qmd', 'glossary.ipynb', 'symbols.ipynb', 'results.qmd', 'limits.qmd', 'architecture.qmd',
+        'changelog.qmd', 'citation.qmd',
     ]),
+]
+UNLISTED = ['404.qmd']       # a page that no list leads to: shown where an address has no page
+
+# Sections within a part of the sidebar: title, and the pages that go there.
+GROUPS = {'Course': [('Slides', 'course/slides_*.qmd'), ('Exercises', 'course/exercises_*.ipynb'),
+                     ('Solutions', 'course/solutions/*.ipynb')]}
+
+# The path of two hours: page, and what it gives.
+TWO_HOURS = [
+    ('start.ipynb', 'Brighten a photograph of your own, and see where the model was unsure.'),
+    ('tutorial.ipynb', 'Build the whole method at toy size, and train it while you watch.'),
+    ('part1_light/02_fidelity.ipynb', 'Measure a result, and see how brightness misleads the measure.'),
+    ('part3_doubt/09_uncertainty.ipynb', 'See how sure the model is of each token.'),
+    ('part3_doubt/11_masking.ipynb', 'Choose the tokens that are filled in again: the idea of the talk.'),
+    ('limits.qmd', 'Know what not to believe.'),
 ]
 
 # What a reader should have read before a chapter, by name; the chapters of the workshop are read when they are needed.
@@ -75,6 +91,7 @@ NEEDS = {
     'enhancer': [], 'hints': ['enhancer', 'latent_nat'], 'cli': ['enhancer'], 'widgets': ['enhancer'],
     'unpaired': ['losses', 'learner'], 'onnx': ['enhancer'],
 }
+FRAME = ('colab', 'badges', 'head', 'next')     # ids of the cells that frames.py makes
 WORDS_A_MINUTE = 200         # of plain prose
 LINES_A_MINUTE = 30          # of code that is meant to be read
 
@@ -92,7 +109,7 @@ def all_pages():
 
 def sections(pages=None):
     "The pages by part; a pattern takes what nothing before it took. Fails if a page belongs nowhere."
-    left = all_pages() if pages is None else list(pages)
+    left = [o for o in (all_pages() if pages is None else pages) if o not in UNLISTED]
     out = {}
     for part in PARTS:
         taken = []
@@ -104,16 +121,33 @@ def sections(pages=None):
     assert not left, f'in no part of the book: {left}; add them to PARTS in nbs/contents.py'
     return {k: v for k, v in out.items() if v}
 
+def book():
+    "The parts that hold chapters: the numbered ones, the workshop and the networks."
+    first = next(i for i, o in enumerate(PARTS) if o.numbered)
+    return PARTS[first:next(i for i, o in enumerate(PARTS) if o.title == 'Course')]
+
+def grouped(part, pages):
+    "The pages of a part, some of them in sections of their own: page, or (title, pages)."
+    out = []
+    for page in pages:
+        title = next((t for t, o in GROUPS.get(part, []) if Path(page).match(o)), None)
+        if title is None: out.append(page)
+        elif isinstance(out[-1], tuple) and out[-1][0] == title: out[-1][1].append(page)
+        else: out.append((title, [page]))
+    return out
+
 def numbers():
     "The number of each numbered chapter, in reading order."
     pages = [o for part in PARTS if part.numbered for o in part.pages]
     return {page: i for i, page in enumerate(pages, 1)}
 
-def title(page):
-    "The title of a page, from its frontmatter."
+def front(page, key):
+    "What a page's frontmatter says under a key."
     if page.endswith('.qmd'): text = (NBS/page).read_text(encoding='utf-8')
     else: text = source(read(page)['cells'][0])
-    return re.search(r'^title:\s*(.+)$', text, re.M)[1].strip().strip('"')
+    return re.search(rf'^{key}:\s*(.+)$', text, re.M)[1].strip().strip('"')
+
+def title(page): return front(page, 'title')
 
 def numbered_title(page):
     "The title with the chapter's number before it, where there is one."
@@ -125,13 +159,23 @@ def following(page):
     order = list(numbers())
     return order[order.index(page) + 1] if page in order and page != order[-1] else None
 
+def count(prose): return len(re.findall(r"[A-Za-z][\w'’-]*", prose))
+
 def minutes(nb):
     "Minutes to read a notebook: its prose, and the code that is shown."
-    prose = [source(c) for c in nb['cells'] if c['cell_type'] == 'markdown']
-    words = len(re.findall(r"[A-Za-z][\w'’-]*", '\n'.join(prose)))
+    words = count('\n'.join(source(c) for c in nb['cells'] if c['cell_type'] == 'markdown'))
     code = [source(c) for c in nb['cells'] if c['cell_type'] == 'code']
     shown = sum(len(o.splitlines()) for o in code if not re.search(r'^#\| *(hide|code-fold)', o, re.M))
     return max(1, round(words/WORDS_A_MINUTE + shown/LINES_A_MINUTE))
+
+def reading(page):
+    "Minutes to read a page of the site."
+    if page.endswith('.ipynb'): return minutes(without_frame(read(page)))
+    return max(1, round(count((NBS/page).read_text(encoding='utf-8'))/WORDS_A_MINUTE))
+
+def without_frame(nb):
+    "A notebook less the cells that `frames.py` makes."
+    return dict(nb, cells=[c for c in nb['cells'] if c.get('id') not in FRAME])
 
 def seconds(page):
     "Seconds that a notebook ran, as `.ci/durations.py --write` measured; None if it wasn't there."

@@ -148,8 +148,7 @@ def framed(nb, path):
     colab = dict(cell_type='code', id='colab', metadata={}, execution_count=None, outputs=[],
                  source=lines(colab_cell(path.rsplit('/', 1)[0], cfg)))
     page = path.partition('/')[2]
-    made = ('colab', 'badges', 'head', 'next')
-    own = [c for c in cells if c.get('id') not in made]
+    own = [c for c in cells if c.get('id') not in contents.FRAME]
     for c in own:
         if c.get('outputs'): c['outputs'] = [t for o in c['outputs'] if (t := tidy_output(o)) is not None]
     top = [colab, prose('badges', badges(path, cfg)), prose('head', contents.head(page, {'cells': own}))]

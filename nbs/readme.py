@@ -1,6 +1,6 @@
 """Make README.md from nbs/index.ipynb, so that the two tell one story: `python nbs/readme.py`.
 
-The map of chapters is read off the notebooks, the measured figures off figures/val.json (written by
+The parts of the book come from contents.py, the measured figures from figures/val.json (written by
 `lowlight_evaluate --data DIR --split val --json nbs/figures/val.json`); both are first written into the index.
 Run twice it changes nothing. The standard library is all it needs.
 """
@@ -12,6 +12,9 @@ from posixpath import normpath
 
 NBS = Path(__file__).resolve().parent
 ROOT = NBS.parent
+sys.path.insert(0, str(NBS))
+import contents  # noqa: E402  the one list of all pages
+
 HIDDEN = re.compile(r'^#\|\s*(hide|include: *false)\b', re.M)
 
 
@@ -33,19 +36,16 @@ def chapter_files():
     found = NBS.glob('*/[0-9][0-9]_*.ipynb')
     return sorted(found, key=lambda p: (last.index(p.parent.name) if p.parent.name in last else -1, p))
 
-def chapter_row(path):
-    "One line of the map of chapters."
-    nb = json.loads(path.read_text(encoding='utf-8'))
-    fm = frontmatter(nb)
-    module = module_of(nb)
-    number = f'{path.name[:2]} ' if path.parent.name.startswith('part') else ''
-    link = path.relative_to(NBS).as_posix()
-    return f"| [{number}{fm['title']}]({link}) | {f'`{module}`' if module else ''} | {fm['description']} |"
+def part_line(part, pages):
+    "One line of the list of parts: where it begins, its chapters, and what a reader can do after it."
+    order = [contents.numbers()[o] for o in pages if o in contents.numbers()]
+    chapters = f', {order[0]}-{order[-1]}' if order else ''
+    return f'- [{part.title}]({pages[0]}){chapters}: {part.about}'
 
-def chapters():
-    "The map of chapters as a table, in reading order."
-    rows = [chapter_row(p) for p in chapter_files()]
-    return '\n'.join(['| chapter | module | what it is about |', '|---|---|---|', *rows])
+def parts():
+    "The parts of the book as a list, in reading order."
+    pages = contents.sections()
+    return '\n'.join(part_line(o, pages[o.title]) for o in contents.book())
 
 def without(d):
     "The pictures of a result of `lowlight_evaluate` whose scenes the weights have not seen."
@@ -72,16 +72,16 @@ def read(name):
     "What a measurement wrote into figures/."
     return json.loads((NBS/f'figures/{name}.json').read_text(encoding='utf-8'))
 
-def figures():
-    "The measured figures as a table, with the command that gives them."
+def measured():
+    "The measured figures as a table, and how many of the scenes the weights have seen."
     d = read('val')
     new = without(d)
-    measured = {'the dark picture itself': d['input'], 'bundled checkpoint': d}
+    found = {'the dark picture itself': d['input'], 'bundled checkpoint': d}
     if len(new) < d['n']:
         unseen = {k: mean(new, k) for k in FIGURES}
-        measured[f'bundled checkpoint, the {len(new)} scenes it has not seen'] = unseen
+        found[f'bundled checkpoint, the {len(new)} scenes it has not seen'] = unseen
     headings = ' | '.join(heading for heading, _ in FIGURES.values())
-    cells = {name: ' | '.join(format(o[k], f) for k, (_, f) in FIGURES.items()) for name, o in measured.items()}
+    cells = {name: ' | '.join(format(o[k], f) for k, (_, f) in FIGURES.items()) for name, o in found.items()}
     rows = '\n'.join(f'| {name} | {numbers} |' for name, numbers in cells.items())
     return f'''On {d['n']} pairs of real photographs (whole pictures of LOL-v1), mean over the pictures:
 
@@ -89,16 +89,29 @@ def figures():
 |---|{'---|'*len(FIGURES)}
 {rows}
 
-{overlap(d)}
+{overlap(d)}'''
+
+def command():
+    "The command that gives the measured figures."
+    return f"```sh\n{read('val')['command']}\n```"
+
+def figures():
+    "The measured figures on the front page."
+    return f'''{measured()} GT-mean scales the result to the mean brightness of the truth before measuring \
+([Metrics](part1_light/02_fidelity.ipynb)). The command:
+
+{command()}'''
+
+def all_figures():
+    "The same on the page of results, with what was measured before."
+    return f'''{measured()}
 
 GT-mean scales the result to the mean brightness of the truth before measuring, which sets the question \
 of exposure aside; the chapter [Metrics](part1_light/02_fidelity.ipynb) says what that hides. Figures \
 that stand elsewhere with "twelve pictures" were measured on the validation set of version 0.1, [which \
 is no longer the set](limits.qmd#twelve). The command:
 
-```sh
-{d['command']}
-```'''
+{command()}'''
 
 def seconds(speed):
     "What a picture takes in each precision, and what was reported from other processors."
@@ -113,6 +126,13 @@ def seconds(speed):
 def row(d, **what):
     "The row of a measurement in which these values stand."
     return next(o for o in d['rows'] if all(o.get(k) == v for k, v in what.items()))
+
+def running_time():
+    "Minutes that all notebooks took, as `.ci/durations.py --write` measured."
+    path = NBS/'seconds.json'
+    if not path.exists(): return 'in less than 15 minutes, all together'
+    d = json.loads(path.read_text(encoding='utf-8'))
+    return f"in {d['total']/60:.0f} minutes, all {len(d['seconds'])} together on two cores of {d['cpu']}"
 
 def claim_rows():
     """What is said of the package, the figure, and the command that shows it; each figure is read
@@ -172,8 +192,7 @@ def claim_rows():
     mutants = read('run/mutants')
     noticed = sum(o['noticed'] for o in mutants['rows'])
     yield 'The checks can fail', f"{noticed} of {len(mutants['rows'])} deliberate faults noticed", mutants
-    yield ('Every notebook runs from top to bottom', 'in about eight minutes, all together',
-           dict(command='python .ci/durations.py'))
+    yield 'Every notebook runs from top to bottom', running_time(), dict(command='python .ci/durations.py')
 
 def claims():
     "The claims as a table."
@@ -186,17 +205,21 @@ def fill(text, name, body):
     return mark.sub(lambda m: f'{m[1]}{body}\n{m[2]}', text)
 
 def filled(nb):
-    "The index with its map and figures up to date."
+    "The index with its parts and figures up to date."
     for c in nb['cells']:
         if c['cell_type'] == 'markdown':
-            c['source'] = fill(fill(fill(source(c), 'chapters', chapters()), 'figures', figures()),
-                               'claims', claims()).splitlines(keepends=True)
+            text = fill(fill(source(c), 'parts', parts()), 'figures', figures())
+            c['source'] = text.splitlines(keepends=True)
     return nb
 
 def relink(text):
     "Links of a notebook in nbs/ as seen from the folder above."
     def one(m): return m[0] if re.match(r'[a-z]+:|#|/', m[1]) else f"]({normpath('nbs/' + m[1])})"
     return re.sub(r'\]\(([^)\s]+)\)', one, text)
+
+def gallery(text):
+    "Two pictures of the gallery side by side, as GitHub shows them; the site's style does the same."
+    return re.sub(r'!\[(.*?)\]\((\S*/gallery_\w+\.jpg)\)', r'<img src="\2" width="49%" alt="\1">', text)
 
 def outputs(cell):
     "What a code cell printed or showed, as Markdown."
@@ -212,7 +235,7 @@ def readme(nb):
     parts = []
     for c in nb['cells'][1:]:
         s = source(c).strip()
-        if c['cell_type'] == 'markdown': parts.append(relink(s))
+        if c['cell_type'] == 'markdown': parts.append(gallery(relink(s)))
         elif c['cell_type'] == 'code' and s and not HIDDEN.search(s):
             parts += [f'```python\n{s}\n```', *outputs(c)]
     note = '<!-- made from nbs/index.ipynb by nbs/readme.py; edit the notebook -->'

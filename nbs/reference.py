@@ -1,10 +1,9 @@
 """Make the pages of the site that are lists and tables: `python nbs/reference.py` (`.ci/pages.py` calls it too).
 
-api.qmd comes from the modules, results.qmd from what measuring scripts wrote into figures/; in
-limits.qmd, learning_path.qmd, architecture.qmd
-and CONTRIBUTING.md what stands between two markers is filled in. Run twice it changes nothing;
-`--check` writes nothing and says what is stale.
-The standard library is all it needs.
+api.qmd comes from the modules, results.qmd from what measuring scripts wrote into figures/,
+changelog.qmd from CHANGELOG.md and citation.qmd from CITATION.cff. In limits.qmd, learning_path.qmd,
+architecture.qmd and CONTRIBUTING.md what stands between two markers is filled in. Run twice it
+changes nothing; `--check` writes nothing and says what is stale. The standard library is all it needs.
 """
 import ast
 import json
@@ -78,8 +77,8 @@ def api():
     parts = [
         front(
             'API reference',
-            'Every function and class that the package exports, with one line on what it does and '
-            'the place in the book that explains and shows it.'
+            'Look up every function and class, with one line on what it does and the chapter '
+            'that explains it.'
         ),
         'Every module is the code of one chapter. A name leads to its signature, with a comment on '
         'each parameter, in the section that builds, shows and tests it. '
@@ -303,13 +302,21 @@ TWELVE_SAID = ('Measured with the network of version 0.1 on [the twelve validati
                '(limits.qmd#twelve), which are no longer the set.')
 RESULTS_SAY = '''No figure on this page was typed: a script wrote each table from the file that the command left \
 behind. *Raw* compares the picture as it is; *GT-mean* first scales the result to the mean brightness of the truth \
-([Metrics](part1_light/02_fidelity.ipynb) says what that hides). LPIPS and FID stand nowhere here, because their \
+([Metrics](part1_light/02_fidelity.ipynb) says what that hides). We give no LPIPS and FID, since their \
 published networks were not at hand. Seconds hold for the machine that is named, and others were at work on it. What \
-the talk reports, beside what we measured, is in the course.
+the talk reports, next to what we measured, is [a page of the course](course/claims.ipynb).
 
 ## The bundled checkpoint
 
 {figures}
+
+## Claims, and the command that shows each
+
+`DIR`, or `lol`, is the folder of LOL-v1.
+
+<!-- claims:start -->
+{claims}
+<!-- claims:end -->
 
 ## One network, four systems
 
@@ -331,8 +338,8 @@ def result(stem, d):
 def results():
     "The page of everything measured."
     files = {p.stem: read(p) for p in sorted(RUN.glob('*.json'))}
-    parts = [front('Results', 'Everything that was measured, each table with the command that gives it again.'),
-             RESULTS_SAY.format(figures=readme['figures'](), systems=systems()),
+    parts = [front('Results', 'Look up everything that we measured, with the command that gives each table again.'),
+             RESULTS_SAY.format(figures=readme['all_figures'](), claims=readme['claims'](), systems=systems()),
              *(result(o, files[o]) for o in RESULTS if o in files)]
     other = [dict(file=f'`{o}.json`', command=f"`{d.get('command', '-')}`") for o, d in files.items()
              if o not in RESULTS and o not in SYSTEMS]
@@ -395,14 +402,89 @@ def card():
     return said['What it is for.'], said['Data and terms.'], said['What it reaches.'].split(
         ' The same weights')[0], fails
 
-def path_rows():
-    "Every chapter, by part of the book."
-    rows = ['| part | chapters |', '|:--|:--|']
-    parts = contents.sections()
-    for part in contents.PARTS[1:9]:
-        links = [f'[{contents.numbered_title(o)}]({o})' for o in parts[part.title]]
-        rows.append(f"| {part.title} | {', '.join(links)} |")
-    return '\n'.join(rows)
+def hours(minutes): return f'{minutes/60:.1f} hours' if minutes >= 90 else f'{minutes} minutes'
+
+def two_hours():
+    "The short path as a table, and the minutes of it all."
+    rows = [dict(n=i, page=f'[{contents.numbered_title(o)}]({o})', minutes=contents.reading(o), gives=gives)
+            for i, (o, gives) in enumerate(contents.TWO_HOURS, 1)]
+    total = sum(o['minutes'] for o in rows)
+    return (table(rows, 'n=:d | page=read | minutes=minutes:d | gives=what it gives you')
+            + f'\n\nTogether: {hours(total)} of reading.')
+
+def part_table(part, pages):
+    "A part of the book: what it gives, and its chapters with the minutes they take."
+    rows = [dict(page=f'[{contents.numbered_title(o)}]({o})', minutes=contents.reading(o),
+                 about=contents.front(o, 'description')) for o in pages]
+    total = sum(o['minutes'] for o in rows)
+    return (f'### {part.title}\n\n{part.about} {hours(total).capitalize()} to read.\n\n'
+            + table(rows, 'page=chapter | minutes=minutes:d | about=what you do there'))
+
+def everything(numbered):
+    "The numbered parts of the book, or the others."
+    pages = contents.sections()
+    return '\n\n'.join(part_table(o, pages[o.title]) for o in contents.book() if o.numbered == numbered)
+
+def all_hours():
+    "How long all numbered chapters take to read."
+    pages = contents.numbers()
+    return f'All {len(pages)} chapters: {hours(sum(map(contents.reading, pages)))} of reading.'
+
+
+# --- changes, and how to cite ---
+
+def changelog():
+    "CHANGELOG.md as a page."
+    text = (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
+    versions = text[text.index('\n## '):].strip()
+    return f"{front('Changelog', 'See what changed from version to version, and what was removed.')}\n{versions}\n"
+
+def entries(text):
+    "The works that CITATION.cff names: the package first, then what it builds on."
+    own, *others = re.split(r'^ *- type: conference-paper\n', text, flags=re.M)
+    return [own.partition('\nreferences:')[0], *others]
+
+def said(text, key):
+    "What a work in CITATION.cff says under a key; empty if nothing."
+    m = re.search(rf'^ *(?:- )?{key}: *"?(.*?)"?$', text, re.M)
+    return m[1] if m else ''
+
+def bibtex(text):
+    "A work in CITATION.cff as BibTeX."
+    names = re.findall(r'family-names: "?(.*?)"?\n *given-names: "?(.*?)"?$', text, re.M)
+    authors = ' and '.join(f'{family}, {given}' for family, given in names)
+    title = said(text, 'title')
+    arxiv = re.search(r'arXiv:([\d.]+)', text)
+    software = said(text, 'type') == 'software'
+    fields = dict(title=f'{{{title}}}', author=authors or f"{{{said(text, 'name')}}}",
+                  booktitle=said(text, 'collection-title'), year=said(text, 'year'),
+                  version=said(text, 'version') if software else '', url=said(text, 'url') if software else '',
+                  eprint=arxiv[1] if arxiv else '', archiveprefix='arXiv' if arxiv else '')
+    key = 'lowlight_nat' if software else f"{names[0][0].lower()}{fields['year']}"
+    lines = [f'  {k} = {{{v}}},' for k, v in fields.items() if v]
+    return '\n'.join([f"@{'software' if software else 'inproceedings'}{{{key},", *lines, '}'])
+
+CITATION = '''If you use the package, its weights or the book, please cite it, and the work that it builds on. \
+The same is in [CITATION.cff]({git}/blob/main/CITATION.cff), which GitHub and Zotero read.
+
+## The package and the book
+
+{own}
+
+## What it builds on
+
+GLARE gives the codebook, the conditional encoder, the flow and the fusion decoder. MaskGIT gives the schedule of \
+masks and the decoding in rounds. The weights were trained on LOL-v1, which the third of these papers introduced.
+
+{others}
+'''
+
+def citation():
+    "CITATION.cff as a page with BibTeX."
+    own, *others = [f'```bibtex\n{bibtex(o)}\n```' for o in entries((ROOT/'CITATION.cff').read_text(encoding='utf-8'))]
+    text = CITATION.format(git=GIT, own=own, others='\n\n'.join(sorted(others, key=lambda o: 'wei2018' in o)))
+    return f"{front('How to cite', 'Copy BibTeX for the package, and for the papers that it builds on.')}\n{text}"
+
 
 def made():
     "Each file that is made or filled in, and its text."
@@ -410,13 +492,15 @@ def made():
     levels = level_list()
     fills = {
         NBS/'limits.qmd': dict(use=use, terms=terms, reaches=reaches, fails=fails, twelve=twelve()),
-        NBS/'learning_path.qmd': dict(parts=path_rows()),
+        NBS/'learning_path.qmd': dict(two=two_hours(), total=all_hours(), parts=everything(numbered=True),
+                                      rest=everything(numbered=False)),
         NBS/'architecture.qmd': dict(levels=levels),
         ROOT/'CONTRIBUTING.md': dict(levels=levels),
     }
     lua = (NBS/'site.lua').read_text(encoding='utf-8')
     found = re.sub(r'(-- moved:start\n).*?(  -- moved:end)', lambda m: f'{m[1]}{moved()}\n{m[2]}', lua, flags=re.S)
-    out = {NBS/'api.qmd': api(), NBS/'results.qmd': results(), NBS/'site.lua': found}
+    out = {NBS/'api.qmd': api(), NBS/'results.qmd': results(), NBS/'site.lua': found,
+           NBS/'changelog.qmd': changelog(), NBS/'citation.qmd': citation()}
     for path, bodies in fills.items():
         out[path] = path.read_text(encoding='utf-8')
         for name, body in bodies.items():

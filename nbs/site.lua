@@ -3,12 +3,25 @@
 local words = pandoc.utils.stringify
 local page = FORMAT:match('html') ~= nil
 
+-- A click enlarges a picture of a page (Quarto's lightbox, which by itself takes only pictures in frames). Not one that is a
+-- link already, nor the slider on the first page, nor the drawing that has two forms.
+local function enlarge(img)
+  local small = img.src:match('badge_[^/]*$') or img.src:match('before_after%.jpg$') or img.src:match('pipeline%.svg$')
+  if page and not small and not img.classes:includes('lightbox') then img.classes:insert('lightbox') end
+  return img
+end
+
+local function keep(img)
+  img.classes = img.classes:filter(function(o) return o ~= 'lightbox' end)
+  return img
+end
+
 -- Quarto shows the words in `![words](picture)` as a caption and gives the picture no alternative text.
--- Here they become the alternative text; a figure with an identifier keeps its caption beside it.
+-- Here they become the alternative text; a figure with an identifier keeps its caption next to it.
 local function describe(img)
   if not img.attributes['fig-alt'] and #img.caption > 0 then img.attributes['fig-alt'] = words(img.caption) end
   img.attributes['alt'] = img.attributes['fig-alt']
-  return img
+  return enlarge(img)
 end
 
 local function unframe(fig)
@@ -26,6 +39,7 @@ end
 local function pipeline(img)
   local folder = img.src:match('^(.-)pipeline%.svg$')
   if not folder then return nil end
+  img.classes:insert('nolightbox')
   local name = img.title
   img.title = ''
   if name ~= '' then img.src = img.src .. '#' .. name end
@@ -110,7 +124,7 @@ local moved = {
 local letters = {tau = true}   -- in running text the threshold, not the experiment of that name
 
 local function nearby(link)
-  link.content = inner(link.content)
+  link.content = pandoc.Inlines(inner(link.content)):walk({Image = keep})
   if link.target:sub(1, #home) ~= home then return link end
   if #link.content == 1 and link.content[1].t == 'Code' and letters[link.content[1].text] then return link.content end
   local rest = link.target:sub(#home + 1)

@@ -172,7 +172,7 @@ def test_every_command_is_named():
     c.read(ROOT/'settings.ini', encoding='utf-8')
     commands = re.findall(r'^ *(lowlight_\w+)=', c['DEFAULT']['console_scripts'], re.M)
     assert len(commands) > 4
-    for name in ('README.md', 'index.ipynb', 'part6_using/25_cli.ipynb'):
+    for name in ('start.ipynb', 'part6_using/25_cli.ipynb'):
         assert [o for o in commands if f'`{o}' not in page(name)] == [], name
 
 
@@ -216,11 +216,10 @@ def test_the_loss_of_the_nat_of_version_0_1():
 
 def test_tenth_and_fifth_are_named():
     rows = {r['map']: r for r in read('exp_uncertainty')['rows']}
-    for name in ('README.md', 'index.ipynb'):
-        line = next(l for l in page(name).splitlines() if 'It knows where it guessed' in l)
-        for key in ('sigma', 'entropy, T = 1'):
-            assert (f"{rows[key]['auroc_tenth']:.2f} of the worst tenth, "
-                    f"{rows[key]['auroc_fifth']:.2f} of the worst fifth") in line
+    line = next(l for l in page('results.qmd').splitlines() if 'It knows where it guessed' in l)
+    for key in ('sigma', 'entropy, T = 1'):
+        assert (f"{rows[key]['auroc_tenth']:.2f} of the worst tenth, "
+                f"{rows[key]['auroc_fifth']:.2f} of the worst fifth") in line
     assert rows['sigma']['auroc_tenth'] != rows['sigma']['auroc_fifth']
     assert 'AUROC worst tenth | AUROC worst fifth' in page('results.qmd')
 
@@ -253,10 +252,9 @@ def test_table_1_says_the_seconds():
 def test_seconds_of_both_precisions_stand_together():
     d = read('speed')
     assert {r['precision'] for r in d['rows']} == {'float32', 'bfloat16'} and d['reported']
-    for name in ('README.md', 'index.ipynb'):
-        line = next(l for l in page(name).splitlines() if 'It runs without a GPU' in l)
-        assert all(f"{r['median']:.2f} s in {r['precision']}" in line for r in d['rows']), line
-        assert all(f"about {o['about']} s in {o['precision']}" in line for o in d['reported']), line
+    line = next(l for l in page('results.qmd').splitlines() if 'It runs without a GPU' in l)
+    assert all(f"{r['median']:.2f} s in {r['precision']}" in line for r in d['rows']), line
+    assert all(f"about {o['about']} s in {o['precision']}" in line for o in d['reported']), line
     shown = '\n'.join(printed(c) for c in cells(NBS/'part6_using/23_enhancer.ipynb'))
     assert all(r['precision'] in shown for r in d['rows']) and all(f"about {o['about']} s" in shown
                                                                    for o in d['reported'])

@@ -86,12 +86,27 @@ def test_sidebar_lists_every_page():
     text = (NBS/'sidebar.yml').read_text(encoding='utf-8')
     every = script['contents'].all_pages()
     assert text == script['sidebar'](every), 'run `python .ci/pages.py --list`'
-    listed = re.findall(r'^ {10}(?:- | {2}href: )(\S+)$', text.split('  navbar:')[0], re.M)
-    assert sorted(listed) == site_pages()
+    listed = re.findall(r'^ +(?:- |href: )(\S+\.(?:ipynb|qmd))$', text.split('  navbar:')[0], re.M)
+    unlisted = script['contents'].UNLISTED
+    assert sorted([*listed, *unlisted]) == site_pages()
     chapters = [o for o in listed if o.startswith('part')]
     assert listed[0] == 'index.ipynb' and chapters == sorted(chapters)
     with pytest.raises(AssertionError, match='99_nowhere.ipynb'):
         script['sidebar']([*every, '99_nowhere.ipynb'])
+
+def test_sidebar_groups_the_course():
+    "Slides, exercises and solutions have sections of their own, in which all of them stand."
+    pages = contents.grouped('Course', contents.sections()['Course'])
+    groups = {o[0]: o[1] for o in pages if isinstance(o, tuple)}
+    assert {k: len(v) for k, v in groups.items()} == dict(Slides=6, Exercises=6, Solutions=6)
+    assert len(pages) <= 8
+
+def test_seconds_are_kept_by_page(tmp_path):
+    script = runpy.run_path(str(ROOT/'.ci/durations.py'))
+    script['write'](tmp_path/'seconds.json', 'command', {'index.ipynb': 3, '08_flow.ipynb': 61}, 64.4)
+    d = json.loads((tmp_path/'seconds.json').read_text(encoding='utf-8'))
+    assert d['seconds'] == {'index.ipynb': 3, 'part2_vocabulary/08_flow.ipynb': 61} and d['total'] == 64
+    assert set(d) == {'command', 'cpu', 'date', 'total', 'seconds'}
 
 def test_contents_number_the_chapters():
     "The number in a file's name is its place in the list of contents, and each names what it needs before it."

@@ -1,5 +1,6 @@
 """What the README says is what happens: its commands and its Python lines are run, its links
 followed, its story held against the index."""
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from PIL import Image, ImageStat
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT/'README.md').read_text(encoding='utf-8') if (ROOT/'README.md').exists() else ''
+RESULTS = (ROOT/'nbs/results.qmd').read_text(encoding='utf-8')
+CELLS = json.loads((ROOT/'nbs/start.ipynb').read_text(encoding='utf-8'))['cells']
+START = '\n'.join(''.join(c['source']) for c in CELLS)
 PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
 
 
@@ -29,15 +33,26 @@ def place(tmp_path):
     return tmp_path
 
 
+def test_a_front_page_is_short():
+    assert len(README.split()) <= 700
+
+def anchors(path):
+    "What a link may name on a page: its own names, and those that Pandoc makes of the headings."
+    text = path.read_text(encoding='utf-8')
+    if path.suffix == '.ipynb': text = '\n'.join(''.join(c['source']) for c in json.loads(text)['cells'])
+    headings = [re.sub(r'[^\w\s-]', '', o).strip() for o in re.findall(r'^#+ (.*)', text, re.M)]
+    return {re.sub(r'\s+', '-', o).lower() for o in headings} | set(re.findall(r'\{#([\w-]+)\}', text))
+
 def test_links_lead_somewhere():
-    links = [o for o in re.findall(r'\]\(([^)\s]+)\)', README) if not re.match(r'[a-z]+:|#', o)]
+    links = re.findall(r'\]\(([^)\s]+)\)|<img src="(.*?)"', README)
+    links = [o for pair in links for o in pair if o and not re.match(r'[a-z]+:|#', o)]
     broken = []
     for link in links:
         path, _, anchor = link.partition('#')
         if not (ROOT/path).exists(): broken.append(link)
-        elif anchor and f'{{#{anchor}}}' not in (ROOT/path).read_text(encoding='utf-8'):
-            broken.append(link)
-    assert links and broken == []
+        elif anchor and anchor not in anchors(ROOT/path): broken.append(link)
+    assert len([o for o in links if 'gallery_' in o]) == 6 and broken == []
+    assert 'no-such-heading' not in anchors(ROOT/'nbs/limits.qmd')
 
 @pytest.mark.slow
 def test_enhance_command(place, run):
@@ -70,7 +85,7 @@ def help_of(program, rest, run):
 
 @pytest.mark.slow
 def test_options_exist(run):
-    rows = re.findall(r'^\| `(lowlight_\w+)([^`]*)` \|(.*)\|$', README, re.M)
+    rows = re.findall(r'^\| `(lowlight_\w+)([^`]*)` \|(.*)\|$', START, re.M)
     assert {o[0]
             for o in rows} == set(
                 re.findall(r'^    (lowlight_\w+)=', (ROOT/'settings.ini').read_text(), re.M))
@@ -107,7 +122,7 @@ def commandless(rows, run):
 
 @pytest.mark.slow
 def test_claims_have_commands(run):
-    rows = claim_rows(README)
+    rows = claim_rows(RESULTS)
     assert len(rows) >= 10 and all(len(o) == 3 and o[2].startswith('`') for o in rows)
     assert commandless(rows, run) == []
     assert commandless([['words', '1 dB', '`python nbs/figures/no_such.py`'],
@@ -115,12 +130,9 @@ def test_claims_have_commands(run):
                        run) == ['words', 'more', 'most']
 
 def unproven(text):
-    "Measured figures in running text that stand in no table of figures or claims."
-    shown = ' '.join(
-        re.findall(r'<!-- (?:figures|claims):start -->.*?<!-- (?:figures|claims):end -->', text,
-                   re.S))
-    prose = re.sub(r'<!-- (?:figures|claims|chapters):start -->.*?end -->|```.*?```|`[^`]*`', '',
-                   text, flags=re.S)
+    "Measured figures in running text that stand in no table of figures."
+    shown = ' '.join(re.findall(r'<!-- figures:start -->.*?<!-- figures:end -->', text, re.S))
+    prose = re.sub(r'<!-- (?:figures|parts):start -->.*?end -->|<img[^>]*>|```.*?```|`[^`]*`', '', text, flags=re.S)
     return [
         o for o in re.findall(
             r'[-+]?\d[\d.,]*(?: (?:dB|seconds|s|MB|GB|megapixels|million parameters)|%)(?!\w)',

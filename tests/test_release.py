@@ -135,9 +135,11 @@ def told(monkeypatch):
     return seen
 
 def test_links_lead_somewhere_from_pypi(told):
-    links = re.findall(r'\]\(([^)\s]+)\)', told['long_description'])
+    found = re.findall(r'\]\(([^)\s]+)\)|<img src="(.*?)"', told['long_description'])
+    links = [o for pair in found for o in pair if o]
     assert len(links) > 10 and [o for o in links if not o.startswith(('https://', '#'))] == []
-    assert any(o.endswith('raw/main/nbs/figures/pipeline.svg') for o in links)
+    assert any(o.endswith('raw/main/nbs/figures/before_after.jpg') for o in links)
+    assert sum('raw/main/nbs/figures/gallery_' in o for o in links) == 6
 
 def test_all_is_every_extra_of_the_package(told):
     extras = told['extras_require']

@@ -129,9 +129,9 @@ class Page:
     @property
     def warnings(self): return self._pandoc[1]
 
-def filtered(text):
+def filtered(text, to='html'):
     "A text through Pandoc and the filter of the site: how the process ended, its HTML and what it said."
-    command = [pypandoc.get_pandoc_path(), '-f', 'markdown', '-t', 'html', '--wrap=none', '-L', ROOT/'nbs/site.lua']
+    command = [pypandoc.get_pandoc_path(), '-f', 'markdown', '-t', to, '--wrap=none', '-L', ROOT/'nbs/site.lua']
     return subprocess.run(command, input=text, capture_output=True, text=True, encoding='utf-8')
 
 def pages(site):
@@ -388,12 +388,18 @@ def test_colours_can_be_read():
                                                                                   DARKLY['crumbs']):
         assert contrast(a, b) >= 4.5, (a, b)
 
+def in_sections(entries):
+    "The pages of the sidebar, those of sections within sections too."
+    for o in entries:
+        if isinstance(o, str): yield o
+        elif 'contents' in o: yield from in_sections(o['contents'])
+        else: yield o['href']
+
 def test_no_page_is_marked_everywhere():
     """Quarto marks the first plain link of the top bar that the sidebar has too, on every page:
     menus it does not mark."""
     web = yaml.safe_load((ROOT/'nbs/sidebar.yml').read_text(encoding='utf-8'))['website']
-    listed = {o if isinstance(o, str) else o['href']
-              for section in web['sidebar']['contents'] for o in section['contents']}
+    listed = set(in_sections(web['sidebar']['contents']))
     assert [
         o['text'] for o in web['navbar']['left'] if 'menu' not in o and o.get('href') in listed
     ] == []
@@ -402,7 +408,8 @@ def test_no_page_is_marked_everywhere():
         for item in web['navbar']['left']
         for o in item['menu']
     ]
-    assert {'index.ipynb', 'tutorial.ipynb', 'course/index.qmd', 'api.qmd'} <= set(menus) <= listed
+    starts = {'index.ipynb', 'start.ipynb', 'tutorial.ipynb', 'course/index.qmd', 'api.qmd'}
+    assert starts <= set(menus) <= listed
 
 def test_filter_stops_at_an_unread_formula():
     r = filtered('$\\nosuchmacro{1}$')
@@ -544,6 +551,27 @@ def test_filter_gives_words_and_short_links():
     new = Seen(filtered(text).stdout)
     assert [o[1] for o in new.pictures] == ['A cat in the dark.', 'small words', 'said']
     assert new.links == ['./flow.html#f', 'https://pytorch.org']
+
+def test_pictures_enlarge():
+    "Those of a page; not links, not the slider, not the drawing in two forms, and none on slides."
+    assert yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))['format']['html']['lightbox'] == 'auto'
+    names = 'a.png', 'figures/badge_colab.svg', 'figures/before_after.jpg', 'figures/pipeline.svg'
+    text = '\n\n'.join(f'![some words]({o})' for o in names) + '\n\n[![some words](b.png)](https://a.org)'
+    html = filtered(text).stdout
+    assert [re.search(r'src="(.*?)"', o)[1] for o in re.findall(r'<img[^>]*class="lightbox"[^>]*>', html)] == ['a.png']
+    assert 'class="nolightbox"' in html and 'https://a.org' in html
+    assert 'lightbox"' not in filtered(text, 'revealjs').stdout.replace('nolightbox', '')
+
+def test_changes_and_citation_are_the_files():
+    "The pages say what CHANGELOG.md and CITATION.cff say."
+    cff = yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))
+    cited = (ROOT/'nbs/citation.qmd').read_text(encoding='utf-8')
+    for work in [cff, *cff['references']]: assert f"title = {{{{{work['title']}}}}}," in cited
+    people = [o for work in cff['references'] for o in work['authors']]
+    assert all(f"{o['family-names']}, {o['given-names']}" in cited for o in people)
+    assert cited.count('@inproceedings{') == len(cff['references'])
+    changes = (ROOT/'nbs/changelog.qmd').read_text(encoding='utf-8')
+    assert changes.endswith((ROOT/'CHANGELOG.md').read_text(encoding='utf-8').split('-->\n')[1].strip() + '\n')
 
 def test_stale_output_becomes_markdown():
     tidy = runpy.run_path(str(ROOT/'nbs/frames.py'))['tidy_output']

@@ -1,41 +1,34 @@
-"""Draw before_after.jpg, the picture on the first page: dark samples on the left, what the bundled
-model makes of them on the right."""
+"""Draw before_after.jpg, the picture on the first page: one photograph, dark on the left, and on the
+right what the bundled model makes of it: `python nbs/figures/before_after.py`. It needs scikit-image,
+where the photograph comes from in full size; `samples/` has a smaller copy."""
 from pathlib import Path
 
+import skimage
+import torch
 from PIL import Image
 
-from lowlight_nat.inference.enhancer import Enhancer
+from lowlight_nat import Enhancer
+from lowlight_nat.data.degradations import synthesize_low_light
+from lowlight_nat.io.images import read_image, to_pil
 
-NAMES = ('chelsea.jpg', 'coffee.png', 'hopper.jpg', 'rocket.webp')
-HEIGHT = 220
-GAP = 6
-SAMPLES = Path(__file__).resolve().parents[2]/'samples'
+HERE = Path(__file__).resolve().parent
+SOURCE = Path(skimage.__file__).parent/'data/rocket.jpg'
+RECIPE = dict(exposure=-3.5, shot=1e-4, read=5e-4)     # as samples/make_samples.py darkens it
+GAP = 18
 
 
-def fit(im): return im.convert('RGB').resize((im.width*HEIGHT//im.height, HEIGHT), Image.LANCZOS)
-
-
-def block(ims):
-    "Two rows of two pictures"
-    rows = [ims[:2], ims[2:]]
-    width = max(sum(im.width for im in r) + GAP for r in rows)
-    out = Image.new('RGB', (width, 2*HEIGHT + GAP), 'white')
-    for j, row in enumerate(rows):
-        x = (width - sum(im.width for im in row) - GAP)//2
-        for im in row:
-            out.paste(im, (x, j*(HEIGHT + GAP)))
-            x += im.width + GAP
+def side_by_side(left, right, gap=GAP):
+    "Two pictures of one size with white between them."
+    out = Image.new('RGB', (left.width + gap + right.width, left.height), 'white')
+    out.paste(left, (0, 0))
+    out.paste(right, (left.width + gap, 0))
     return out
 
-
 def main():
-    enhance = Enhancer.from_pretrained()
-    left = block([fit(Image.open(SAMPLES/n, formats=['PNG', 'JPEG', 'WEBP'])) for n in NAMES])
-    right = block([fit(enhance(SAMPLES/n).image) for n in NAMES])
-    out = Image.new('RGB', (left.width*2 + 3*GAP, left.height), 'white')
-    out.paste(left, (0, 0))
-    out.paste(right, (left.width + 3*GAP, 0))
-    out.save(Path(__file__).with_name('before_after.jpg'), quality=88)
+    generator = torch.Generator().manual_seed(5)
+    dark = synthesize_low_light(read_image(SOURCE), generator=generator, **RECIPE)
+    bright = Enhancer.from_pretrained(device='cpu')(dark).image
+    side_by_side(to_pil(dark), bright).save(HERE/'before_after.jpg', quality=86, optimize=True)
 
 
 if __name__ == '__main__': main()
