@@ -30,10 +30,10 @@ class Encoded(Outputs):
     mu: Tensor # mean of the flow's Gaussian (B,d,h,w)
     feats: list[Tensor] # features, coarsest first: (B,c4,h,w), (B,c2,2h,2w)
 
+# %% ../../nbs/part2_vocabulary/08_flow.ipynb #85fa05c6
 class ConditionalEncoder(nn.Module):
     "Condition, mean map and features of the low-light picture; GLARE's E_c on its views"
-    def __init__(self,
-                 channels:tuple=(32, 64, 96), # width at 1/2, 1/4 and 1/8
+    def __init__(self, channels:tuple=(32, 64, 96), # width at 1/2, 1/4 and 1/8
                  dim:int=4, # d, channels of the latent
                  cond:int=48, # channels of the condition
                  blocks:int=3, # residual blocks at 1/4
@@ -57,6 +57,16 @@ class ConditionalEncoder(nn.Module):
         f4 = self.merge4(f4 + self.up4(self.eighth(f4)))
         return Encoded(self.to_cond(f4), self.to_mu(f4).float(), [f4, f2])
 
+# %% ../../nbs/part2_vocabulary/08_flow.ipynb #f9244bd0
+@torch.no_grad()
+def _start_actnorm(layer, z): # an `ActNorm`, and its first batch (B,d,h,w)
+    "Set scale and shift so that this batch leaves with zero mean and unit variance"
+    layer.bias.copy_(-z.mean((0, 2, 3), keepdim=True))
+    std = torch.ones_like(layer.logs)
+    if z[:, 0].numel() > 1: std = z.std((0, 2, 3), keepdim=True)   # one place has none
+    layer.logs.copy_(-std.clamp(min=1e-3).log())
+    layer.started.fill_(True)
+
 # %% ../../nbs/part2_vocabulary/08_flow.ipynb #f9244bd1
 class ActNorm(nn.Module):
     "`u = (z + bias) * exp(logs)`, set by the first batch; Kingma and Dhariwal, 2018, section 3.1"
@@ -66,14 +76,9 @@ class ActNorm(nn.Module):
         self.logs = nn.Parameter(torch.zeros(1, dim, 1, 1))
         self.register_buffer('started', torch.tensor(False))
 
-    @torch.no_grad()
     def start(self, z): # the first batch (B,d,h,w)
         "Set scale and shift so that this batch leaves with zero mean and unit variance"
-        self.bias.copy_(-z.mean((0, 2, 3), keepdim=True))
-        std = torch.ones_like(self.logs)
-        if z[:, 0].numel() > 1: std = z.std((0, 2, 3), keepdim=True)   # one place has none
-        self.logs.copy_(-std.clamp(min=1e-3).log())
-        self.started.fill_(True)
+        _start_actnorm(self, z)
 
     def forward(self, z:Tensor, # (B,d,h,w)
                 c:Tensor|None=None, # condition (B,cond,h,w), not used
@@ -107,32 +112,32 @@ class InvConv1x1(nn.Module):
         inverse = torch.linalg.inv(wide(self.weight)).to(u.dtype)
         return torch.einsum('oc,bchw->bohw', inverse, u)
 
+# %% ../../nbs/part2_vocabulary/08_flow.ipynb #7e0512c0
+def _affine_net(ci, co, hidden): # channels in, out and between
+    "3x3, 1x1, 3x3; the last starts at zero, so that the layer starts as the identity"
+    net = nn.Sequential(
+        conv3(ci, hidden),
+        nn.ReLU(),
+        nn.Conv2d(hidden, hidden, 1),
+        nn.ReLU(),
+        conv3(hidden, co),
+    )
+    nn.init.zeros_(net[-1].weight)
+    nn.init.zeros_(net[-1].bias)
+    return net
+
 # %% ../../nbs/part2_vocabulary/08_flow.ipynb #7e0512c1
 class ConditionalAffine(nn.Module):
     "`u = (z + t) * exp(s)` with t and s from the condition; both are bounded"
     shift = 1e3 # largest |t|; latents are of order one
-    def __init__(self,
-                 dim:int, # channels
+    def __init__(self, dim:int, # channels
                  cond:int, # channels of the condition
                  hidden:int=48, # width of the network
                  bound:float=0.8): # largest |log-scale|
         super().__init__()
         self.dim = dim
         self.bound = bound
-        self.net = self._net(cond, 2*dim, hidden)
-
-    def _net(self, ci, co, hidden):
-        "3x3, 1x1, 3x3; the last starts at zero, so that the layer starts as the identity"
-        net = nn.Sequential(
-            conv3(ci, hidden),
-            nn.ReLU(),
-            nn.Conv2d(hidden, hidden, 1),
-            nn.ReLU(),
-            conv3(hidden, co),
-        )
-        nn.init.zeros_(net[-1].weight)
-        nn.init.zeros_(net[-1].bias)
-        return net
+        self.net = _affine_net(cond, 2*dim, hidden)
 
     def params(self, x:Tensor, # what the network reads (B,ci,h,w)
               ) -> tuple[Tensor, Tensor]: # t, s, both (B,dim,h,w)
@@ -155,8 +160,7 @@ class ConditionalAffine(nn.Module):
 # %% ../../nbs/part2_vocabulary/08_flow.ipynb #f5082356
 class ConditionalCoupling(ConditionalAffine):
     "The first channels and the condition shift and scale the others; Dinh et al., 2017, eq. 7-8"
-    def __init__(self,
-                 dim:int, # channels
+    def __init__(self, dim:int, # channels
                  cond:int, # channels of the condition
                  hidden:int=48, # width of the network
                  bound:float=0.8): # largest |log-scale|
@@ -164,23 +168,20 @@ class ConditionalCoupling(ConditionalAffine):
         self.dim = dim
         self.bound = bound
         self.first = dim//2   # channels that stay as they are
-        self.net = self._net(cond + self.first, 2*(dim - self.first), hidden)
+        self.net = _affine_net(cond + self.first, 2*(dim - self.first), hidden)
 
     def forward(self, z:Tensor, # (B,d,h,w)
                 c:Tensor, # condition (B,cond,h,w)
                ) -> tuple[Tensor, Tensor]: # u (B,d,h,w), logdet (B,)
-        kept = z[:, :self.first]
-        moved = z[:, self.first:]
+        kept, moved = z.tensor_split([self.first], 1)
         moved, logdet = super().forward(moved, torch.cat([kept, c], 1))
         return torch.cat([kept, moved], 1), logdet
 
     def inverse(self, u:Tensor, # (B,d,h,w)
                 c:Tensor, # condition (B,cond,h,w)
                ) -> Tensor: # z (B,d,h,w)
-        kept = u[:, :self.first]
-        moved = u[:, self.first:]
-        moved = super().inverse(moved, torch.cat([kept, c], 1))
-        return torch.cat([kept, moved], 1)
+        kept, moved = u.tensor_split([self.first], 1)
+        return torch.cat([kept, super().inverse(moved, torch.cat([kept, c], 1))], 1)
 
 # %% ../../nbs/part2_vocabulary/08_flow.ipynb #5736c200
 def _logdet_jacobian(f, z): # function, and one z (1,d,h,w)
@@ -191,12 +192,23 @@ def _logdet_jacobian(f, z): # function, and one z (1,d,h,w)
 
 # %% ../../nbs/part2_vocabulary/08_flow.ipynb #17774639
 @torch.no_grad()
-def _shaken(layer, by):
+def _shaken(layer, by): # a layer, and the standard deviation of the noise
     "A copy of a layer in evaluation mode, noise added to all weights"
     layer = deepcopy(layer).eval()
     for p in layer.parameters(): p.add_(torch.randn_like(p)*by)
     return layer
 
+def _logdet_error(layer, z, c, u, logdet): # one picture of a batch, in float64; logdet a number
+    "How far a log-determinant is from the Jacobians of a layer and of its inverse"
+    def forward(z): return layer(z, c)[0]
+    def inverse(u):
+        z = layer.inverse(u, c)
+        return z[0] if isinstance(z, tuple) else z
+    there = _logdet_jacobian(forward, z)
+    back = _logdet_jacobian(inverse, u)
+    return max((logdet - there).abs().item(), (logdet + back).abs().item())
+
+# %% ../../nbs/part2_vocabulary/08_flow.ipynb #1777463a
 def check_flow(layer:nn.Module, # `forward(z, c)` gives u, logdet; `inverse(u, c)` z, or z, logdet
                dim:int=4, # channels of z
                cond:int=8, # channels of the condition
@@ -214,19 +226,11 @@ def check_flow(layer:nn.Module, # `forward(z, c)` gives u, logdet; `inverse(u, c
     with torch.no_grad():
         u, logdet = layer(z, c)
         back = layer.inverse(u, c)
-    worst = 0.
-    if isinstance(back, tuple):   # its inverse says a log-determinant, too
-        back, logdet_back = back
-        worst = (logdet + logdet_back).abs().max().item()
-    for i in range(2):
-        condition = c[i:i+1].double()
-        def forward(z): return judge(z, condition)[0]
-        def inverse(u):
-            z = judge.inverse(u, condition)
-            return z[0] if isinstance(z, tuple) else z
-        there = _logdet_jacobian(forward, z[i:i+1].double())
-        return_ = _logdet_jacobian(inverse, u[i:i+1].double())
-        worst = max(worst, (logdet[i] - there).abs().item(), (logdet[i] + return_).abs().item())
+    told = isinstance(back, tuple)   # its inverse says a log-determinant, too
+    back, logdet_back = back if told else (back, -logdet)
+    worst = (logdet + logdet_back).abs().max().item()
+    one_by_one = zip(z.double().split(1), c.double().split(1), u.double().split(1), logdet)
+    worst = max(worst, *(_logdet_error(judge, *picture) for picture in one_by_one))
     return (back - z).abs().max().item()/max(1., size), worst
 
 # %% ../../nbs/part2_vocabulary/08_flow.ipynb #f701baef
@@ -235,6 +239,7 @@ def at_least_float(t:Tensor # any shape
     "Out of half precision"
     return t if t.dtype == torch.float64 else t.float()
 
+# %% ../../nbs/part2_vocabulary/08_flow.ipynb #f701baf0
 class ConditionalFlow(nn.Module):
     "Invertible network from the latent to a Gaussian around mu, given c; GLARE, section 3.2"
     def __init__(self,
