@@ -173,15 +173,17 @@ class ConditionalCoupling(ConditionalAffine):
     def forward(self, z:Tensor, # (B,d,h,w)
                 c:Tensor, # condition (B,cond,h,w)
                ) -> tuple[Tensor, Tensor]: # u (B,d,h,w), logdet (B,)
-        kept, moved = z.tensor_split([self.first], 1)
+        kept = z[:, :self.first]
+        moved = z[:, self.first:]
         moved, logdet = super().forward(moved, torch.cat([kept, c], 1))
         return torch.cat([kept, moved], 1), logdet
 
     def inverse(self, u:Tensor, # (B,d,h,w)
                 c:Tensor, # condition (B,cond,h,w)
                ) -> Tensor: # z (B,d,h,w)
-        kept, moved = u.tensor_split([self.first], 1)
-        return torch.cat([kept, super().inverse(moved, torch.cat([kept, c], 1))], 1)
+        kept = u[:, :self.first]
+        moved = super().inverse(u[:, self.first:], torch.cat([kept, c], 1))
+        return torch.cat([kept, moved], 1)
 
 # %% ../../nbs/part2_vocabulary/08_flow.ipynb #5736c200
 def _logdet_jacobian(f, z): # function, and one z (1,d,h,w)
