@@ -3,10 +3,12 @@
 # %% auto #0
 __all__ = ['KNEE', 'exposure_normalise', 'PictureStats', 'strips', 'picture_stats', 'overview', 'lift', 'slice_grid',
            'transform_colours', 'query_places', 'cell_means', 'describe', 'LevelRidge', 'Level', 'Light', 'quarter',
-           'look_up', 'area_means', 'LightGrid', 'black_point', 'hold_black', 'AsDecoded', 'coverage', 'spare_lights',
-           'keep_bright', 'soften', 'shoulder', 'parse_exposure']
+           'look_up', 'area_means', 'LightGrid', 'black_point', 'hold_black', 'AsDecoded', 'coverage', 'parse_exposure',
+           'spare_lights', 'keep_bright', 'soften', 'shoulder']
 
 # %% ../../nbs/part2_vocabulary/07_light.ipynb #24ebb873
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import math, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -425,6 +427,22 @@ def coverage(
     z = ((level.log() - log_level)/log_std.exp()).abs()
     return [(z <= s).float().mean().item() for s in sigmas]
 
+# %% ../../nbs/part2_vocabulary/07_light.ipynb #13e54c0a
+def parse_exposure(
+    exposure, # mean grey of the result, in (0,1), as number or text; 'auto' or None: as predicted
+) -> float|None: # None: as predicted
+    "What the user wants, or one sentence that says what may be wanted"
+    if exposure is None or isinstance(exposure, str) and exposure.strip().lower() == 'auto':
+        return None
+    try: e = math.nan if isinstance(exposure, bool) else float(exposure)
+    except (TypeError, ValueError, RuntimeError): e = math.nan
+    if not 0 < e < 1:
+        raise ValueError(
+            f"exposure={exposure!r} must be 'auto' or a number between 0 and 1: it is the mean "
+            f"grey of the result; 0.4 is usual."
+        )
+    return e
+
 # %% ../../nbs/part2_vocabulary/07_light.ipynb #838cd50a
 def spare_lights(x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not clipped
                  log_level:Tensor, # mu (B,), as predicted
@@ -501,19 +519,3 @@ def shoulder(u:Tensor, # result (B,3,H,W), not clipped
     soft = grey_mean(soften(u, torch.ones_like(w), top))
     room = (hard - own).clamp(min=0)/(hard - soft).clamp(min=1e-4)
     return torch.minimum(w, room), top
-
-# %% ../../nbs/part2_vocabulary/07_light.ipynb #13e54c0a
-def parse_exposure(
-    exposure, # mean grey of the result, in (0,1), as number or text; 'auto' or None: as predicted
-) -> float|None: # None: as predicted
-    "What the user wants, or one sentence that says what may be wanted"
-    if exposure is None or isinstance(exposure, str) and exposure.strip().lower() == 'auto':
-        return None
-    try: e = math.nan if isinstance(exposure, bool) else float(exposure)
-    except (TypeError, ValueError, RuntimeError): e = math.nan
-    if not 0 < e < 1:
-        raise ValueError(
-            f"exposure={exposure!r} must be 'auto' or a number between 0 and 1: it is the mean "
-            f"grey of the result; 0.4 is usual."
-        )
-    return e
