@@ -182,10 +182,8 @@ class ConditionalCoupling(ConditionalAffine):
                 c:Tensor, # condition (B,cond,h,w)
                ) -> tuple[Tensor, Tensor]: # u (B,d,h,w), logdet (B,)
         kept = z[:, :self.first]
-        moved = z[:, self.first:]
-        moved, logdet = super().forward(moved, torch.cat([kept, c], 1))
+        moved, logdet = super().forward(z[:, self.first:], torch.cat([kept, c], 1))
         return torch.cat([kept, moved], 1), logdet
-
     def inverse(self, u:Tensor, # (B,d,h,w)
                 c:Tensor, # condition (B,cond,h,w)
                ) -> Tensor: # z (B,d,h,w)
