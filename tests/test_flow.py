@@ -1,5 +1,6 @@
 """The flow: every layer undone by its inverse, every log-determinant that of the Jacobian, its
 layers those of normflows, and nothing infinite far from home."""
+import json
 import math
 from contextlib import nullcontext
 from copy import deepcopy
@@ -248,6 +249,32 @@ def test_wild_weights_stay_finite(steps):
     u, logdet = flow(z, c)
     assert u.isfinite().all() and logdet.isfinite().all() and flow.inverse(z, c).isfinite().all()
 
+def test_without_our_limits_the_way_back_overflows():
+    "Weights five times too large: the bounded scale stays finite, GLARE's scale does not"
+    torch.manual_seed(0)
+    flow = shaken(ConditionalFlow(4, 8, 6, 16), .1)
+    for layer in flow.layers:
+        if isinstance(layer, ConditionalAffine):
+            for p in layer.parameters(): p.mul_(5)
+    u = 1e3*torch.randn(1, 4, 16, 16)
+    c = torch.randn(1, 8, 16, 16)
+    assert flow.inverse(u, c).isfinite().all()
+    def glare_params(layer, x):
+        t, a = layer.net(x).chunk(2, 1)
+        return t, ((a + 2).sigmoid() + 1e-4).log()
+    for layer in flow.layers:
+        if isinstance(layer, ConditionalAffine): layer.params = glare_params.__get__(layer)
+    assert not flow.inverse(u, c).isfinite().all()
+
+def test_the_flow_leaves_half_precision():
+    flow = shaken(ConditionalFlow(4, 8, 6, 16), .1)
+    z = torch.randn(2, 4, 16, 24)
+    c = torch.randn(2, 8, 16, 24)
+    want = flow(z, c)[0]
+    with torch.autocast('cpu', dtype=torch.bfloat16): u = flow(z, c)[0]
+    assert u.dtype == torch.float32 and torch.equal(u, want)
+    close(flow.inverse(want, c), z, 1e-4)
+
 WEIGHTS = dict(fresh=(NARROW, 0.), shaken=(NARROW, .1), wild=(NARROW, .3),
                deep=(GlareSizes(cond=8, hidden=16), 1.), published=(GlareSizes(cond=8), .1))
 
@@ -333,6 +360,13 @@ def test_views_of_odd_pictures(picture):
     v = low_light_views(ODD[picture], light.on(ODD[picture]), light.mean)
     assert v.isfinite().all() and v.abs().max() < 8
 
+def test_views_of_a_tile_are_those_of_its_picture():
+    "Light and mean are those of the whole picture, so a tile sees what the picture sees"
+    x = torch.rand(1, 3, 64, 64)*0.3 + 0.1
+    mean = x.mean((1, 2, 3))
+    whole = low_light_views(x, 2*x, mean)
+    assert torch.equal(low_light_views(x[..., :32], 2*x[..., :32], mean), whole[..., :32])
+
 @pytest.mark.parametrize('z', [
     torch.zeros(2, 3, 4, 4), torch.ones(1, 3, 1, 1),
     torch.full((1, 3, 4, 4), 1e3)], ids=['zeros', 'one place', 'constant'])
@@ -376,6 +410,10 @@ def test_spread_grows_with_heat(model, pictures):
         for s in (0., .25, .5, 1.)
     ]
     assert std[0] == 0 and std[0] < std[1] < std[2] < std[3]
+
+def test_heat_is_not_negative():
+    z = torch.zeros(1, 2, 1, 1)
+    with pytest.raises(ValueError, match='heat'): ConditionalFlow(2, 2, 1, 8).sample(z, z, -1.)
 
 def test_independent_noise():
     flow = shaken(ConditionalFlow(2, 1, 2, 8), .1)
@@ -565,3 +603,49 @@ def test_density_integrates_to_one():
     u, logdet = flow(z, c)
     logp = -.5*(u**2 + math.log(2*math.pi)).flatten(1).sum(1) + logdet
     assert logp.exp().sum().item()*step**2 == pytest.approx(1., abs=.01)
+
+
+# what the chapter says
+def arcs(n):
+    "Answers on two opposite arcs, and their condition; both (n,2,1,1)"
+    angle = 2*math.pi*torch.rand(n)
+    a = angle/2 + math.pi*torch.randint(0, 2, (n,)) + 2*torch.rand(n) - 1
+    z = 1.5*torch.stack([a.cos(), a.sin()], 1) + .1*torch.randn(n, 2)
+    return z[..., None, None], torch.stack([angle.cos(), angle.sin()], 1)[..., None, None]
+
+@pytest.mark.slow
+def test_the_flow_learns_two_arcs():
+    "Its draws lie on the arcs, and after training it still keeps both promises"
+    torch.manual_seed(0)
+    flow = ConditionalFlow(2, 2, steps=8, hidden=32)
+    opt = torch.optim.Adam(flow.parameters(), 3e-3)
+    sched = torch.optim.lr_scheduler.OneCycleLR(opt, 3e-3, 600)
+    for _ in range(600):
+        z, c = arcs(512)
+        with torch.enable_grad(): nll_bits(*flow(z, c), torch.zeros_like(z)).backward()
+        nn.utils.clip_grad_norm_(flow.parameters(), 1.)
+        opt.step()
+        opt.zero_grad()
+        sched.step()
+    flow.eval()
+    z, c = arcs(4000)
+    draws = flow.sample(torch.zeros_like(z), c, 1., same=False)
+    assert ((draws.flatten(1).norm(dim=1) - 1.5).abs() < .4).float().mean() > .85
+    width = z.flatten(1).std(0, correction=0)   # the regression's answer is the middle
+    assert nll_bits(*flow(z, c), torch.zeros_like(z)) < .5*math.log2(2*math.pi*math.e) + width.log2().mean() - .3
+    close(flow.inverse(flow(z, c)[0], c), z, 1e-4)
+    with torch.enable_grad():
+        for dtype, eps in (torch.float64, 1e-7), (torch.float32, 1e-3):
+            assert max(check_flow(flow, 2, 2, (1, 1), shake=0., dtype=dtype)) < eps
+
+def test_regression_and_flow_as_the_chapter_tells(root):
+    "The words under the table hold for the numbers in it"
+    run = json.loads((root/'nbs/figures/run/flow_vs_regression.json').read_text(encoding='utf-8'))['mean']
+    regression = run['regression']
+    mode = run['flow (likelihood + L1), heat 0']
+    draw = run['flow (likelihood + L1), heat 1']
+    gain = min(regression['bits'], regression['bits_laplace']) - run['flow (likelihood), heat 0']['bits']
+    assert abs(mode['psnr_gt_mean'] - regression['psnr_gt_mean']) < .5 and gain > .5
+    assert mode['gradient_energy'] < 1 and regression['gradient_energy'] < 1
+    assert draw['psnr_gt_mean'] < mode['psnr_gt_mean'] - .5 and draw['gradient_energy'] > mode['gradient_energy']
+    assert run['flow (likelihood), mean of 6']['psnr_gt_mean'] > run['flow (likelihood), heat 1']['psnr_gt_mean']

@@ -18,6 +18,7 @@ from lowlight_nat.models.light import (
     black_point,
     coverage,
     hold_black,
+    keep_bright,
     overview,
     parse_exposure,
     picture_stats,
@@ -331,3 +332,10 @@ def test_the_whole_model_bends_lights_as_the_enhancer_does():
     assert (hard - out.x).abs().max() > 0.02 and (hard == 1).float().mean() > (out.x == 1).float().mean()
     assert (Enhancer(model, 'cpu', bf16=False)(x[0]).x - out.x[0]).abs().max() < 0.01
     assert (dense - out.x).abs().max() < 1e-3
+
+def test_black_that_no_gain_would_lift():
+    "Where most is black, the gain ends at twice what would be right without clipping"
+    black = torch.zeros(1, 3, 8, 8)
+    black[..., :2] = 0.5
+    gain = keep_bright(black, torch.ones(1), torch.tensor([0.9]))
+    assert gain.item() == pytest.approx(2*0.9/0.125, abs=1e-3)

@@ -3,10 +3,12 @@
 # %% auto #0
 __all__ = ['KNEE', 'exposure_normalise', 'PictureStats', 'strips', 'picture_stats', 'overview', 'lift', 'slice_grid',
            'transform_colours', 'query_places', 'cell_means', 'describe', 'LevelRidge', 'Level', 'Light', 'quarter',
-           'look_up', 'area_means', 'LightGrid', 'black_point', 'hold_black', 'AsDecoded', 'coverage', 'spare_lights',
-           'keep_bright', 'soften', 'shoulder', 'parse_exposure']
+           'look_up', 'area_means', 'LightGrid', 'black_point', 'hold_black', 'AsDecoded', 'coverage', 'parse_exposure',
+           'spare_lights', 'keep_bright', 'soften', 'shoulder']
 
 # %% ../../nbs/part2_vocabulary/07_light.ipynb #24ebb873
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import math, torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,19 +32,20 @@ class PictureStats(Outputs):
     mean: Tensor # mean level (B,)
     cdf: Tensor # share of the values below each bin's upper edge (B,bins)
 
-def _bin(x, bins):
-    "The bin of each value, on the scale of log(x + 1e-3)"
-    log = (x.float().clamp(0, 1) + 1e-3).log()
-    low = math.log(1e-3)
-    high = math.log(1.001)
-    return ((log - low)/(high - low)*bins).long().clamp(0, bins - 1)
-
 def strips(x:Tensor, # pictures (B,C,H,W)
            pixels:int=2_000_000, # in a strip, about
           ) -> list[Tensor]: # parts (B,C,h,W), h a multiple of 4 but for the last
     "Large pictures from top to bottom, part by part, so that a part's memory is enough"
     if in_fixed_graph(): return [x]
     return list(x.split(max(4, pixels//x.shape[3]//4*4), 2))
+
+# %% ../../nbs/part2_vocabulary/07_light.ipynb #477a89fb
+def _bin(x, bins):
+    "The bin of each value, on the scale of log(x + 1e-3)"
+    log = (x.float().clamp(0, 1) + 1e-3).log()
+    low = math.log(1e-3)
+    high = math.log(1.001)
+    return ((log - low)/(high - low)*bins).long().clamp(0, bins - 1)
 
 def picture_stats(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
                   bins:int=256, # of the histogram, on the scale of log(x + 1e-3)
@@ -119,6 +122,7 @@ def cell_means(x:Tensor, # (B,C,h,w)
         return inside/inside.sum(1, keepdim=True).clamp(min=1)
     return (share(x.shape[2], rows) @ x @ share(x.shape[3], cols).T).flatten(1)
 
+# %% ../../nbs/part2_vocabulary/07_light.ipynb #1b19081a
 def describe(v:Tensor, # thumbnail of the lifted picture (B,3,h,w)
              x:Tensor, # of the picture itself (B,3,h,w)
              mean:Tensor, # of the whole picture (B,)
@@ -139,9 +143,9 @@ def describe(v:Tensor, # thumbnail of the lifted picture (B,3,h,w)
     return torch.cat(told, 1)
 
 # %% ../../nbs/part2_vocabulary/07_light.ipynb #1b190812
-class LevelRidge(nn.Module):
-    "Ridge regression of the log level, with its doubt; Bishop, 2006, section 3.3"
-    def __init__(self, n:int=67): # numbers of `describe`
+class _Regression(nn.Module):
+    "The answer of a ridge regression, with its doubt"
+    def __init__(self, n=67): # numbers of `describe`
         super().__init__()
         self.register_buffer('mean', torch.zeros(n))
         self.register_buffer('scale', torch.ones(n))
@@ -160,12 +164,28 @@ class LevelRidge(nn.Module):
         var = self.noise**2*(1 + (f @ self.spread*f).sum(1))
         return mu.clamp(math.log(0.02), 0.), 0.5*var.log()
 
-    def _solve(self, f, y, share, ridge): # P, w, b
-        b = (share*y).sum()/share.sum()
-        weighted = f*share[:, None]
-        P = torch.linalg.inv(weighted.T @ f + ridge*torch.eye(f.shape[1], device=f.device))
-        return P, P @ (weighted.T @ (y - b)), b
+# %% ../../nbs/part2_vocabulary/07_light.ipynb #1b19081b
+def _solve_ridge(f, y, share, ridge): # numbers (N,n), log levels (N,), weights (N,), lambda
+    "P (n,n), w (n,) and b of the formula"
+    b = (share*y).sum()/share.sum()
+    weighted = f*share[:, None]
+    P = torch.linalg.inv(weighted.T @ f + ridge*torch.eye(f.shape[1], device=f.device))
+    return P, P @ (weighted.T @ (y - b)), b
 
+def _left_out_errors(f, y, share, ridge, folds): # as above, and the number of folds
+    "Errors (N,) of pictures by weights that were found without them, in units of their doubt"
+    fold = torch.arange(len(f), device=f.device)*folds//len(f)
+    errors = torch.zeros_like(y)
+    for k in range(folds):
+        out = fold == k
+        P, w, b = _solve_ridge(f[~out], y[~out], share[~out], ridge)
+        doubt = 1 + (f[out] @ P*f[out]).sum(1)
+        errors[out] = (f[out] @ w + b - y[out])/doubt.sqrt()
+    return errors
+
+# %% ../../nbs/part2_vocabulary/07_light.ipynb #1b19081c
+class LevelRidge(_Regression):
+    "Ridge regression of the log level, with its doubt; Bishop, 2006, section 3.3"
     @torch.no_grad()
     def fit(self, f:Tensor, # of `describe`, of N pictures (N,n)
             log_level:Tensor, # of the bright ones (N,)
@@ -179,17 +199,11 @@ class LevelRidge(nn.Module):
         self.scale.copy_(real.std(0).clamp(min=1e-4))
         f = wide(self.standard(f))
         y = wide(log_level)
-        share = wide(share)
-        P, w, b = self._solve(f, y, share, ridge)
+        weights = wide(share)
+        P, w, b = _solve_ridge(f, y, weights, ridge)
         for buffer, value in (self.spread, P), (self.weight, w), (self.bias, b): buffer.copy_(value)
-        fold = torch.arange(len(f), device=f.device)*folds//len(f)
-        errors = torch.zeros_like(y)
-        for k in range(folds):
-            out = fold == k
-            P, w, b = self._solve(f[~out], y[~out], share[~out], ridge)
-            doubt = 1 + (f[out] @ P*f[out]).sum(1)
-            errors[out] = (f[out] @ w + b - y[out])/doubt.sqrt()
-        self.noise.copy_(errors[share == 1].square().mean().sqrt())
+        errors = _left_out_errors(f, y, weights, ridge, folds)
+        self.noise.copy_(errors[weights == 1].square().mean().sqrt())
         return self
 
 # %% ../../nbs/part2_vocabulary/07_light.ipynb #1b190806
@@ -200,6 +214,7 @@ class Level(Outputs):
     log_std: Tensor # log of its standard deviation (B,)
     attention: Tensor|None=None # where each query looked (B,n,rows,cols)
 
+# %% ../../nbs/part2_vocabulary/07_light.ipynb #1b19080a
 @dataclass
 class Light(Outputs):
     "What one sees of a picture at a glance: level, colour and local light"
@@ -237,6 +252,7 @@ def quarter(x_low:Tensor, # low-light image (B,3,H,W) in [0,1]
     x = torch.cat([F.avg_pool2d(s.float(), 4) for s in parts], 2)
     return x, torch.cat([F.avg_pool2d(lift(s, mean), 4) for s in parts], 2)
 
+# %% ../../nbs/part2_vocabulary/07_light.ipynb #7ac88106
 def look_up(n:int, # of a picture, 1 or more
             most:int, # that it can be
            ) -> int: # n
@@ -260,29 +276,23 @@ def area_means(n:int, # places
     inside = ((j >= i*n//k) & (j*k < (i + 1)*n)).float()
     return inside/inside.sum(1, keepdim=True)
 
-class LightGrid(nn.Module):
-    """Level, colour and local light of a whole picture, from a thumbnail; a bilateral grid of
-    affine transforms as in HDRNet, Gharbi et al., SIGGRAPH 2017"""
-    def __init__(self,
-                 channels:tuple[int, int, int]=(16, 32, 48), # width at 1/2, 1/4, 1/8 of the thumbnail
-                 bins:int=4, # greys of the grid
-                 queries:int=8, # that look at all cells
-                 width:int=32, # of queries, keys and values
-                 hidden:int=64, # width of what is known of the whole
-                 drop:float=0.3, # dropout
-                 side:int=150, # longer side of the thumbnail
-                 norm_level:float=0.4): # grey mean of lit pictures
+# %% ../../nbs/part2_vocabulary/07_light.ipynb #7ac88107
+def _light_pyramid(a, b, c): # widths at 1/2, 1/4 and 1/8 of the thumbnail
+    "Three halvings, with residual blocks"
+    def down(ci, co): return nn.Sequential(nn.Conv2d(ci, co, 3, stride=2, padding=1), nn.SiLU())
+    return nn.Sequential(
+        *down(8, a), ResBlock(a),
+        *down(a, b), ResBlock(b),
+        *down(b, c), ResBlock(c), ResBlock(c, dilation=2),
+    )
+
+# %% ../../nbs/part2_vocabulary/07_light.ipynb #7ac88108
+class _LightLayers(nn.Module):
+    "The layers of a `LightGrid`; at the start every transform is nearly the identity"
+    def __init__(self, channels, bins, queries, width, hidden, drop): # as `LightGrid` says
         super().__init__()
-        a, b, c = channels
-        self.bins = bins
-        self.side = side
-        self.norm_level = norm_level
-        def down(ci, co): return nn.Sequential(nn.Conv2d(ci, co, 3, stride=2, padding=1), nn.SiLU())
-        self.body = nn.Sequential(
-            *down(8, a), ResBlock(a),
-            *down(a, b), ResBlock(b),
-            *down(b, c), ResBlock(c), ResBlock(c, dilation=2),
-        )
+        c = channels[-1]
+        self.body = _light_pyramid(*channels)
         self.norm = nn.LayerNorm(c)
         self.key = nn.Linear(c, width)
         self.value = nn.Linear(c, width)
@@ -294,11 +304,29 @@ class LightGrid(nn.Module):
         self.to_grid = nn.Conv2d(c, 12*bins, 1)
         self.to_common = nn.Linear(hidden, 12*bins)
         self.level = LevelRidge()
-        with torch.no_grad():   # at the start every transform is nearly the identity
+        with torch.no_grad():
             self.to_grid.weight.mul_(0.1)
             self.to_grid.bias.copy_(torch.eye(3, 4).flatten().repeat(bins))
             self.to_common.weight.mul_(0.1)
             self.to_common.bias.zero_()
+
+# %% ../../nbs/part2_vocabulary/07_light.ipynb #7ac88109
+class LightGrid(_LightLayers):
+    """Level, colour and local light of a whole picture, from a thumbnail; a bilateral grid of
+    affine transforms as in HDRNet, Gharbi et al., SIGGRAPH 2017"""
+    def __init__(self,
+                 channels:tuple[int, int, int]=(16, 32, 48), # width at 1/2, 1/4, 1/8 of the thumbnail
+                 bins:int=4, # greys of the grid
+                 queries:int=8, # that look at all cells
+                 width:int=32, # of queries, keys and values
+                 hidden:int=64, # width of what is known of the whole
+                 drop:float=0.3, # dropout
+                 side:int=150, # longer side of the thumbnail
+                 norm_level:float=0.4): # grey mean of lit pictures
+        super().__init__(channels, bins, queries, width, hidden, drop)
+        self.bins = bins
+        self.side = side
+        self.norm_level = norm_level
 
     def thumbnail(self, x:Tensor # means of every 4x4 pixels (B,C,h,w)
                  ) -> Tensor: # (B,C,h',w'), the longer side at most `side`
@@ -399,6 +427,22 @@ def coverage(
     z = ((level.log() - log_level)/log_std.exp()).abs()
     return [(z <= s).float().mean().item() for s in sigmas]
 
+# %% ../../nbs/part2_vocabulary/07_light.ipynb #13e54c0a
+def parse_exposure(
+    exposure, # mean grey of the result, in (0,1), as number or text; 'auto' or None: as predicted
+) -> float|None: # None: as predicted
+    "What the user wants, or one sentence that says what may be wanted"
+    if exposure is None or isinstance(exposure, str) and exposure.strip().lower() == 'auto':
+        return None
+    try: e = math.nan if isinstance(exposure, bool) else float(exposure)
+    except (TypeError, ValueError, RuntimeError): e = math.nan
+    if not 0 < e < 1:
+        raise ValueError(
+            f"exposure={exposure!r} must be 'auto' or a number between 0 and 1: it is the mean "
+            f"grey of the result; 0.4 is usual."
+        )
+    return e
+
 # %% ../../nbs/part2_vocabulary/07_light.ipynb #838cd50a
 def spare_lights(x_norm:Tensor, # exposure-normalised picture (B,3,H,W), not clipped
                  log_level:Tensor, # mu (B,), as predicted
@@ -455,6 +499,7 @@ def soften(u:Tensor, # picture (B,3,H,W), not clipped
     factor = torch.where(most > KNEE, bent/most.clamp(min=KNEE), 1.)
     return (u*torch.lerp(torch.ones_like(factor), factor, w)).clamp(max=1)
 
+# %% ../../nbs/part2_vocabulary/07_light.ipynb #1b190843
 def shoulder(u:Tensor, # result (B,3,H,W), not clipped
              x_low:Tensor, # its input (B,3,H,W) in [0,1]
              own:Tensor|None=None, # mean grey (B,) that the result is not to fall below
@@ -474,19 +519,3 @@ def shoulder(u:Tensor, # result (B,3,H,W), not clipped
     soft = grey_mean(soften(u, torch.ones_like(w), top))
     room = (hard - own).clamp(min=0)/(hard - soft).clamp(min=1e-4)
     return torch.minimum(w, room), top
-
-# %% ../../nbs/part2_vocabulary/07_light.ipynb #13e54c0a
-def parse_exposure(
-    exposure, # mean grey of the result, in (0,1), as number or text; 'auto' or None: as predicted
-) -> float|None: # None: as predicted
-    "What the user wants, or one sentence that says what may be wanted"
-    if exposure is None or isinstance(exposure, str) and exposure.strip().lower() == 'auto':
-        return None
-    try: e = math.nan if isinstance(exposure, bool) else float(exposure)
-    except (TypeError, ValueError, RuntimeError): e = math.nan
-    if not 0 < e < 1:
-        raise ValueError(
-            f"exposure={exposure!r} must be 'auto' or a number between 0 and 1: it is the mean "
-            f"grey of the result; 0.4 is usual."
-        )
-    return e
