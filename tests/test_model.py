@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lowlight_nat.models.checkpoint import load_model, read_metadata, save_model
 from lowlight_nat.models.config import ModelConfig, StagePlan, TrainPlan
 from lowlight_nat.models.light import picture_stats
-from lowlight_nat.models.lowlight_nat import LowLightNAT
+from lowlight_nat.models.lowlight_nat import KNOWN_SIGMA, Known, LowLightNAT, Refined
 from lowlight_nat.training.stages import STAGES, align_terms, trainable
 
 TOY = replace(ModelConfig.tiny(), n_codes=64, vq_channels=(8, 16), enc_channels=(8, 16, 16), cond=8,
@@ -544,3 +544,26 @@ def test_counting_changes_nothing(model, monkeypatch):
         bounded = model(x, tau=.3)
     assert torch.equal(counted.tokens,
                        bounded.tokens) and (counted.x - bounded.x).abs().max() < 1e-5
+
+def test_known_tokens_of_one_picture_leave_the_others():
+    "Of two pictures one has a known token: it is kept, and the other picture is the default's."
+    torch.manual_seed(42)
+    model = LowLightNAT(ModelConfig.tiny()).eval()
+    x_low = torch.rand(2, 3, 64, 96)*0.1
+    tokens = torch.randint(512, (2, 16, 24))
+    where = torch.zeros(2, 16, 24, dtype=torch.bool)
+    where[0, 3, 4] = True
+    with torch.no_grad():
+        default = model(x_low)
+        told = model(x_low, known=Known(tokens, where))
+        nothing = model(x_low, known=Known(tokens, torch.zeros_like(where)))
+        a = model.align(x_low)
+        r, d = model.decode_known(a, Known(tokens, where), model.refine(a))
+        same = model.follow(d.x, d.x, r, r)
+    assert told.tokens[0, 3, 4] == tokens[0, 3, 4]
+    assert abs(told.sigma[0, 3, 4].item() - KNOWN_SIGMA) < 1e-6
+    assert torch.allclose(told.x_norm[1], default.x_norm[1], atol=1e-6)
+    assert torch.allclose(nothing.x, default.x, atol=1e-6)
+    assert (told.x_norm[0] - default.x_norm[0]).abs().max() > 1e-3
+    assert isinstance(r, Refined) and same.shape == d.x.shape
+    assert torch.allclose(d.x, told.x_norm, atol=1e-5)

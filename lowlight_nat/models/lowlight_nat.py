@@ -4,6 +4,8 @@
 __all__ = ['KNOWN_SIGMA', 'glare_sizes', 'Aligned', 'Doubt', 'Known', 'Refined', 'ModelOutput', 'ModelSettings', 'LowLightNAT']
 
 # %% ../../nbs/part3_doubt/14_lowlight_nat.ipynb #bfbec7b6
+#| code-fold: true
+#| code-summary: "Imports"
 import torch
 from contextlib import nullcontext
 from collections.abc import Callable
@@ -51,6 +53,7 @@ class Aligned(Outputs):
     z_tilde: Tensor # aligned latent (B,d,h,w)
     sigma: Tensor # its expected error (B,h,w)
 
+# %% ../../nbs/part3_doubt/14_lowlight_nat.ipynb #06cf8fb1
 @dataclass
 class Doubt(Outputs):
     "How sure an aligned latent is of its tokens"
@@ -58,6 +61,7 @@ class Doubt(Outputs):
     entropy: Tensor # of the distribution, in units of log K (B,h,w)
     map: Tensor # in [0,1] (B,h,w): what tau is compared with
 
+# %% ../../nbs/part3_doubt/14_lowlight_nat.ipynb #06cf8fb2
 @dataclass
 class Known(Outputs):
     "Tokens that are true because somebody said so"
@@ -66,6 +70,7 @@ class Known(Outputs):
 
 KNOWN_SIGMA = 0.1 # expected error of a known token's latent: about its rounding to a code
 
+# %% ../../nbs/part3_doubt/14_lowlight_nat.ipynb #06cf8fb3
 @dataclass
 class Refined:
     "What the NAT on the latent makes of it"
@@ -79,6 +84,7 @@ class Refined:
     # of each round, where they are kept for a loss: the places, and their distributions (B,n,K)
     log_q: list[tuple[Places, Tensor]]
 
+# %% ../../nbs/part3_doubt/14_lowlight_nat.ipynb #06cf8fb4
 @dataclass
 class ModelOutput:
     "What a LowLightNAT makes of dark pictures"
@@ -97,6 +103,7 @@ class ModelOutput:
     history: list[DecodingRound] # of the NAT on the latent, where they are recorded
     feature_history: list[FeatureRound] # of the NAT on the features
 
+# %% ../../nbs/part3_doubt/14_lowlight_nat.ipynb #06cf8fb5
 @dataclass
 class ModelSettings:
     "How pictures are enhanced, as numbers of the right kind"
@@ -106,6 +113,8 @@ class ModelSettings:
     level: float|None # grey mean wanted; None: predicted
 
 # %% ../../nbs/part3_doubt/14_lowlight_nat.ipynb #06cf8fa3
+#| code-fold: true
+#| code-summary: "LowLightNAT, the whole class"
 class LowLightNAT(nn.Module):
     "GLARE with the talk's two NATs: a dark picture in, a bright one out, and what it was unsure of"
     multiple = 8 # H and W must be multiples of this
