@@ -294,3 +294,29 @@ def test_finite_scalar_quantizer_at_its_bounds():
     big = torch.tensor([-1e3, 1e3]).view(1, 1, 1, 2).expand(1, 4, 1, 2)
     assert q.nearest(big).flatten().tolist() == [0, 499]
     assert [fsq_levels(512, d) for d in (3, 4)] == [(8, 8, 8), (5, 5, 5, 4)]
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_vqgan_learns_through_every_quantizer(kind):
+    "A gradient reaches the encoder's first layer, by the rotation trick too"
+    vqgan = VQGAN((8, 16), dim=D, n_codes=100, blocks=1, quantizer=kind, rotation=True)
+    vqgan.start(torch.rand(4, 3, 64, 64))
+    x = torch.rand(2, 3, 32, 48)
+    out = vqgan(x)
+    assert out.x_rec.shape == x.shape
+    (out.x_rec.mean() + out.commit).backward()
+    assert vqgan.encoder.body[1].weight.grad.abs().sum() > 0
+
+def test_terms_begin_where_the_run_says():
+    "No codebook term before quantisation, and no critic before its start"
+    run = json.loads((Path(__file__).parents[1]/'nbs/figures/run/quantizers.json').read_text())
+    parts = run['parts']
+    before = [r for r in parts['curve'] if r['step'] < run['start']*run['steps'] - 1]
+    assert before and all(r['codebook'] == 0 for r in before) and parts['curve'][-1]['codebook'] > 0
+    assert min(r['step'] for r in parts['gan']) >= int(parts['gan_start']*run['steps']) - 1
+
+def test_each_term_was_left_out_once():
+    run = json.loads((Path(__file__).parents[1]/'nbs/figures/run/vqgan_terms.json').read_text())
+    names = [r['name'] for r in run['rows']]
+    terms = 'L1', 'structure', 'perceptual', 'commitment', 'critic'
+    assert names == ['all terms', *(f'without {o}' for o in terms), 'L1 and commitment only']
+    assert {'command', 'seed', 'steps', 'versions', 'detail'} <= set(run)
