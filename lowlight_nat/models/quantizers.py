@@ -94,7 +94,7 @@ class Quantizer(nn.Module):
 
     def learn(self, z:Tensor, # placed latent (B,d,h,w)
               tokens:Tensor): # the codes they chose (B,h,w)
-        "What a training step does to the codes beside the gradient: nothing"
+        "What a training step does to the codes apart from the gradient: nothing"
 
     def loss(self, z:Tensor, e:Tensor) -> Tensor: # placed latent and its codes (B,d,h,w) to scalar
         "Commitment, weighted"
