@@ -239,6 +239,7 @@ def test_the_table_is_the_scripts():
     assert {'command', 'seed', 'steps', 'versions', 'pairs'
             } <= set(run) and set(KINDS) == {r['quantizer']
                                              for r in run['rows']}
+    assert {'ema, rotation', 'ema, early', 'none'} <= {r['name'] for r in run['rows']}
     quantised = [r for r in run['rows'] if r['start'] < 1]
     assert all(0 < r['used'] <= 1 and 1 <= r['perplexity'] <= r['n_codes'] and r['psnr'] > 15
                for r in quantised)
@@ -247,3 +248,76 @@ def test_the_table_is_the_scripts():
 def test_finite_scalar_quantizer_refuses_odd_sizes_in_one_sentence(kw):
     with pytest.raises(ValueError, match=f'^{next(iter(kw))}=.* must be a whole number'):
         FSQuantizer(**kw)
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('rotation', [False, True])
+def test_every_kind_keeps_the_promises(kind, rotation):
+    "Nothing before the start; then codes, a finite gradient, tokens below K"
+    q = make_quantizer(kind, 100, D, rotation=rotation)
+    z = torch.randn(4, D, 16, 16, requires_grad=True)
+    assert torch.equal(q(z).zq, z)
+    q.start(z.detach(), torch.Generator().manual_seed(0))
+    out = q(z)
+    (out.zq.pow(2).mean() + out.loss).backward()
+    assert z.grad.isfinite().all() and z.grad.abs().sum() > 0
+    q.eval()
+    out = q(z.detach())
+    close(out.zq, q.lookup(out.tokens))
+    assert q.codes.shape == (q.n_codes, D) and out.tokens.max() < q.n_codes
+    assert isinstance(q.revive(z.detach()), int)
+
+def test_states_that_checkpoints_know():
+    assert set(VectorQuantizer(8, 2).state_dict()) == {'codes', 'count', 'total', 'started'}
+    assert set(make_quantizer('fsq', 100, 3).state_dict()) == {'started'}
+
+@pytest.mark.parametrize('kind', ['nearest', 'ema', 'cosine'])
+def test_dead_codes_return(kind):
+    q = make_quantizer(kind, 16, D)
+    z = torch.randn(4, D, 16, 16)
+    q.start(z)
+    q.count[:5] = 0
+    old = q.codes.detach().clone()
+    assert q.revive(z) == 5
+    assert (q.codes != old).any(1).sum() == 5
+    assert q.revive(z) == 0
+
+@pytest.mark.parametrize('make', [NearestQuantizer, VectorQuantizer, CosineQuantizer])
+def test_vocabulary_comes_first(make):
+    with pytest.raises(ValueError, match='exchanged'): make(4, 512)
+
+def test_odd_settings_are_refused():
+    with pytest.raises(ValueError, match='fewer than 3 levels'): FSQuantizer(4, 512)
+    with pytest.raises(ValueError, match='decay=3'): VectorQuantizer(8, 2, decay=3)
+
+def test_finite_scalar_quantizer_at_its_bounds():
+    q = FSQuantizer(512, 4)
+    big = torch.tensor([-1e3, 1e3]).view(1, 1, 1, 2).expand(1, 4, 1, 2)
+    assert q.nearest(big).flatten().tolist() == [0, 499]
+    assert [fsq_levels(512, d) for d in (3, 4)] == [(8, 8, 8), (5, 5, 5, 4)]
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_vqgan_learns_through_every_quantizer(kind):
+    "A gradient reaches the encoder's first layer, by the rotation trick too"
+    vqgan = VQGAN((8, 16), dim=D, n_codes=100, blocks=1, quantizer=kind, rotation=True)
+    vqgan.start(torch.rand(4, 3, 64, 64))
+    x = torch.rand(2, 3, 32, 48)
+    out = vqgan(x)
+    assert out.x_rec.shape == x.shape
+    (out.x_rec.mean() + out.commit).backward()
+    assert vqgan.encoder.body[1].weight.grad.abs().sum() > 0
+
+def test_terms_begin_where_the_run_says():
+    "No codebook term before quantisation, and no critic before its start"
+    run = json.loads((Path(__file__).parents[1]/'nbs/figures/run/quantizers.json').read_text())
+    parts = run['parts']
+    before = [r for r in parts['curve'] if r['step'] < run['start']*run['steps'] - 1]
+    assert before and all(r['codebook'] == 0 for r in before) and parts['curve'][-1]['codebook'] > 0
+    assert min(r['step'] for r in parts['gan']) >= int(parts['gan_start']*run['steps']) - 1
+
+def test_each_term_was_left_out_once():
+    run = json.loads((Path(__file__).parents[1]/'nbs/figures/run/vqgan_terms.json').read_text())
+    names = [r['name'] for r in run['rows']]
+    terms = 'L1', 'structure', 'perceptual', 'commitment', 'critic'
+    assert names[:-2] == ['all terms', *(f'without {o}' for o in terms)]
+    assert names[-2:] == ['L1 and commitment only', 'critic 8 times as strong']
+    assert {'command', 'seed', 'steps', 'versions', 'detail'} <= set(run)

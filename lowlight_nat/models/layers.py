@@ -34,6 +34,17 @@ def conv3(ci:int, # channels in
     "A 3x3 convolution that keeps height and width"
     return nn.Conv2d(ci, co, 3, padding=dilation, dilation=dilation)
 
+def _norm(c, groups):
+    "Group normalisation of c channels, or nothing"
+    return nn.GroupNorm(groups, c, eps=1e-6) if groups else nn.Identity()
+
+@torch.no_grad()
+def _started_small(conv):
+    "A convolution at a tenth of its usual size, without bias"
+    conv.weight.mul_(0.1)
+    conv.bias.zero_()
+    return conv
+
 # %% ../../nbs/part2_vocabulary/04_layers.ipynb #0744e8f7
 class ResBlock(nn.Module):
     "Residual block: `x + conv(act(conv(x)))`, at the start nearly x; He et al., CVPR 2016"
@@ -44,20 +55,16 @@ class ResBlock(nn.Module):
                  dilation:int=1): # dilation of the first convolution
         super().__init__()
         ch_out = ch_out or ch
-        def norm(c): return nn.GroupNorm(groups, c, eps=1e-6) if groups else nn.Identity()
-        act = nn.SiLU() if groups else nn.Identity()
         self.body = nn.Sequential(
-            norm(ch),
-            act,
+            _norm(ch, groups),
+            nn.SiLU() if groups else nn.Identity(),
             conv3(ch, ch_out, dilation),
-            norm(ch_out),
+            _norm(ch_out, groups),
             nn.SiLU(),
             conv3(ch_out, ch_out),
         )
         self.skip = nn.Identity() if ch == ch_out else nn.Conv2d(ch, ch_out, 1)
-        with torch.no_grad():
-            self.body[-1].weight.mul_(0.1)
-            self.body[-1].bias.zero_()
+        _started_small(self.body[-1])
 
     def forward(self, x:Tensor) -> Tensor: # features (B,C,H,W) to (B,C_out,H,W)
         return self.skip(x) + self.body(x)
@@ -113,6 +120,7 @@ class KeysValues(NamedTuple):
     keys: Tensor # (B,heads,N,dim/heads), turned by their positions
     values: Tensor # (B,heads,N,dim/heads)
 
+# %% ../../nbs/part2_vocabulary/04_layers.ipynb #4a04tran
 class TransformerBlock(nn.Module):
     "Pre-norm transformer block with rotary positions: attention, then a two-layer perceptron"
     def __init__(self,

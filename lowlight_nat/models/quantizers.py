@@ -44,6 +44,7 @@ def rotate_to(z:Tensor, # latent (B,d,h,w)
         return (a*z).sum(1, keepdim=True)
     return scale*(z - 2*r*dot(r) + 2*eh*dot(zh))
 
+# %% ../../nbs/part2_vocabulary/05_quantizers.ipynb #4a05pass
 def pass_through(z:Tensor, # latent (B,d,h,w)
                  e:Tensor, # its codes (B,d,h,w)
                  rotation:bool=False, # by the rotation trick, or straight through
@@ -59,6 +60,7 @@ class Quantized(Outputs):
     tokens: Tensor # index of the code at every place (B,h,w)
     loss: Tensor # scalar
 
+# %% ../../nbs/part2_vocabulary/05_quantizers.ipynb #4a05quan
 class Quantizer(nn.Module):
     "From latent to tokens and back; subclasses own `codes` (K,d)"
     def __init__(self,
@@ -92,7 +94,7 @@ class Quantizer(nn.Module):
 
     def learn(self, z:Tensor, # placed latent (B,d,h,w)
               tokens:Tensor): # the codes they chose (B,h,w)
-        "What a training step does to the codes beside the gradient: nothing"
+        "What a training step does to the codes apart from the gradient: nothing"
 
     def loss(self, z:Tensor, e:Tensor) -> Tensor: # placed latent and its codes (B,d,h,w) to scalar
         "Commitment, weighted"
@@ -121,7 +123,6 @@ class Quantizer(nn.Module):
               ) -> int: # how many codes were replaced
         "Nothing to revive"
         return 0
-
 
 # %% ../../nbs/part2_vocabulary/05_quantizers.ipynb #f3a16387
 @dataclass
@@ -192,6 +193,7 @@ class LearnedCodes(Quantizer):
         self._put(dead, flat[chosen])
         return len(dead)
 
+# %% ../../nbs/part2_vocabulary/05_quantizers.ipynb #4a05near
 class NearestQuantizer(LearnedCodes):
     "Codes learned by gradient; van den Oord et al., 2017, eq. 3"
     def __init__(self,
@@ -217,6 +219,14 @@ class NearestQuantizer(LearnedCodes):
         self.count.lerp_(n, 1 - self.decay)
 
 # %% ../../nbs/part2_vocabulary/05_quantizers.ipynb #b05a726a
+def _chosen(z, tokens, n_codes):
+    "How many latents (B,d,h,w) chose each code (K,), and the sums of those latents (K,d)"
+    flat = z.detach().float().permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+    n = torch.bincount(tokens.flatten(), minlength=n_codes).float()
+    empty = torch.zeros(n_codes, z.shape[1], device=z.device)
+    return n, empty.index_add_(0, tokens.flatten(), flat)
+
+# %% ../../nbs/part2_vocabulary/05_quantizers.ipynb #4a05vecq
 class VectorQuantizer(LearnedCodes):
     "Nearest-code quantizer whose codes are moving averages; van den Oord et al., 2017"
     def __init__(self,
@@ -236,10 +246,7 @@ class VectorQuantizer(LearnedCodes):
     def learn(self, z:Tensor, # latent (B,d,h,w)
               tokens:Tensor): # the codes they chose (B,h,w)
         "Move each code towards the mean of the latents that chose it"
-        flat = z.detach().float().permute(0, 2, 3, 1).reshape(-1, self.dim)
-        chosen = tokens.flatten()
-        n = torch.bincount(chosen, minlength=self.n_codes).float()
-        total = torch.zeros_like(self.total).index_add_(0, chosen, flat)
+        n, total = _chosen(z, tokens, self.n_codes)
         self.count.lerp_(n, 1 - self.decay)
         self.total.lerp_(total, 1 - self.decay)
         used = self.count > 1e-3   # the others stay where they are
@@ -297,6 +304,27 @@ def fsq_levels(
     return tuple(levels)
 
 # %% ../../nbs/part2_vocabulary/05_quantizers.ipynb #e24b4b8d
+def _fsq_table(levels):
+    "Steps between tokens of each channel (1,d,1,1), half widths (1,d,1,1), and all codes (K,d)"
+    dim = len(levels)
+    L = torch.tensor(levels).view(1, dim, 1, 1)
+    steps = torch.tensor([math.prod(levels[:j]) for j in range(dim)]).view(1, dim, 1, 1)
+    digits = torch.arange(math.prod(levels))[:, None]//steps.flatten() % L.flatten()
+    width = L//2
+    return steps, width, (digits - width.flatten())/width.flatten()
+
+def _checked_levels(levels, n_codes, dim):
+    "Levels of each channel, or one sentence about what is wrong with the sizes"
+    dim = check_number('dim', dim, '[1, inf)', True, 'it is d, the channels of the latent')
+    n_codes = check_number('n_codes', n_codes, '[1, inf)', True,
+                           'it is K, the size of the vocabulary')
+    levels = tuple(levels or fsq_levels(n_codes, dim))
+    if len(levels) != dim or min(levels) < 3:
+        raise ValueError(f'FSQuantizer: levels={levels} must name 3 levels or more for each of '
+                         f'dim={dim} channels')
+    return levels
+
+# %% ../../nbs/part2_vocabulary/05_quantizers.ipynb #4a05fsqc
 class FSQuantizer(Quantizer):
     """Each channel rounded by itself; Mentzer et al., 2023. `n_codes` becomes the product of the
     levels"""
@@ -305,22 +333,11 @@ class FSQuantizer(Quantizer):
                  dim:int=4, # d, channels of the latent
                  rotation:bool=False, # gradient by the rotation trick
                  levels:tuple=None): # of each channel; default: `fsq_levels`
-        dim = check_number('dim', dim, '[1, inf)', True, 'it is d, the channels of the latent')
-        n_codes = check_number('n_codes', n_codes, '[1, inf)', True,
-                               'it is K, the size of the vocabulary')
-        levels = tuple(levels or fsq_levels(n_codes, dim))
-        if len(levels) != dim or min(levels) < 3:
-            raise ValueError(
-                f'FSQuantizer: levels={levels} must name 3 levels or more for each of dim={dim} '
-                f'channels'
-            )
-        super().__init__(math.prod(levels), dim, 0., rotation)
-        L = torch.tensor(levels).view(1, dim, 1, 1)
-        steps = torch.tensor([math.prod(levels[:j]) for j in range(dim)]).view(1, dim, 1, 1)
-        digits = torch.arange(self.n_codes)[:, None]//steps.flatten() % L.flatten()
-        self.levels = levels
-        width = L//2
-        codes = (digits - width.flatten())/width.flatten()
+        checked = _checked_levels(levels, n_codes, dim)
+        super().__init__(math.prod(checked), len(checked), 0., rotation)
+        self.levels = checked
+        L = torch.tensor(self.levels).view(1, -1, 1, 1)
+        steps, width, codes = _fsq_table(self.levels)
         fixed = dict(span=(L - 1)*(1 + 1e-3)/2, offset=0.5*(L%2 == 0), width=width, steps=steps,
                      codes=codes)
         for name, value in fixed.items(): self.register_buffer(name, value, persistent=False)
