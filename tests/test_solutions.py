@@ -1,4 +1,4 @@
-"""The folded solutions of the chapters' exercises: each block of Python in one runs on its own.
+"""The folded solutions of the exercises in the chapters and the tutorial: each block of Python in one runs on its own.
 
 A solution is a `<details>` with the summary "Solution"; what is marked as `python` in it is run in a fresh
 namespace, with the top of the project as working directory.
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-CHAPTERS = sorted((ROOT/'nbs').glob('*/[0-9][0-9]_*.ipynb'))
+CHAPTERS = [*sorted((ROOT/'nbs').glob('*/[0-9][0-9]_*.ipynb')), ROOT/'nbs/tutorial.ipynb']
 FOLDED = re.compile(r'<details>\s*<summary>\s*Solution[^<]*</summary>(.*?)</details>', re.S)
 CODE = re.compile(r'^```python\n(.*?)^```', re.M | re.S)
 
