@@ -110,6 +110,7 @@ local moved = {
   ['part6_using/onnx.html#_smaller'] = '',
   ['workshop/checkpoints.html#checkpoint.state'] = 'workshop/checkpoints.html#checkpoint',
   ['workshop/config.html#modelconfig.base'] = 'workshop/config.html#modelconfig',
+  ['workshop/config.html#modelconfig.small'] = 'workshop/config.html#modelconfig',
   ['workshop/config.html#modelconfig.tiny'] = 'workshop/config.html#modelconfig',
   ['workshop/config.html#trainplan.base'] = 'workshop/config.html#trainplan',
   ['workshop/distributed.html#parallel.send'] = 'workshop/distributed.html#parallel',
