@@ -33,6 +33,7 @@ class Reliability:
     count: Tensor # predictions in each bin (bins,)
     ece: float # expected calibration error, in [0,1]
 
+# %% ../../nbs/part3_doubt/10_calibration.ipynb #e931bc48
 def reliability(confidence:Tensor, # probability of the predicted token, any shape, in [0,1]
                 correct:Tensor, # was it right, same shape, bool
                 bins:int=15, # of equal width
