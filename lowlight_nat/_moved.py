@@ -64,6 +64,7 @@ SPLIT = dict(
     model=('models.lowlight_nat', 'models.config', 'models.checkpoint'),
     images=('io.images', 'io.files', 'inference.tiling'),
     codebook=('models.vqgan', 'models.quantizers'),
+    masking=('models.masking', 'models.uncertainty', 'experiments.calibration'),
 )
 
 

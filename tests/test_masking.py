@@ -1,13 +1,11 @@
-"""The chapter on masking: its figures of merit against outside implementations, its extremes, and
-the script that measures them."""
-import json
+"""The chapters on token probabilities and on masking: against tables in double precision, and at their extremes."""
 import math
-import sys
 
 import pytest
 import torch
 
 from lowlight_nat.models import masking as M
+from lowlight_nat.models import uncertainty as U
 from lowlight_nat.models.quantizers import squared_distances
 
 
@@ -40,15 +38,15 @@ def test_statistics_are_those_of_the_table(B, d, h, w, K, per_place):
     codes = torch.randn(K, d) + 2
     T = 2*(torch.rand(B, h, w) + .1)**2 if per_place else .3
     log_p, entropy, spread2 = exact(z, codes, T)
-    s = M.token_statistics(z, codes, T, spread=True)
+    s = U.token_statistics(z, codes, T, spread=True)
     assert torch.equal(
         s.tokens, log_p.argmax(-1)
     ) and s.tokens.dtype == torch.long and s.entropy.dtype == s.spread2.dtype == torch.float32
     close(s.entropy, entropy, 2e-5)
     close(s.spread2, spread2, 1e-4)
     mask = torch.rand(B, h, w) < .5
-    got = M.prior_at(z, codes, T, mask)
-    naive = M.token_log_probs(squared_distances(z, codes), T)[mask]
+    got = U.prior_at(z, codes, T, mask)
+    naive = U.token_log_probs(squared_distances(z, codes), T)[mask]
     close(got.exp(), naive.exp(), 1e-4)
     close(got, log_p[mask], 1e-3)
 
@@ -57,8 +55,8 @@ def test_statistics_do_not_depend_on_the_pieces(chunk):
     z = torch.randn(1, 4, 5, 7)
     codes = torch.randn(64, 4)
     T = torch.rand(1, 5, 7) + .1
-    a = M.token_statistics(z, codes, T, spread=True)
-    b = M.token_statistics(z, codes, T, chunk=chunk, spread=True)
+    a = U.token_statistics(z, codes, T, spread=True)
+    b = U.token_statistics(z, codes, T, chunk=chunk, spread=True)
     assert torch.equal(a.tokens, b.tokens)
     close(a.entropy, b.entropy, 1e-6)
     close(a.spread2, b.spread2, 1e-5)
@@ -67,25 +65,25 @@ def test_pictures_of_a_batch_are_independent():
     z = torch.randn(3, 4, 5, 7)
     codes = torch.randn(64, 4)
     T = torch.rand(3, 5, 7) + .1
-    a = M.token_statistics(z, codes, T)
-    b = M.token_statistics(z[1:2], codes, T[1:2])
+    a = U.token_statistics(z, codes, T)
+    b = U.token_statistics(z[1:2], codes, T[1:2])
     assert torch.equal(a.tokens[1:2], b.tokens)
     close(a.entropy[1:2], b.entropy, 1e-6)
 
 def test_statistics_stay_float32_and_exact_under_autocast():
     z = torch.randn(1, 4, 6, 6)
     codes = torch.randn(64, 4)
-    a = M.token_statistics(z, codes, .2, spread=True)
-    p = M.prior_at(z, codes, .2, torch.ones(1, 6, 6, dtype=torch.bool))
+    a = U.token_statistics(z, codes, .2, spread=True)
+    p = U.prior_at(z, codes, .2, torch.ones(1, 6, 6, dtype=torch.bool))
     with torch.autocast('cpu', torch.bfloat16):
-        b = M.token_statistics(z, codes, .2, spread=True)
-        q = M.prior_at(z, codes, .2, torch.ones(1, 6, 6, dtype=torch.bool))
+        b = U.token_statistics(z, codes, .2, spread=True)
+        q = U.prior_at(z, codes, .2, torch.ones(1, 6, 6, dtype=torch.bool))
     assert torch.equal(a.entropy, b.entropy) and torch.equal(a.spread2, b.spread2) and torch.equal(
         p, q)
 
 def test_statistics_carry_no_gradient():
     z = torch.randn(1, 4, 3, 3, requires_grad=True)
-    s = M.token_statistics(z, torch.randn(8, 4), .5, spread=True)
+    s = U.token_statistics(z, torch.randn(8, 4), .5, spread=True)
     assert not s.entropy.requires_grad and not s.spread2.requires_grad
 
 @pytest.mark.parametrize('T', [1e-6, 8e-4, 1e3, 1e30])
@@ -94,7 +92,7 @@ def test_extreme_temperatures_and_latents(T):
     codes = torch.randn(64, 4)
     z[0, :, 0] = 1e3
     z[0, :, 1] = 0
-    s = M.token_statistics(z, codes, T, spread=True)
+    s = U.token_statistics(z, codes, T, spread=True)
     assert all(v.isfinite().all()
                for v in (s.entropy, s.spread2)) and 0 <= s.entropy.min() and s.entropy.max() <= 1
     if T == 1e30:
@@ -106,18 +104,18 @@ def test_extreme_temperatures_and_latents(T):
 def test_a_spread_of_zero_is_certainty():
     z = torch.randn(1, 4, 3, 3)
     codes = torch.randn(8, 4)
-    s = M.token_statistics(z, codes, torch.zeros(1, 3, 3))
+    s = U.token_statistics(z, codes, torch.zeros(1, 3, 3))
     assert torch.equal(s.tokens, squared_distances(z, codes).argmin(-1)) and s.entropy.max() < 1e-3
 
 def test_a_vocabulary_of_one_has_no_doubt():
     z = torch.randn(2, 4, 3, 3)
     codes = torch.randn(1, 4)
-    s = M.token_statistics(z, codes, .1, spread=True)
+    s = U.token_statistics(z, codes, .1, spread=True)
     assert not s.tokens.any() and not s.entropy.any() and not s.spread2.any()
-    assert not M.entropy_map(M.token_log_probs(squared_distances(z, codes), .1)).any()
+    assert not U.entropy_map(U.token_log_probs(squared_distances(z, codes), .1)).any()
 
 def test_no_place_masked():
-    assert M.prior_at(torch.randn(1, 4, 3, 3), torch.randn(8, 4), .1,
+    assert U.prior_at(torch.randn(1, 4, 3, 3), torch.randn(8, 4), .1,
                       torch.zeros(1, 3, 3, dtype=torch.bool)).shape == (0, 8)
 
 @pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
@@ -128,18 +126,14 @@ def test_what_is_not_finite_is_refused(bad):
     m = torch.ones(1, 3, 3, dtype=torch.bool)
     broken = z.clone()
     broken[0, 0, 0, 0] = bad
-    for f in (lambda *a: M.token_statistics(*a), lambda *a: M.prior_at(*a, m)):
+    for f in (lambda *a: U.token_statistics(*a), lambda *a: U.prior_at(*a, m)):
         with pytest.raises(ValueError, match='NaN or infinite'): f(broken, codes, T)
         with pytest.raises(ValueError, match='positive'): f(z, codes, -1.)
         with pytest.raises(ValueError, match='positive'): f(z, codes, math.nan)
-    e = torch.rand(9)
-    w = torch.arange(9) < 4
-    broken = e.clone()
+    broken = torch.rand(9)
     broken[3] = bad
-    for f in (lambda: M.auroc(broken, w), lambda: M.rank_correlation(e, broken),
-              lambda: M.sparsification(broken, e), lambda: M.sparsification(e, broken),
-              lambda: M.mask_share_threshold(broken, .5), lambda: M.reliability(broken, w),
-              lambda: M.calibrate_temperature(broken.view(3, 3), torch.arange(3))):
+    for f in (lambda: M.mask_share_threshold(broken, .5), lambda: U.check_finite('a map', broken),
+              lambda: U.calibrate_temperature(broken.view(3, 3), torch.arange(3))):
         with pytest.raises(ValueError, match='NaN or infinite'): f()
 
 def test_nan_in_a_map_is_refused_and_empty_maps_too():
@@ -148,95 +142,35 @@ def test_nan_in_a_map_is_refused_and_empty_maps_too():
     with pytest.raises(ValueError, match='NaN'): M.remask(nan, nan.isnan(), .5)
     with pytest.raises(ValueError, match='NaN'): M.gumbel_confidence(nan, .5)
     assert not M.remask(nan, ~nan.isnan(), .5).any()    # a NaN that nobody asks about
-    with pytest.raises(ValueError, match='empty'): M.auroc(torch.zeros(0), torch.zeros(0))
+    with pytest.raises(ValueError, match='empty'): U.check_finite('a map', torch.zeros(0))
 
 
-# --- figures of merit, against others ---
+@pytest.mark.parametrize('kind', [torch.bfloat16, torch.float16])
+def test_autocast_does_not_reach_inside(kind):
+    z = torch.randn(1, 4, 6, 6)
+    codes = torch.randn(16, 4)
+    with torch.autocast('cpu', kind):
+        assert U.token_statistics(z, codes, .2).entropy.dtype == torch.float32
+        assert U.expected_code(torch.full((3, 16), -math.log(16)), codes).dtype == torch.float32
 
-def cases():
-    g = torch.Generator().manual_seed(0)
-    score = torch.rand(2000, generator=g)
-    return {
-        'continuous': (score, score + .5*torch.randn(2000, generator=g)
-                       > .6), 'ties': ((score*7).floor(), score > torch.rand(2000, generator=g)),
-        'constant': (torch.zeros(2000), score > .5), 'one wrong': (score, torch.arange(2000) == 77),
-        'perfect': (score, score > .9), 'reversed': (-score, score > .9)
-    }
+def test_the_example_with_four_codes():
+    "The numbers that the chapter computes by hand."
+    line = torch.arange(4.)
+    log_p = U.token_log_probs((1.2 - line)**2, .5)
+    close(log_p.exp(), [.045, .733, .221, .001], 1e-3)
+    close(U.entropy_map(log_p), .51, 2e-3)
+    s = U.token_statistics(torch.full((1, 1, 1, 1), 1.2), line[:, None], .5, spread=True)
+    close(s.entropy.item(), U.entropy_map(log_p).item(), 1e-5)
+    close(s.spread2.item(), .24, 5e-3)
+    mean = U.expected_code(log_p, line[:, None]).item()
+    close([mean, 1.2 + 2 - mean], [1.18, 2.02], 5e-3)
 
-@pytest.mark.parametrize('name', cases())
-def test_auroc(name):
-    score, wrong = cases()[name]
-    metrics = pytest.importorskip('sklearn.metrics',
-                                  reason='needs scikit-learn, the outside reference')
-    close(M.auroc(score, wrong), metrics.roc_auc_score(wrong.numpy(), score.numpy()), 1e-12)
-
-@pytest.mark.parametrize('name', ['continuous', 'ties', 'one wrong'])
-def test_auroc_of_torchmetrics(name):
-    tm = pytest.importorskip('torchmetrics.functional.classification',
-                             reason='needs torchmetrics, the outside reference')
-    score, wrong = cases()[name]
-    score = (score - score.min())/(score.max() - score.min())
-    close(M.auroc(score, wrong), tm.binary_auroc(score, wrong.long()).item(), 1e-5)
-
-def test_auroc_needs_both():
-    for w in torch.ones(5, dtype=torch.bool), torch.zeros(5, dtype=torch.bool):
-        with pytest.raises(ValueError, match='wrong and right'): M.auroc(torch.rand(5), w)
-
-@pytest.mark.parametrize('levels', [0, 5])
-def test_rank_correlation(levels):
-    stats = pytest.importorskip('scipy.stats', reason='needs SciPy, the outside reference')
-    a = torch.rand(500)
-    b = torch.rand(500)
-    b = b + a
-    if levels:
-        a = (a*levels).floor()
-        b = (b*levels).floor()
-    close(M.rank_correlation(a, b), stats.spearmanr(a.numpy(), b.numpy()).statistic, 1e-9)
-    with pytest.raises(ValueError, match='constant'): M.rank_correlation(a, torch.zeros(500))
-
-@pytest.mark.parametrize('bins', [1, 10, 15])
-def test_expected_calibration_error(bins):
-    tm = pytest.importorskip('torchmetrics.functional.classification',
-                             reason='needs torchmetrics, the outside reference')
-    conf = torch.rand(5000)
-    right = torch.rand(5000) < conf**2
-    r = M.reliability(conf, right, bins)
-    close(r.ece, tm.binary_calibration_error(conf, right.long(), n_bins=bins).item(), 1e-5)
-    assert r.count.sum() == 5000 and ((r.confidence*bins).ceil() == torch.arange(1, bins + 1)).all()
-
-def test_reliability_at_the_ends():
-    r = M.reliability(torch.tensor([0., 1., 1.]), torch.tensor([False, True, True]))
-    # a bin has its upper edge
-    assert len(r.count) == 15 and M.reliability(torch.tensor([.5]), torch.tensor([True]),
-                                                2).count.tolist() == [1, 0]
-    assert r.ece == 0 and r.count[0] == 1 and r.count[-1] == 2 and r.count[1:-1].sum() == 0
-    for conf, right in (torch.tensor([1.1]), torch.tensor([True])), (torch.tensor([.1, .2]),
-                                                                     torch.tensor([True])):
-        with pytest.raises(ValueError, match='shape of correct'): M.reliability(conf, right)
-
-def test_sparsification_by_hand():
-    error = torch.tensor([4., 3., 2., 1.])
-    score = torch.tensor([1., 4., 3., 2.])
-    s = M.sparsification(score, error, steps=4)
-    close(s.error, [v/2.5 for v in (2.5, 7/3, 2.5, 4.)], 1e-9)      # left out: 3, then 2, then 1
-    close(s.oracle, [v/2.5 for v in (2.5, 2., 1.5, 1.)], 1e-9)
-    d = (s.error - s.oracle).tolist()
-    close(s.ause, sum((a + b)/2*.25 for a, b in zip(d, d[1:])), 1e-9)
-
-def test_sparsification_of_maps_that_know_all_or_nothing():
-    e = torch.rand(3, 20, 30)
-    assert abs(M.sparsification(e**2, e).ause) < 1e-9
-    s = M.sparsification(torch.ones_like(e), e)
-    close(s.error, torch.ones(20), 1e-9)
-    perm = torch.randperm(e.numel())
-    coarse = (e*4).floor()
-    # ties: whatever the order
-    close(
-        M.sparsification(coarse, e).ause,
-        M.sparsification(coarse.flatten()[perm],
-                         e.flatten()[perm]).ause, 1e-9)
-    for bad in -e, 0*e:
-        with pytest.raises(ValueError, match='positive'): M.sparsification(e, bad)
+def test_certainty_and_ignorance():
+    certain = torch.tensor([1., 0, 0, 0]).log()
+    assert U.entropy_map(certain) == 0
+    close(U.entropy_map(torch.full((4,), -math.log(4))), 1.)
+    for T in 0., -1., math.nan:
+        with pytest.raises(ValueError, match='positive'): U.token_log_probs(torch.rand(2, 4), T)
 
 
 # --- temperature ---
@@ -246,24 +180,14 @@ def test_calibration_finds_the_spread_and_beats_a_grid(sigma):
     codes = torch.randn(128, 4)
     truth = torch.randint(0, 128, (4000,))
     d2 = torch.cdist(codes[truth] + sigma*torch.randn(4000, 4), codes)**2
-    T = M.calibrate_temperature(d2, truth)
+    T = U.calibrate_temperature(d2, truth)
     def nll(t):
         return torch.nn.functional.cross_entropy(-d2/t, truth).item()
     assert abs(T/(2*sigma**2) - 1) < .12
     assert nll(T) <= min(nll(T*f) for f in (.5, .8, .95, 1.05, 1.25, 2)) + 1e-6
     # a spread that is three times too large
-    factor = M.calibrate_temperature(d2/(2*(3*sigma)**2), truth)
+    factor = U.calibrate_temperature(d2/(2*(3*sigma)**2), truth)
     close(factor*9*2*sigma**2, T, 1e-3)
-
-def test_calibration_lowers_the_calibration_error():
-    codes = torch.randn(128, 4)
-    truth = torch.randint(0, 128, (8000,))
-    d2 = torch.cdist(codes[truth] + .4*torch.randn(8000, 4), codes)**2
-    T = M.calibrate_temperature(d2[:4000], truth[:4000])
-    def ece(t):
-        c, k = M.token_log_probs(d2[4000:], t).exp().max(-1)
-        return M.reliability(c.clamp(max=1), k == truth[4000:]).ece
-    assert ece(T) < .04 < min(ece(T/5), ece(T*5))
 
 
 # --- masks, schedules, rounds ---
@@ -367,40 +291,35 @@ def test_gumbel_noise():
     for c, t in (conf, -1.), (conf, math.nan), (conf - 2, 1.):
         with pytest.raises(ValueError, match='gumbel_confidence'): M.gumbel_confidence(c, t)
 
+def test_the_largest_of_logits_and_noise_is_a_draw():
+    chances = torch.tensor([.1, .2, .3, .4])
+    drawn = M.gumbel_confidence(chances.expand(1, 20_000, 4), 1., torch.Generator().manual_seed(1)).argmax(-1)
+    close(torch.bincount(drawn.flatten(), minlength=4)/20_000, chances, 1.5e-2)
 
-# --- the run ---
+def test_gumbel_noise_without_temperature_changes_no_choice():
+    conf = torch.rand(3, 6, 7)
+    mask = torch.rand(3, 6, 7) < .6
+    assert torch.equal(M.remask(M.gumbel_confidence(conf, 0.), mask, .5), M.remask(conf, mask, .5))
+    noisy = M.gumbel_confidence(conf, 1., torch.Generator().manual_seed(1))
+    assert not torch.equal(M.remask(noisy, mask, .5), M.remask(conf, mask, .5))
 
-def test_the_figures_shown_are_whole(root):
-    d = json.loads((root/'nbs/figures/run/uncertainty.json').read_text())
-    assert d['command'].startswith('python nbs/figures/uncertainty.py --data ') and {
-        'seed', 'versions', 'sha256', 'pictures'
-    } <= set(d)
-    assert set(d['curves']) == {*d['maps'], 'oracle'} and all(
-        len(c) == len(d['share']) for c in d['curves'].values())
-    for _n, c in d['calibration'].items():
-        assert sum(c['count']) == d['places']
-        close(
-            c['ece'],
-            sum(k*abs(a - b)
-                for k, a, b in zip(c['count'], c['accuracy'], c['confidence']))/d['places'], 1e-6)
-        close(c['top1'], 1 - d['wrong'], 2e-3)
-    for m in d['maps'].values():
-        assert 0 <= m['auroc_wrong'] <= 1 and 0 <= m['auroc_tenth'] <= 1 and 0 <= m[
-            'auroc_fifth'] <= 1 and -1 <= m['spearman'] <= 1 and m['ause'] > 0
+def test_geometric_schedule():
+    close([1 - M.geometric_schedule(r, 4) for r in range(5)], [0, .001, .01, .1, 1], 1e-9)
 
-@pytest.mark.slow
-def test_the_script_runs(root, run, tmp_path):
-    from PIL import Image
-    for split, n in ('train', 2), ('val', 2):
-        for i in range(n):
-            high = (torch.rand(8, 8, 3)*255).byte().numpy()
-            for part, f in ('low', .1), ('high', 1.):
-                (tmp_path/split/part).mkdir(parents=True, exist_ok=True)
-                Image.fromarray((high*f).astype('uint8')).resize(
-                    (68, 52)).save(tmp_path/split/part/f'{i}.png')
-    run(
-        f'{sys.executable} nbs/figures/uncertainty.py --data {tmp_path} --train 2 --out {tmp_path}/u.json',
-        root)
-    d = json.loads((tmp_path/'u.json').read_text())
-    assert (tmp_path/'u.jpg').stat().st_size > 1000
-    assert d['pictures'] == 2 and d['places'] == 2*12*16 and len(d['maps']) == 7
+def test_rounds_of_a_grid_of_24():
+    "The counts of the drawing."
+    mask = torch.ones(1, 4, 6, dtype=torch.bool)
+    left = [M.remask(torch.rand(1, 4, 6), mask, M.cosine_schedule(r, 4)).sum().item() for r in range(1, 5)]
+    assert left == [22, 16, 9, 0]
+
+# --- names that have moved ---
+
+def test_masking_still_offers_what_it_did():
+    from lowlight_nat.experiments import calibration as C
+    for name in ('TokenStatistics calibrate_temperature entropy_map expected_code prior_at token_log_probs '
+                 'token_statistics').split():
+        assert getattr(M, name) is getattr(U, name)
+    for name in ('Reliability reliability auroc rank_correlation Sparsification sparsification '
+                 'uncertainty_scores').split():
+        assert getattr(M, name) is getattr(C, name)
+    with pytest.raises(AttributeError, match='nothing_such'): M.nothing_such

@@ -1,6 +1,6 @@
 """Measure how well each map of uncertainty finds wrong places of the aligned latent, on validation
 pairs; writes run/uncertainty.json, and run/uncertainty.jpg of a picture of `samples`, which the
-chapter on masking shows."""
+chapter on calibration shows."""
 import argparse
 import hashlib
 import json
