@@ -1,4 +1,4 @@
-"""The glossary and the map of symbols: each entry names a chapter that speaks of it, and no term of a chapter is forgotten."""
+"""The glossary and the map of symbols: every entry names a chapter that speaks of it, and no term is forgotten."""
 import json
 import re
 from pathlib import Path
