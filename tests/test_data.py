@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from lowlight_nat.data.loaders import *
 from lowlight_nat.data.pairs import *
 from lowlight_nat.data.pairs import data_name, default_split, split_note
 from lowlight_nat.io.files import ImageError
-from lowlight_nat.io.images import read_image, srgb_to_linear, to_pil, write_image
+from lowlight_nat.io.images import linear_to_srgb, read_image, srgb_to_linear, to_pil, write_image
 
 warnings.filterwarnings('ignore', category=FutureWarning)
 
@@ -329,6 +330,170 @@ def test_the_data_block_reads_what_read_image_reads(tmp_path):
     learn = Learner(dls, nn.Conv2d(3, 3, 1), loss_func=nn.L1Loss())
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
     dls.show_batch()
+
+
+# the camera model
+
+@pytest.fixture(scope='module')
+def bright():
+    path = Path(__file__).parents[1]/'samples/reference/astronaut.webp'
+    return read_image(path)[:, :256, :256]
+
+def seeded(seed): return torch.Generator().manual_seed(seed)
+
+CLEAN = dict(shot=0., read=0., bits=None)
+
+def test_without_any_loss_the_picture_comes_back(bright):
+    assert torch.allclose(synthesize_low_light(bright, exposure=0., **CLEAN), bright, atol=1e-4)
+    half = linear_to_srgb(srgb_to_linear(bright)/2)
+    assert torch.allclose(synthesize_low_light(bright, exposure=-1., **CLEAN), half, atol=1e-6)
+
+def test_a_seed_decides_the_darkness(bright):
+    def dark(seed): return synthesize_low_light(bright, generator=seeded(seed))
+    assert torch.equal(dark(7), dark(7)) and not torch.equal(dark(7), dark(8))
+    drawn = random_low_light(bright, seeded(3))
+    assert torch.equal(drawn, random_low_light(bright, seeded(3)))
+    assert all(random_low_light(bright, seeded(i)).mean() < bright.mean() for i in range(10))
+
+def test_levels_and_gamma(bright):
+    eight = synthesize_low_light(bright, generator=seeded(7))*255
+    assert torch.allclose(eight, eight.round(), atol=1e-3)
+    two = synthesize_low_light(bright, exposure=0., bits=2, generator=seeded(7))
+    assert len(two.unique()) == 4
+    plain = synthesize_low_light(bright, **CLEAN)
+    curved = synthesize_low_light(bright, gamma=2., **CLEAN)
+    assert torch.allclose(curved, plain**2, atol=1e-6)
+
+def test_noise_is_that_of_the_formula():
+    "Variance a*x + b in linear light, on a flat patch"
+    flat = torch.full((3, 256, 256), .5)
+    light = (srgb_to_linear(flat)*2**-2.).mean()
+    kw = dict(exposure=-2., shot=1e-3, read=2e-3, bits=None)
+    d = srgb_to_linear(synthesize_low_light(flat, generator=seeded(0), **kw))
+    assert d.mean() == pytest.approx(light.item(), abs=1e-3)
+    assert d.var() == pytest.approx((1e-3*light + 2e-3**2).item(), rel=.03)
+
+def test_cast_is_a_gain_of_light():
+    flat = torch.full((3, 8, 8), .5)
+    r, g, b = srgb_to_linear(synthesize_low_light(flat, cast=(2., 1., .5), **CLEAN)).mean((1, 2))
+    assert (r/g).item() == pytest.approx(2, rel=1e-3)
+    assert (b/g).item() == pytest.approx(.5, rel=1e-3)
+
+def test_batches_stay_in_range_and_bad_input_is_refused(bright):
+    batch = torch.stack([bright, bright.flip(-1)])
+    assert synthesize_low_light(batch).shape == batch.shape
+    loud = synthesize_low_light(batch, exposure=3., read=.5)
+    assert 0 <= loud.min() and loud.max() <= 1
+    with pytest.raises(ValueError, match='0 or more'): synthesize_low_light(bright, shot=-1.)
+    with pytest.raises(ValueError, match='3,H,W'): synthesize_low_light(bright[:1])
+
+def test_relighting_gives_no_new_white(bright):
+    dark = synthesize_low_light(bright, generator=seeded(1))
+    def white(x): return x.amax(0).flatten().quantile(.99)
+    top = max(white(bright), linear_to_srgb(torch.tensor(.9)))
+    for i in range(4):
+        low, high = relight(dark, bright, seeded(i))
+        assert low.shape == high.shape == bright.shape and white(high) <= top + 1e-3
+        assert torch.equal(relight(dark, bright, seeded(i))[1], high)
+    assert torch.allclose(relight(dark, bright, chroma=0., shade=0.)[1], bright, atol=1e-4)
+    with pytest.raises(ValueError, match='of one size'): relight(dark, bright[:, :64])
+
+def sunset():
+    y, x = torch.meshgrid(torch.linspace(0, 1, 160), torch.linspace(0, 1, 240), indexing='ij')
+    texture = .08*(40*x).sin()*(31*y).sin()
+    sky = torch.stack([.95 - .3*y, .75 - .2*y, .55 + .2*y])
+    ground = torch.stack([.35 + texture, .4 + texture, .28 + texture])
+    return torch.where(y > .62 + .06*(7*x).sin(), ground, sky)
+
+@pytest.mark.parametrize('seed', range(8))
+def test_the_soft_mask_says_what_is_darkened(seed):
+    x = sunset()
+    m = bright_part(x, seeded(seed))
+    assert 0 <= m.min() < .5 < m.max() <= 1
+    low, high = backlit(x, seeded(seed))
+    # how many stops darker: the brighter a place, the fewer
+    stops = (srgb_to_linear(high)/srgb_to_linear(low).clamp(min=1e-3)).log2().mean(0).flatten()
+    order = m.flatten().argsort()
+    n = len(order)//5
+    assert torch.equal(high, x)
+    assert stops[order[:n]].mean() > stops[order[-n:]].mean() + .3
+    low, high = night(x, seeded(seed))
+    m = bright_part(x, seeded(seed), (.3, .8))
+    assert torch.allclose(srgb_to_linear(high), srgb_to_linear(x)*m**2, atol=1e-4)
+    assert low.mean() < high.mean() <= x.mean()
+    low, high = right_already(x, seeded(seed))
+    assert low is high and high.mean() >= x.mean() - 1e-6
+
+def test_scenes_come_in_their_shares():
+    x = sunset()
+    many = [random_scene(x, seeded(i)) for i in range(200)]
+    assert torch.equal(many[5][0], random_scene(x, seeded(5))[0])
+    same = sum(low is high for low, high in many)/200
+    kept = sum(low is not high and torch.equal(high, x) for low, high in many)/200
+    assert abs(same - SCENES['right']) < .08
+    assert abs(kept - SCENES['dark'] - SCENES['backlit']) < .1
+    assert all(0 <= o.min() and o.max() <= 1 and o.isfinite().all()
+               for pair in many[:20] for o in pair)
+    low, high = random_scene(x, seeded(1), dict(right=1))
+    assert low is high
+    assert torch.equal(random_scene(x, seeded(1), dict(backlit=2))[1], x)
+
+
+# folders that don't fit, blocks of numbers
+
+def test_names_that_do_not_pair(tmp_path):
+    save_pairs(tmp_path, 'low', 'high', range(1, 13))
+    save(tmp_path/'one'/'99.png')
+    with pytest.raises(ValueError, match=r'10\.png and 2 more'):
+        pair_folders(tmp_path/'low', tmp_path/'one')
+    for ending in 'png', 'jpg': save(tmp_path/'twice'/f'1.{ending}')
+    with pytest.raises(ValueError, match='keep one'):
+        pair_folders(tmp_path/'twice', tmp_path/'twice')
+    for d, stems in dict(pre_low=['low1', 'low_school'], pre_high=['normal1', 'low_school']).items():
+        for n in stems: save(tmp_path/d/f'{n}.png')
+    assert names(pair_folders(tmp_path/'pre_low', tmp_path/'pre_high')) == ['1', 'low_school']
+    with pytest.raises(FileNotFoundError, match='no folder'):
+        pair_folders(tmp_path/'low', tmp_path/'nowhere')
+    (tmp_path/'void').mkdir()
+    with pytest.raises(ValueError, match='holds no pictures'):
+        pair_folders(tmp_path/'low', tmp_path/'void')
+
+def test_every_layout_names_its_folders():
+    for parts in LAYOUTS.values():
+        for part in parts:
+            assert all(s in ('train', 'val', 'test') and len(dirs) == 2
+                       for s, dirs in part.items())
+
+def test_blocks_of_numbers_stay_together():
+    scenes = [Pair(Path(f'{i}.png'), Path(f'{i}.png'), str(i)) for i in range(1, 501)]
+    train, val = hold_out(scenes)
+    assert set(train) | set(val) == set(scenes) and not set(train) & set(val)
+    assert not {int(p.name)//10 for p in train} & {int(p.name)//10 for p in val}
+    assert hold_out(scenes[::-1])[1] == val[::-1]
+    assert [len(o) for o in hold_out(scenes[:2])] == [1, 1]
+    with pytest.raises(ValueError, match='at least 2'): hold_out(scenes[:1])
+    with pytest.raises(ValueError, match='between 0 and 1'): hold_out(scenes, 1.)
+
+@pytest.mark.parametrize('make', ['lol1', 'real', 'synthetic'])
+def test_no_pair_is_in_two_splits(tmp_path, make):
+    if make == 'lol1':
+        save_pairs(tmp_path, 'our485/low', 'our485/high', range(1, 25))
+        save_pairs(tmp_path, 'eval15/low', 'eval15/high', range(25, 28))
+    else:
+        for d, n in (('Train', 24), ('Test', 3)):
+            save_pairs(tmp_path, f'{d}/Low', f'{d}/Normal', [f'{i:05d}' for i in range(n)],
+                       *(['low{}.png', 'normal{}.png'] if make == 'real' else []))
+    train, val, test = (find_pairs(tmp_path, s) for s in ('train', 'val', 'test'))
+    lows = [{p.low for p in o} for o in (train, val, test)]
+    assert [len(o) for o in lows] == [22, 2, 3] and len(set.union(*lows)) == 27
+    assert val == find_pairs(tmp_path, 'val')
+
+def test_both_halves_of_lol_v2_carry_their_name(tmp_path):
+    for half in 'Real_captured', 'Synthetic':
+        for d in 'Train', 'Test':
+            save_pairs(tmp_path, f'{half}/{d}/Low', f'{half}/{d}/Normal', range(24))
+    found = find_pairs(tmp_path)
+    assert {p.name.split('/')[0] for p in found} == {'Real_captured', 'Synthetic'}
 
 
 # the real pairs, where LOWLIGHT_DATA names their folder

@@ -11,15 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor
 from ..io.images import linear_to_srgb, srgb_to_linear
 
+# %% ../../nbs/part1_light/01_degradations.ipynb #c0a10004
+def _count_and_read(light, shot, read, generator):
+    "Count light with shot noise, then add the read noise."
+    if shot: light = torch.poisson(light/shot, generator=generator) * shot
+    if read:
+        light = light + read*torch.randn(light.shape, generator=generator, device=light.device,
+                                         dtype=light.dtype)
+    return light
+
 # %% ../../nbs/part1_light/01_degradations.ipynb #1820826a
 def synthesize_low_light(
     x:Tensor,             # normal-light picture, (...,3,H,W), sRGB in [0,1]
     # change of exposure, stops (EV), one number or a map (H,W): light is multiplied by 2**exposure
     exposure:float|Tensor=-4.,
-    # exponent of an extra tone curve on the sRGB values, no unit: 1 none, above 1 darker
-    gamma:float=1.,
-    # shot noise, variance per unit of linear signal: 1/electrons at full scale
-    shot:float=2e-4,
+    gamma:float=1.,     # exponent of an extra tone curve on the sRGB values: 1 none, above 1 darker
+    shot:float=2e-4,    # shot noise, variance per unit of linear signal: 1/electrons at full scale
     read:float=5e-4,    # read noise, standard deviation, linear, full scale = 1
     cast:Sequence[float]=(1.,1.,1.), # colour cast, gains of red, green and blue light, no unit
     bits:int|None=8,    # quantisation of the sRGB values, bits; None: none
@@ -32,10 +39,7 @@ def synthesize_low_light(
         raise ValueError("`shot` and `read` must be 0 or more and `gamma` above 0, got "
                          f"{shot}, {read} and {gamma}.")
     light = srgb_to_linear(x) * 2.**exposure * x.new_tensor(cast).view(3,1,1)
-    if shot: light = torch.poisson(light/shot, generator=generator) * shot
-    if read:
-        light = light + read*torch.randn(light.shape, generator=generator, device=x.device,
-                                         dtype=x.dtype)
+    light = _count_and_read(light, shot, read, generator)
     y = linear_to_srgb(light.clamp(0,1)).clamp(0,1)**gamma
     if bits is None: return y
     top = 2**bits - 1
@@ -64,6 +68,14 @@ def random_low_light(
                                 cast=gains, generator=generator, **_noise(u[1], n[2], shot))
 
 
+# %% ../../nbs/part1_light/01_degradations.ipynb #c0a10006
+def _random_gains(size, chroma, shade, **kw):
+    "Positive gains (3,H,W): one for each channel, times a smooth field over the places."
+    c = (chroma*torch.randn(3, **kw)).clamp(-3*chroma, 3*chroma).view(3, 1, 1)
+    n = int(torch.randint(2, 5, (1,), **kw))
+    f = torch.randn(1, 1, n, n, **kw) * shade*torch.rand((), **kw)
+    return (c + F.interpolate(f, size=size, mode='bicubic', align_corners=True)[0]).exp()
+
 # %% ../../nbs/part1_light/01_degradations.ipynb #1558363d
 def relight(
     x_low:Tensor,  # low-light picture, (3,H,W), sRGB in [0,1]
@@ -78,11 +90,7 @@ def relight(
     if x_low.shape != x_high.shape or x_low.ndim != 3 or len(x_low) != 3:
         raise ValueError(f"`relight` takes two pictures (3,H,W) of one size, got "
                          f"{tuple(x_low.shape)} and {tuple(x_high.shape)}.")
-    kw = dict(generator=generator, device=x_low.device)
-    c = (chroma*torch.randn(3, **kw)).clamp(-3*chroma, 3*chroma).view(3, 1, 1)
-    n = int(torch.randint(2, 5, (1,), **kw))
-    f = torch.randn(1, 1, n, n, **kw) * shade*torch.rand((), **kw)
-    g = (c + F.interpolate(f, size=x_low.shape[-2:], mode='bicubic', align_corners=True)[0]).exp()
+    g = _random_gains(x_low.shape[-2:], chroma, shade, generator=generator, device=x_low.device)
     high = srgb_to_linear(x_high.clamp(0, 1))
     def peak(x): return x.amax(0).flatten().kthvalue(max(1, round(0.99*x[0].numel()))).values
     # no new white in the bright one
@@ -111,6 +119,7 @@ def bright_part(
     threshold = y.flatten().kthvalue(max(1, round(place*y.numel()))).values
     return ((y - threshold)/(0.02 + 0.1*soft)).sigmoid()
 
+# %% ../../nbs/part1_light/01_degradations.ipynb #c0a10008
 def _darken_by(x, exposure, cast, generator):
     "Darken by a map of stops, with a noise and a cast drawn at random"
     u = torch.rand((), generator=generator, device=x.device).item()
@@ -130,6 +139,7 @@ def backlit(
     e = exposure[0] + u*(exposure[1] - exposure[0])
     return _darken_by(x_high, e*(1 - m), 0.08, generator), x_high
 
+# %% ../../nbs/part1_light/01_degradations.ipynb #c0a10009
 def night(
     x_high:Tensor, # normal-light picture, (3,H,W), sRGB in [0,1]
     generator:torch.Generator|None=None, # source of all that is drawn, on x_high's device
@@ -142,6 +152,7 @@ def night(
     e = exposure[0] + u*(exposure[1] - exposure[0])
     return _darken_by(x_high, e, 0.15, generator), x_high
 
+# %% ../../nbs/part1_light/01_degradations.ipynb #c0a1000a
 def right_already(
     x_high:Tensor, # normal-light picture, (3,H,W), sRGB in [0,1]
     generator:torch.Generator|None=None, # source of the exposure, on x_high's device
@@ -153,6 +164,7 @@ def right_already(
         x_high = linear_to_srgb((srgb_to_linear(x_high)*2**(brighter*v)).clamp(0, 1))
     return x_high, x_high
 
+# %% ../../nbs/part1_light/01_degradations.ipynb #c0a1000b
 # kinds of scenes, and the share of each
 SCENES = dict(dark=0.4, backlit=0.3, night=0.15, right=0.15)
 
@@ -170,4 +182,3 @@ def random_scene(
         if u >= 0: chosen = kind
         u -= share
     return kinds[chosen](x_high, generator)
-

@@ -22,6 +22,8 @@ class Pair:
     name: str         # the scene's name, as messages and tables show it
 
 # %% ../../nbs/part1_light/03_pairs.ipynb #82fc609d
+#| code-fold: true
+#| code-summary: "Name the pictures of a folder"
 def _some(names, n=10):
     "The first `n` names, and how many more there are."
     return ', '.join(map(str, names[:n])) + (f' and {len(names)-n} more' if len(names) > n else '')
@@ -67,6 +69,8 @@ def pair_folders(
     return [Pair(low[k], high[k], prefix+k) for k in sorted(low, key=_natural)]
 
 # %% ../../nbs/part1_light/03_pairs.ipynb #c8f0b867
+#| code-fold: true
+#| code-summary: "Read the size from the head of a file"
 def _turned(im):
     """Does the EXIF block turn the picture by 90 degrees? A damaged block is ignored, as
     `read_image` does."""
@@ -93,9 +97,7 @@ def check_pairs(
     bad = []
     odd = []
     for p in pairs:
-        try:
-            low = _size(p.low)
-            high = _size(p.high)
+        try: low, high = [_size(f) for f in (p.low, p.high)]
         except ImageError as e:
             bad.append(e)
             continue
@@ -110,7 +112,31 @@ def check_pairs(
     if not good: raise ImageError("No pair is left: not one of the files can be read.")
     return good
 
+# %% ../../nbs/part1_light/03_pairs.ipynb #64d241e4
+def hold_out(
+    pairs:Sequence[Pair],      # all pairs
+    val_fraction:float=0.05, # share to hold out, rounded up to whole blocks
+    # scenes are held out in runs of so many numbers, as neighbours are often one scene
+    block:int=10,
+) -> tuple[list[Pair],list[Pair]]: # training pairs, validation pairs
+    """Split pairs by a hash of their names: the same names give the same split everywhere, in any
+    order."""
+    if len(pairs) < 2:
+        raise ValueError(f"Holding out validation pairs needs at least 2 pairs, got {len(pairs)}.")
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"`val_fraction` must lie between 0 and 1, got {val_fraction}.")
+    def key(p): return re.sub(r'\d+$', lambda m: f'#{int(m[0])//block}', p.name)
+    keys = [key(p) for p in pairs]
+    if len(set(keys)) < 10: keys = [p.name for p in pairs]
+    held = set()
+    for k in sorted(set(keys), key=lambda k: hashlib.sha1(k.encode()).hexdigest())[:-1]:
+        if sum(o in held for o in keys) < val_fraction*len(pairs): held.add(k)
+    train = [p for p, k in zip(pairs, keys) if k not in held]
+    return train, [p for p, k in zip(pairs, keys) if k in held]
+
 # %% ../../nbs/part1_light/03_pairs.ipynb #19c73871
+#| code-fold: true
+#| code-summary: "The layouts"
 def _v2(folder):
     return {
         s: (f'{folder}{d}/Low', f'{folder}{d}/Normal')
@@ -135,29 +161,9 @@ LAYOUTS = {
     '{Low,Normal} (no split)': [{'train': ('Low', 'Normal')}],
 }
 
-# %% ../../nbs/part1_light/03_pairs.ipynb #64d241e4
-def hold_out(
-    pairs:Sequence[Pair],      # all pairs
-    val_fraction:float=0.05, # share to hold out, rounded up to whole blocks
-    # scenes are held out in runs of so many numbers, as neighbours are often one scene
-    block:int=10,
-) -> tuple[list[Pair],list[Pair]]: # training pairs, validation pairs
-    """Split pairs by a hash of their names: the same names give the same split everywhere, in any
-    order."""
-    if len(pairs) < 2:
-        raise ValueError(f"Holding out validation pairs needs at least 2 pairs, got {len(pairs)}.")
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"`val_fraction` must lie between 0 and 1, got {val_fraction}.")
-    def key(p): return re.sub(r'\d+$', lambda m: f'#{int(m[0])//block}', p.name)
-    keys = [key(p) for p in pairs]
-    if len(set(keys)) < 10: keys = [p.name for p in pairs]
-    held = set()
-    for k in sorted(set(keys), key=lambda k: hashlib.sha1(k.encode()).hexdigest())[:-1]:
-        if sum(o in held for o in keys) < val_fraction*len(pairs): held.add(k)
-    train = [p for p, k in zip(pairs, keys) if k not in held]
-    return train, [p for p, k in zip(pairs, keys) if k in held]
-
 # %% ../../nbs/part1_light/03_pairs.ipynb #b4c9c8b5
+#| code-fold: true
+#| code-summary: "Find the layout of a folder"
 def _parts(root):
     """The parts of a data set: for each split that it may have its two folders, the names of the
     folders, and a prefix for the pairs' names."""
@@ -182,6 +188,7 @@ def _parts(root):
 
 def _there(part, split): return split in part and all(d.is_dir() for d in part[split])
 
+# %% ../../nbs/part1_light/03_pairs.ipynb #c0a30003
 def data_name(
     root:str|Path|tuple, # folder of a data set, or two folders
 ) -> str:                 # without the folders above
@@ -195,6 +202,38 @@ def default_split(
     "Which pairs to evaluate on unless somebody says otherwise."
     return 'all' if all([*part]==['train'] for part,_ in _parts(root)) else 'val'
 
+# %% ../../nbs/part1_light/03_pairs.ipynb #c0a30004
+#| code-fold: true
+#| code-summary: "Refuse splits that aren't there"
+def _refuse_split(root, split):
+    "Refuse a split that a data set can't have, in one sentence."
+    if split not in ('train','val','test','all'):
+        raise ValueError(f"`split` must be 'train', 'val', 'test' or 'all', got {split!r}.")
+    alone = default_split(root)=='all'
+    if split=='all' and not alone:
+        raise ValueError(f"'{root}' has a split: ask for 'train', 'val' or 'test'; 'all' is for "
+                         "folders without one.")
+    if split=='test' and alone:
+        raise ValueError(f"{data_name(root)!r} has no test pairs, since it has no split: ask for "
+                         "'all', or for 'train' and 'val', which is held out.")
+
+def _refuse_missing(root, part, source, split):
+    "Refuse a split whose folders are missing, in one sentence."
+    if _there(part, source) or isinstance(root, (tuple,list)): return
+    where = [str(d.relative_to(root)) for d in part.get(source, ())] or [source]
+    raise ValueError(f"'{root}' has no {split} pairs: it lacks {' or '.join(where)}.")
+
+# %% ../../nbs/part1_light/03_pairs.ipynb #c0a30005
+def _pairs_of_part(root, part, prefix, split, val_fraction):
+    "The pairs of one split in one part of a data set."
+    source = split if split=='test' or _there(part,'val') else 'train'
+    _refuse_missing(root, part, source, split)
+    found = pair_folders(*part[source], prefix=prefix)
+    # whole folders; without one for validation, a share of the training pairs
+    if split in ('all', 'test') or _there(part, 'val'): return found
+    train, val = hold_out(found, val_fraction)
+    return val if split == 'val' else train
+
 def find_pairs(
     # folder of a data set whose layout is one of `LAYOUTS`; or two folders, of dark and of bright
     # pictures
@@ -205,30 +244,9 @@ def find_pairs(
     val_fraction:float=0.05,
 ) -> list[Pair]:                # the pairs of that split, sorted by name
     "The pairs of a data set."
-    if split not in ('train','val','test','all'):
-        raise ValueError(f"`split` must be 'train', 'val', 'test' or 'all', got {split!r}.")
-    res = []
-    alone = default_split(root)=='all'
-    parts = _parts(root)
-    if split=='all' and not alone:
-        raise ValueError(f"'{root}' has a split: ask for 'train', 'val' or 'test'; 'all' is for "
-                         "folders without one.")
-    if split=='test' and alone:
-        raise ValueError(f"{data_name(root)!r} has no test pairs, since it has no split: ask for "
-                         "'all', or for 'train' and 'val', which is held out.")
-    for part,prefix in parts:
-        source = split if split=='test' or _there(part,'val') else 'train'
-        if not _there(part, source) and not isinstance(root, (tuple,list)):
-            where = [str(d.relative_to(root)) for d in part.get(source, ())] or [source]
-            raise ValueError(f"'{root}' has no {split} pairs: it lacks {' or '.join(where)}.")
-        found = pair_folders(*part[source], prefix=prefix)
-        # whole folders; without one for validation, a share of the training pairs
-        whole = split in ('all', 'test') or _there(part, 'val')
-        if not whole:
-            train, val = hold_out(found, val_fraction)
-            found = val if split == 'val' else train
-        res += found
-    return res
+    _refuse_split(root, split)
+    return [p for part, prefix in _parts(root)
+            for p in _pairs_of_part(root, part, prefix, split, val_fraction)]
 
 # %% ../../nbs/part1_light/03_pairs.ipynb #843a7482
 def split_note(

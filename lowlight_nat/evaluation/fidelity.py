@@ -13,6 +13,8 @@ from ..io.files import choose
 from ..io.images import GREY
 
 # %% ../../nbs/part1_light/02_fidelity.ipynb #2ce5f03b
+#| code-fold: true
+#| code-summary: "Refuse what can't be measured"
 _far = 4. # no prediction of a picture in [0,1], however wrong, lies further from 0
 
 def _tensor(
@@ -27,6 +29,22 @@ def _tensor(
         raise ValueError(f"a picture of shape {tuple(x.shape)} has its channels last: "
                          "give (3,H,W), by .permute(2,0,1), or (B,3,H,W).")
 
+# %% ../../nbs/part1_light/02_fidelity.ipynb #c0a20001
+#| code-fold: true
+#| code-summary: "Refuse values out of range"
+def _in_range(x):
+    "Refuse NaN, infinity and pictures that go from 0 to 255, in one sentence."
+    low,high = (o.item() for o in x.detach().as_subclass(Tensor).aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("a picture contains NaN or infinite values, so there is nothing to "
+                         "measure: look for the step that made them.")
+    if low<-_far or high>_far:
+        raise ValueError(f"a picture has values from {low:.3g} to {high:.3g}, and [0,1] is "
+                         "expected: divide values of 0 to 255 by 255.")
+
+# %% ../../nbs/part1_light/02_fidelity.ipynb #c0a20002
+#| code-fold: true
+#| code-summary: "Make two pictures comparable"
 def _pair(
     x:Tensor, y:Tensor, # pictures, `(B,C,H,W)` or `(C,H,W)`
     check:bool=True, # refuse NaN, infinity, and values far outside [0,1]?
@@ -47,16 +65,6 @@ def _pair(
     kind = torch.float64 if torch.float64 in (x.dtype,y.dtype) else torch.float32
     x,y = [o.to(kind).as_subclass(Tensor) for o in (x,y)]
     return (x[None],y[None]) if x.ndim==3 else (x,y)
-
-def _in_range(x):
-    "Refuse NaN, infinity and pictures that go from 0 to 255, in one sentence."
-    low,high = (o.item() for o in x.detach().as_subclass(Tensor).aminmax())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError("a picture contains NaN or infinite values, so there is nothing to "
-                         "measure: look for the step that made them.")
-    if low<-_far or high>_far:
-        raise ValueError(f"a picture has values from {low:.3g} to {high:.3g}, and [0,1] is "
-                         "expected: divide values of 0 to 255 by 255.")
 
 # %% ../../nbs/part1_light/02_fidelity.ipynb #9fc2ac79
 def psnr(
@@ -87,6 +95,18 @@ def _blur(
     x = F.conv2d(x, w.view(1,1,-1,1).expand(C,1,-1,1), groups=C)
     return F.conv2d(x, w.view(1,1,1,-1).expand(C,1,1,-1), groups=C)
 
+# %% ../../nbs/part1_light/02_fidelity.ipynb #c0a20003
+def _moments(
+    x:Tensor, y:Tensor, # two batches, `(B,C,H,W)`
+)->tuple: # both means, both variances and the covariance, `(B,C,H-10,W-10)` each
+    "Means, variances and covariance under the sliding window."
+    a,b = [o.mean(dim=(2,3),keepdim=True).detach() for o in (x,y)]
+    u = x-a
+    v = y-b
+    parts = _blur(torch.cat([u,v,u*u,v*v,u*v], 1), gaussian_window().to(x))
+    mu,mv,uu,vv,uv = parts.chunk(5, 1)
+    return mu+a, mv+b, uu-mu*mu, vv-mv*mv, uv-mu*mv
+
 # %% ../../nbs/part1_light/02_fidelity.ipynb #277e81a2
 class SSIMParts(NamedTuple):
     "The two factors of SSIM, at every place where the window lies inside the picture."
@@ -104,22 +124,14 @@ def ssim_parts(
     if min(x.shape[-2:])<11:
         raise ValueError("SSIM needs at least 11 pixels each way and got "
                          f"{x.shape[-2]}x{x.shape[-1]}: use psnr, or a larger picture.")
-    w = gaussian_window().to(x)
     C1 = .01**2
     C2 = .03**2
-    a,b = [o.mean(dim=(2,3),keepdim=True).detach() for o in (x,y)]
-    u = x-a
-    v = y-b
-    mu,mv,uu,vv,uv = _blur(torch.cat([u,v,u*u,v*v,u*v], 1), w).chunk(5, 1)
-    var_x = uu-mu*mu
-    var_y = vv-mv*mv
-    cov = uv-mu*mv
-    mu_x = mu+a
-    mu_y = mv+b
+    mu_x,mu_y,var_x,var_y,cov = _moments(x, y)
     luminance = (2*mu_x*mu_y+C1)/(mu_x**2+mu_y**2+C1)
     structure = (2*cov+C2)/(var_x+var_y+C2)
     return SSIMParts(luminance, structure)
 
+# %% ../../nbs/part1_light/02_fidelity.ipynb #c0a20004
 def ssim_map(
     x:Tensor, # pictures, `(B,C,H,W)` or `(C,H,W)`, in [0,1]
     y:Tensor, # what they are compared with, same shape
@@ -184,6 +196,15 @@ def gt_mean(
     g = grey_mean(t,of_t)/grey_mean(p,of_p).clamp(min=1e-6)
     return (p*g[:,None,None,None]).clamp(0,1).view(pred.shape)
 
+# %% ../../nbs/part1_light/02_fidelity.ipynb #c0a20005
+def _name_of_distance(lpips):
+    "The key of a distance among the scores: 'lpips', or its own name."
+    if type(lpips).__module__.split('.')[0]=='lpips':
+        raise ValueError("score_pair: the network of the package lpips takes pictures in [-1,1]; "
+                         "give perception.LPIPS(), which takes them in [0,1].")
+    name = getattr(lpips, 'name', 'LPIPS')
+    return 'lpips' if name.startswith('LPIPS') else name
+
 # %% ../../nbs/part1_light/02_fidelity.ipynb #6c86839d
 @torch.no_grad()
 def score_pair(
@@ -206,11 +227,7 @@ def score_pair(
         psnr_gt_mean=psnr(adjusted, target).item(),
         ssim_gt_mean=ssim(adjusted, target).item())
     if lpips is None: return scores
-    if type(lpips).__module__.split('.')[0]=='lpips':
-        raise ValueError("score_pair: the network of the package lpips takes pictures in [-1,1]; "
-                         "give perception.LPIPS(), which takes them in [0,1].")
-    name = getattr(lpips, 'name', 'LPIPS')
-    name = 'lpips' if name.startswith('LPIPS') else name
+    name = _name_of_distance(lpips)
     def distance(p): return torch.as_tensor(lpips(*_pair(p, target))).item()
     return scores|{name: distance(pred), f'{name}_gt_mean': distance(adjusted)}
 
