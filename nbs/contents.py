@@ -53,7 +53,7 @@ PARTS = [
     Part("Other people's networks", 'GLARE, LLFlow and Restormer, rebuilt for comparison.', ['networks/*.ipynb']),
     Part('Course', 'Six sessions with slides, exercises that check themselves, solutions and projects.', [
         'course/index.qmd', 'course/slides_*.qmd', 'course/exercises_*.ipynb', 'course/solutions/*.ipynb',
-        'course/projects.qmd', 'course/teaching.qmd', 'course/claims.ipynb', 'course/*.*',
+        'course/quiz_*.qmd', 'course/projects.qmd', 'course/teaching.qmd', 'course/claims.ipynb', 'course/*.*',
     ]),
     Part('Reference', 'Functions, words, symbols, results and limits.', [
         'api.qmd', 'glossary.ipynb', 'symbols.ipynb', 'results.qmd', 'limits.qmd', 'architecture.qmd',
@@ -64,7 +64,7 @@ UNLISTED = ['404.qmd']       # a page that no list leads to: shown where an addr
 
 # Sections within a part of the sidebar: title, and the pages that go there.
 GROUPS = {'Course': [('Slides', 'course/slides_*.qmd'), ('Exercises', 'course/exercises_*.ipynb'),
-                     ('Solutions', 'course/solutions/*.ipynb')]}
+                     ('Solutions', 'course/solutions/*.ipynb'), ('Quizzes', 'course/quiz_*.qmd')]}
 
 # The path of two hours: page, and what it gives.
 TWO_HOURS = [
