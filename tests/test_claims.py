@@ -5,6 +5,7 @@ import re
 from configparser import ConfigParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -259,3 +260,91 @@ def test_seconds_of_both_precisions_stand_together():
     assert all(r['precision'] in shown for r in d['rows']) and all(f"about {o['about']} s" in shown
                                                                    for o in d['reported'])
     assert all(f"about {o['about']} s" in page('results.qmd') for o in d['reported'])
+
+
+# --- the page of claims: what its words say of the figures ---
+
+def gains(system): return next(r for r in read('exp_ablation')['rows'] if r['system'] == system)
+def switched(system, key='psnr_gt_mean'): return read(f'system_{system}')[key] - read('system_glare')[key]
+def table_1(): return {r['system']: r for r in read('exp_table1')['rows']}
+def talk():
+    "The talk's figures, as the page types them."
+    space = {}
+    for c in cells(NBS/'course/claims.ipynb'):
+        if source(c).startswith("# the talk's figures"): exec(source(c), space)
+    return space['talk']
+
+def interval(changes, draws=10_000):
+    means = np.random.default_rng(42).choice(changes, (draws, len(changes))).mean(1)
+    return np.quantile(means, [.025, .975])
+
+@pytest.fixture(scope='module')
+def seen_by_the_test():
+    "The smallest effect that the pictures show, that of the seeds, and the interval of the mean change."
+    change = np.array([r['change'] for r in read('exp_figure3')['rows']])
+    lab = pd.DataFrame(read('lab'))
+    return (2*change.std(ddof=1)/len(change)**.5, np.ptp(lab[lab.form == 'plain'].psnr_gt_mean), *interval(change))
+
+def test_the_talk_agrees_with_itself_but_for_restormer():
+    said = talk()
+    p = said['psnr']
+    assert round(p['+NAT latent & decoder'] - p['GLARE'], 2) == said['gain']
+    assert p['Restormer'] - p['+NAT latent & decoder'] > 3
+    assert said['steps']*said['batch']/said['epochs'] > 485*2
+
+def test_a_decibel_would_be_seen_and_a_tenth_not(seen_by_the_test):
+    see, spread, low, high = seen_by_the_test
+    p = talk()['psnr']
+    assert .1 < see < .3 and spread < .4 and low < 0 < high
+    assert p['+NAT latent & decoder'] - p['GLARE'] > 3*(see + spread)
+
+def test_no_gain_is_reproduced(seen_by_the_test):
+    see = seen_by_the_test[0]
+    assert gains('+NAT latent')['psnr_gain_high'] < 0
+    assert abs(gains('+NAT latent & decoder')['psnr_gain']) < .1 and abs(switched('both')) < .1
+    assert -see < switched('latent') < 0
+    ssim = gains('+NAT latent & decoder')['ssim_gt_mean'] - gains('GLARE')['ssim_gt_mean']
+    assert abs(ssim) < 2e-3 and abs(switched('both', 'ssim_gt_mean')) < 2e-3
+    assert 'lpips' not in json.dumps(read('exp_table1')['rows']).lower()
+
+def test_order_of_table_1():
+    t1 = table_1()
+    both = t1['+NAT latent & decoder']
+    assert min(both['psnr_gt_mean'], t1['GLARE']['psnr_gt_mean']) > t1['LLFlow']['psnr_gt_mean'] + 1
+    assert t1['Restormer']['psnr_gt_mean'] < both['psnr_gt_mean']
+    assert t1['Restormer']['seconds_each'] > both['seconds_each']
+
+def test_only_the_first_round_changes_anything():
+    r2 = {r['rounds']: r['psnr_gt_mean'] for r in read('exp_table2')['rows']}
+    assert max(abs(r2[b] - r2[a]) for a, b in ((0, 1), (1, 2), (2, 4), (4, 6), (6, 8))) < .05
+    costs = [v['cross_entropy'] for k, v in read('rounds')['rows'].items() if k.startswith('delta')]
+    assert costs[1] < costs[0] - .1 and max(costs[1:]) - min(costs[1:]) < .01
+
+def test_entropy_needs_a_predicted_spread():
+    s = {k: v['spearman'] for k, v in read('uncertainty')['maps'].items()}
+    assert s['entropy, T = 1'] < 0 and s['entropy, one T, calibrated'] < 0
+    assert .3 < s['entropy, T = 2 sigma^2'] < s['sigma'] - .1
+
+def test_attention_gains_without_the_mask(seen_by_the_test):
+    forms = pd.DataFrame(read('lab')).groupby('form').psnr_gt_mean
+    others = max(forms.max()[k] for k in ('plain', 'alone', 'features', 'noattention'))
+    assert forms.min()['nomask'] > others
+    assert forms.mean()['features'] - forms.mean()['noattention'] < seen_by_the_test[1]
+
+def test_memory_of_the_large_preset_is_as_the_talk_says():
+    def extra(name): return {r['system']: r for r in read(name)['rows']}['both']['extra_memory']
+    assert extra('cost_base_bfloat16') < talk()['memory'] < extra('cost_small')
+
+def test_level_is_robust_and_the_darkest_loses_three_decibels():
+    br = {r['scale']: r for r in read('exp_brightness')['rows']}
+    assert 2.7 < br[1.0]['psnr_gt_mean'] - br[.3]['psnr_gt_mean'] < 3.4
+    assert all(abs(r['level'] - 1) < .05 for r in br.values())
+
+def test_overview_has_every_claim():
+    page = cells(NBS/'course/claims.ipynb')
+    cards = [line for c in page for line in re.findall(r'^\| \| (.+) \|$', all_printed(c), re.M)]
+    overview = next(printed(c) for c in page if 'tbl-claims' in source(c))
+    assert len(cards) >= 12 and overview.count('unmeasured') >= 3
+    assert re.findall(r'^\| (.+?) \| \d+ \|', overview, re.M) == cards
+
+def all_printed(cell): return '\n'.join(printed(dict(outputs=[o])) for o in cell.get('outputs', []))

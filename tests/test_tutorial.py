@@ -150,7 +150,8 @@ def test_claims_say_what_the_files_say():
         if r['system'] in ('LLFlow', 'Restormer', '+NAT latent & decoder'):
             assert f"{r['psnr_gt_mean']:.2f} dB, SSIM {r['ssim_gt_mean']:.3f}" in page, r['system']
     for k, v in read('uncertainty')['maps'].items():
-        if k in ('sigma', 'entropy, T = 1'): assert f"{k} {v['spearman']:+.2f}" in page, k
+        words = {'sigma': 'the predicted spread itself', 'entropy, T = 1': 'entropy at temperature 1'}
+        if k in words: assert f"{words[k]} {v['spearman']:+.2f}" in page, k
 
 def test_claims_commands_exist():
     "Every command on the page is a script of the project or one of its console commands."
