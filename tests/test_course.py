@@ -23,6 +23,7 @@ def checks(monkeypatch):
     "The course's checks, imported as its notebooks do"
     monkeypatch.syspath_prepend(str(COURSE))
     monkeypatch.chdir(COURSE)
+    monkeypatch.setenv('LOWLIGHT_COURSE_SHARE', '0.02')     # the trainings, but for a moment
     import matplotlib
     matplotlib.use('agg')
     import checks

@@ -43,6 +43,39 @@ def choose(letter, right:str, reasons:dict):
     need(letter in letters, f"answer with one of the letters {', '.join(letters)}, for example 'a'")
     need(letter == right, reasons.get(letter, ''))
 
+def foresee(answer, truth:float, right:str, reasons:dict) -> str:
+    "A prediction may be off, the reason for what was measured may not; what to say of a right answer."
+    need(isinstance(answer, tuple) and len(answer) == 2, 'hand in (prediction, reason)')
+    prediction, reason = answer
+    need(isinstance(prediction, (int, float)), 'the prediction is a number, for example 12.5')
+    choose(reason, right, reasons)
+    return f'you predicted {prediction:.3g}, and it is {truth:.3g}'
+
+def read_curves(answer, names:list) -> tuple:
+    "What was trained, what was read from it, and a function that judges the reason."
+    need(isinstance(answer, tuple) and len(answer) == 3, 'hand in (curves, seen, reason)')
+    curves, seen, reason = answer
+    need(isinstance(curves, dict) and set(curves) == set(names), 'the first of the three is what the training returned')
+    need(isinstance(seen, (int, float)), 'what you read from the curves is a number')
+    return curves, seen, lambda right, reasons: choose(reason, right, reasons)
+
+def end_of(curve:list) -> float:
+    "The mean of the last six measurements of a curve."
+    return sum(value for _, value in curve[-6:])/6
+
+def near(seen:float, truth:float, hint:str):
+    "A number that was read from a figure, up to a tenth."
+    need(abs(seen - truth) <= max(.1*abs(truth), .03), f'you read {seen:.3g}, the curves say something else. {hint}')
+
+def hunt(answer, right, planted):
+    "A bug is found by a test that tells the right function from the faulty one; returns what was mended."
+    need(isinstance(answer, tuple) and len(answer) == 2, 'hand in (is_right, fixed)')
+    is_right, fixed = answer
+    for _ in range(3):
+        need(is_right(right), 'your test rejects a function that is right: does it allow for rounding?')
+        need(not is_right(planted), 'your test accepts the faulty function: build the case that the text describes')
+    return fixed
+
 def _dots(o): return o is ... or isinstance(o, (tuple,list)) and any(_dots(p) for p in o)
 
 def _guard(o):
@@ -65,13 +98,13 @@ def judge(
     importlib.import_module(f"checks_{name.split('.')[0]}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(42)
-        try: CHECKS[name][1](_guard(answer))
+        try: said = CHECKS[name][1](_guard(answer))
         except NotSolved: return 'open', 'not solved yet'
         except AssertionError as e: return 'wrong', f'not right yet: {e}'
         except Exception as e:
             if 'ellipsis' in str(e).lower(): return 'open', 'not solved yet: dots are left in it'
             return 'wrong', f'not right yet: it stops with {type(e).__name__}: {e}'
-    return 'right', 'right'
+    return 'right', f'right, {said}' if said else 'right'
 
 def check(name:str, answer):
     "Judge an answer, and print what is to be said of it."

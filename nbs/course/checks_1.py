@@ -1,6 +1,6 @@
 "Checks of session 1: light, darkness, and how a result is measured."
 import torch
-from checks import choose, close, exercise, need
+from checks import close, exercise, foresee, hunt, need, read_curves
 
 from lowlight_nat.evaluation.fidelity import gt_mean, psnr
 from lowlight_nat.io.images import linear_to_srgb, srgb_to_linear
@@ -92,26 +92,41 @@ def fit_noise(f):
             f'b is {b}, you found {float(got[1]):.2e}. It is the intercept of the line', .1)
 
 @exercise('1.8', 2)
-def predicted(letter):
-    choose(letter, 'b', dict(
-        a='2 would be the factor for 4 shots: the noise falls by the root of their number',
-        c='the variance falls by 16, and the noise is its root',
+def predicted(answer):
+    truth = (linear_to_srgb(torch.linspace(0, 1, 100_000)/64)*255).round().unique().numel()
+    return foresee(answer, truth, 'b', dict(
+        a='256/64 would be 4 levels: compare that with what you measured',
+        c='the file is written before anybody brightens it',
     ))
 
 @exercise('1.9', 3)
-def read_curve(letter):
-    choose(letter, 'b', dict(
-        a='look at the right half of the curve with fixed noise, and compare it with its lowest point',
-        c='read the legend once more: which of the two curves rises?',
+def trained(answer):
+    curves, seen, choose_reason = read_curves(answer, ['drawn at every step', 'drawn once'])
+    best = max(value for _, value in curves['drawn once'])
+    at = min(curves['drawn once'], key=lambda o: abs(o[0] - seen))
+    need(at[1] > best - .15,
+         f'at step {at[0]} it has {at[1]:.2f} dB, and {best:.2f} dB at its best: which step is that?')
+    choose_reason('b', dict(
+        a='the other network makes steps of the same size and does not get worse',
+        c='the noise has the standard deviation 0.2 everywhere: read `noisy` in train.py',
     ))
+    return f'you read {seen:.3g} from the curves'
+
+def _mended(result, truth):
+    ratio = truth.mean((1, 2, 3))/result.mean((1, 2, 3))
+    scaled = result*ratio.view(-1, 1, 1, 1)
+    mse = (scaled - truth).square().mean((1, 2, 3))
+    return -10*mse.log10()
+
+def _planted(result, truth):
+    scaled = result*(truth.mean()/result.mean())
+    mse = (scaled - truth).square().mean((1, 2, 3))
+    return -10*mse.log10()
 
 @exercise('1.10', 3)
-def planted_bug(f):
-    truth = torch.rand(3,3,8,8)
-    result = truth*torch.tensor([.3,.6,.9]).view(-1,1,1,1) + .05*torch.rand(3,3,8,8)
-    want = []
-    for p, t in zip(result, truth):
-        mse = (p*(t.mean()/p.mean()) - t).square().mean()
-        want.append(-10*mse.log10())
-    close(f(result, truth), torch.stack(want),
-          'each picture is scaled by the ratio of its own two means: the ratio has one number a picture')
+def bug_found(answer):
+    fixed = hunt(answer, _mended, _planted)
+    truth = torch.rand(3, 3, 8, 8)
+    result = truth*torch.tensor([.3, .6, .9]).view(-1, 1, 1, 1) + .05*torch.rand(3, 3, 8, 8)
+    close(fixed(result, truth), _mended(result, truth),
+          'scale each picture by the ratio of its own two means: the ratio has one number a picture')

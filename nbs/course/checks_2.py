@@ -1,7 +1,7 @@
 "Checks of session 2: quantizers, the codebook and its loss."
 import torch
 import torch.nn.functional as F
-from checks import choose, close, exercise, need
+from checks import close, exercise, foresee, hunt, near, need, read_curves
 from torch import nn
 
 from lowlight_nat.models.quantizers import VectorQuantizer, rotate_to, squared_distances, usage_stats
@@ -132,22 +132,38 @@ def rotation(f):
         1e-3)
 
 @exercise('2.9', 2)
-def predicted(letter):
-    choose(letter, 'a', dict(
-        b='a token is a name: which number a code has says nothing of where it lies',
-        c='the renumbered tokens look up the same vectors as before',
+def predicted(answer):
+    truth = 16.
+    return foresee(answer, truth, 'c', dict(
+        a='all 65 codes are used, and 65 is not what you measured',
+        b='that mean would be 32.5: compare it with what you measured',
     ))
 
 @exercise('2.10', 3)
-def read_curve(letter):
-    choose(letter, 'b', dict(
-        a='compare the heights at the right end of the two curves',
-        c='read the legend once more: which curve is the upper one?',
+def trained(answer):
+    curves, seen, choose_reason = read_curves(answer, ['with revival', 'without'])
+    with_, without = (curves[name][-1][1] for name in ('with revival', 'without'))
+    near(seen, with_/without, 'divide the height of the upper curve at the right end by that of the lower one')
+    choose_reason('a', dict(
+        b='moving averages know no loss: what moves a code in exercise 2.5?',
+        c='both runs have the same decay',
     ))
+    return f'you read {seen:.3g} from the curves'
+
+def _mended(z, codes):
+    B, d, h, w = z.shape
+    rows = z.permute(0, 2, 3, 1).reshape(B*h*w, d)
+    return torch.cdist(rows, codes).argmin(1).view(B, h, w)
+
+def _planted(z, codes):
+    B, d, h, w = z.shape
+    rows = z.reshape(B*h*w, d)
+    return torch.cdist(rows, codes).argmin(1).view(B, h, w)
 
 @exercise('2.11', 3)
-def planted_bug(f):
-    real = torch.randn(20)*2
-    fake = torch.randn(20)*2
-    close(f(real, fake), losses.hinge_d_loss(real, fake),
-          'a real picture should score above 1 and a decoded one below -1: look at the two signs')
+def bug_found(answer):
+    fixed = hunt(answer, _mended, _planted)
+    z = torch.randn(2, 3, 5, 4)
+    codes = torch.randn(7, 3)
+    close(fixed(z, codes), squared_distances(z, codes).argmin(-1),
+          'a row must hold the d channels of one place: bring the channels last before you reshape')

@@ -1,7 +1,7 @@
 "Checks of session 3: the conditional flow."
 
 import torch
-from checks import choose, close, exercise, need
+from checks import close, end_of, exercise, foresee, hunt, near, need, read_curves
 
 from lowlight_nat.models.flow import ConditionalCoupling, InvConv1x1, check_flow, nll_bits
 
@@ -132,22 +132,44 @@ def mirrored(cls):
          'with large weights the inverse is lost in rounding: bound the log-scale, 0.8 tanh')
 
 @exercise('3.9', 2)
-def predicted(letter):
-    choose(letter, 'a', dict(
-        b='the determinant is 1, and the question is after its logarithm',
-        c='it is the sum of the log-scales s, and these are 0 for every input',
+def predicted(answer):
+    truth = 1.
+    return foresee(answer, truth, 'a', dict(
+        b='that would be 0: compare it with what you measured',
+        c='try heat 0.5: the mean becomes 0.25, so it is not proportional to the heat',
     ))
 
 @exercise('3.10', 3)
-def read_curve(letter):
-    choose(letter, 'b', dict(
-        a='lower is better: which curve lies lowest at the right end?',
-        c='compare the three heights at the right end',
+def trained(answer):
+    curves, seen, choose_reason = read_curves(answer, ['1 coupling', '2 couplings', '8 couplings'])
+    one, eight = (end_of(curves[name]) for name in ('1 coupling', '8 couplings'))
+    near(seen, one - eight, 'subtract the mean of the last six measurements of 8 couplings from that of 1')
+    choose_reason('c', dict(
+        a='look at its curve: it is flat long before the end',
+        b='every coupling can be inverted, whatever the data: exercise 3.2',
     ))
+    return f'you read {seen:.3g} from the curves'
+
+def _mended(z, layers):
+    u = z
+    total = torch.zeros(len(z))
+    for layer in layers:
+        u, logdet = layer(u)
+        total = total + logdet
+    return u, total
+
+def _planted(z, layers):
+    u = z
+    for layer in layers:
+        u, logdet = layer(u)
+    return u, logdet
 
 @exercise('3.11', 3)
-def planted_bug(f):
-    z = torch.randn(2,3,4,5)
-    s = torch.randn(2,3,1,1)
-    full = s.expand_as(z).sum((1,2,3))
-    close(f(z, s), full, 'every place of a channel is scaled, so each s counts as often as there are places')
+def bug_found(answer):
+    fixed = hunt(answer, _mended, _planted)
+    z = torch.randn(4, 5)
+    def layer(s): return lambda z: (z*s.exp() + 1., s.sum().expand(len(z)))
+    layers = [layer(torch.randn(5)) for _ in range(3)]
+    got = _pair(fixed(z, layers))
+    close(got[0], _mended(z, layers)[0], 'u must be what the last layer returns')
+    close(got[1], _mended(z, layers)[1], 'the log-determinants of all layers are added')

@@ -3,7 +3,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from checks import choose, close, exercise, need
+from checks import close, end_of, exercise, foresee, hunt, near, need, read_curves
 
 from lowlight_nat.models.masking import (
     calibrate_temperature,
@@ -136,24 +136,38 @@ def parallel(f):
     )
 
 @exercise('4.9', 2)
-def predicted(letter):
-    choose(letter, 'b', dict(
-        a='0 is certainty, and that is what a very small T gives',
-        c='after the division by a very large T all distances are nearly 0',
+def predicted(answer):
+    truth = math.log(2)/math.log(128)
+    return foresee(answer, truth, 'b', dict(
+        a='there is no doubt about the patch, but the entropy is of the code: compare 0 with what you measured',
+        c='twice 0 is 0: compare it with what you measured',
     ))
 
 @exercise('4.10', 3)
-def read_curve(letter):
-    choose(letter, 'b', dict(
-        a='lower is better: read the legend once more',
-        c='compare the two heights at the right end',
+def trained(answer):
+    curves, seen, choose_reason = read_curves(answer, ['15% hidden', 'any share hidden'])
+    few, any_ = (end_of(curves[name]) for name in ('15% hidden', 'any share hidden'))
+    near(seen, few - any_, 'subtract the mean of the last six measurements of any share from that of 15%')
+    choose_reason('a', dict(
+        b='if it had learned nothing, it would guess, at 2.08 nats',
+        c='a guess costs 2.08 nats, and its curve is above',
     ))
+    return f'you read {seen:.3g} from the curves'
+
+def _mended(logits, tokens, mask):
+    each = F.cross_entropy(logits.movedim(-1, 1), tokens, reduction='none')
+    return (each*mask).sum()/mask.sum()
+
+def _planted(logits, tokens, mask):
+    each = F.cross_entropy(logits.movedim(-1, 1), tokens, reduction='none')
+    return (each*mask).mean()
 
 @exercise('4.11', 3)
-def planted_bug(f):
-    c = torch.rand(6,7)
-    mask = torch.rand(6,7)<.6
-    n = int(mask.sum())//2
-    inside = c[mask].sort().values[n]
-    close(f(c, mask, n), mask & (c<inside),
-          'the n smallest confidences among the masked places, and no place outside the mask')
+def bug_found(answer):
+    fixed = hunt(answer, _mended, _planted)
+    logits = torch.randn(2, 3, 4, 6)
+    tokens = torch.randint(6, (2, 3, 4))
+    mask = torch.rand(2, 3, 4) < .3
+    mask[0, 0, 0] = True
+    close(fixed(logits, tokens, mask), F.cross_entropy(logits[mask], tokens[mask]),
+          'divide by the number of masked places, not by that of all places')

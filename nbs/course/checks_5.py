@@ -3,7 +3,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from checks import choose, close, exercise, need
+from checks import close, exercise, foresee, hunt, need, read_curves
 
 from lowlight_nat.evaluation.fidelity import grey_mean, gt_mean, psnr
 from lowlight_nat.inference.enhancer import Enhancer
@@ -125,21 +125,37 @@ def nat_gain(f):
         1e-4)
 
 @exercise('5.9', 2)
-def predicted(letter):
-    choose(letter, 'a', dict(
-        b='what stood at place 5 is now read at place 4: draw five pixels',
-        c='each place takes over the value of its right neighbour, so all of the content moves',
+def predicted(answer):
+    truth = .2
+    return foresee(answer, truth, 'b', dict(
+        a='then m = 0 would be best: compare it with what you measured',
+        c='that would be m = 1/3: compare it with what you measured',
     ))
 
 @exercise('5.10', 3)
-def read_curve(letter):
-    choose(letter, 'a', dict(
-        b='compare the two heights at the right end',
-        c='lower is better: read the legend once more',
+def trained(answer):
+    curves, seen, choose_reason = read_curves(answer, ['one spread for all', 'a predicted spread'])
+    goal = curves['one spread for all'][-1][1]
+    step = next((at for at, value in curves['a predicted spread'] if value <= goal), None)
+    need(step is not None, 'the predicted spread never gets there: train for longer')
+    need(abs(seen - step) <= .05*curves['a predicted spread'][-1][0],
+         f'draw a level line at {goal:.3f}, the end of the other curve: where does the curve cross it first?')
+    choose_reason('b', dict(
+        a='both see the same points, and their means end nearly alike: the loss has a second term',
+        c='more weights lower the loss on training points, and these are new ones',
     ))
+    return f'you read {seen:.3g} from the curves'
+
+def _mended(mean, log_std, y):
+    return (log_std + 0.5*(y - mean)**2*(-2*log_std).exp()).mean()
+
+def _planted(mean, log_std, y):
+    return (0.5*log_std + 0.5*(y - mean)**2*(-2*log_std).exp()).mean()
 
 @exercise('5.11', 3)
-def planted_bug(f):
-    mean, log_var, y = torch.randn(3,50)
-    want = F.gaussian_nll_loss(mean, y, log_var.exp(), eps=1e-12)
-    close(f(mean, log_var, y), want, 'the squared error is divided by the variance, which is exp(log_var)')
+def bug_found(answer):
+    fixed = hunt(answer, _mended, _planted)
+    mean, log_std, y = torch.randn(3, 50)
+    want = F.gaussian_nll_loss(mean, y, (2*log_std).exp(), eps=1e-12)
+    close(fixed(mean, log_std, y), want,
+          'write the density of a Gaussian down: its logarithm holds -log sigma, not -0.5 log sigma')

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from checks import choose, close, exercise, need
+from checks import close, end_of, exercise, foresee, hunt, near, need, read_curves
 from torch import nn
 
 from lowlight_nat.models.masking import auroc
@@ -183,23 +183,47 @@ def to_onnx(f):
                       1e-3)
 
 @exercise('6.9', 2)
-def predicted(letter):
-    choose(letter, 'a', dict(
-        b='the two means are as uncertain as the pictures are different, about 1 dB each',
-        c='the differences are nearly the same on all pictures',
+def predicted(answer):
+    truth = .1736
+    return foresee(answer, truth, 'a', dict(
+        b='they cancel in the mean of all rows, but you look at the best one',
+        c='that holds for any one row, and you chose the largest of fifteen',
     ))
 
 @exercise('6.10', 3)
-def read_curve(letter):
-    choose(letter, 'a', dict(
-        b='look at the right end: which curve lies lower?',
-        c='look at the zigzag: only one of the curves has it',
+def trained(answer):
+    curves, seen, choose_reason = read_curves(answer, ['the last weights', 'their moving average'])
+    last, average = (end_of(curves[name]) for name in ('the last weights', 'their moving average'))
+    near(seen, last/average, 'divide the mean of the last six measurements of one by that of the other')
+    choose_reason('c', dict(
+        a='memory changes no error',
+        b='the size of the steps is the same throughout',
     ))
+    return f'you read {seen:.3g} from the curves'
+
+def _mended(net, x, y):
+    before = net.training
+    net.eval()
+    with torch.no_grad():
+        error = (net(x) - y).square().mean().item()
+    net.train(before)
+    return error
+
+def _planted(net, x, y):
+    with torch.no_grad():
+        return (net(x) - y).square().mean().item()
 
 @exercise('6.11', 3)
-def planted_bug(f):
-    truth = torch.rand(4,3,6,6)
-    result = truth + torch.tensor([.01,.02,.3,.05]).view(-1,1,1,1)*torch.randn(4,3,6,6)
-    want = torch.stack([-10*(p - t).square().mean().log10() for p, t in zip(result, truth)]).mean()
-    close(f(result, truth), want,
-          'first one PSNR a picture, then their mean: the logarithm comes before the mean over pictures')
+def bug_found(answer):
+    fixed = hunt(answer, _mended, _planted)
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    x = torch.randn(16, 4)
+    y = torch.randn(16, 1)
+    for training in (True, False):
+        net.train(training)
+        before = {k: v.clone() for k, v in net.state_dict().items()}
+        got = fixed(net, x, y)
+        need(net.training == training, 'give the network back in the mode in which it came')
+        need(all(torch.equal(v, net.state_dict()[k]) for k, v in before.items()),
+             'the network has changed: what does batch norm do in training mode?')
+        close(float(got), _mended(net, x, y), 'the mean square error in the mode of use')

@@ -17,6 +17,29 @@ def _not_in_pairs(y1, y2):
 
 def _one_shot(y1, y2): return (y1.var()/y1.mean()).item(), 0.
 
+_curves = {'drawn at every step': [(0, 14.), (10, 24.), (20, 25.)], 'drawn once': [(0, 14.), (10, 22.), (20, 21.)]}
+
+def _planted(result, truth):
+    scaled = result*(truth.mean()/result.mean())
+    mse = (scaled - truth).square().mean((1, 2, 3))
+    return -10*mse.log10()
+
+def _mended(result, truth):
+    ratio = truth.mean((1, 2, 3))/result.mean((1, 2, 3))
+    scaled = result*ratio.view(-1, 1, 1, 1)
+    mse = (scaled - truth).square().mean((1, 2, 3))
+    return -10*mse.log10()
+
+def _is_right(f):
+    truth = torch.rand(2, 3, 8, 8)
+    result = truth*torch.tensor([0.2, 0.9]).view(2, 1, 1, 1) + 0.1*torch.rand(2, 3, 8, 8)
+    one_by_one = [f(result[i:i+1], truth[i:i+1])[0] for i in range(2)]
+    return torch.allclose(f(result, truth), torch.stack(one_by_one), atol=1e-4)
+
+def _by_channel(result, truth):
+    ratio = truth.mean((2, 3))/result.mean((2, 3))
+    return -10*(result*ratio[:, :, None, None] - truth).square().mean((1, 2, 3)).log10()
+
 WRONG = {
     '1.1': [
         lambda x, ev: (x*2**ev).clamp(0, 1), # numbers are not light
@@ -46,10 +69,15 @@ WRONG = {
             (a*x*2**ev + b)**.5], # not amplified
     # factor 2; the scene's variance
     '1.7': [_not_in_pairs, _one_shot],
-    '1.8': ['a', 'c', 'd', 2],
-    '1.9': ['a', 'c', 'd', 2],
+    # other reasons; no number
+    '1.8': [(1., 'a'), (1., 'c'), ('many', 'b')],
+    # other reasons; read badly; no curves
+    '1.9': [(_curves, 10, 'a'), (_curves, 10, 'c'), (_curves, 20, 'b'), ({}, 10, 'b')],
+    # accepts all; rejects all; not mended; mended otherwise
     '1.10': [
-        lambda p, t: -10*(p*(t.mean()/p.mean()) - t).square().mean((1, 2, 3)).log10(),
-        lambda p, t: -10*(p*(t.mean((2, 3))/p.mean((2, 3)))[:, :, None, None] - t).square().mean((1, 2, 3)).log10(),
+        (lambda f: True, _mended),
+        (lambda f: False, _mended),
+        (_is_right, _planted),
+        (_is_right, _by_channel),
     ],
 }

@@ -40,6 +40,24 @@ def _scale_only(z, e):
     s = (n(e)/n(z)).detach()
     return s*z + (e-s*z).detach()
 
+_curves = {'with revival': [(0, 3.), (10, 55.)], 'without': [(0, 3.), (10, 11.)]}
+
+def _planted(z, codes):
+    B, d, h, w = z.shape
+    rows = z.reshape(B*h*w, d)
+    return torch.cdist(rows, codes).argmin(1).view(B, h, w)
+
+def _mended(z, codes):
+    B, d, h, w = z.shape
+    rows = z.permute(0, 2, 3, 1).reshape(B*h*w, d)
+    return torch.cdist(rows, codes).argmin(1).view(B, h, w)
+
+def _is_right(f):
+    codes = torch.randn(7, 3)
+    tokens = torch.randint(7, (2, 4, 5))
+    z = codes[tokens].permute(0, 3, 1, 2)           # a latent that is made of codes
+    return torch.equal(f(z, codes), tokens)
+
 WRONG = {
     # the farthest
     '2.1': [
@@ -71,10 +89,15 @@ WRONG = {
     ],
     # straight through; no rotation; channel by channel
     '2.8': [lambda z, e: z + (e - z).detach(), _scale_only, lambda z, e: z*(e/z).detach()],
-    '2.9': ['b', 'c', 'd', 2],
-    '2.10': ['a', 'c', 'd', 2],
+    # other reasons; no number
+    '2.9': [(1., 'a'), (1., 'b'), ('many', 'c')],
+    # other reasons; read badly; no curves
+    '2.10': [(_curves, 5.0, 'b'), (_curves, 5.0, 'c'), (_curves, 44.0, 'a'), ({}, 5.0, 'a')],
+    # accepts all; rejects all; not mended; mended otherwise
     '2.11': [
-        lambda r, f: .5*((1 + r).relu().mean() + (1 - f).relu().mean()),
-        lambda r, f: .5*((1 - r).mean() + (1 + f).mean()),
+        (lambda f: True, _mended),
+        (lambda f: False, _mended),
+        (_is_right, _planted),
+        (_is_right, lambda z, codes: _mended(z, codes).transpose(1, 2)),
     ],
 }

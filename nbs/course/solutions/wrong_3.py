@@ -43,6 +43,30 @@ def _nll(u, logdet, mu, sign=1, base=math.log(2), c=math.log(2*math.pi)):
 
 def _stats(z): return z.mean((0,2,3),keepdim=True),z.std((0,2,3),keepdim=True)
 
+_curves = {'1 coupling': [(i, 2.5) for i in range(6)], '2 couplings': [(i, 1.6) for i in range(6)],
+          '8 couplings': [(i, 1.) for i in range(6)]}
+
+def _planted(z, layers):
+    u = z
+    for layer in layers:
+        u, logdet = layer(u)
+    return u, logdet
+
+def _mended(z, layers):
+    u = z
+    total = torch.zeros(len(z))
+    for layer in layers:
+        u, logdet = layer(u)
+        total = total + logdet
+    return u, total
+
+def _is_right(f):
+    def stretch(by):
+        return lambda z: (z*by, torch.full((len(z),), z.shape[1]*math.log(by)))
+    layers = [stretch(2.), stretch(3.)]             # together they stretch each number by 6
+    _, logdet = f(torch.randn(4, 5), layers)
+    return torch.allclose(logdet, torch.full((4,), 5*math.log(6.)))
+
 WRONG = {
     '3.1': [
         lambda z, t, s: (z*s.exp() + t, s.sum((1, 2, 3))), lambda z, t, s:
@@ -71,10 +95,15 @@ WRONG = {
         lambda inv, mu, c, s: inv(mu + s*torch.rand_like(mu), c)
     ],
     '3.8': [_with(o) for o in ('order', 'mean', 'blind', 'unbounded')],
-    '3.9': ['b', 'c', 'd', 2],
-    '3.10': ['a', 'c', 'd', 2],
+    # other reasons; no number
+    '3.9': [(1., 'b'), (1., 'c'), ('many', 'a')],
+    # other reasons; read badly; no curves
+    '3.10': [(_curves, 1.5, 'a'), (_curves, 1.5, 'b'), (_curves, 0.9, 'c'), ({}, 1.5, 'c')],
+    # accepts all; rejects all; not mended; mended otherwise
     '3.11': [
-        lambda z, s: s.sum((1, 2, 3)),
-        lambda z, s: s.expand_as(z).mean((1, 2, 3)),
+        (lambda f: True, _mended),
+        (lambda f: False, _mended),
+        (_is_right, _planted),
+        (_is_right, lambda z, layers: (_mended(z, layers)[0], _mended(z, layers)[1]/len(layers))),
     ],
 }

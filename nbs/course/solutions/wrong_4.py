@@ -42,6 +42,23 @@ def _most_confident(c, mask, n): return _places(c.masked_fill(~mask, -math.inf),
 
 def _everywhere(c, mask, n): return _places(c, n, False)
 
+_curves = {'15% hidden': [(i, 4.) for i in range(6)], 'any share hidden': [(i, 1.5) for i in range(6)]}
+
+def _planted(logits, tokens, mask):
+    each = F.cross_entropy(logits.movedim(-1, 1), tokens, reduction='none')
+    return (each*mask).mean()
+
+def _mended(logits, tokens, mask):
+    each = F.cross_entropy(logits.movedim(-1, 1), tokens, reduction='none')
+    return (each*mask).sum()/mask.sum()
+
+def _is_right(f):
+    logits = torch.zeros(1, 4, 4, 8)                # a pure guess among 8 codes costs log 8
+    tokens = torch.randint(8, (1, 4, 4))
+    small = torch.zeros(1, 4, 4, dtype=torch.bool)
+    small[0, 0, :2] = True
+    return math.isclose(f(logits, tokens, small).item(), math.log(8), rel_tol=1e-4)
+
 WRONG = {
     # sign; underflow; times T
     '4.1': [
@@ -80,8 +97,15 @@ WRONG = {
         lambda z, p, q, e: z + (q - p)@e
     ],
     '4.8': [_with(o) for o in ('everywhere', 'shrinks', 'late')],
-    '4.9': ['a', 'c', 'd', 2],
-    '4.10': ['a', 'c', 'd', 2],
-    # the most confident; places outside the mask
-    '4.11': [_most_confident, _everywhere],
+    # other reasons; no number
+    '4.9': [(1., 'a'), (1., 'c'), ('many', 'b')],
+    # other reasons; read badly; no curves
+    '4.10': [(_curves, 2.5, 'b'), (_curves, 2.5, 'c'), (_curves, -2.5, 'a'), ({}, 2.5, 'a')],
+    # accepts all; rejects all; not mended; mended otherwise
+    '4.11': [
+        (lambda f: True, _mended),
+        (lambda f: False, _mended),
+        (_is_right, _planted),
+        (_is_right, lambda logits, tokens, mask: _mended(logits, tokens, torch.ones_like(mask))),
+    ],
 }

@@ -16,6 +16,22 @@ def _score(x, truth, mean=True):
     return psnr(gt_mean(x[None], truth[None]) if mean else x[None], truth[None]).item()
 def _out(enhance, dark, rounds): return enhance(dark, rounds=rounds).x.view(*dark.shape)
 
+_curves = {'one spread for all': [(0, .3), (50, 0.), (100, -.3)],
+           'a predicted spread': [(0, .3), (50, -.5), (100, -.7)]}
+
+def _planted(mean, log_std, y):
+    return (0.5*log_std + 0.5*(y - mean)**2*(-2*log_std).exp()).mean()
+
+def _mended(mean, log_std, y):
+    return (log_std + 0.5*(y - mean)**2*(-2*log_std).exp()).mean()
+
+def _is_right(f):
+    y = torch.randn(10_000)                         # the true deviation is 1, its logarithm 0
+    zero = torch.zeros(10_000)
+    tries = torch.linspace(-1, 1, 81)
+    best = tries[torch.stack([f(zero, zero + o, y) for o in tries]).argmin()].item()
+    return abs(best) < 0.1
+
 WRONG = {
     # the wrong way round; no sigmoid
     '5.1': [lambda h, l, w: w.sigmoid()*h + (1 - w.sigmoid())*l, lambda h, l, w: w*l + (1 - w)*h],
@@ -56,10 +72,15 @@ WRONG = {
         # sign; raw; against the dark picture
         lambda f, d, t: _score(_out(f, d, 4), t) - _score(d, t)
     ],
-    '5.9': ['b', 'c', 'd', 2],
-    '5.10': ['b', 'c', 'd', 2],
+    # other reasons; no number
+    '5.9': [(1., 'a'), (1., 'c'), ('many', 'b')],
+    # other reasons; read badly; no curves
+    '5.10': [(_curves, 50, 'a'), (_curves, 50, 'c'), (_curves, 100, 'b'), ({}, 50, 'b')],
+    # accepts all; rejects all; not mended; mended otherwise
     '5.11': [
-        lambda m, v, y: (.5*v + .5*(y - m)**2*v.exp()).mean(),
-        lambda m, v, y: (v + .5*(y - m)**2*(-v).exp()).mean(),
+        (lambda f: True, _mended),
+        (lambda f: False, _mended),
+        (_is_right, _planted),
+        (_is_right, lambda m, s, y: (2*s + .5*(y - m)**2*(-2*s).exp()).mean()),
     ],
 }

@@ -2,6 +2,7 @@
 import copy
 
 import torch
+from torch import nn
 
 from lowlight_nat.inference.tiling import tile_grid
 
@@ -53,6 +54,31 @@ def _fixed(net, path):
     torch.onnx.export(net, (torch.rand(1, 3, 32, 48), ), path, dynamo=True, external_data=False,
                       verbose=False)
 
+_curves = {'the last weights': [(i, .2) for i in range(6)], 'their moving average': [(i, .1) for i in range(6)]}
+
+def _planted(net, x, y):
+    with torch.no_grad():
+        return (net(x) - y).square().mean().item()
+
+def _mended(net, x, y):
+    before = net.training
+    net.eval()
+    with torch.no_grad():
+        error = (net(x) - y).square().mean().item()
+    net.train(before)
+    return error
+
+def _is_right(f):
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1)).train()
+    x = torch.randn(16, 4)
+    first = f(net, x, torch.zeros(16, 1))
+    second = f(net, x, torch.zeros(16, 1))
+    return first == second and net.training
+
+def _left_in_eval(net, x, y):
+    net.eval()
+    return _planted(net, x, y)
+
 WRONG = {
     # swapped; no warm-up
     '6.1': [
@@ -88,10 +114,15 @@ WRONG = {
     ],
     # one size
     '6.8': [_fixed],
-    '6.9': ['b', 'c', 'd', 2],
-    '6.10': ['b', 'c', 'd', 2],
+    # other reasons; no number
+    '6.9': [(1., 'b'), (1., 'c'), ('many', 'a')],
+    # other reasons; read badly; no curves
+    '6.10': [(_curves, 2.0, 'a'), (_curves, 2.0, 'b'), (_curves, 0.5, 'c'), ({}, 2.0, 'c')],
+    # accepts all; rejects all; not mended; mended otherwise
     '6.11': [
-        lambda p, t: -10*(p - t).square().mean().log10(),
-        lambda p, t: (-10*(p - t).square().mean((1, 2, 3)).log10()).median(),
+        (lambda f: True, _mended),
+        (lambda f: False, _mended),
+        (_is_right, _planted),
+        (_is_right, _left_in_eval),
     ],
 }
