@@ -161,3 +161,55 @@ def test_syllabus_adds_up():
         assert goals == set(tasks(
             COURSE/f'exercises_{n}.ipynb')), f'session {n}: goals and exercises differ'
         assert f'[{len(goals)}](exercises_{n}.ipynb)' in s
+
+
+# --- predictions, curves and planted bugs ---
+
+KINDS = {'predict': 'Predict, then run: ', 'train': 'Train a minute: ', 'bug': 'Find the planted bug: '}
+
+def titles(n):
+    found = (re.match(r'## (\d\.\d+) (.+) · level', source(c))
+             for c in cells(COURSE/f'exercises_{n}.ipynb') if c['cell_type'] == 'markdown')
+    return {m[1]: m[2] for m in found if m}
+
+@by_session
+def test_each_session_has_one_of_each_kind(n):
+    for kind in KINDS.values(): assert sum(o.startswith(kind) for o in titles(n).values()) == 1, kind
+    assert len(titles(n)) <= 11
+
+@by_session
+def test_a_guess_may_be_wrong_and_a_reason_not(n, checks):
+    name = next(k for k, o in titles(n).items() if o.startswith(KINDS['predict']))
+    verdicts = {reason: checks.judge(name, (-1e6, reason)) for reason in 'abc'}
+    assert sorted(o[0] for o in verdicts.values()) == ['right', 'wrong', 'wrong']
+    assert all('you predicted -1e+06' in o[1] for o in verdicts.values() if o[0] == 'right')
+
+@by_session
+def test_planted_bugs_are_there_and_a_test_must_find_them(n, checks, monkeypatch):
+    "The function that the notebook shows is the one that the check has, and no test at all isn't enough."
+    name = next(k for k, o in titles(n).items() if o.startswith(KINDS['bug']))
+    page = '\n'.join(source(c) for c in cells(COURSE/f'exercises_{n}.ipynb'))
+    shown = re.search(r'^def buggy(\(.*?\):\n(?:    .*\n)+)', page + '\n', re.M)[1]
+    assert f'def _planted{shown}' in text(COURSE/f'checks_{n}.py')
+    monkeypatch.syspath_prepend(str(COURSE/'solutions'))
+    mended = __import__(f'wrong_{n}')._mended
+    assert checks.judge(name, (lambda f: True, mended))[1].startswith('not right yet: your test accepts')
+    assert checks.judge(name, (lambda f: False, mended))[1].startswith('not right yet: your test rejects')
+
+READ = {1: (66, 400), 2: (1.5, 2.5), 3: (1.5, 2.5), 4: (3, 6), 5: (150, 1000), 6: (1.5, 3)}
+
+@by_session
+def test_stored_curves_are_of_the_whole_training(n):
+    "What the solution read from its curves, within bounds that a training cut short would miss."
+    stored = '\n'.join(''.join(o.get('text', '')) for c in cells(COURSE/f'solutions/solutions_{n}.ipynb')
+                       for o in c.get('outputs', []))
+    seen = float(re.search(r'right, you read (\S+) from the curves', stored)[1])
+    low, high = READ[n]
+    assert low <= seen <= high
+    assert len(re.findall(rf'^{n}\.\d+: right', stored, re.M)) == len(titles(n))
+
+def test_trainings_repeat(checks):
+    "The same seeds and steps give the same curves, so that all readers see the same."
+    import train
+    assert train.noise_anew_or_once(60) == train.noise_anew_or_once(60)
+    assert {len(o) for o in train.revival_or_not(60).values()} == {60}

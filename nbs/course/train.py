@@ -53,10 +53,10 @@ def train(
 
 def draw(curves:dict, ylabel:str):
     "The curves of a training in one figure."
-    fig, ax = plt.subplots(figsize=(6.5, 3), layout='constrained')
+    fig, ax = plt.subplots(figsize=(6.5, 3.2), layout='constrained')
     for name, points in curves.items(): ax.plot(*zip(*points), label=name)
     ax.set(xlabel='training step', ylabel=ylabel)
-    ax.legend(fontsize=9)
+    fig.legend(loc='outside upper center', ncols=len(curves), fontsize=9)
     plt.show()
 
 def stepper(net, loss, lr=2e-3):
