@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lowlight_nat.evaluation.fidelity import *
+from lowlight_nat.io.images import GREY
 
 skm = pytest.importorskip('skimage.metrics', reason="needs scikit-image, the outside reference")
 
@@ -289,7 +290,7 @@ def test_what_cannot_be_compared_is_refused():
 
 def test_grey_weighs_pure_colours():
     pure = torch.eye(3)[:, :, None, None].expand(3, 3, 2, 2)
-    assert torch.allclose(grey_mean(pure), torch.tensor(RGB), atol=1e-6)
+    assert torch.allclose(grey_mean(pure), torch.tensor(GREY), atol=1e-6) and tuple(GREY) == RGB
     assert gt_mean(torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)).max() == 0
 
 def test_forms_on_made_predictions(photo):
