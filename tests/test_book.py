@@ -89,5 +89,6 @@ def test_exercises_have_hints_and_solutions(page):
 
 if __name__ == '__main__':
     for page in CHAPTERS:
-        print(f'{page:40} {words(page):5} words, per thousand {examples(page):4.1f} examples, {persons(page):4.1f} we or you')
+        print(f'{page:40} {words(page):5} words, per thousand '
+              f'{examples(page):4.1f} examples, {persons(page):4.1f} we or you')
     print('cells over 25 lines {:.1%}, lines over 100 characters {:.1%}'.format(*long_cells()))

@@ -156,7 +156,7 @@ def test_syllabus_adds_up():
         times = [tuple(map(int, m)) for m in re.findall(r'^\| (\d+)-(\d+) \|', p, re.M)]
         assert times[0][0] == 0 and times[-1][1] == 90 and all(
             a[1] == b[0] for a, b in zip(times, times[1:])), f'session {n} has a gap'
-        goals = set(re.findall(rf'\b{n}\.\d\b', p.split('| minutes')[0]))
+        goals = set(re.findall(rf'\b{n}\.\d+\b', p.split('| minutes')[0]))
         assert goals == set(tasks(
             COURSE/f'exercises_{n}.ipynb')), f'session {n}: goals and exercises differ'
         assert f'[{len(goals)}](exercises_{n}.ipynb)' in s

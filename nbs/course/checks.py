@@ -37,6 +37,12 @@ def close(a, b, hint:str, eps:float=1e-4):
     need(a.shape==b.shape, f'the shape is {tuple(a.shape)}, {tuple(b.shape)} is wanted. {hint}')
     need(bool((((a-b).abs()<=eps*b.abs().clamp(min=1)) | (a==b)).all()), hint)
 
+def choose(letter, right:str, reasons:dict):
+    "The answer is one of the letters; `reasons` says of each wrong one what to look at again."
+    letters = sorted([right, *reasons])
+    need(letter in letters, f"answer with one of the letters {', '.join(letters)}, for example 'a'")
+    need(letter == right, reasons.get(letter, ''))
+
 def _dots(o): return o is ... or isinstance(o, (tuple,list)) and any(_dots(p) for p in o)
 
 def _guard(o):

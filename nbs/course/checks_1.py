@@ -1,6 +1,6 @@
 "Checks of session 1: light, darkness, and how a result is measured."
 import torch
-from checks import close, exercise, need
+from checks import choose, close, exercise, need
 
 from lowlight_nat.evaluation.fidelity import gt_mean, psnr
 from lowlight_nat.io.images import linear_to_srgb, srgb_to_linear
@@ -90,3 +90,28 @@ def fit_noise(f):
         close(
             float(got[1])/b, 1.,
             f'b is {b}, you found {float(got[1]):.2e}. It is the intercept of the line', .1)
+
+@exercise('1.8', 2)
+def predicted(letter):
+    choose(letter, 'b', dict(
+        a='2 would be the factor for 4 shots: the noise falls by the root of their number',
+        c='the variance falls by 16, and the noise is its root',
+    ))
+
+@exercise('1.9', 3)
+def read_curve(letter):
+    choose(letter, 'b', dict(
+        a='look at the right half of the curve with fixed noise, and compare it with its lowest point',
+        c='read the legend once more: which of the two curves rises?',
+    ))
+
+@exercise('1.10', 3)
+def planted_bug(f):
+    truth = torch.rand(3,3,8,8)
+    result = truth*torch.tensor([.3,.6,.9]).view(-1,1,1,1) + .05*torch.rand(3,3,8,8)
+    want = []
+    for p, t in zip(result, truth):
+        mse = (p*(t.mean()/p.mean()) - t).square().mean()
+        want.append(-10*mse.log10())
+    close(f(result, truth), torch.stack(want),
+          'each picture is scaled by the ratio of its own two means: the ratio has one number a picture')

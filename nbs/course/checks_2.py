@@ -1,7 +1,7 @@
 "Checks of session 2: quantizers, the codebook and its loss."
 import torch
 import torch.nn.functional as F
-from checks import close, exercise, need
+from checks import choose, close, exercise, need
 from torch import nn
 
 from lowlight_nat.models.quantizers import VectorQuantizer, rotate_to, squared_distances, usage_stats
@@ -130,3 +130,24 @@ def rotation(f):
         'the reflections: I - 2 r r^T + 2 e_hat z_hat^T, r the unit vector of z_hat + e_hat; only '
         'the last z is not detached',
         1e-3)
+
+@exercise('2.9', 2)
+def predicted(letter):
+    choose(letter, 'a', dict(
+        b='a token is a name: which number a code has says nothing of where it lies',
+        c='the renumbered tokens look up the same vectors as before',
+    ))
+
+@exercise('2.10', 3)
+def read_curve(letter):
+    choose(letter, 'b', dict(
+        a='compare the heights at the right end of the two curves',
+        c='read the legend once more: which curve is the upper one?',
+    ))
+
+@exercise('2.11', 3)
+def planted_bug(f):
+    real = torch.randn(20)*2
+    fake = torch.randn(20)*2
+    close(f(real, fake), losses.hinge_d_loss(real, fake),
+          'a real picture should score above 1 and a decoded one below -1: look at the two signs')

@@ -1,7 +1,7 @@
 "Checks of session 3: the conditional flow."
 
 import torch
-from checks import close, exercise, need
+from checks import choose, close, exercise, need
 
 from lowlight_nat.models.flow import ConditionalCoupling, InvConv1x1, check_flow, nll_bits
 
@@ -130,3 +130,24 @@ def mirrored(cls):
     u,_ = layer(z, c)
     need((layer.inverse(u, c) - z).abs().max() < 5e-2*u.abs().max().clamp(min=1),
          'with large weights the inverse is lost in rounding: bound the log-scale, 0.8 tanh')
+
+@exercise('3.9', 2)
+def predicted(letter):
+    choose(letter, 'a', dict(
+        b='the determinant is 1, and the question is after its logarithm',
+        c='it is the sum of the log-scales s, and these are 0 for every input',
+    ))
+
+@exercise('3.10', 3)
+def read_curve(letter):
+    choose(letter, 'b', dict(
+        a='lower is better: which curve lies lowest at the right end?',
+        c='compare the three heights at the right end',
+    ))
+
+@exercise('3.11', 3)
+def planted_bug(f):
+    z = torch.randn(2,3,4,5)
+    s = torch.randn(2,3,1,1)
+    full = s.expand_as(z).sum((1,2,3))
+    close(f(z, s), full, 'every place of a channel is scaled, so each s counts as often as there are places')

@@ -3,7 +3,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from checks import close, exercise, need
+from checks import choose, close, exercise, need
 
 from lowlight_nat.models.masking import (
     calibrate_temperature,
@@ -134,3 +134,26 @@ def parallel(f):
         out.shape == tokens.shape and (out == want).all(),
         'each place keeps the token of the last round in which it was masked; places outside the mask keep theirs'
     )
+
+@exercise('4.9', 2)
+def predicted(letter):
+    choose(letter, 'b', dict(
+        a='0 is certainty, and that is what a very small T gives',
+        c='after the division by a very large T all distances are nearly 0',
+    ))
+
+@exercise('4.10', 3)
+def read_curve(letter):
+    choose(letter, 'b', dict(
+        a='lower is better: read the legend once more',
+        c='compare the two heights at the right end',
+    ))
+
+@exercise('4.11', 3)
+def planted_bug(f):
+    c = torch.rand(6,7)
+    mask = torch.rand(6,7)<.6
+    n = int(mask.sum())//2
+    inside = c[mask].sort().values[n]
+    close(f(c, mask, n), mask & (c<inside),
+          'the n smallest confidences among the masked places, and no place outside the mask')

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from checks import close, exercise, need
+from checks import choose, close, exercise, need
 
 from lowlight_nat.evaluation.fidelity import grey_mean, gt_mean, psnr
 from lowlight_nat.inference.enhancer import Enhancer
@@ -124,3 +124,22 @@ def nat_gain(f):
         'rounds=4, less that with rounds=0',
         1e-4)
 
+@exercise('5.9', 2)
+def predicted(letter):
+    choose(letter, 'a', dict(
+        b='what stood at place 5 is now read at place 4: draw five pixels',
+        c='each place takes over the value of its right neighbour, so all of the content moves',
+    ))
+
+@exercise('5.10', 3)
+def read_curve(letter):
+    choose(letter, 'a', dict(
+        b='compare the two heights at the right end',
+        c='lower is better: read the legend once more',
+    ))
+
+@exercise('5.11', 3)
+def planted_bug(f):
+    mean, log_var, y = torch.randn(3,50)
+    want = F.gaussian_nll_loss(mean, y, log_var.exp(), eps=1e-12)
+    close(f(mean, log_var, y), want, 'the squared error is divided by the variance, which is exp(log_var)')

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from checks import close, exercise, need
+from checks import choose, close, exercise, need
 from torch import nn
 
 from lowlight_nat.models.masking import auroc
@@ -181,3 +181,25 @@ def to_onnx(f):
             with torch.no_grad():
                 close(torch.tensor(y), net(x), 'the graph gives other numbers than the network',
                       1e-3)
+
+@exercise('6.9', 2)
+def predicted(letter):
+    choose(letter, 'a', dict(
+        b='the two means are as uncertain as the pictures are different, about 1 dB each',
+        c='the differences are nearly the same on all pictures',
+    ))
+
+@exercise('6.10', 3)
+def read_curve(letter):
+    choose(letter, 'a', dict(
+        b='look at the right end: which curve lies lower?',
+        c='look at the zigzag: only one of the curves has it',
+    ))
+
+@exercise('6.11', 3)
+def planted_bug(f):
+    truth = torch.rand(4,3,6,6)
+    result = truth + torch.tensor([.01,.02,.3,.05]).view(-1,1,1,1)*torch.randn(4,3,6,6)
+    want = torch.stack([-10*(p - t).square().mean().log10() for p, t in zip(result, truth)]).mean()
+    close(f(result, truth), want,
+          'first one PSNR a picture, then their mean: the logarithm comes before the mean over pictures')

@@ -46,4 +46,10 @@ WRONG = {
             (a*x*2**ev + b)**.5], # not amplified
     # factor 2; the scene's variance
     '1.7': [_not_in_pairs, _one_shot],
+    '1.8': ['a', 'c', 'd', 2],
+    '1.9': ['a', 'c', 'd', 2],
+    '1.10': [
+        lambda p, t: -10*(p*(t.mean()/p.mean()) - t).square().mean((1, 2, 3)).log10(),
+        lambda p, t: -10*(p*(t.mean((2, 3))/p.mean((2, 3)))[:, :, None, None] - t).square().mean((1, 2, 3)).log10(),
+    ],
 }

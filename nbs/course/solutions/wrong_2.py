@@ -71,4 +71,10 @@ WRONG = {
     ],
     # straight through; no rotation; channel by channel
     '2.8': [lambda z, e: z + (e - z).detach(), _scale_only, lambda z, e: z*(e/z).detach()],
+    '2.9': ['b', 'c', 'd', 2],
+    '2.10': ['a', 'c', 'd', 2],
+    '2.11': [
+        lambda r, f: .5*((1 + r).relu().mean() + (1 - f).relu().mean()),
+        lambda r, f: .5*((1 - r).mean() + (1 + f).mean()),
+    ],
 }

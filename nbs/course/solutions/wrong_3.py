@@ -71,4 +71,10 @@ WRONG = {
         lambda inv, mu, c, s: inv(mu + s*torch.rand_like(mu), c)
     ],
     '3.8': [_with(o) for o in ('order', 'mean', 'blind', 'unbounded')],
+    '3.9': ['b', 'c', 'd', 2],
+    '3.10': ['a', 'c', 'd', 2],
+    '3.11': [
+        lambda z, s: s.sum((1, 2, 3)),
+        lambda z, s: s.expand_as(z).mean((1, 2, 3)),
+    ],
 }

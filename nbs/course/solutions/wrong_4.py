@@ -33,6 +33,15 @@ def _decode(predict, tokens, mask, rounds, fault):
 def _with(fault): return lambda *args: _decode(*args, fault)
 def _d2(z, codes): return (z.permute(0,2,3,1)[...,None,:]-codes).square().sum(-1)
 
+def _places(c, n, largest):
+    again = torch.zeros_like(c, dtype=torch.bool).flatten()
+    again[c.flatten().topk(n, largest=largest).indices] = True
+    return again.view_as(c)
+
+def _most_confident(c, mask, n): return _places(c.masked_fill(~mask, -math.inf), n, True)
+
+def _everywhere(c, mask, n): return _places(c, n, False)
+
 WRONG = {
     # sign; underflow; times T
     '4.1': [
@@ -71,4 +80,8 @@ WRONG = {
         lambda z, p, q, e: z + (q - p)@e
     ],
     '4.8': [_with(o) for o in ('everywhere', 'shrinks', 'late')],
+    '4.9': ['a', 'c', 'd', 2],
+    '4.10': ['a', 'c', 'd', 2],
+    # the most confident; places outside the mask
+    '4.11': [_most_confident, _everywhere],
 }

@@ -56,4 +56,10 @@ WRONG = {
         # sign; raw; against the dark picture
         lambda f, d, t: _score(_out(f, d, 4), t) - _score(d, t)
     ],
+    '5.9': ['b', 'c', 'd', 2],
+    '5.10': ['b', 'c', 'd', 2],
+    '5.11': [
+        lambda m, v, y: (.5*v + .5*(y - m)**2*v.exp()).mean(),
+        lambda m, v, y: (v + .5*(y - m)**2*(-v).exp()).mean(),
+    ],
 }

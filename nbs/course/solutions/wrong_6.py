@@ -88,4 +88,10 @@ WRONG = {
     ],
     # one size
     '6.8': [_fixed],
+    '6.9': ['b', 'c', 'd', 2],
+    '6.10': ['b', 'c', 'd', 2],
+    '6.11': [
+        lambda p, t: -10*(p - t).square().mean().log10(),
+        lambda p, t: (-10*(p - t).square().mean((1, 2, 3)).log10()).median(),
+    ],
 }
