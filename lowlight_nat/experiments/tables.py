@@ -165,6 +165,9 @@ def _held_out(run):
     return run.data
 
 # %% ../../nbs/part5_truth/20_tables.ipynb #d20c0009
+_TABLE1_HEADS = dict(system='system', parameters='parameters', **NAMES, seconds_each='s a picture',
+                     seconds_train='s of training')
+
 def _table1_rows(run, b, cfg, plan, data):
     "The dark picture, the classical methods, the baselines, and the systems of GLARE."
     rows = [dict(system='input', parameters=0, seconds_train=0, **run.score('input', lambda x: x))]
@@ -176,9 +179,6 @@ def _table1_rows(run, b, cfg, plan, data):
     return rows
 
 # %% ../../nbs/part5_truth/20_tables.ipynb #2d89554b
-_TABLE1_HEADS = dict(system='system', parameters='parameters', **NAMES, seconds_each='s a picture',
-                     seconds_train='s of training')
-
 def table1(
     run:Run, # without weights
     budget:str='small', # small or full
