@@ -96,6 +96,13 @@ def _numbers(module):
     "How many parameters a module has."
     return sum(p.numel() for p in module.parameters())
 
+def _numbers_used(model, latent, decoder):
+    "How many of them the model uses with each NAT on or off."
+    used = _numbers(model)
+    if not latent: used -= _numbers(model.nat)
+    if not decoder: used -= _numbers(model.fusion.nat)
+    return used
+
 # %% ../../nbs/part5_truth/20_tables.ipynb #539aa71b
 def system_row(
     run:Run, # beside its folder is that of the checkpoints, which experiments share
@@ -114,9 +121,7 @@ def system_row(
         path = train_system(SYSTEM_ROWS[name], cfg, plan, data, shared,
                             trained/f'{name}, seed {seed}', seed)
         e = Enhancer.from_pretrained(path, run.device)
-        parameters = _numbers(e.model)
-        if not latent: parameters -= _numbers(e.model.nat)
-        if not decoder: parameters -= _numbers(e.model.fusion.nat)
+        parameters = _numbers_used(e.model, latent, decoder)
         r = run.score(f'{name}, seed {seed}, scores', e, latent_nat=latent, decoder_nat=decoder)
         own = took(path)+(took(shared/'nat.safetensors') if latent else 0)
         first = sum(took(shared/f'{stage}.safetensors') for stage in stage_names(cfg)[:-2])
