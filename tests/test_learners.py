@@ -431,3 +431,28 @@ def test_light_and_picture_are_cut_and_turned_alike():
         shapes.add((t.light.on(t.x_low)/t.x_low.clamp(min=1e-3)).mean().item())
     assert len(shapes) == 20
     assert STAGES['codebook'](model, PLAN).train().view(x, x).light is None
+
+
+def test_callbacks_of_a_training_rest_outside_of_it(tmp_path):
+    learn = learner('codebook', tmp_path)
+    with learn.resting():
+        assert not any(isinstance(cb, T.RESTING) for cb in learn.cbs)
+    assert any(isinstance(cb, T.RESTING) for cb in learn.cbs)
+
+def test_until_nan_stops_without_an_error(tmp_path):
+    class Explode(Callback):
+        "The loss becomes infinite at the third batch"
+        def after_loss(self):
+            if self.learn.train_iter >= 2: self.learn.loss_grad = self.loss_grad*float('inf')
+    learn = learner('codebook', tmp_path)
+    with learn.resting():
+        quiet(learn, learn.fit, 1, 1e-3, cbs=[T.UntilNaN(), Explode()])
+    assert learn.train_iter == 2
+
+def test_metrics_at_equal_level_and_at_their_own():
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))*0.8
+    darker = T.StageOutput(x/2)
+    assert T.gt_mean_ssim(darker, x) == pytest.approx(1., abs=1e-4)
+    assert T.gt_mean_psnr(darker, x) > 60
+    assert T.level_stops(darker, x) == pytest.approx(1., abs=1e-4)
+    assert T.raw_psnr(T.StageOutput(x + 0.1), x) == pytest.approx(20., abs=1e-2)
