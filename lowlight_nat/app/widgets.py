@@ -435,6 +435,7 @@ def live(
 _HEAD = ('<h1>lowlight_nat</h1><p>Everything happens on this computer; '
          'pictures are kept in memory only.</p>')
 
+# %% ../../nbs/part6_using/26_widgets.ipynb #fd4e1901
 class App:
     "Upload, and the tools for its picture; `.box` is what a notebook shows."
     def __init__(self,
