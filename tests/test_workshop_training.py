@@ -65,6 +65,19 @@ def test_what_the_chapter_says_about_tau():
     assert abs(r[1., 1]['psnr_gt_mean'] - r[.55, 4]['psnr_gt_mean']) < .05
 
 
+def test_what_the_chapter_says_about_the_critic():
+    r = json.loads((ROOT/'nbs/figures/run/critic.json').read_text())
+    def of(rows, **which): return next(r for r in rows if which.items() <= r.items())
+    for rows in r['mask'], r['picture']:
+        for name in 'sigma', 'spread':      # the error is found better by both than by the entropy
+            assert of(rows, map=name)['auroc_tenth'] > of(rows, map='entropy')['auroc_tenth'] + .03
+        gain = of(rows, map='critic: error')['auroc_tenth'] - of(rows, map='spread')['auroc_tenth']
+        assert abs(gain) < .03              # and not much better by the critic
+    truth = of(r['rounds'], answer='arg max', rounds=8, by='truth')
+    others = [o['right'] for o in r['rounds'] if o['answer'] == 'arg max' and o['by'] != 'truth']
+    assert truth['right'] > .05 + max(others)
+
+
 # --- GLARE ---
 
 def test_group_norm_of_channels_last_is_exact():
