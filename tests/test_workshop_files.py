@@ -10,8 +10,8 @@ from fastcore.test import test_close as assert_close
 from fastcore.test import test_eq as assert_eq
 from fastcore.test import test_fail as assert_fails
 
-from lowlight_nat.data.loaders import PairDataset, PairDL, aligned_crop
 from lowlight_nat.data.loaders import LowLightDataLoaders as Loaders
+from lowlight_nat.data.loaders import PairDataset, PairDL, aligned_crop
 from lowlight_nat.data.loaders import _pack as as_bytes
 from lowlight_nat.data.loaders import _unpack as as_floats
 from lowlight_nat.data.overlap import THRESHOLD, agreement, fingerprint, fingerprints, pack, unpack

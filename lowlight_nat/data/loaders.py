@@ -46,6 +46,7 @@ def _grow(x, height, width):
     lacking = (0, 0), (0, max(height-H, 0)), (0, max(width-W, 0))
     return torch.from_numpy(np.pad(x.numpy(), lacking, mode='reflect'))
 
+# %% ../../nbs/workshop/06_loaders.ipynb #17bcc74d
 def aligned_crop(
     xs:Sequence[Tensor],    # pictures of one scene, each (3,H,W)
     size:int,               # side of the crop, px; smaller pictures are mirrored at the border

@@ -144,6 +144,7 @@ def _take(f):
         msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
     elif fcntl: fcntl.lockf(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
 
+# %% ../../nbs/workshop/05_records.ipynb #6d683cf8
 @contextmanager
 def folder_lock(
     folder, # that one run at a time may write into; it is made

@@ -54,6 +54,7 @@ class RankDL(PairDL):
 # names of callbacks that only rank 0 runs
 WRITERS = 'checkpoint', 'curve', 'preview', 'csv_logger', 'progress'
 
+# %% ../../nbs/workshop/11_distributed.ipynb #3e1dcfb5
 class Parallel(DistributedTrainer):
     """fastai's `DistributedTrainer` for our loaders, with one writer, and with equal codes on all
     processes"""
