@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../../nbs/workshop/15_steps.ipynb #a637b819
+#| code-fold: true
+#| code-summary: "Imports of the module"
 from ..inference.result import LATENT_CELL, false_colour
 from ..inference.enhancer import Enhancer, match_level, shrink
 from ..models.light import parse_exposure, transform_colours

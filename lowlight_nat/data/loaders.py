@@ -5,6 +5,8 @@ __all__ = ['aligned_crop', 'fit_picture', 'PairDataset', 'SyntheticDataset', 'Pa
            'NormalLightTensor', 'NormalLightImage', 'LowLightBlock']
 
 # %% ../../nbs/workshop/06_loaders.ipynb #076d13c7
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import math, random, torch, warnings
 import numpy as np
 import torch.nn.functional as F
@@ -14,6 +16,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 # %% ../../nbs/workshop/06_loaders.ipynb #3a907690
+#| code-fold: true
+#| code-summary: "Imports of the module"
 from ..io.files import needs_extra
 
 with needs_extra('train', 'Training'):

@@ -6,6 +6,8 @@ __all__ = ['FINGERPRINT_CELL', 'SIDE', 'LEAST', 'THRESHOLD', 'data_fingerprint',
            'same_scene']
 
 # %% ../../nbs/workshop/07_overlap.ipynb #1b2773ea
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import base64, hashlib, torch, warnings
 import numpy as np
 import torch.nn.functional as F

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 # %% ../../nbs/workshop/21_known_tokens.ipynb #5d0c1a05
+#| code-fold: true
+#| code-summary: "Imports of the module"
 from fastcore.basics import AttrDict
 from torch import Tensor
 from tqdm.auto import tqdm

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 # %% ../../nbs/workshop/23_runs.ipynb #2da74aaa
+#| code-fold: true
+#| code-summary: "Imports of the module"
 from tqdm.auto import tqdm
 from fastcore.basics import AttrDict
 from .cost import SYSTEMS

@@ -16,6 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 # %% ../../nbs/workshop/14_folders.ipynb #20130896
+#| code-fold: true
+#| code-summary: "Imports of the module"
 from .enhancer import Enhancer, check_settings
 from ..io.files import (IMAGE_EXTENSIONS, WRITTEN_FORMATS, ImageError, check_quality,
                                    clean_parts, list_images)

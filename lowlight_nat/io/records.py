@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 # %% ../../nbs/workshop/05_records.ipynb #a05885d1
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import torch
 from fastcore.basics import AttrDict
 from .files import write_beside

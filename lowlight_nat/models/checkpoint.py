@@ -5,6 +5,8 @@ __all__ = ['save_model', 'weights_path', 'Metadata', 'file_metadata', 'read_meta
            'load_model', 'BundledWeights', 'list_weights']
 
 # %% ../../nbs/workshop/18_checkpoint.ipynb #7d20b3e5
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import hashlib, json, torch
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass

@@ -4,6 +4,8 @@
 __all__ = ['TokenOdds', 'token_odds', 'Criticism', 'TokenCritic', 'Proposed', 'proposed', 'critic_loss']
 
 # %% ../../nbs/workshop/22_critic.ipynb #c7170004
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import torch
 import torch.nn.functional as F
 from dataclasses import dataclass

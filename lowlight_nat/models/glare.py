@@ -7,6 +7,8 @@ __all__ = ['GlareSizes', 'swish', 'to_channels_last', 'GlareNorm', 'GlareBlock',
            'GlareCoupling', 'GlareStep', 'GlareFlow']
 
 # %% ../../nbs/networks/01_glare.ipynb #bf42ccfe
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import torch
 import torch.nn.functional as F
 from dataclasses import dataclass

@@ -6,6 +6,8 @@ __all__ = ['GLARE_RELEASE', 'PREFIXES', 'UNUSED', 'GlareMix', 'Taps', 'deform_ro
            'read_weights', 'load_glare', 'glare_from_files']
 
 # %% ../../nbs/networks/02_glare_weights.ipynb #073e944d
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import torch
 from contextlib import nullcontext
 from dataclasses import dataclass

@@ -5,6 +5,8 @@ __all__ = ['random_state', 'set_random_state', 'data_state', 'set_data_state', '
            'differences', 'safe_types', 'load_state', 'check_state', 'Resume']
 
 # %% ../../nbs/workshop/09_checkpoints.ipynb #19c9453d
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import json, random, re, time
 import numpy as np, torch
 from pathlib import Path

@@ -4,6 +4,8 @@
 __all__ = ['WRITERS', 'RankDL', 'Parallel', 'parallel']
 
 # %% ../../nbs/workshop/11_distributed.ipynb #a28bcd67
+#| code-fold: true
+#| code-summary: "Imports of the module"
 from ..io.files import needs_extra
 
 with needs_extra('parallel', 'Training by several processes'):

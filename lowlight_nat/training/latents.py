@@ -4,6 +4,8 @@
 __all__ = ['latents_of', 'keep_latents', 'LatentDataset', 'LatentDL', 'latent_dls']
 
 # %% ../../nbs/workshop/20_latents.ipynb #1a7e0005
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import json, random, shutil, torch
 from copy import copy
 from pathlib import Path

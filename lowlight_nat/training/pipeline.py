@@ -5,6 +5,8 @@ __all__ = ['set_factor', 'set_tau', 'fit_level', 'plain_output', 'EpochLine', 'd
            'validate_pairs', 'finish', 'folder_dls', 'stands_on', 'is_done', 'train_pipeline', 'previous', 'started']
 
 # %% ../../nbs/workshop/19_pipeline.ipynb #8fa4c7ef
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import hashlib, math, sys, time, torch
 from dataclasses import dataclass, fields, replace
 from functools import partial
