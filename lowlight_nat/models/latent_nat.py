@@ -50,7 +50,7 @@ def affine_error(z:Tensor, # aligned latent (B,d,h,w)
     return (x @ matrix).transpose(1, 2).unflatten(2, (h, w))
 
 # %% ../../nbs/part3_doubt/12_latent_nat.ipynb #aa00aa03
-WINDOWS = 9, 33 # sides of the windows in which kept tokens are heard, in places; 1 + a multiple of 4
+WINDOWS = 9, 33 # sides, in places, of the windows where kept tokens are heard; 1 + a multiple of 4
 
 @dataclass
 class Messages(Outputs):
