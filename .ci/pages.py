@@ -3,7 +3,8 @@ calls Quarto: `python .ci/pages.py`.
 
 Writes nbs/nbdev.yml, nbs/sidebar.yml (sidebar and top bar) and the pages that `nbs/reference.py`
 makes; then `_proc`, from which `quarto render _proc --no-execute` makes the site, and in it what the
-page "Try it" loads (`.ci/try_page.py`). `--list` stops before `_proc`; `--cached` keeps what is in `_proc` and newer than its source.
+page "Try it" loads (`.ci/try_page.py`). `--list` stops before `_proc`; `--cached` keeps what is in
+`_proc` and newer than its source.
 """
 import runpy
 import sys

@@ -73,8 +73,9 @@ def model(path):
     "The bundled network as an ONNX file."
     try:
         import onnx
-        from lowlight_nat.export.onnx import exported_program, to_onnx, write_onnx
+
         from lowlight_nat.export.onnx import _stamp as stamp
+        from lowlight_nat.export.onnx import exported_program, to_onnx, write_onnx
         from lowlight_nat.models.checkpoint import load_model
         net = load_model('small')
         m = stamp(to_onnx(exported_program(net)), net, net.cfg.rounds, 20, net.cfg.latent_nat)
@@ -85,6 +86,7 @@ def model(path):
 def probe(path):
     "A small dark picture in levels, and what the network makes of it in Python, in [0, 1]."
     import torch
+
     from lowlight_nat.export.onnx import OnnxEnhancer
     from lowlight_nat.io.images import read_image
     low = read_image(ROOT/'samples/reference/coffee.png')[:, 100:100 + SIDE, 200:200 + SIDE]
