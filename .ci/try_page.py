@@ -23,9 +23,10 @@ RUNTIMES = {
     'webgpu': ('ort.webgpu.min.mjs', 'ort-wasm-simd-threaded.asyncify'),
     'wasm': ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded'),
 }
-SOURCES = ['package-lock.json', '.ci/try_page.py', 'lowlight_nat/weights/small.safetensors',
-           'lowlight_nat/export/onnx.py', 'lowlight_nat/export/static_graph.py',
-           'samples/reference/coffee.png']
+MODEL = ['lowlight_nat/weights/small.safetensors', 'lowlight_nat/export/onnx.py',
+         'lowlight_nat/export/static_graph.py']      # what the exported network is made from
+OTHERS = ['package-lock.json', '.ci/try_page.py', 'samples/reference/coffee.png']
+STORED = 1           # one more when `model` or `stored_half` changes: the network is exported anew
 THUMBNAIL = 192      # side of a sample's button, pixels
 SIDE = 48            # of the picture that a graphics processor is tried with, pixels
 
@@ -34,11 +35,15 @@ class NotBuilt(Exception):
     "The files can't be made here, in one sentence."
 
 
-def key():
-    "A checksum of all that the files are made from."
-    h = hashlib.sha256()
-    for o in SOURCES: h.update((ROOT/o).read_bytes())
+def key(sources):
+    "A checksum of what files are made from."
+    h = hashlib.sha256(str(STORED).encode())
+    for o in sources: h.update((ROOT/o).read_bytes())
     return h.hexdigest()
+
+def same(path, sources):
+    "Was something made from these files as they are now? The checksum stands in a file."
+    return path.is_file() and path.read_text() == key(sources)
 
 def packages(folder):
     "The pinned npm packages, in a folder of their own."
@@ -70,7 +75,9 @@ def stored_half(m):
     return m
 
 def model(path):
-    "The bundled network as an ONNX file."
+    "The bundled network as an ONNX file, unless it is there."
+    note = path.with_suffix('.key')
+    if path.is_file() and same(note, MODEL): return
     try:
         import onnx
 
@@ -82,6 +89,7 @@ def model(path):
     except ImportError as e: raise NotBuilt(f'the network was not exported: {e}') from None
     write_onnx(stored_half(m), path)
     onnx.checker.check_model(str(path))
+    note.write_text(key(MODEL))
 
 def probe(path):
     "A small dark picture in levels, and what the network makes of it in Python, in [0, 1]."
@@ -127,20 +135,20 @@ def make(folder):
         for name in (module, f'{program}.mjs'): shutil.copy(npm/DIST/name, folder/name)
         wasm = pack(npm/DIST/f'{program}.wasm', folder/f'{program}.wasm.gz')
         files[kind] = dict(module=module, glue=f'{program}.mjs', wasm=wasm)
-    model(folder/'small.onnx')
-    files['model'] = pack(folder/'small.onnx', folder/'small.onnx.gz')
-    files['probe'] = probe(folder/'small.onnx')
-    (folder/'small.onnx').rename(folder.with_name('small.onnx'))
+    network = folder.with_name('small.onnx')
+    model(network)
+    files['model'] = pack(network, folder/'small.onnx.gz')
+    files['probe'] = probe(network)
     thumbnails(folder/'samples')
     (folder/'files.json').write_text(json.dumps(files), encoding='utf-8')
-    (folder/'key').write_text(key())
+    (folder/'key').write_text(key(MODEL + OTHERS))
 
 def built():
     "The folder of files, made unless they are there; raises NotBuilt."
     done = BUILD/'files'
-    if (done/'key').is_file() and (done/'key').read_text() == key(): return done
-    shutil.rmtree(BUILD, ignore_errors=True)
+    if same(done/'key', MODEL + OTHERS): return done
     part = BUILD/'part'
+    for o in (done, part): shutil.rmtree(o, ignore_errors=True)
     part.mkdir(parents=True)
     make(part)
     return part.rename(done)
