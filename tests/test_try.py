@@ -18,6 +18,7 @@ from PIL import Image
 
 from lowlight_nat.inference.enhancer import Enhancer
 from lowlight_nat.inference.guided import carry, fit_colour, reduced, reduced_size
+from lowlight_nat.inference.result import false_colour
 from lowlight_nat.io.images import read_image, to_pil
 
 SAMPLES = ['astronaut.webp', 'camera.png', 'chelsea.jpg', 'coffee.png', 'hopper.jpg', 'rocket.webp']
@@ -108,7 +109,7 @@ def python(site):
     from lowlight_nat.export.onnx import OnnxEnhancer
     onnx = OnnxEnhancer(ROOT/'build/try/small.onnx', threads=2)
     enhancer = Enhancer.from_pretrained(device='cpu')
-    return lambda x: (onnx(x).image, enhancer(x).image)
+    return lambda x: (onnx(x), enhancer(x))
 
 
 @pytest.mark.parametrize('name', SAMPLES)
@@ -119,9 +120,15 @@ def test_a_sample_in_the_browser_is_pythons(site, driver, python, name):
     said = wait(driver, 'Done')
     got, called = downloaded(driver)
     assert called == name.partition('.')[0] + '_enhanced.png'
-    shares = [same(got.convert('RGB'), o.convert('RGB')) for o in python(ROOT/'samples'/name)]
+    results = python(ROOT/'samples'/name)
+    shares = [same(got.convert('RGB'), o.image.convert('RGB')) for o in results]
     print(f'{name}: {said} ONNX file in Python {shares[0]:.5%}, Enhancer {shares[1]:.5%} within a level')
     assert min(shares) >= 0.999
+    cells = driver.execute_script("""const c = document.querySelector('#try .try-map')
+        return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]""")
+    entropy = to_pil(false_colour(results[0].entropy))
+    cells = np.array(cells).reshape(entropy.height, entropy.width, 4)[..., :3]
+    assert same(cells, entropy) >= 0.999
 
 def test_the_formula_for_large_pictures_is_the_librarys(site, driver):
     torch.manual_seed(0)

@@ -1,5 +1,5 @@
 // What takes time, away from the page: loads the runtime and the model once, reads a picture, enhances it.
-// Takes {picture: Blob, runtime: 'auto' or 'wasm'}; answers {step, share}, then {done} or {error}.
+// Takes {picture: Blob, runtime: 'auto', 'wasm' or 'webgpu'}; answers {step, share}, then {done} or {error}.
 import {carry, fitColour, reduced, reducedSize} from './carry.js'
 
 const PIXELS = 640 * 420               // computed whole up to here; larger pictures at about this size
@@ -44,13 +44,17 @@ async function unpacked(files) {
   return out
 }
 
-async function hasGPU() {
-  try { return Boolean(await navigator.gpu?.requestAdapter()) } catch { return false }
+// Is there a graphics processor? One that is only imitated is slower than the processor itself.
+async function hasGPU(runtime) {
+  if (runtime === 'wasm') return false
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null)
+  if (!adapter) return false
+  return runtime === 'webgpu' || !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter)
 }
 
 async function load(runtime) {
   const files = await (await fetched('files.json')).json()
-  const kind = runtime !== 'wasm' && await hasGPU() ? 'webgpu' : 'wasm'
+  const kind = await hasGPU(runtime) ? 'webgpu' : 'wasm'
   const [binary, model] = await unpacked([files[kind].wasm, files.model])
   tell('start')
   const ort = await import(here(files[kind].module))
