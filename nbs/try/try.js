@@ -6,15 +6,18 @@ const SAMPLES = [
 const STEPS = {
   load: share => `Loading the model: ${Math.round(100 * share)} percent`,
   start: () => 'Starting the model. This takes a few seconds.',
+  probe: () => 'Trying the graphics processor with a small picture.',
   compute: () => 'Enhancing the picture. This can take half a minute on a phone.',
   carry: share => `Carrying the result to every pixel: ${Math.round(100 * share)} percent`,
 }
 const here = path => new URL(path, import.meta.url).href
 const find = o => document.querySelector(`#try ${o}`)
-const runtime = new URLSearchParams(location.search).get('runtime') ?? 'auto'
+const PATIENCE = 20_000       // with a graphics processor, milliseconds; then the processor itself does it
+let runtime = new URLSearchParams(location.search).get('runtime') ?? 'auto'
 const status = find('#try-status')
 let worker = null
 let address = null
+let timer = 0
 
 function say(text) { status.textContent = text }
 
@@ -38,6 +41,7 @@ function step({step, share}) {
 }
 
 function stop(text) {
+  clearTimeout(timer)
   worker?.terminate()
   worker = null
   busy(false)
@@ -83,6 +87,14 @@ function enhance(picture, name, button) {
   worker ??= new Worker(here('worker.js'), {type: 'module'})
   worker.onerror = () => stop('This browser cannot run the model. A current Chrome, Edge, Firefox or Safari can.')
   worker.onmessage = ({data}) => {
+    clearTimeout(timer)
+    if (data.step === 'probe') {
+      timer = setTimeout(() => {
+        stop('')
+        runtime = 'wasm'
+        enhance(picture, name, button)
+      }, PATIENCE)
+    }
     if (data.step) return step(data)
     busy(false)
     if (data.error) return say(data.error)

@@ -64,8 +64,10 @@ async function load(runtime) {
   ort.env.wasm.wasmPaths = {mjs: here(files[kind].glue)}
   const start = provider => ort.InferenceSession.create(new Uint8Array(model), {executionProviders: [provider]})
   if (kind === 'webgpu') {
+    tell('probe')
     const session = await start('webgpu').catch(() => null)
     if (session && await agrees(ort, session, files.probe)) return {ort, session, kind}
+    tell('start')
   }
   return {ort, session: await start('wasm'), kind: 'wasm'}
 }
