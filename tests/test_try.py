@@ -22,6 +22,7 @@ from lowlight_nat.inference.result import false_colour
 from lowlight_nat.io.images import read_image, to_pil
 
 SAMPLES = ['astronaut.webp', 'camera.png', 'chelsea.jpg', 'coffee.png', 'hopper.jpg', 'rocket.webp']
+OWN = re.compile(r'^(https?://)?[\w.-]+\.(google|googleapis|gvt1)\.com\b')   # what Chromium itself asks for
 SCRIPT = ROOT/'.ci/try_page.py'
 SHELL = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Try it</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
@@ -211,10 +212,13 @@ def test_no_request_left_this_machine(site, driver, elsewhere):
     "After all tests before it: everything for another host would have gone to the proxy, a worker's requests too."
     driver.get(f'{site[0]}/light.html')
     wait(driver, 'Nothing is loaded')
-    assert elsewhere[1] == []
+    def others(): return [o for o in elsewhere[1] if not OWN.search(o)]
+    assert others() == []
     assert [o['message'] for o in driver.get_log('browser') if o['level'] == 'SEVERE'] == []
     driver.execute_async_script("fetch('http://example.invalid/').finally(arguments[0])")   # and the proxy sees
-    assert elsewhere[1] == ['http://example.invalid/']
+    assert others() == ['http://example.invalid/']
+    ours = [p.read_text(encoding='utf-8') for p in (ROOT/'nbs/try').iterdir()]
+    assert not any(re.search('https?://', o) for o in ours)
 
 def test_at_most_fifteen_megabytes(site):
     files = json.loads((site[1]/'try/files.json').read_text(encoding='utf-8'))
