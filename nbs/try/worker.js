@@ -129,7 +129,9 @@ function bytesOf(planes, h, w) {
 // A picture without colour stays one.
 function keepGrey(low, high) {
   for (let i = 0; i < low.length; i += 4) if (low[i] !== low[i + 1] || low[i] !== low[i + 2]) return
-  for (let i = 0; i < high.length; i += 4) high[i + 1] = high[i + 2] = high[i]
+  for (let i = 0; i < high.length; i += 4) {
+    high[i] = high[i + 1] = high[i + 2] = 0.299 * high[i] + 0.587 * high[i + 1] + 0.114 * high[i + 2]
+  }
 }
 
 // Black, violet, red, orange, pale yellow: how unsure the model was, a pixel for each place.
