@@ -25,7 +25,8 @@ from ..inference.enhancer import Enhancer, match_level, shrink
 from ..models.light import parse_exposure, transform_colours
 from ..io.images import to_pil
 from ..inference.tiling import crop_to, pad_to_multiple
-from ..models.masking import cosine_schedule, prior_at, uncertainty_mask
+from ..models.uncertainty import prior_at
+from ..models.masking import cosine_schedule, uncertainty_mask
 from ..evaluation.fidelity import grey_mean
 from ..models.checkpoint import plain_defaults
 from ..models.lowlight_nat import Aligned, Doubt, Refined

@@ -23,7 +23,7 @@ from ..io.records import folder_lock
 from ..models.checkpoint import load_model, origin, read_metadata, save_model, weights_path
 from ..models.config import ModelConfig, TrainPlan
 from ..models.lowlight_nat import LowLightNAT
-from ..models.masking import calibrate_temperature
+from ..models.uncertainty import calibrate_temperature
 from ..models.quantizers import squared_distances
 from .callbacks import (Curve, KeepBest, OnTraining, Preview, ValidateEvery,
                                              WhileTraining)

@@ -302,6 +302,7 @@ def token_bound(model:LowLightNAT, # whose latent NAT is asked
 # %% ../../nbs/part4_training/16_stages.ipynb #ff307e38
 SHOWN = 0., 0.03, 0.25, 0.9 # shares of true tokens shown in validation
 
+# %% ../../nbs/part4_training/16_stages.ipynb #6a59a1c7
 class NATStage(Stage):
     "Stage 2b: the NAT on the latent, all else frozen"
     name = 'nat'
@@ -335,10 +336,10 @@ class NATStage(Stage):
         terms = {f'shown_{round(100*s)}': token_bound(self.model, l, even < s) for s in SHOWN}
         return replace(self.decoded(a, t.level), terms=terms)
 
-
 # %% ../../nbs/part4_training/16_stages.ipynb #12337ee9
 STRUCTURE = dict(ssim=ssim_loss, ms_ssim=ms_ssim_loss) # losses on structure, as plans name them
 
+# %% ../../nbs/part4_training/16_stages.ipynb #260e1e64
 class DecoderStage(Stage):
     """Stage 3: the fusion decoder and the NAT on its features, on latents of every quality; with
     `plan.align` alignment and latent NAT go on learning under their own losses"""
@@ -443,7 +444,6 @@ class DecoderStage(Stage):
             terms |= {k: 0.1*v for k, v in earlier.items()}
         out = StageOutput(self.expose(d.x, t.level), terms)
         return out if self.training else replace(out, entropy=r.entropy, mask=r.mask)
-
 
 # %% ../../nbs/part4_training/16_stages.ipynb #3c20a6a5
 # in their order
