@@ -2,8 +2,9 @@
 calls Quarto: `python .ci/pages.py`.
 
 Writes nbs/nbdev.yml, nbs/sidebar.yml (sidebar and top bar) and the pages that `nbs/reference.py`
-makes; then `_proc`, from which `quarto render _proc --no-execute` makes the site. `--list` stops
-before `_proc`; `--cached` keeps what is in `_proc` and newer than its source.
+makes; then `_proc`, from which `quarto render _proc --no-execute` makes the site, and in it what the
+page "Try it" loads (`.ci/try_page.py`). `--list` stops before `_proc`; `--cached` keeps what is in
+`_proc` and newer than its source.
 """
 import runpy
 import sys
@@ -19,7 +20,7 @@ import contents  # noqa: E402  the one list of all pages
 # gives the first page of it. Menus only: Quarto marks the first plain link that the sidebar has too
 # as the current page, on every page of the site.
 NAVBAR = [
-    ('Start', ['index.ipynb', 'start.ipynb', 'tutorial.ipynb', 'learning_path.qmd']),
+    ('Start', ['index.ipynb', 'try.qmd', 'start.ipynb', 'tutorial.ipynb', 'learning_path.qmd']),
     ('Book', [(o.title, o.title) for o in contents.book()]),
     ('Course', [('The course', 'course/index.qmd'), ('Slides', 'course/slides_1.qmd'),
                 ('Exercises', 'course/exercises_1.ipynb'),
@@ -76,6 +77,7 @@ def main(process=True, force=True):
     unmade = [o for o in names if not (cache/o).is_file() or (cache/o).stat().st_size == 0]
     assert not unmade, f'pages that were not made: {unmade}'
     print(f'{listed}, each processed')
+    runpy.run_path(str(ROOT/'.ci/try_page.py'))['main'](cache)
 
 
 if __name__ == '__main__': main('--list' not in sys.argv, '--cached' not in sys.argv)

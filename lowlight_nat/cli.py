@@ -6,6 +6,8 @@ __all__ = ['COMMANDS', 'ENHANCE_GROUPS', 'EXPERIMENTS', 'Param', 'OptionGroup', 
            'train_plan', 'lowlight_experiment', 'lowlight_export', 'lowlight_app']
 
 # %% ../nbs/part6_using/25_cli.ipynb #3396b83b
+#| code-fold: true
+#| code-summary: "Imports"
 import argparse, hashlib, inspect, json, os, re, shlex, sys, time, torch, types, warnings
 from collections import Counter
 from datetime import date
@@ -19,6 +21,8 @@ from fastcore.basics import AttrDict
 from fastcore.docments import docments
 
 # %% ../nbs/part6_using/25_cli.ipynb #9fd8c3a5
+#| code-fold: true
+#| code-summary: "Imports"
 from .data.overlap import overlap_note, overlaps
 from .data.pairs import check_pairs, default_split, find_pairs, split_note
 from .evaluation.fidelity import GT_MEAN_FORMULA
@@ -36,7 +40,6 @@ from .models.glare_weights import GLARE_RELEASE
 from .models.checkpoint import load_model, save_model, weights_path
 from .models.config import ModelConfig, TrainPlan
 from .models.lowlight_nat import LowLightNAT
-
 
 # %% ../nbs/part6_using/25_cli.ipynb #cb99b6a0
 class Param:
@@ -107,6 +110,7 @@ def _add_option(p, name, param, default, short, measured=''):
     names = [f'-{short}'] if short else []
     p.add_argument(*names, f"--{name.replace('_', '-')}", **how)
 
+# %% ../nbs/part6_using/25_cli.ipynb #66af9b01
 class OptionGroup:
     "Options that stand together in the help."
     def __init__(self,
@@ -120,6 +124,7 @@ class OptionGroup:
         self.about = about
         self.measured = measured or {}
 
+# %% ../nbs/part6_using/25_cli.ipynb #66af9b02
 def _add_options(p, func, short, only=None, groups=()):
     "What the parameters of a function say, or some of them, as options of a parser."
     place = {name: p for name in docments(func)}
@@ -137,6 +142,7 @@ def _add_options(p, func, short, only=None, groups=()):
                              choices=param.choices)
     p.add_argument('--debug', action='store_true', help='show where in the code an error arose')
 
+# %% ../nbs/part6_using/25_cli.ipynb #66af9b03
 def add_options(
     p:argparse.ArgumentParser, # gets them
     func, # its parameters have docments; `Param` says more where that is needed
@@ -159,7 +165,6 @@ def add_options(
         _add_options(found.add_parser(name, help=does, description=does), func, short, mine)
     return p
 
-
 # %% ../nbs/part6_using/25_cli.ipynb #14807856
 # What is said in one sentence; anything else is a mistake of ours, and shows where it arose
 _EXPECTED = (ValueError, OSError, ImportError, FloatingPointError, MemoryError,
@@ -181,6 +186,7 @@ def lowlight_parser(
         add_options(own, f.__wrapped__, f.short, f.subs, f.groups)
     return p
 
+# %% ../nbs/part6_using/25_cli.ipynb #14807801
 def lowlight(
     argv:list|None=None, # arguments; by default those of the process
     joint:str=' ', # as `lowlight_parser` takes it
@@ -197,6 +203,7 @@ def lowlight(
         return _complain(func, ' '.join(str(e).split()) or type(e).__name__, 2)
     return 1 if getattr(res, 'failed', None) else 0
 
+# %% ../nbs/part6_using/25_cli.ipynb #14807802
 def command(
     subs:dict|None=None, # subcommands, as `add_options` takes them
     groups=(), # `OptionGroup`s of the help
@@ -217,12 +224,12 @@ def command(
         return f
     return deco
 
+# %% ../nbs/part6_using/25_cli.ipynb #14807803
 def _complain(func, message, code):
     # fastai's, before what a callback says
     message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s*', '', message)
     print(f'{func.__name__}: {message}', file=sys.stderr)
     return code
-
 
 # %% ../nbs/part6_using/25_cli.ipynb #25925871
 def plan_jobs(
@@ -249,6 +256,7 @@ def plan_jobs(
         if o.is_dir(): jobs += folder_jobs(o, out, recursive, uncertainty, history)
     return unique_jobs(jobs)
 
+# %% ../nbs/part6_using/25_cli.ipynb #25925801
 def _plan_file(inputs, out, uncertainty, history):
     "The job of one picture whose result has a name of its own."
     if len(inputs)>1 or inputs[0].is_dir():
@@ -293,6 +301,8 @@ def _measured_controls(
     return said
 
 _measured = _measured_controls()
+
+# %% ../nbs/part6_using/25_cli.ipynb #27e90ebd
 ENHANCE_GROUPS = (
     OptionGroup('light and colour', 'exposure shadows keep_colour strength'),
     OptionGroup('where', 'mask feather',
@@ -410,6 +420,7 @@ def command_line(
         parts += [shlex.quote(_short(o)) for o in (val if isinstance(val, (list,tuple)) else [val])]
     return ' '.join(parts)
 
+# %% ../nbs/part6_using/25_cli.ipynb #51042301
 def _source(data, low, high, who=''):
     "What was named as data: one folder, or two as a tuple."
     if bool(low)!=bool(high):
@@ -578,6 +589,7 @@ def train_plan(
     # crops are cut from pictures that are larger
     return replace(plan, context=tuple(max(side, largest) for side in plan.context))
 
+# %% ../nbs/part6_using/25_cli.ipynb #05e31701
 def _with_field(plan, k, v):
     "A plan whose stages have v, one number for all of them or one each, in field k."
     v = tuple(v) if isinstance(v, (list,tuple)) else (v,)
@@ -606,6 +618,7 @@ def _cost(a):
     if a.json: write_json(a.json, res)
     return res
 
+# %% ../nbs/part6_using/25_cli.ipynb #669d0d01
 def _lpips(path):
     "LPIPS where its network is at hand; None elsewhere, unless a path was given."
     if path is None:
@@ -668,6 +681,7 @@ _TOLD = 'company','hints','rounds' # experiments on what the NAT is told
 _SOME = dict(rounds=4) # how many pairs an experiment takes by default, where not all
 _pairs = 'name','data','low','high','out','split','lpips','device'   # what all take that need pairs
 
+# %% ../nbs/part6_using/25_cli.ipynb #bc0ae501
 # What `lowlight_experiment` knows: name, what it does, the parameters it takes
 EXPERIMENTS = dict(
     table1=("Train and score all systems of the talk's table 1.", (*_pairs, 'budget', 'seed')),
@@ -690,6 +704,7 @@ EXPERIMENTS = dict(
           ('name', 'weights', 'preset', 'size', 'share', 'rounds', 'repeat', 'threads', 'dtype',
            'systems', 'device', 'json')))
 
+# %% ../nbs/part6_using/25_cli.ipynb #bc0ae502
 @command(subs=EXPERIMENTS)
 def lowlight_experiment(
     name:Param(f"which one: {', '.join(EXPERIMENTS)}", str, choices=tuple(EXPERIMENTS), opt=False),
@@ -751,6 +766,7 @@ def _convert_glare(files, out, dtype):
     print(f'{out}: {Path(out).stat().st_size/1e6:.1f} MB, {dtype}; use it as --weights {out}')
     return Path(out)
 
+# %% ../nbs/part6_using/25_cli.ipynb #bbf3e301
 @command()
 def lowlight_export(
     out:Param('the file to write, .onnx; with --glare .safetensors', str, opt=False),

@@ -24,7 +24,7 @@ class Part:
 
 PARTS = [
     Part('Start', 'Brighten a photograph of your own, then see the whole method at toy size.',
-         ['index.ipynb', 'start.ipynb', 'tutorial.ipynb', 'learning_path.qmd']),
+         ['index.ipynb', 'try.qmd', 'start.ipynb', 'tutorial.ipynb', 'learning_path.qmd']),
     Part('I Light and judgement', 'What a camera loses in the dark, and how to measure a result.', [
         'part1_light/01_degradations.ipynb', 'part1_light/02_fidelity.ipynb', 'part1_light/03_pairs.ipynb',
     ], numbered=True),

@@ -374,3 +374,36 @@ def test_the_control_is_given_the_data_of_a_plan(tiny, tmp_path):
     x = scene(17, 23)
     assert torch.equal(again(x), b(x))
     assert baseline_plan('plain').crop == (400, 600)
+
+
+@pytest.mark.parametrize('call, says', [
+    (lambda: baseline_plan('retinex'), "no baseline 'retinex'; choose one of restormer, llflow, plain"),
+    (lambda: baseline_plan('llflow', 'huge'), "no preset 'huge'"),
+    (lambda: baseline_plan('llflow', stpes=3), 'unknown field stpes'),
+    (lambda: baseline_plan('llflow', steps=0), 'steps=0 must be'),
+    (lambda: B.Baseline('magic'), 'clahe, gamma, restormer, llflow, plain'),
+])
+def test_wrong_plan_or_name_is_refused(call, says):
+    with pytest.raises(ValueError) as e: call()
+    assert says in str(e.value)
+
+def test_plan_of_a_preset():
+    assert [*B.NETWORKS] == [*B.CONFIGS]
+    assert [*B.CLASSICS] == ['clahe', 'gamma']
+    assert BaselinePlan('llflow', steps=7) == baseline_plan('llflow', steps=7)
+    assert isinstance(build_baseline('llflow').cfg, B.CONFIGS['llflow'])
+    assert BaselinePlan(crop=[32, 48]).crop == (32, 48)   # JSON has lists
+
+def test_clahe_raises_contrast_within_range():
+    x = scene(64, 96)
+    y = clahe(x)
+    assert y.shape == x.shape
+    assert y.std() > x.std()
+    assert 0 <= y.min() and y.max() <= 1
+
+def test_stage_keeps_odd_sides():
+    stage = B.BaselineStage(started(build_baseline('plain')), baseline_plan('plain')).eval()
+    odd = torch.rand(1, 3, 17, 23)
+    with torch.no_grad():
+        assert stage(odd).x.shape == odd.shape
+        assert stage(odd, odd).x.shape == odd.shape

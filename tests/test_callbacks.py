@@ -20,6 +20,7 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from torch import nn
 
+from lowlight_nat.io.images import read_image
 from lowlight_nat.models.config import ModelConfig, TrainPlan
 from lowlight_nat.models.layers import has_bf16
 from lowlight_nat.models.vqgan import VQGAN
@@ -514,3 +515,40 @@ def test_killed_at_any_moment_the_run_ends_the_same(killed, name):
     assert same(torch.load(folder/name/'end.pt'), torch.load(folder/'whole/end.pt'))
     assert (folder/name/'run.csv').read_text() == (folder/'whole/run.csv').read_text()
     assert not list((folder/name).glob('*.part'))
+
+
+# --- what the chapter does not show ---
+
+class Infinite(Callback):
+    order = 9
+    def after_backward(self): self.model.body.weight.grad.fill_(float('inf'))
+
+def test_half_precision_has_two_kinds():
+    with pytest.raises(ValueError, match='must be bf16 or fp16'): MixedPrecision('fp8')
+
+def test_a_gradient_that_overflows_at_any_scale_stops_the_run():
+    learn = learner([MixedPrecision('fp16'), Infinite()])
+    before = weights(learn)
+    with pytest.raises(FloatingPointError, match='at any scale'): fit(learn, 4)
+    assert same(before, weights(learn))
+
+def test_without_a_ramp_the_critic_counts_at_once():
+    model = made(Exact)
+    torch.manual_seed(5)
+    gan = AdversarialStep(start=0., ramp=0., last=model.body.weight, ch=4)
+    fit(learner([gan], model))
+    assert len(gan.terms) == 5 and gan.terms[0][2] > 0
+
+def test_previews_of_skipped_validations_are_not_written(tmp_path):
+    fit(learner([ValidateEvery(2), Preview(tmp_path)]), 5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['0001.jpg', '0003.jpg', '0004.jpg']
+    assert read_image(tmp_path/'0001.jpg').shape == (3, 16, 3*16)   # no maps, no tiles for them
+
+def test_validating_afterwards_writes_and_counts_nothing(tmp_path):
+    watch = Throughput()
+    learn = fit(learner([ValidateEvery(3), Preview(tmp_path), Curve(tmp_path/'c.csv'), watch]), 3)
+    def files(): return [(p.name, p.stat().st_mtime_ns) for p in sorted(tmp_path.iterdir())]
+    before = files()
+    steps = watch.steps
+    with learn.no_bar(), learn.no_logging(): assert len(learn.validate()) == 2
+    assert files() == before and watch.steps == steps

@@ -230,6 +230,56 @@ def test_rounds_with_nothing_masked_are_free(model, x, kept, monkeypatch):
     none, one, six = (sum(stage_multiply_adds(model, x, tau, r).values()) for r in (0, 1, 6))
     assert one == six and (one > none) == kept
 
+# --- the picture, the threshold and the table ---
+
+def test_share_of_the_places_is_masked():
+    torch.manual_seed(42)
+    H = entropy(LowLightNAT(ModelConfig.tiny()).eval(), dark_picture((64, 96)))
+    for share in (0, .05, .4, 1):
+        masked = H > tau_for_share(H, share)
+        assert round(masked.float().mean().item(), 2) == share
+    with pytest.raises(ValueError, match='share=1.2'): tau_for_share(H, 1.2)
+
+def test_picture_is_the_same_every_time():
+    assert torch.equal(dark_picture((40, 56)), dark_picture((40, 56)))
+
+def test_rows_of_the_four_systems():
+    res = cost('tiny', (96, 144), repeat=1)
+    glare = res.rows[0]
+    both = res.rows[-1]
+    assert (type(res), type(glare)) == (Cost, SystemCost)
+    assert [r.system for r in res.rows] == [*SYSTEMS]
+    assert glare.params_used < both.params_used <= both.params
+    assert glare.multiply_adds < both.multiply_adds
+    assert glare.extra_memory == glare.extra_time == 0
+    assert both.extra_memory > 0
+    assert both.working > 0
+    assert both.seconds > 0
+    assert res.masked == pytest.approx(.4, abs=.002)
+
+@pytest.mark.parametrize('says, wrong', [
+    ('two whole numbers', dict(size=(96,))), ('share=2', dict(share=2)),
+    ('repeat=0', dict(repeat=0)), ('float32', dict(dtype='int8')),
+    ('some of', dict(systems=['x'])), ('toaster', dict(device='toaster')),
+    ('no preset', dict(model='huge'))])
+def test_what_cannot_be_measured_is_refused(says, wrong):
+    with pytest.raises(ValueError, match=says): cost(**dict(model='tiny')|wrong)
+
+def test_text_of_the_chapter(root):
+    "What the chapter says of the measured costs."
+    def read(name): return json.loads((root/f'nbs/figures/run/{name}.json').read_text())
+    glare, latent, features, both = read('cost_small')['rows']
+    assert 3.4 < 1 + latent['extra_time'] < 3.6
+    assert latent['stages']['refine'] > latent['stages']['align'] + latent['stages']['decode']
+    assert round(features['extra_time'], 2) == .12
+    assert round(features['extra_memory'], 2) == .01
+    assert round((both['multiply_adds'] - glare['multiply_adds'])/1e9) == 26
+    for dtype in ('float32', 'bfloat16'):
+        first, both = read(f'cost_base_{dtype}')['rows']
+        assert round(first['multiply_adds']/1e9) == 3307
+        assert .05 < both['extra_time'] < .07
+        assert .05 < both['extra_memory'] < .085
+
 # --- its limits ---
 
 @pytest.mark.slow

@@ -3,9 +3,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lowlight_nat.experiments.calibration import auroc
 from lowlight_nat.models.critic import TokenCritic, critic_loss, proposed, token_odds
 from lowlight_nat.models.latent_nat import LatentNAT
-from lowlight_nat.models.masking import auroc, token_statistics
+from lowlight_nat.models.uncertainty import token_statistics
 
 
 @pytest.fixture(autouse=True)

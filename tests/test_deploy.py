@@ -173,6 +173,13 @@ def test_onnx_says_what_it_is(model, files):
     # no paths of the machine that exported it
     assert b'stack_trace' not in text and b'.py"' not in text
 
+def test_measured_table(root):
+    "What the script wrote: the float16 file is little more than half, and float32 is the model."
+    run = json.loads((root/'nbs/figures/run/deploy.json').read_text())
+    rows = {r['variant']: r for r in run['rows']}
+    assert rows['onnx float16']['mb'] < 0.65*rows['onnx float32']['mb']
+    assert rows['onnx float32']['largest'] < 1e-3 and rows['dense form']['largest'] < 1e-4
+
 def test_variants_are_smaller_and_near(model, files, root):
     x = crop(root)
     with torch.inference_mode(): a = model(x, rounds=ROUNDS).x

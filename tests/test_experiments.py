@@ -352,3 +352,28 @@ def test_tables_in_the_book_are_whole(root):
         d = json.loads(f.read_text())
         assert d['command'].startswith(f"lowlight_experiment {f.stem[4:]} ") and d['formula'] in d[
             'table'] and d['rows'] and d['data']['split'] == 'val'
+
+def test_text_of_table_1_and_of_the_ablation(root):
+    "What the chapter says of the measured tables; if a new run says otherwise, so must the text."
+    def read(name): return json.loads((root/f'nbs/figures/run/{name}.json').read_text())
+    one = {r['system']: r for r in read('exp_table1')['rows']}
+    def gain(a, b, k='psnr_gt_mean'): return one[a][k] - one[b][k]
+    assert .9 < gain('GLARE', 'Restormer') < 1.3
+    assert 2.5 < gain('GLARE', 'LLFlow') < 3
+    assert 0 < gain('LLFlow', 'gamma') < 1.2
+    for other in ('Restormer', 'LLFlow'): assert gain('GLARE', other, 'ssim_gt_mean') > .09
+    shared = one['GLARE']['seconds_shared']
+    took = {k: r['seconds_train'] + r.get('seconds_shared', 0) for k, r in one.items()}
+    assert shared == 467
+    assert 2.5 < took['GLARE']/max(took['Restormer'], took['LLFlow']) < 3.5
+    assert took['+NAT latent'] > 4.5*took['Restormer']
+    each = {r['system']: r for r in read('exp_ablation')['rows']}
+    for k in ('+NAT latent', '+NAT decoder'):
+        assert each[k]['psnr_gain'] < -.05
+        assert each[k]['psnr_gain_high'] < 0
+    assert abs(each['+NAT latent & decoder']['psnr_gain']) < .05
+    felt = {r['system']: r for r in read('perceptual')['rows']}
+    assert felt['+NAT decoder']['low'] > felt['GLARE']['high']
+    for k in ('+NAT latent', '+NAT latent & decoder'): assert felt[k]['low'] < felt['GLARE']['high']
+    both = felt['+NAT latent & decoder']
+    assert .005 < 1 - both['bundled']/felt['GLARE']['bundled'] < .015

@@ -20,7 +20,7 @@ from lowlight_nat.models.config import ModelConfig, TrainPlan
 from lowlight_nat.models.lowlight_nat import LowLightNAT
 from lowlight_nat.training.callbacks import EMAWeights, Preview, ValidateEvery, sum_terms
 from lowlight_nat.training.losses import gt_mean_loss, l1_loss
-from lowlight_nat.training.stages import STAGES
+from lowlight_nat.training.stages import STAGES, misjudge, trainable
 
 TOY = replace(ModelConfig.tiny(), n_codes=16, vq_channels=(8, 8), enc_channels=(8, 8, 8), cond=8,
               flow_steps=1, flow_hidden=8, dec_channels=(8, 8), dilations=(1, 2), nat_width=16,
@@ -431,3 +431,76 @@ def test_light_and_picture_are_cut_and_turned_alike():
         shapes.add((t.light.on(t.x_low)/t.x_low.clamp(min=1e-3)).mean().item())
     assert len(shapes) == 20
     assert STAGES['codebook'](model, PLAN).train().view(x, x).light is None
+
+
+def test_callbacks_of_a_training_rest_outside_of_it(tmp_path):
+    learn = learner('codebook', tmp_path)
+    with learn.resting():
+        assert not any(isinstance(cb, T.RESTING) for cb in learn.cbs)
+    assert any(isinstance(cb, T.RESTING) for cb in learn.cbs)
+
+def test_until_nan_stops_without_an_error(tmp_path):
+    class Explode(Callback):
+        "The loss becomes infinite at the third batch"
+        def after_loss(self):
+            if self.learn.train_iter >= 2: self.learn.loss_grad = self.loss_grad*float('inf')
+    learn = learner('codebook', tmp_path)
+    with learn.resting():
+        quiet(learn, learn.fit, 1, 1e-3, cbs=[T.UntilNaN(), Explode()])
+    assert learn.train_iter == 2
+
+def test_metrics_at_equal_level_and_at_their_own():
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))*0.8
+    darker = T.StageOutput(x/2)
+    assert T.gt_mean_ssim(darker, x) == pytest.approx(1., abs=1e-4)
+    assert T.gt_mean_psnr(darker, x) > 60
+    assert T.level_stops(darker, x) == pytest.approx(1., abs=1e-4)
+    assert T.raw_psnr(T.StageOutput(x + 0.1), x) == pytest.approx(20., abs=1e-2)
+
+
+# --- what a stage may change ---
+
+PARTS = dict(light=('light',), codebook=('vqgan',), flow=('encoder', 'flow', 'spread'), nat=('nat',),
+             decoder=('encoder', 'flow', 'spread', 'nat', 'fusion'))
+FROZEN_PARTS = dict(flow=('spread',), nat=('nat',), decoder=('nat', 'fusion.nat'))
+
+def parameters(model, names):
+    "All parameters of some parts; the level is fitted and not trained"
+    parts = [model.get_submodule(name) for name in names]
+    return {p for m in parts for n, p in m.named_parameters() if not n.startswith('level.')}
+
+def in_groups(model, name): return [p for g in STAGES[name].groups(model) for p in g]
+
+@every_stage
+def test_groups_hold_what_a_stage_trains_and_nothing_twice(name):
+    model = LowLightNAT(TOY)
+    trained = in_groups(model, name)
+    assert set(trained) == parameters(model, PARTS[name])
+    assert len(trained) == len(set(trained))
+    assert len(STAGES[name].groups(model)) > 1
+
+@pytest.mark.parametrize('name', list(FROZEN_PARTS))
+def test_groups_of_a_frozen_network(name):
+    model = LowLightNAT(replace(TOY, frozen=True))
+    assert set(in_groups(model, name)) == parameters(model, FROZEN_PARTS[name])
+
+@every_stage
+def test_trainable_opens_the_groups_alone(name):
+    model = LowLightNAT(TOY)
+    trainable(model, name)
+    assert {p for p in model.parameters() if p.requires_grad} == set(in_groups(model, name))
+
+def test_a_lost_latent_makes_every_term_nan():
+    model = LowLightNAT(TOY)
+    model.vqgan.start(torch.stack(pictures()))
+    stage = STAGES['decoder'](model, PLAN)
+    with torch.no_grad(): aligned = model.align(torch.stack(pictures()))
+    assert all(v.isnan() for v in stage.lost(aligned).values())
+
+def test_misjudge_is_a_little_wrong_or_not_at_all():
+    x = torch.stack(pictures())
+    light = LowLightNAT(TOY).light.eval()(0.1*x)
+    torch.manual_seed(0)
+    ratio = (misjudge(light, share=1.).on(0.1*x)/light.on(0.1*x)).mean((2, 3))
+    assert 0.001 < (ratio - 1).abs().mean() < 0.3
+    assert torch.equal(misjudge(light, share=0.).field, light.field)

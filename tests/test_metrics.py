@@ -1,9 +1,12 @@
 """PSNR and SSIM held against scikit-image on pictures of many sizes and brightnesses; GT-mean
 against its four formulas; all against faults of known size."""
+from pathlib import Path
+
 import pytest
 import torch
 
 from lowlight_nat.evaluation.fidelity import *
+from lowlight_nat.io.images import GREY
 
 skm = pytest.importorskip('skimage.metrics', reason="needs scikit-image, the outside reference")
 
@@ -227,3 +230,93 @@ def test_pictures_of_different_precision_are_compared_in_the_finer_one():
     x,y = torch.rand(2, 1, 3, 16, 16)
     both = ssim(x.double(), y.double())
     assert torch.equal(ssim(x, y.double()), both) and torch.equal(ssim(x.double(), y), both)
+
+
+# what the chapter relies on
+
+SAMPLES = sorted((Path(__file__).parents[1]/'samples').glob('*.*'))
+PICTURES = [p for p in SAMPLES if p.suffix in ('.png', '.jpg', '.webp')]
+
+def test_by_hand_on_two_pixels():
+    "The chapter's examples: errors of 0.1 and 0.05, a factor of 2, a factor of 1.5"
+    def pixels(*values): return torch.tensor(values).expand(1, 3, 1, len(values))
+    truth = pixels(.4, .8)
+    raw = {(.5, .7): 20, (.45, .75): 26.02, (.2, .4): 10, (.3, .5): 13.01}
+    for values, decibels in raw.items():
+        assert psnr(pixels(*values), truth).item() == pytest.approx(decibels, abs=.01)
+    assert psnr(gt_mean(pixels(.2, .4), truth), truth) > 100
+    assert psnr(gt_mean(pixels(.5, .7), truth), truth).item() == pytest.approx(20, abs=.01)
+    assert psnr(gt_mean(pixels(.3, .5), truth), truth).item() == pytest.approx(26.02, abs=.01)
+
+@pytest.mark.parametrize('path', PICTURES, ids=lambda p: p.stem)
+def test_ssim_is_that_of_skimage_on_the_samples(path):
+    from lowlight_nat.io.images import read_image
+    x = read_image(path)[None]
+    g = torch.Generator().manual_seed(0)
+    for y in x*.7, (x + .05*torch.randn(x.shape, generator=g)).clamp(0, 1), x*4:
+        want = skm.structural_similarity(x[0].numpy(), y[0].numpy(), gaussian_weights=True,
+                                         sigma=1.5, use_sample_covariance=False, data_range=1,
+                                         channel_axis=0)
+        assert ssim(x, y).item() == pytest.approx(want, abs=1e-4)
+    assert ssim(x, x).item() == pytest.approx(1, abs=1e-5)
+
+def test_the_window_sums_to_one_and_is_even():
+    w = gaussian_window()
+    assert w.sum().item() == pytest.approx(1) and torch.allclose(w, w.flip(0))
+
+def test_the_factors_make_the_map():
+    x, y = torch.rand(2, 1, 3, 24, 24)
+    parts = ssim_parts(x, y)
+    assert type(parts) is SSIMParts and torch.allclose(parts.luminance*parts.structure,
+                                                       ssim_map(x, y), atol=1e-6)
+
+def test_a_picture_is_measured_without_the_rest_of_its_batch():
+    x, y = torch.rand(2, 2, 3, 24, 24)
+    for f in psnr, ssim:
+        assert torch.allclose(f(x, y), torch.cat([f(*o) for o in zip(x, y)]), atol=1e-4)
+
+def test_metrics_can_be_trained_on():
+    x = torch.rand(1, 3, 12, 12, dtype=torch.float64, requires_grad=True)
+    y = torch.rand(1, 3, 12, 12, dtype=torch.float64)
+    for f in psnr, ssim: assert torch.autograd.gradcheck(lambda o: f(o, y), x)
+
+def test_what_cannot_be_compared_is_refused():
+    x = torch.rand(3, 24, 32)
+    with pytest.raises(ValueError, match='different shapes'): psnr(x, x[:, 1:])
+    with pytest.raises(ValueError, match='by 255'): psnr(x.byte(), x.byte())
+    with pytest.raises(ValueError, match='not empty'): psnr(x[:, :0], x[:, :0])
+    with pytest.raises(ValueError, match='11 pixels'): ssim(x[:, :10], x[:, :10])
+    with pytest.raises(ValueError, match='one picture'): score_pair(x[None].repeat(2, 1, 1, 1), x)
+
+def test_grey_weighs_pure_colours():
+    pure = torch.eye(3)[:, :, None, None].expand(3, 3, 2, 2)
+    assert torch.allclose(grey_mean(pure), torch.tensor(GREY), atol=1e-6) and tuple(GREY) == RGB
+    assert gt_mean(torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)).max() == 0
+
+def test_forms_on_made_predictions(photo):
+    "A cast, noise and clipped lights: the four forms differ; the target itself is moved by one"
+    from lowlight_nat.data.degradations import synthesize_low_light
+    dark = synthesize_low_light(photo, exposure=-3., cast=(1.12, 1., .85),
+                                generator=torch.Generator().manual_seed(0))
+    pred = dark*(1.3*photo.mean()/dark.mean())
+    scores = [psnr(gt_mean(pred, photo, f), photo).item() for f in GT_MEAN_FORMULAS]
+    assert max(scores) - min(scores) > .05
+    assert psnr(gt_mean(photo, photo, 'unclipped'), photo) < 60
+    with pytest.raises(ValueError, match='choose one of'): batch_mean(psnr, 'mean')
+
+def test_mistakes_have_the_size_the_chapter_says(photo):
+    import math
+    from io import BytesIO
+
+    from lowlight_nat.io.images import read_image, to_pil
+    g = torch.Generator().manual_seed(0)
+    noisy = (photo + .1*torch.randn(photo.shape, generator=g)).clamp(0, 1)
+    far = -10*(255*(noisy - photo)).square().mean().log10().item()
+    assert far == pytest.approx(psnr(noisy, photo).item() - 20*math.log10(255), abs=.01)
+    two = torch.cat([noisy, photo*.999])
+    all_pixels = -10*(two - torch.cat([photo, photo])).square().mean().log10()
+    assert psnr(two, torch.cat([photo, photo])).mean() > all_pixels + 10
+    file = BytesIO()
+    to_pil(photo[0]).save(file, 'JPEG', quality=90)
+    file.seek(0)
+    assert psnr(read_image(file)[None], photo) < 42

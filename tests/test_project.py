@@ -95,10 +95,10 @@ def test_sidebar_lists_every_page():
         script['sidebar']([*every, '99_nowhere.ipynb'])
 
 def test_sidebar_groups_the_course():
-    "Slides, exercises and solutions have sections of their own, in which all of them stand."
+    "Slides, exercises, solutions and quizzes have sections of their own, in which all of them stand."
     pages = contents.grouped('Course', contents.sections()['Course'])
     groups = {o[0]: o[1] for o in pages if isinstance(o, tuple)}
-    assert {k: len(v) for k, v in groups.items()} == dict(Slides=6, Exercises=6, Solutions=6)
+    assert {k: len(v) for k, v in groups.items()} == dict(Slides=6, Exercises=6, Solutions=6, Quizzes=6)
     assert len(pages) <= 8
 
 def test_seconds_are_kept_by_page(tmp_path):

@@ -21,8 +21,8 @@ from lowlight_nat.models.latent_nat import (
     most_in_a_picture,
 )
 from lowlight_nat.models.layers import TransformerBlock, apply_rope, grid_positions, rope_angles
-from lowlight_nat.models.masking import entropy_map, expected_code, token_log_probs
 from lowlight_nat.models.quantizers import VectorQuantizer, squared_distances, usage_stats
+from lowlight_nat.models.uncertainty import entropy_map, expected_code, token_log_probs
 from lowlight_nat.training.losses import gaussian_nll, hinge_d_loss, ms_ssim_loss, ssim_loss
 
 

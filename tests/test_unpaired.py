@@ -1,6 +1,7 @@
 """Fine-tuning without partners: losses against their definitions, what learns and what does not,
 and what it costs on real pairs."""
 import json
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -62,6 +63,17 @@ def test_prior_is_kind_to_codes():
         return codebook_prior(
             type('V', (), dict(encode=lambda self, x: z, quantizer=q))(), None)
     assert at(q.lookup(torch.tensor([[[0, 1], [2, 3]]]))) < at(far) and at(far).isfinite()
+
+def test_prior_without_temperature_is_the_nearest_code():
+    """At T = 0 the squared distance to the nearest code, per dimension; a little above it, at most
+    T log K / d more"""
+    q = load_model('small').vqgan.quantizer
+    z = torch.randn(1, q.dim, 1, 1, generator=torch.Generator().manual_seed(0))
+    still = type('Still', (), dict(encode=lambda self, x: z, quantizer=q))()
+    near = (z.flatten() - q.codes).pow(2).sum(-1).min()/q.dim
+    assert codebook_prior(still, None, 0.).item() == pytest.approx(near.item(), abs=1e-5)
+    gap = codebook_prior(still, None, 1e-4) - near
+    assert -1e-7 <= gap <= 1e-4*math.log(q.n_codes)/q.dim + 1e-6
 
 def test_data_are_dark_pictures_twice():
     dls = unpaired_dls(dark(), size=32, bs=2, device='cpu')

@@ -18,12 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../../nbs/workshop/15_steps.ipynb #a637b819
+#| code-fold: true
+#| code-summary: "Imports of the module"
 from ..inference.result import LATENT_CELL, false_colour
 from ..inference.enhancer import Enhancer, match_level, shrink
 from ..models.light import parse_exposure, transform_colours
 from ..io.images import to_pil
 from ..inference.tiling import crop_to, pad_to_multiple
-from ..models.masking import cosine_schedule, prior_at, uncertainty_mask
+from ..models.uncertainty import prior_at
+from ..models.masking import cosine_schedule, uncertainty_mask
 from ..evaluation.fidelity import grey_mean
 from ..models.checkpoint import plain_defaults
 from ..models.lowlight_nat import Aligned, Doubt, Refined
@@ -279,6 +282,7 @@ def tint(
     m = m.resize((m.width*LATENT_CELL, m.height*LATENT_CELL), 0).crop((0,0,*im.size))
     return Image.composite(Image.new('RGB', im.size, colour), im.convert('RGB'), m)
 
+# %% ../../nbs/workshop/15_steps.ipynb #41bc858e
 def cells_picture(
     v:Tensor, # values (h,w) in [0,1], in cells
     size:tuple, # height and width of the picture, pixels
@@ -311,6 +315,7 @@ def curve_svg(
             '<text x="6" y="15" font-size="12" font-family="sans-serif">'
             f'{escape(last)}</text></svg>')
 
+# %% ../../nbs/workshop/15_steps.ipynb #29d144e4
 def _scaled(v, start, end):
     "Numbers as places between start, the smallest, and end, the largest."
     low = min(v)

@@ -23,6 +23,8 @@ with needs_extra('app', 'The app'):
     import ipywidgets as W
 
 # %% ../../nbs/part6_using/26_widgets.ipynb #6fad30e8
+#| code-fold: true
+#| code-summary: "Imports"
 from ..inference.result import LATENT_CELL
 from ..inference.enhancer import DEFAULT_WEIGHTS, Enhancer
 from .steps import (Steps, as_html, before_after, cells_picture, curve_svg,
@@ -122,6 +124,7 @@ class RoundMaps:
     doubt:Tensor # 1 - confidence after it, (h,w)
     picture:Image.Image # after it
 
+# %% ../../nbs/part6_using/26_widgets.ipynb #26a00007
 class Explorer(Tool):
     "Threshold and rounds: entropy, mask, doubt and picture of each round."
     title = 'Rounds and threshold'
@@ -177,6 +180,17 @@ def _choose(size):
             f"+Math.floor((event.clientX-b.left)/b.width*{columns}); "
             "f.dispatchEvent(new Event('change', {bubbles: true}))")
 
+# %% ../../nbs/part6_using/26_widgets.ipynb #26a00009
+def _framed(im, row, column):
+    "A picture with a white frame around one place of the latent grid."
+    y = row*LATENT_CELL
+    x = column*LATENT_CELL
+    clean = im.crop((x-3,y-3,x+LATENT_CELL+3,y+LATENT_CELL+3))
+    for d,c in ((7,'black'), (5,'white')):
+        im.paste(c, (x-d,y-d,x+LATENT_CELL+d,y+LATENT_CELL+d))
+    im.paste(clean, (x-3,y-3))
+    return im
+
 # %% ../../nbs/part6_using/26_widgets.ipynb #52d3164e
 class Inspector(Tool):
     "The likeliest codes of one place, their probabilities and patches."
@@ -195,14 +209,7 @@ class Inspector(Tool):
             s.value = n//2
     def marked(self)->Image.Image:
         "The picture with the place marked."
-        im = self.steps.picture()
-        y = self.row.value*LATENT_CELL
-        x = self.col.value*LATENT_CELL
-        clean = im.crop((x-3,y-3,x+LATENT_CELL+3,y+LATENT_CELL+3))
-        for d,c in ((7,'black'), (5,'white')):
-            im.paste(c, (x-d,y-d,x+LATENT_CELL+d,y+LATENT_CELL+d))
-        im.paste(clean, (x-3,y-3))
-        return im
+        return _framed(self.steps.picture(), self.row.value, self.col.value)
 
     def go(self):
         """To the place that was clicked or typed; one outside of the picture is brought to its
@@ -296,6 +303,13 @@ class LightView(Tool):
         return side_by_side(as_html(o, c, c, '400px;max-width:98%') for c,o in ims.items())
 
 # %% ../../nbs/part6_using/26_widgets.ipynb #34c70937
+def _save_link(path):
+    "A link by which the browser saves a picture; the file is inside the link."
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = escape(path.name)
+    return f'<a download="{name}" href="data:image/png;base64,{data}">Save {name}</a>'
+
+# %% ../../nbs/part6_using/26_widgets.ipynb #26a0000d
 class Upload(Tool):
     "Choose a picture, and save what became of it."
     title = 'Your picture'
@@ -356,15 +370,20 @@ class Upload(Tool):
             with TemporaryDirectory() as d:
                 res = self.enhancer(self.stream(), **self.settings())
                 path = res.save(Path(d)/f'{Path(self.name).stem}_enhanced.png')
-                data = base64.b64encode(path.read_bytes()).decode()
+                link = _save_link(path)
         except (ValueError, OSError, MemoryError) as e:
             return self.say(str(e) or 'There is not enough memory.')
-        name = escape(path.name)
-        link = f'<a download="{name}" href="data:image/png;base64,{data}">Save {name}</a>'
         self.view.value = link
         self.say(' '.join([f'{path.name} is ready.', *res.notes]))
 
 # %% ../../nbs/part6_using/26_widgets.ipynb #9f3c0949
+def _row_html(preview):
+    "The pictures of a training in the page; nothing where there are none yet."
+    if preview is None: return ''
+    return as_html(preview, 'Input, result, truth, entropy and mask side by side',
+                   'input, result, truth, entropy, mask', '98%')
+
+# %% ../../nbs/part6_using/26_widgets.ipynb #26a0000f
 class Monitor:
     "Loss terms and a preview of a training, as it goes."
     def __init__(self,
@@ -386,11 +405,7 @@ class Monitor:
     def draw(self):
         "Draw now."
         svgs = ''.join(curve_svg(k, v) for k,v in self.terms.items())
-        figure = ''
-        if self.preview:
-            figure = as_html(self.preview, 'Input, result, truth, entropy and mask side by side',
-                             'input, result, truth, entropy, mask', '98%')
-        self.box.value = f'<div>{svgs}</div>{figure}'
+        self.box.value = f'<div>{svgs}</div>{_row_html(self.preview)}'
         self.last = time.perf_counter()
         self.drawn = self.drawn+1
 
@@ -417,6 +432,10 @@ def live(
     return Live()
 
 # %% ../../nbs/part6_using/26_widgets.ipynb #fd4e19b9
+_HEAD = ('<h1>lowlight_nat</h1><p>Everything happens on this computer; '
+         'pictures are kept in memory only.</p>')
+
+# %% ../../nbs/part6_using/26_widgets.ipynb #fd4e1901
 class App:
     "Upload, and the tools for its picture; `.box` is what a notebook shows."
     def __init__(self,
@@ -428,9 +447,7 @@ class App:
                                      description='Tool', style=dict(button_width='13em'))
         self.which.observe(lambda _: self.draw(), 'value')
         self.place = W.VBox([])
-        head = W.HTML('<h1>lowlight_nat</h1><p>Everything happens on this computer; '
-                      'pictures are kept in memory only.</p>')
-        self.box = W.VBox([head, self.upload.box, self.which, self.place])
+        self.box = W.VBox([W.HTML(_HEAD), self.upload.box, self.which, self.place])
         self.draw()
     def settings(self)->dict:
         "What a picture is saved with."
@@ -445,6 +462,7 @@ class App:
         self.place.children = [tool.box]
         if self.upload.steps and tool.steps is not self.upload.steps: tool.show(self.upload.steps)
 
+# %% ../../nbs/part6_using/26_widgets.ipynb #26a00012
 def app(
     weights=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
     device='auto', # auto, cpu, cuda or mps
@@ -465,6 +483,7 @@ _template = """{% extends 'voila/templates/lab/index.html.j2' %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 """
 
+# %% ../../nbs/part6_using/26_widgets.ipynb #26a00016
 def write_app(
     folder, # an empty folder
     weights=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
@@ -495,6 +514,7 @@ def _check_port(port):
                              "another program may have it, so give another, for example --port "
                              f"{8867 if port!=8867 else 8868}.") from None
 
+# %% ../../nbs/part6_using/26_widgets.ipynb #26a00017
 def serve(
     weights=DEFAULT_WEIGHTS, # bundled checkpoint, or a .safetensors file
     port:int=8866, # on this computer

@@ -5,6 +5,8 @@ __all__ = ['aligned_crop', 'fit_picture', 'PairDataset', 'SyntheticDataset', 'Pa
            'NormalLightTensor', 'NormalLightImage', 'LowLightBlock']
 
 # %% ../../nbs/workshop/06_loaders.ipynb #076d13c7
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import math, random, torch, warnings
 import numpy as np
 import torch.nn.functional as F
@@ -14,6 +16,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 # %% ../../nbs/workshop/06_loaders.ipynb #3a907690
+#| code-fold: true
+#| code-summary: "Imports of the module"
 from ..io.files import needs_extra
 
 with needs_extra('train', 'Training'):
@@ -46,6 +50,7 @@ def _grow(x, height, width):
     lacking = (0, 0), (0, max(height-H, 0)), (0, max(width-W, 0))
     return torch.from_numpy(np.pad(x.numpy(), lacking, mode='reflect'))
 
+# %% ../../nbs/workshop/06_loaders.ipynb #17bcc74d
 def aligned_crop(
     xs:Sequence[Tensor],    # pictures of one scene, each (3,H,W)
     size:int,               # side of the crop, px; smaller pictures are mirrored at the border

@@ -6,6 +6,8 @@ __all__ = ['FINGERPRINT_CELL', 'SIDE', 'LEAST', 'THRESHOLD', 'data_fingerprint',
            'same_scene']
 
 # %% ../../nbs/workshop/07_overlap.ipynb #1b2773ea
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import base64, hashlib, torch, warnings
 import numpy as np
 import torch.nn.functional as F
@@ -179,6 +181,7 @@ def pack(
     return dict(kind=f'signs {FINGERPRINT_CELL} px', names=[f.name for f in fps],
                 bits=base64.b64encode(raw).decode())
 
+# %% ../../nbs/workshop/07_overlap.ipynb #a0afe356
 def unpack(
     packed:dict,        # of `pack`
 ) -> list[Fingerprint]:  # in the order in which they were packed
@@ -214,6 +217,7 @@ def _too_small(names, n, what):
     warnings.warn(f"{len(names)} of {n} {what} are too small to be compared (a side should have "
                   f"{11*FINGERPRINT_CELL} px): {some}.", stacklevel=3)
 
+# %% ../../nbs/workshop/07_overlap.ipynb #8491cabe
 def overlaps(
     # test pairs, files, pictures (3,H,W), or a folder; of pairs the bright picture is taken
     items:Sequence|str|Path,

@@ -22,14 +22,15 @@ class Pair:
     name: str         # the scene's name, as messages and tables show it
 
 # %% ../../nbs/part1_light/03_pairs.ipynb #82fc609d
-#| code-fold: true
-#| code-summary: "Name the pictures of a folder"
 def _some(names, n=10):
     "The first `n` names, and how many more there are."
     return ', '.join(map(str, names[:n])) + (f' and {len(names)-n} more' if len(names) > n else '')
 
 def _natural(s): return [int(o) if o.isdecimal() else o for o in re.split(r'(\d+)', s)]
 
+# %% ../../nbs/part1_light/03_pairs.ipynb #c0a30006
+#| code-fold: true
+#| code-summary: "Name the pictures of a folder"
 def _by_name(folder, bare=False):
     "The pictures of `folder` by name, if `bare` without a prefix such as 'low'."
     if not Path(folder).is_dir():
@@ -135,8 +136,6 @@ def hold_out(
     return train, [p for p, k in zip(pairs, keys) if k in held]
 
 # %% ../../nbs/part1_light/03_pairs.ipynb #19c73871
-#| code-fold: true
-#| code-summary: "The layouts"
 def _v2(folder):
     return {
         s: (f'{folder}{d}/Low', f'{folder}{d}/Normal')
@@ -162,8 +161,6 @@ LAYOUTS = {
 }
 
 # %% ../../nbs/part1_light/03_pairs.ipynb #b4c9c8b5
-#| code-fold: true
-#| code-summary: "Find the layout of a folder"
 def _parts(root):
     """The parts of a data set: for each split that it may have its two folders, the names of the
     folders, and a prefix for the pairs' names."""

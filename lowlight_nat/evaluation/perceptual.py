@@ -47,6 +47,7 @@ class WeightFile:
     path:Path # where it is
     published:bool # is it the one that was published, by its SHA-256?
 
+# %% ../../nbs/workshop/08_perceptual.ipynb #ce3ad2b2
 def find_weights(
     net:str, # alex, vgg, squeeze or inception
     path=None, # a file, or a folder that holds it; None: `checkpoints` in `torch.hub.get_dir()`
@@ -94,6 +95,7 @@ def _read_state(
                          f"first is {prefix(bad[0])}.")
     module.load_state_dict({k: state[prefix(k)] for k in own})
 
+# %% ../../nbs/workshop/08_perceptual.ipynb #d775f593
 def _lpips_network(net, file): # alex, vgg or squeeze; path of the backbone's weights
     "The network of the package lpips, with its own last layers and the backbone from a file."
     import lpips
@@ -108,6 +110,7 @@ def _lpips_network(net, file): # alex, vgg or squeeze; path of the backbone's we
 # %% ../../nbs/workshop/08_perceptual.ipynb #efb6fbfe
 SMALLEST = dict(alex=31, vgg=16, squeeze=17) # pixels each way that a backbone needs
 
+# %% ../../nbs/workshop/08_perceptual.ipynb #7dfb27e8
 class LPIPS:
     """Perceptual distance of pictures, one number each; called LPIPS only with the published
     backbone (Zhang et al. 2018)."""
@@ -166,6 +169,7 @@ def _torchmetrics():
         from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
     return FrechetInceptionDistance,NoTrainInceptionV3
 
+# %% ../../nbs/workshop/08_perceptual.ipynb #67a9b05c
 class InceptionFeatures:
     "The 2,048 features of the Inception network of 2015 that FID and KID are defined on."
     def __init__(self,
@@ -198,6 +202,7 @@ class _Given(nn.Identity):
         super().__init__()
         self.num_features = D # features a picture
 
+# %% ../../nbs/workshop/08_perceptual.ipynb #14daf467
 class FrechetDistance:
     """Fréchet distance of two sets of pictures by their features; FID if these are the published
     Inception ones (Heusel et al. 2017)."""

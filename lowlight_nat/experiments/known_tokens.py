@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 # %% ../../nbs/workshop/21_known_tokens.ipynb #5d0c1a05
+#| code-fold: true
+#| code-summary: "Imports of the module"
 from fastcore.basics import AttrDict
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -33,6 +35,7 @@ class Scene:
     aligned:Aligned # what encoder and flow make of the dark one
     truth:Tensor # true tokens (1,h,w)
 
+# %% ../../nbs/workshop/21_known_tokens.ipynb #9e1fcc46
 @torch.no_grad()
 def see(
     model:LowLightNAT, # in evaluation mode
@@ -54,6 +57,7 @@ def see(
     truth = model.vqgan.quantizer.nearest(model.vqgan.encode(bright))
     return Scene(low, high, model.align(low), truth)
 
+# %% ../../nbs/workshop/21_known_tokens.ipynb #4cfdb1e7
 @torch.no_grad()
 def finished(
     model:LowLightNAT, # in evaluation mode
@@ -136,6 +140,7 @@ def each_picture(
     bar = tqdm(run.pairs, desc=f'{run.name}{name}', unit='picture', disable=None, leave=False)
     return [run.rows.row(f'{p.name}{name}', lambda: measure(p)) for p in bar]
 
+# %% ../../nbs/workshop/21_known_tokens.ipynb #4786a228
 def publish(
     run:Run, # that is done
     rows:list, # of dicts, one a setting
@@ -180,6 +185,7 @@ def company(
     names = dict(shown='shown', cross_entropy='cross-entropy, nats', accuracy='accuracy', **NAMES)
     return publish(run, rows, draw_company, names, note, control=control)
 
+# %% ../../nbs/workshop/21_known_tokens.ipynb #230a102c
 def draw_company(
     r, # of `company`
     path, # of the picture to write
@@ -235,6 +241,7 @@ def hints(
     names = dict(patches='patches')|(dict(placed='placed') if short else {})|NAMES
     return publish(run, rows, draw_hints, names, note)
 
+# %% ../../nbs/workshop/21_known_tokens.ipynb #b1dd1b80
 def draw_hints(
     r, # of `hints`
     path, # of the picture to write
@@ -276,6 +283,7 @@ READ_OUTS = (ReadOut('argmax', 'argmax'),
              ReadOut('mean', 'expectation'),
              ReadOut('delta', 'delta'))
 
+# %% ../../nbs/workshop/21_known_tokens.ipynb #a5998165
 def high_frequency(
     x:Tensor, # picture (3,H,W)
 )->float: # mean square
@@ -314,6 +322,7 @@ def rounds_row(
         row['spread_colour'] = difference.mean((1,2)).abs().mean().item()
     return row|dict(seconds=seconds)
 
+# %% ../../nbs/workshop/21_known_tokens.ipynb #55fac783
 def settings_of_rounds(
     rounds:tuple[int,...]=ROUNDS, # R
 )->list[tuple]: # of (`ReadOut` or None, R)
@@ -346,6 +355,7 @@ def rounds(
             'NAT and decoder, without the encoder and the flow.')
     return publish(run, rows, draw_rounds, names, note)
 
+# %% ../../nbs/workshop/21_known_tokens.ipynb #99882356
 def draw_rounds(
     r, # of `rounds`
     path, # of the picture to write

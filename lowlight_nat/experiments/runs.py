@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 # %% ../../nbs/workshop/23_runs.ipynb #2da74aaa
+#| code-fold: true
+#| code-summary: "Imports of the module"
 from tqdm.auto import tqdm
 from fastcore.basics import AttrDict
 from .cost import SYSTEMS
@@ -28,6 +30,7 @@ from ..io.records import (Rows, device_name, markdown_table, versions, write_csv
 # %% ../../nbs/workshop/23_runs.ipynb #634837a9
 SCORES = 'psnr','ssim','psnr_gt_mean','ssim_gt_mean' # keys of what is measured
 
+# %% ../../nbs/workshop/23_runs.ipynb #e810b08a
 def evaluate(
     method, # maps a picture (3,H,W) in [0,1] to one, or to an object with the result as `.x`
     pairs:list, # of `Pair`
@@ -68,6 +71,7 @@ def spread_over(
     n = min(limit, len(pairs))
     return [pairs[i*len(pairs)//n] for i in range(n)]
 
+# %% ../../nbs/workshop/23_runs.ipynb #272be0ea
 class Run:
     "One experiment: pairs, model, and a folder whose finished rows are kept."
     def __init__(self,
@@ -173,6 +177,7 @@ def pareto(
     def beaten(a, b): return any(c<=a and g>=b and (c<a or g>b) for c,g in points)
     return [not beaten(a, b) for a,b in points]
 
+# %% ../../nbs/workshop/23_runs.ipynb #ec246343
 def tau(
     run:Run, # with weights
     taus=(0.2,0.35,None,0.6,1.), # thresholds in units of log K; None: the model's own
@@ -212,6 +217,7 @@ def save_figure(
     plt.close(fig)
     return Path(path)
 
+# %% ../../nbs/workshop/23_runs.ipynb #a37feba2
 def draw_tau(
     rows:list, # of `tau`
     own:float, # the model's threshold
@@ -296,6 +302,7 @@ def differ_most(
     i,j = (step*o for o in divmod(d.argmax().item(), d.shape[1]))
     return slice(i,i+size),slice(j,j+size)
 
+# %% ../../nbs/workshop/23_runs.ipynb #4617edaa
 def figure3(
     run:Run, # with weights
     scenes:int=3, # rows: those with the largest change between the two systems
@@ -336,6 +343,7 @@ def draw_figure3(
         _draw_errors(fig, lower, {k: (gt_mean(v, y)-y).abs().mean(0) for k,v in outs.items()})
     save_figure(fig, path, dpi=80, pil_kwargs=dict(quality=85))
 
+# %% ../../nbs/workshop/23_runs.ipynb #8e41a78f
 def _draw_pictures(axes, pictures, crop, truth):
     "Four pictures (3,H,W), each with its crop in the corner; results with their PSNR."
     for ax,(name,x) in zip(axes, pictures.items()):
@@ -381,6 +389,7 @@ def _names_of(pair):
     paths = [o for o in (pair.low, pair.high) if isinstance(o, (str,Path))]
     return list(dict.fromkeys([*(Path(o).stem for o in paths), pair.name.rpartition('/')[2]]))
 
+# %% ../../nbs/workshop/23_runs.ipynb #d532b79f
 def match_results(
     folder, # with one method's results
     pairs:list, # of `Pair`, whose results are wanted
@@ -414,6 +423,7 @@ def match_results(
                          f"(first: {gone[0]}): name them as the dark pictures are named.")
     return found
 
+# %% ../../nbs/workshop/23_runs.ipynb #6ed299e4
 def compare(
     run:Run, # its pairs
     folders:list, # of pictures, one folder a method

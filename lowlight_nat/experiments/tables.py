@@ -34,6 +34,7 @@ SYSTEM_ROWS = {
     '+NAT decoder': (False, True),
     '+NAT latent & decoder': (True, True)}
 
+# %% ../../nbs/part5_truth/20_tables.ipynb #d20c0002
 @dataclass(frozen=True)
 class Budget:
     "What the systems of a table are, and how they are trained."
@@ -52,6 +53,7 @@ BUDGETS = dict(
         llflow=dict(preset='full', steps=60_150, bs=8, crop=160),
         plain=dict(preset='small', steps=60_150, bs=8, crop=(400, 600)))))
 
+# %% ../../nbs/part5_truth/20_tables.ipynb #d20c0003
 def shared_stages(
     cfg:ModelConfig, # sizes
     plan:TrainPlan, # how they are trained
@@ -89,6 +91,18 @@ def train_system(
                     validations=1, make=partial(DecoderStage, nats=nats))
         return folder/'decoder.safetensors'
 
+# %% ../../nbs/part5_truth/20_tables.ipynb #d20c0006
+def _numbers(module):
+    "How many parameters a module has."
+    return sum(p.numel() for p in module.parameters())
+
+def _numbers_used(model, latent, decoder):
+    "How many of them the model uses with each NAT on or off."
+    used = _numbers(model)
+    if not latent: used -= _numbers(model.nat)
+    if not decoder: used -= _numbers(model.fusion.nat)
+    return used
+
 # %% ../../nbs/part5_truth/20_tables.ipynb #539aa71b
 def system_row(
     run:Run, # beside its folder is that of the checkpoints, which experiments share
@@ -107,18 +121,12 @@ def system_row(
         path = train_system(SYSTEM_ROWS[name], cfg, plan, data, shared,
                             trained/f'{name}, seed {seed}', seed)
         e = Enhancer.from_pretrained(path, run.device)
-        parameters = _numbers(e.model)
-        if not latent: parameters -= _numbers(e.model.nat)
-        if not decoder: parameters -= _numbers(e.model.fusion.nat)
+        parameters = _numbers_used(e.model, latent, decoder)
         r = run.score(f'{name}, seed {seed}, scores', e, latent_nat=latent, decoder_nat=decoder)
         own = took(path)+(took(shared/'nat.safetensors') if latent else 0)
         first = sum(took(shared/f'{stage}.safetensors') for stage in stage_names(cfg)[:-2])
         return dict(r, parameters=parameters, seconds_shared=first, seconds_train=own)
     return run.rows.row(f'{name}, seed {seed}', make)
-
-def _numbers(module):
-    "How many parameters a module has."
-    return sum(p.numel() for p in module.parameters())
 
 # %% ../../nbs/part5_truth/20_tables.ipynb #3f2369b6
 def baseline_row(
@@ -136,6 +144,7 @@ def baseline_row(
                     seconds_train=b.about['seconds'])
     return run.rows.row(name, make)
 
+# %% ../../nbs/part5_truth/20_tables.ipynb #d20c0007
 def classical_row(
     run:Run, # whose pairs are scored
     name:str, # clahe or gamma
@@ -146,35 +155,7 @@ def classical_row(
         return dict(scores, parameters=0, seconds_train=0)
     return run.rows.row(name, make)
 
-# %% ../../nbs/part5_truth/20_tables.ipynb #2d89554b
-def table1(
-    run:Run, # without weights
-    budget:str='small', # small or full
-    data=None, # as for `shared_stages`; by default the run's
-)->AttrDict: # as `Run.finish`
-    "All five systems of the talk's table 1, trained and scored, and what no training gives."
-    b = choose('budget', budget, BUDGETS)
-    data = data or _held_out(run)
-    cfg = b.cfg()
-    plan = replace(b.plan(), seed=run.seed)
-    rows = [dict(system='input', parameters=0, seconds_train=0, **run.score('input', lambda x: x))]
-    rows += [dict(system=k, **classical_row(run, k)) for k in ('gamma','clahe')]
-    for k,name in dict(llflow='LLFlow', restormer='Restormer', plain='plain U-Net').items():
-        rows.append(dict(system=name, **baseline_row(run, k, b.baselines[k], data)))
-    for k in ('GLARE', '+NAT latent', '+NAT latent & decoder'):
-        rows.append(dict(system=k, **system_row(run, k, cfg, plan, run.seed, data)))
-    shared = rows[-1]['seconds_shared']
-    training = sum(r['seconds_train'] for r in rows)
-    pictures = sum(len(run.pairs)*r['seconds_each'] for r in rows)
-    minutes = (training+shared+pictures)/60
-    names = dict(system='system', parameters='parameters', **NAMES, seconds_each='s a picture',
-                 seconds_train='s of training')
-    note = (f'Budget {budget}: preset {cfg.name}, seed {run.seed}. Stages 1 and 2 of the last '
-            f'three rows are one training of {shared} s, not in their column. All trainings and '
-            f'pictures '
-            f'together: {minutes:.0f} minutes.{_seen(run)}')
-    return run.finish(rows, names, note, minutes=minutes)
-
+# %% ../../nbs/part5_truth/20_tables.ipynb #d20c0008
 def _seen(run):
     "What has to be said of pictures whose scenes were trained on, which is the same for all rows."
     if isinstance(run.data, list): return ''
@@ -187,6 +168,56 @@ def _held_out(run):
         raise ValueError(f"{run.name}: it trains, so it can't be scored on all pairs: "
                          "give split='val', the ones that are held out.")
     return run.data
+
+# %% ../../nbs/part5_truth/20_tables.ipynb #d20c0009
+_TABLE1_HEADS = dict(system='system', parameters='parameters', **NAMES, seconds_each='s a picture',
+                     seconds_train='s of training')
+
+def _table1_rows(run, b, cfg, plan, data):
+    "The dark picture, the classical methods, the baselines, and the systems of GLARE."
+    rows = [dict(system='input', parameters=0, seconds_train=0, **run.score('input', lambda x: x))]
+    rows += [dict(system=k, **classical_row(run, k)) for k in ('gamma','clahe')]
+    for k,name in dict(llflow='LLFlow', restormer='Restormer', plain='plain U-Net').items():
+        rows.append(dict(system=name, **baseline_row(run, k, b.baselines[k], data)))
+    for k in ('GLARE', '+NAT latent', '+NAT latent & decoder'):
+        rows.append(dict(system=k, **system_row(run, k, cfg, plan, run.seed, data)))
+    return rows
+
+# %% ../../nbs/part5_truth/20_tables.ipynb #2d89554b
+def table1(
+    run:Run, # without weights
+    budget:str='small', # small or full
+    data=None, # as for `shared_stages`; by default the run's
+)->AttrDict: # as `Run.finish`
+    "All five systems of the talk's table 1, trained and scored, and what no training gives."
+    b = choose('budget', budget, BUDGETS)
+    data = data or _held_out(run)
+    cfg = b.cfg()
+    plan = replace(b.plan(), seed=run.seed)
+    rows = _table1_rows(run, b, cfg, plan, data)
+    shared = rows[-1]['seconds_shared']
+    training = sum(r['seconds_train'] for r in rows)
+    pictures = sum(len(run.pairs)*r['seconds_each'] for r in rows)
+    minutes = (training+shared+pictures)/60
+    note = (f'Budget {budget}: preset {cfg.name}, seed {run.seed}. Stages 1 and 2 of the last '
+            f'three rows are one training of {shared} s, not in their column. All trainings and '
+            f'pictures '
+            f'together: {minutes:.0f} minutes.{_seen(run)}')
+    return run.finish(rows, _TABLE1_HEADS, note, minutes=minutes)
+
+# %% ../../nbs/part5_truth/20_tables.ipynb #d20c0010
+_ABLATION_HEADS = dict(system='system', seeds='seeds', **NAMES, psnr_low='lowest',
+                       psnr_high='highest', psnr_gain='gain over GLARE',
+                       psnr_gain_low='lowest gain', psnr_gain_high='highest gain')
+
+def _seed_summary(rs, base):
+    "Means over the seeds of one system, and its gains over the same seeds of another."
+    quality = [r['psnr_gt_mean'] for r in rs]
+    gain = [a-b['psnr_gt_mean'] for a,b in zip(quality, base)]
+    means = {m: statistics.fmean(r[m] for r in rs) for m in NAMES}
+    return dict(seeds=len(rs), **means, psnr_low=min(quality), psnr_high=max(quality),
+                psnr_gain=statistics.fmean(gain), psnr_gain_low=min(gain),
+                psnr_gain_high=max(gain))
 
 # %% ../../nbs/part5_truth/20_tables.ipynb #6c0ab732
 def ablation(
@@ -205,18 +236,9 @@ def ablation(
         for k in SYSTEM_ROWS: each[k].append(system_row(run, k, cfg, plan, s, data))
     rows = []
     for k,rs in each.items():
-        quality = [r['psnr_gt_mean'] for r in rs]
-        gain = [a-b['psnr_gt_mean'] for a,b in zip(quality, each['GLARE'])]
-        means = {m: statistics.fmean(r[m] for r in rs) for m in NAMES}
-        rows.append(dict(system=k, seeds=len(rs), **means,
-                         psnr_low=min(quality), psnr_high=max(quality),
-                         psnr_gain=statistics.fmean(gain), psnr_gain_low=min(gain),
-                         psnr_gain_high=max(gain)))
-    names = dict(system='system', seeds='seeds', **NAMES, psnr_low='lowest', psnr_high='highest',
-                 psnr_gain='gain over GLARE', psnr_gain_low='lowest gain',
-                 psnr_gain_high='highest gain')
+        rows.append(dict(system=k, **_seed_summary(rs, each['GLARE'])))
     note = (f'Budget {budget}, preset {cfg.name}. Lowest, highest and gains: PSNR GT-mean, over '
             'the seeds of stage 3; stages 1, 2 and 2b are one training.'+_seen(run))
     kept = (*NAMES,'seconds_train')
     figures = {k: [{m: r[m] for m in kept} for r in rs] for k,rs in each.items()}
-    return run.finish(rows, names, note, each=figures)
+    return run.finish(rows, _ABLATION_HEADS, note, each=figures)

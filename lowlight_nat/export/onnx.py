@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 # %% ../../nbs/part6_using/28_onnx.ipynb #464d4b83
+#| code-fold: true
+#| code-summary: "Imports"
 from fastcore.basics import AttrDict
 from .static_graph import OUTPUT_NAMES, DenseModel
 from ..inference.result import LATENT_CELL, Enhanced
-from ..io.files import needs_extra, write_beside
-from ..io.files import ImageError
+from ..io.files import ImageError, needs_extra, write_beside
 from ..inference.tiling import crop_to, pad_to_multiple
 from ..models.lowlight_nat import LowLightNAT
 from ..io.metadata import read_picture
@@ -32,8 +33,9 @@ def exported_program(
     h, w = (torch.export.Dim(n, min=2, max=512) for n in 'hw')
     dense = DenseModel(model, rounds, latent_nat, decoder_nat)
     sizes = dict(x_low={2: 8*h, 3: 8*w})
+    example = (torch.zeros(1, 3, 48, 72),)
     with torch.no_grad():   # switched on and off inside, they would hide which module a step is of
-        return torch.export.export(dense, (torch.zeros(1, 3, 48, 72), ), dynamic_shapes=sizes, strict=False)
+        return torch.export.export(dense, example, dynamic_shapes=sizes, strict=False)
 
 # %% ../../nbs/part6_using/28_onnx.ipynb #c116f0b2
 DEFORM_OPSET = 19 # the first that has DeformConv
@@ -73,10 +75,10 @@ def _translations():
     with needs_extra('deploy', 'ONNX'):
         import torchvision.ops   # makes the operator known
     aten = torch.ops.aten
-    return {
-        torch.ops.torchvision.deform_conv2d.default: _deform_conv, aten.sort.stable: _stable_sort,
-        aten.mean.dim: _mean, aten.std.correction: _std
-    }
+    return {torch.ops.torchvision.deform_conv2d.default: _deform_conv,
+            aten.sort.stable: _stable_sort,
+            aten.mean.dim: _mean,
+            aten.std.correction: _std}
 
 # %% ../../nbs/part6_using/28_onnx.ipynb #12487055
 def _need(name):
@@ -96,10 +98,8 @@ def weights_sha256(model:LowLightNAT # of any kind
 # %% ../../nbs/part6_using/28_onnx.ipynb #11c414b6
 def _tell(m, **meta):
     "Metadata of an ONNX model, replaced or added"
-    have = {p.key: p.value
-            for p in m.metadata_props
-            } | {k: v if isinstance(v, str) else json.dumps(v)
-                 for k, v in meta.items()}
+    have = {p.key: p.value for p in m.metadata_props}
+    have |= {k: v if isinstance(v, str) else json.dumps(v) for k, v in meta.items()}
     del m.metadata_props[:]
     for k, v in have.items(): m.metadata_props.add(key=k, value=v)
     return m
@@ -152,18 +152,20 @@ def _turned(m):
         perm = list(n.attribute[0].ints)
         at[n.output[0]] = name = f"{n.input[0]}_{''.join(map(str, perm))}"
         if name not in new:
-            new[name] = numpy_helper.from_array(
-                numpy_helper.to_array(weights[n.input[0]]).transpose(perm).copy(), name)
+            turned = numpy_helper.to_array(weights[n.input[0]]).transpose(perm).copy()
+            new[name] = numpy_helper.from_array(turned, name)
     for n in nodes:
         for k, i in enumerate(n.input): n.input[k] = at.get(i, i)
     return _refill(m, nodes, [*weights.values(), *new.values()])
 
+# %% ../../nbs/part6_using/28_onnx.ipynb #28a00003
+def _copies(messages): return [type(o).FromString(o.SerializeToString()) for o in messages]
+
 def _refill(m, nodes, weights):
     "The model with these nodes, and those of the weights that they use"
     used = {i for n in nodes for i in n.input} | {o.name for o in m.graph.output}
-    nodes, weights = ([type(o).FromString(o.SerializeToString())
-                       for o in part]
-                      for part in (nodes, [t for t in weights if t.name in used]))
+    nodes = _copies(nodes)
+    weights = _copies(t for t in weights if t.name in used)
     del m.graph.node[:], m.graph.initializer[:], m.graph.value_info[:]
     m.graph.node.extend(nodes)
     m.graph.initializer.extend(weights)
@@ -189,12 +191,13 @@ def to_onnx(program, # of `exported_program`
     _need('onnxscript')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        p = torch.onnx.export(program, (), None, dynamo=True, opset_version=opset, input_names=[
-            'x_low'
-        ], output_names=list(OUTPUT_NAMES), custom_translation_table=_translations(),
-                              optimize=False, verbose=False)
+        p = torch.onnx.export(program, (), None, dynamo=True, opset_version=opset,
+                              input_names=['x_low'], output_names=list(OUTPUT_NAMES),
+                              custom_translation_table=_translations(), optimize=False,
+                              verbose=False)
     return _turned(_tidy(p.model_proto))
 
+# %% ../../nbs/part6_using/28_onnx.ipynb #28a00004
 def export_onnx(model:LowLightNAT, # of arch='compact'
                 path, # of the .onnx file
                 rounds:int=None, # R of both NATs, unrolled, by default the configuration's
@@ -214,26 +217,28 @@ def export_onnx(model:LowLightNAT, # of arch='compact'
     if rounds is None: rounds = model.cfg.rounds
     if latent_nat is None: latent_nat = model.cfg.latent_nat
     _stamp(m, model, rounds, opset, latent_nat, decoder_nat)
-    return write_onnx({'float32': lambda m: m, 'float16': to_half,
-                       'int8': quantize_dynamic}[dtype](m), path)
+    smaller = dict(float16=to_half, int8=quantize_dynamic).get(dtype)
+    return write_onnx(smaller(m) if smaller else m, path)
 
 # %% ../../nbs/part6_using/28_onnx.ipynb #4a1df894
 WIDE = 'encoder', 'fusion', 'decoder', 'nat' # modules that are made smaller
 EXACT = 'to_mu', 'to_cond' # parts of them that stay: what the flow reads
 WEIGHTED = 'Conv', 'Gemm', 'MatMul' # operators with weights
 
+def _modules(node):
+    "Names of the modules that a node belongs to"
+    notes = [p.value for p in node.metadata_props if p.key == SCOPES]
+    return {name for note in notes for scope in ast.literal_eval(note) for name in scope.split('.')}
+
 def _smaller(m, ops=WEIGHTED):
     "Nodes of the wide modules whose second input is a constant weight"
     weights = {t.name for t in m.graph.initializer}
     for n in m.graph.node:
         if n.op_type not in ops or n.input[1] not in weights: continue
-        names = {
-            o
-            for p in n.metadata_props
-            if p.key == SCOPES for scope in ast.literal_eval(p.value) for o in scope.split('.')
-        }
+        names = _modules(n)
         if names & set(WIDE) and not names & set(EXACT): yield n
 
+# %% ../../nbs/part6_using/28_onnx.ipynb #28a00006
 def _half_node(n, weights, halves):
     "A node computed in float16, its inputs cast to it and its output back"
     from onnx import TensorProto, helper, numpy_helper
@@ -261,10 +266,9 @@ def to_half(m, # onnx.ModelProto, of `to_onnx`; not altered
     weights = {t.name: t for t in new.graph.initializer}
     halves = {}
     chosen = {n.output[0] for n in _smaller(new)}
-    nodes = [
-        o for n in new.graph.node
-        for o in (_half_node(n, weights, halves) if n.output[0] in chosen else [n])
-    ]
+    nodes = []
+    for n in new.graph.node:
+        nodes += _half_node(n, weights, halves) if n.output[0] in chosen else [n]
     return _tell(_refill(new, nodes, [*weights.values(), *halves.values()]), dtype='float16')
 
 # %% ../../nbs/part6_using/28_onnx.ipynb #7b41945e
@@ -304,6 +308,31 @@ class OnnxOutput:
     gain: torch.Tensor # what the normalised picture was multiplied by (1,)
 
 # %% ../../nbs/part6_using/28_onnx.ipynb #4cd23009
+def _session(path, threads):
+    "onnxruntime with a file loaded, or one sentence"
+    ort = _need('onnxruntime')
+    if not path.is_file():
+        raise FileNotFoundError(f"'{path}' isn't there: write it with export_onnx, "
+                                'or with the command lowlight_export.')
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads: options.intra_op_num_threads = threads
+    try: return ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    except Exception as e:
+        first = str(e).splitlines()[0][:120]
+        raise ValueError(f"onnxruntime {ort.__version__} can't load '{path}' ({first}): "
+                         'export it again, perhaps with a smaller opset.') from None
+
+def _metadata(session, path):
+    "What a file of ours says of itself; one sentence of another's"
+    meta = session.get_modelmeta().custom_metadata_map
+    if meta.get('format') != 'lowlight_nat':
+        raise ValueError(f"'{path}' is an ONNX file, but not one of lowlight_nat: "
+                         'give one that export_onnx wrote.')
+    text = 'format', 'sha256', 'dtype'
+    return AttrDict({k: v if k in text else json.loads(v) for k, v in meta.items() if k in KEYS})
+
+# %% ../../nbs/part6_using/28_onnx.ipynb #28a00008
 class OnnxEnhancer:
     "Enhances pictures with an ONNX file: `OnnxEnhancer('small.onnx')('photo.jpg')`"
 
@@ -312,30 +341,8 @@ class OnnxEnhancer:
         path, # of a file that `export_onnx` wrote
         threads:int=None, # of onnxruntime, by default all cores
         pixels:int=2_000_000): # largest picture; the memory needed grows faster than the picture
-        ort = _need('onnxruntime')
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"'{path}' isn't there: write it with export_onnx, "
-                                    'or with the command lowlight_export.')
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if threads: options.intra_op_num_threads = threads
-        try:
-            self.session = ort.InferenceSession(str(path), options,
-                                                providers=['CPUExecutionProvider'])
-        except Exception as e:
-            first = str(e).splitlines()[0][:120]
-            raise ValueError(f"onnxruntime {ort.__version__} can't load '{path}' ({first}): "
-                             'export it again, perhaps with a smaller opset.') from None
-        meta = self.session.get_modelmeta().custom_metadata_map
-        if meta.get('format') != 'lowlight_nat':
-            raise ValueError(f"'{path}' is an ONNX file, but not one of lowlight_nat: "
-                             'give one that export_onnx wrote.')
-        self.meta = AttrDict({
-            k: v if k in ('format', 'sha256', 'dtype') else json.loads(v)
-            for k, v in meta.items()
-            if k in KEYS
-        })
+        self.session = _session(Path(path), threads)
+        self.meta = _metadata(self.session, path)
         self.pixels = pixels
 
     def run(self, x_low:torch.Tensor # (1,3,H,W) in [0,1], H and W multiples of 8, 16 or more

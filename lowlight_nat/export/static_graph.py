@@ -30,6 +30,7 @@ class InverseConv(nn.Module):
 # %% ../../nbs/workshop/16_static_graph.ipynb #9a6b863d
 OUTPUT_NAMES = 'x', 'entropy', 'mask', 'sigma', 'level', 'level_std', 'gain' # of a `DenseModel`
 
+# %% ../../nbs/workshop/16_static_graph.ipynb #9fbba638
 class DenseModel(nn.Module):
     "A `LowLightNAT` as one fixed graph; the same result, for one picture at a time"
     def __init__(self,

@@ -17,6 +17,8 @@ from torch import Tensor
 
 
 # %% ../../nbs/part6_using/23_enhancer.ipynb #3ef0eda4
+#| code-fold: true
+#| code-summary: "Imports"
 from .guided import FAST_ABOVE, REDUCED, carry, fit_colour, reduced
 from .guided import reduced_size
 from .hints import HINT_KINDS, Hints, Listener, place_hints, read_hints
@@ -83,6 +85,7 @@ def _auto_device():
     if torch.cuda.is_available(): return 'cuda'
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
+# %% ../../nbs/part6_using/23_enhancer.ipynb #9202ac01
 def pick_device(
     device='auto', # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'
 )->torch.device:
@@ -163,6 +166,7 @@ def _amount(v):
     why = 'True, or 1, keeps the colour of the light, and False leaves it to the network'
     return check_number('keep_colour', v, '[0, 1]', why=why)
 
+# %% ../../nbs/part6_using/23_enhancer.ipynb #cbf36701
 def check_settings(
     *,
     tau:float|None=None, # entropy threshold, in [0,1]; None: the model's
@@ -244,6 +248,7 @@ class _Record:
     history:list # rounds of the NAT on the latent
     feature_history:list # rounds of the NAT on the features
 
+# %% ../../nbs/part6_using/23_enhancer.ipynb #fdccc501
 @dataclass(eq=False)
 class _Pass:
     "One padded picture through the model, whole or in tiles."
@@ -263,6 +268,7 @@ class _Retry:
     overlap:int|None # of the next tiles; None: tiles stay as they were
     note:str # what is said of it
 
+# %% ../../nbs/part6_using/23_enhancer.ipynb #fdccc502
 @dataclass(frozen=True)
 class _Brightness:
     "How a normalised picture gets its light."
@@ -303,6 +309,7 @@ def _enlarged(rounds, size):
         return v[rows][:,columns]
     return [Round(**{k: nearest(v) for k,v in vars(r).items()}) for r in rounds]
 
+# %% ../../nbs/part6_using/23_enhancer.ipynb #c8c21c01
 def _round_of(r, i):
     "Picture number i of a round of a batch."
     grids = {k: getattr(r, k, None) for k in ('masked','tokens','confidence','logvar')}
@@ -327,6 +334,7 @@ def _several(srcs):
         raise ValueError('several pictures are expected, in a list or as a batch (B,3,H,W), and '
                          f'shape {shape} is one: give [picture], or call the enhancer with it.')
 
+# %% ../../nbs/part6_using/23_enhancer.ipynb #9e199301
 def _group(p, i):
     """What pictures must have in common to be computed in one go: the padded size; a large one,
     number i, is by itself."""
@@ -348,6 +356,7 @@ def _check_hints(s, said):
         raise ValueError(f'exposure={s.exposure:g} says how bright the picture is, and hint '
                          f'{loud[0]} does, too: leave out one of them.')
 
+# %% ../../nbs/part6_using/23_enhancer.ipynb #9e199302
 def _settings(mask=None, refine_mask=None, hints=None, **settings):
     "The settings of a call, checked, with masks and hints read."
     s = check_settings(mask=mask, **settings)

@@ -16,6 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 # %% ../../nbs/workshop/14_folders.ipynb #20130896
+#| code-fold: true
+#| code-summary: "Imports of the module"
 from .enhancer import Enhancer, check_settings
 from ..io.files import (IMAGE_EXTENSIONS, WRITTEN_FORMATS, ImageError, check_quality,
                                    clean_parts, list_images)
@@ -51,6 +53,7 @@ def _entry(path):
     p = Path(path)
     return os.path.join(os.path.realpath(p.parent), p.name)
 
+# %% ../../nbs/workshop/14_folders.ipynb #1570bc62
 def make_jobs(
     srcs:list, # pictures; one named twice is taken once
     out, # folder for the results
@@ -73,7 +76,6 @@ def make_jobs(
     return [Job(s, d, uncertainty=beside(d, _MAP_END) if uncertainty else None,
                 history=beside(d, _FILM_END) if history else None, name=name(s))
             for s,d in zip(sources, results)]
-
 
 # %% ../../nbs/workshop/14_folders.ipynb #a1814001
 def with_variations(
@@ -104,6 +106,7 @@ def unique_jobs(
         seen |= keys
     return res
 
+# %% ../../nbs/workshop/14_folders.ipynb #30b9f609
 def check_jobs(
     jobs:list, # of `make_jobs`
     in_place:bool=False, # may a result replace its own input?
@@ -180,6 +183,7 @@ def parse_shard(
     raise ValueError(f"shard='{shard}' isn't there: {n} parts are counted from 1/{n} to {n}/{n}; "
                      f'for a SLURM array that is --array=1-{n}.')
 
+# %% ../../nbs/workshop/14_folders.ipynb #40e05299
 def shard_jobs(
     jobs:list, # of `make_jobs`, all of them
     shard:Shard|None, # None: all
@@ -219,6 +223,7 @@ def _write_variations(enhanced, several, job, quality):
     labels = ['default', *(f'variation {i+1}' for i in range(len(several)))]
     if job.sheet: write_image(contact_sheet([enhanced, *several], labels), job.sheet)
 
+# %% ../../nbs/workshop/14_folders.ipynb #b1852ac8
 def _check_run(jobs, existing, in_place, kwargs):
     check_settings(**kwargs)
     check_jobs(jobs, in_place)
@@ -240,6 +245,7 @@ class EnhancedFiles:
     shard:Shard|None=None # which part of the pictures it was; None: all of them
     total:int=0 # pictures of all shards
 
+# %% ../../nbs/workshop/14_folders.ipynb #c3b1b366
 def enhance_files(
     enhancer:Enhancer, # does the work
     jobs:list, # of `make_jobs`
@@ -291,6 +297,7 @@ def enhance_files(
             del enhanced   # its memory is for the next one
     return res
 
+# %% ../../nbs/workshop/14_folders.ipynb #4891a61b
 def _no_room(job, finished, n):
     return ImageError(f"There's no room left for '{job.result}': {finished} of {n} pictures are "
                       "finished and stay; make room and go on with existing='skip'.")
@@ -360,6 +367,7 @@ def other_files(
     counts = Counter(o or 'no ending' for o in endings if o not in IMAGE_EXTENSIONS)
     return dict(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))
 
+# %% ../../nbs/workshop/14_folders.ipynb #4e18a363
 def expand(
     inputs:list, # names of files and folders, perhaps with * or ?
 )->list: # of `Path`
@@ -389,6 +397,7 @@ def folder_jobs(
     if not files: raise ImageError(_no_pictures(src, inside, recursive))
     return make_jobs(files, out, src, uncertainty, history)
 
+# %% ../../nbs/workshop/14_folders.ipynb #b0b4362e
 def enhance_folder(
     enhancer:Enhancer, # does the work
     src, # folder of pictures

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from dataclasses import dataclass, replace
 
 # %% ../../nbs/part6_using/24_hints.ipynb #a1800002
+#| code-fold: true
+#| code-summary: "Imports"
 from torch import Tensor
 from ..evaluation.fidelity import grey_mean
 from .result import LATENT_CELL, Enhanced, Told
@@ -41,6 +43,7 @@ def _colour(value):
     if len(colour) != 3 or not all(0 <= o <= 1 for o in colour): raise ValueError(value)
     return colour
 
+# %% ../../nbs/part6_using/24_hints.ipynb #69dfa025
 def _brightness(value):
     "Text with a sign: stops. A number in (0,1): a grey value."
     if isinstance(value, str) and value.strip()[:1] in ('+', '-'):
@@ -58,6 +61,7 @@ def _pixels(value):
 
 _READ = dict(bright=_brightness, colour=_colour, patch=_pixels)
 
+# %% ../../nbs/part6_using/24_hints.ipynb #5727205d
 @dataclass(frozen=True, eq=False)
 class Hint:
     "What you say about a region of the result; wrong values are refused in one sentence."
@@ -150,6 +154,7 @@ def read_mask(
     m = p.x.amax(0)>.5
     return m if p.alpha is None else m&(p.alpha>.5)
 
+# %% ../../nbs/part6_using/24_hints.ipynb #5d979a37
 def read_soft_mask(
     src, # as `read_mask` takes it; greys are in between
 )->Tensor: # (H,W), in [0,1]
@@ -157,7 +162,6 @@ def read_soft_mask(
     p = _mask_picture(src)
     m = p.x.amax(0)
     return m if p.alpha is None else m*p.alpha
-
 
 # %% ../../nbs/part6_using/24_hints.ipynb #a1800022
 @dataclass(eq=False)
@@ -177,6 +181,7 @@ class Placed:
         H,W = self.where.shape
         return self.each(lambda v: F.pad(v, (0, size[1] - W, 0, size[0] - H)))
 
+# %% ../../nbs/part6_using/24_hints.ipynb #3146afb5
 def _box(hint, size):
     "The pixels (H,W) of a box, which must lie in a picture of this size."
     H,W = size
@@ -195,6 +200,7 @@ def _box(hint, size):
     where[top:bottom, left:right] = True
     return where
 
+# %% ../../nbs/part6_using/24_hints.ipynb #52943022
 def _mask(hint):
     "The mask (H,W) of a hint."
     if isinstance(hint.region, (tuple, list)):
@@ -218,6 +224,7 @@ def _ends(there):
     places = there.nonzero()
     return places.min().item(), places.max().item() + 1
 
+# %% ../../nbs/part6_using/24_hints.ipynb #a1800003
 def _place(hint, size):
     "A hint on a picture (H,W)."
     where = _region(hint, size)
@@ -240,6 +247,7 @@ def _disagree(a, b):
     if 'patch' in (a.kind, b.kind): return True
     return (a.kind, a.value, a.strength) != (b.kind, b.value, b.strength)
 
+# %% ../../nbs/part6_using/24_hints.ipynb #a1800004
 def place_hints(
     hints:list, # of `Hint`
     size:tuple, # (H,W) of the picture, in pixels
@@ -278,6 +286,7 @@ def region_mean(
 
 def _grey(colour): return grey_mean(colour[:, None, None])[0]
 
+# %% ../../nbs/part6_using/24_hints.ipynb #aa68b126
 def hint_factor(
     hint:Hint, # any but a patch
     now:Tensor, # mean colour of the region in the present result (3,)
@@ -298,6 +307,7 @@ def hint_factor(
     else: wanted = now
     return (wanted/now).clamp(0.05, 20)**hint.strength
 
+# %% ../../nbs/part6_using/24_hints.ipynb #18bfd7aa
 def soft(
     where:Tensor, # region (H,W) bool
     reach:int=8, # pixels over which it falls to 0 outside
@@ -313,6 +323,7 @@ class Corrected:
     lit:Tensor # where a hint tells the light, too (H,W), in [0,1]
     brighter:list # log of how much brighter each hint that tells the light makes its region
 
+# %% ../../nbs/part6_using/24_hints.ipynb #31fa7a1b
 def correct(
     x:Tensor, # present result (3,H,W), not clipped
     x_low:Tensor, # dark picture (3,H,W)
@@ -373,6 +384,7 @@ def known_cells(
     part = F.avg_pool2d(where[None].float(), LATENT_CELL)[0]
     return part >= min(share, part.max().item())
 
+# %% ../../nbs/part6_using/24_hints.ipynb #055f9c4d
 def surest(
     cells:Tensor, # (h,w) bool
     distance:Tensor, # of each cell's latent from its code (h,w)
@@ -385,6 +397,7 @@ def surest(
     chosen[far.topk(n, largest=False).indices] = True
     return chosen.view_as(cells)
 
+# %% ../../nbs/part6_using/24_hints.ipynb #1ad3446d
 class Listener:
     "A dark picture that has been aligned once, and can be told things and looked at again."
     def __init__(self,
@@ -568,6 +581,7 @@ def _with_mask(hint):
     if hint.is_box: return hint
     return replace(hint, region=_mask(hint), name=str(hint))
 
+# %% ../../nbs/part6_using/24_hints.ipynb #747aade2
 def read_hints(
     hints:list, # each a `Hint`, the text of one, or a result (`Enhanced`) to go on from
 )->Hints:
@@ -588,6 +602,7 @@ def read_hints(
                          'give one of variations, or one that was made with hints')
     return Hints(others, results[0].told if results else None)
 
+# %% ../../nbs/part6_using/24_hints.ipynb #090d3be6
 def hints_from_truth(
     x_high:Tensor, # the true bright picture (3,H,W), in [0,1]
     n:int, # patches, none upon another where there is room

@@ -52,6 +52,7 @@ def _last_state(rounds, i, name):
     v = v[0].cpu()
     return torch.zeros_like(v) if i>=len(rounds) and name=='masked' else v
 
+# %% ../../nbs/workshop/13_result.ipynb #33aa3918
 def paste_rounds(
     histories:list, # one list of rounds for each tile, of grids (1,h,w)
     boxes:list, # (top,left,bottom,right) of each tile, pixels
@@ -170,6 +171,7 @@ class Told(Outputs):
     log_std:Tensor # log of its standard deviation (1,)
     floor:Tensor # share of the input's own mean grey below which no result falls (1,)
 
+# %% ../../nbs/workshop/13_result.ipynb #1832c9e2
 @dataclass(eq=False)
 class Enhanced:
     "An enhanced picture and what is known about it."

@@ -88,6 +88,7 @@ def _place(w, s, box):
     h,width = w.shape
     return w, (..., slice(top//s, top//s+h), slice(left//s, left//s+width))
 
+# %% ../../nbs/workshop/12_tiling.ipynb #08fc2081
 @torch.no_grad()
 def apply_tiled(
     f, # maps `(B,3,h,w)` to `(B,C,h,w)`; or to several, with sides h/s, w/s

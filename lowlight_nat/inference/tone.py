@@ -40,6 +40,7 @@ def rows_of(
     rows = torch.lerp(coarse[:,above], coarse[:,below], (at-above)[:,None])
     return F.interpolate(rows[None], (bottom-top, W), mode='bilinear')[0]
 
+# %% ../../nbs/workshop/25_tone.ipynb #281f772f
 def _by_strips(change, y, x):
     "Apply `change(strip of y, strip of x, top, bottom)` to pictures (3,H,W), strip by strip."
     H,W = y.shape[-2:]
@@ -67,6 +68,7 @@ def _not_white(x):
     "How much a pixel of a picture (3,h,w) says of colour (1,h,w): 0 where it's white, 1 below 0.8."
     return ((1-luma(x))/.2).clamp(0,1)
 
+# %% ../../nbs/workshop/25_tone.ipynb #2a27ead5
 def colour_factor(
     x:Tensor, # dark picture (3,H,W), sRGB in [0,1]
     y:Tensor, # its result (3,H,W), sRGB in [0,1]
@@ -131,6 +133,7 @@ def _base(lines, x):
     "The base (1,n,W) of a strip, of its lines (2,n,W)."
     return (lines[:1]*luma(x)+lines[1:]).clamp(0,1)
 
+# %% ../../nbs/workshop/25_tone.ipynb #67e0e2a6
 def shadow_gain(
     b:Tensor, # base of the result, any shape, in [0,1]
     amount:float, # in [-1,1]: 1 opens shadows, -1 keeps them
@@ -138,6 +141,7 @@ def shadow_gain(
     "What a shadow is multiplied by: 2**(2*amount) in black, 1 from `SHADOW_END` on."
     return (2*amount*(1-b/SHADOW_END).clamp(min=0)**2).exp2()
 
+# %% ../../nbs/workshop/25_tone.ipynb #edc81441
 def open_shadows(
     x:Tensor, # dark picture (3,H,W), sRGB in [0,1]
     y:Tensor, # its result (3,H,W), sRGB in [0,1]
@@ -178,6 +182,7 @@ def feathered(
     soft = soft[0]
     return soft.where(soft>1e-5, 0.).where(soft<1-1e-5, 1.)
 
+# %% ../../nbs/workshop/25_tone.ipynb #b4ec0652
 def check_mask_size(
     mask:Tensor|None, # (H,W); None: there is none
     size:tuple, # (H,W) of the picture

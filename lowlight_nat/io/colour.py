@@ -111,6 +111,7 @@ def _convert(x, src, dst, out):
             o[t:t+rows] = _mapped(c, 'number', i)
     return out
 
+# %% ../../nbs/workshop/03_colour.ipynb #7972a36d
 def to_srgb(
     x:np.ndarray, # numbers of the file, (3,H,W), in [0,1]
     space:ColourSpace, # what they mean
@@ -153,6 +154,7 @@ def _read_curve(data, at):
         c = 0.
     return _checked(Curve(g, a, b, c, d, e, f))
 
+# %% ../../nbs/workshop/03_colour.ipynb #f335c357
 def _checked(curve):
     "The curve itself, if it rises and can be undone."
     if not 0<curve.g<=10 or curve.a<=0 or curve.c<0: raise ValueError('holds a curve that falls')
@@ -216,6 +218,7 @@ def _text(s):
 
 def _xyz(v): return struct.pack('>4sI3i', b'XYZ ', 0, *(round(o*65536) for o in v))
 
+# %% ../../nbs/workshop/03_colour.ipynb #94a67f00
 def make_profile(
     space:ColourSpace, # what the profile shall describe
 )->bytes: # an ICC profile of version 4
@@ -266,6 +269,7 @@ _code_curves = {
     8: Curve()}
 _code_names = {(9,13): 'BT.2020', (12,13): 'Display P3'}
 
+# %% ../../nbs/workshop/03_colour.ipynb #730bed9c
 def space_of_codes(
     primaries:int, # code of the primaries, as in ITU-T H.273
     transfer:int, # code of the curve
@@ -279,6 +283,7 @@ def space_of_codes(
     M = primaries_to_xyz(*_code_primaries[primaries])
     return ColourSpace(name, (_code_curves[transfer],)*3, M)
 
+# %% ../../nbs/workshop/03_colour.ipynb #6977a41b
 def space_of_png(
     gamma:float=None, # of the chunk gAMA: 1 over the exponent; None: there is none
     # of the chunk cHRM: x and y of white, red, green, blue; None: there is none

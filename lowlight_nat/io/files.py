@@ -41,6 +41,7 @@ def _holds(
     below = v<=high if interval[-1]==']' else v<high
     return above and below
 
+# %% ../../nbs/workshop/01_files.ipynb #d96e5adf
 def _in_words(interval, whole):
     "What a number of an interval is, for a sentence."
     kind = 'a whole number' if whole else 'a number'
@@ -66,13 +67,13 @@ def check_number(
                 '\n', ' '))
     return int(n) if whole else float(n)
 
+# %% ../../nbs/workshop/01_files.ipynb #e7aa8576
 def check_quality(
     quality, # of a JPEG, WebP or AVIF file
 )->int: # 1 to 100
     "The quality of a file that loses a little, or one sentence on what it may be."
     return check_number('quality', quality, '[1, 100]', True,
                         '95 is usual, and 100 the largest file')
-
 
 # %% ../../nbs/workshop/01_files.ipynb #5c1e0d7b
 def choose(
@@ -143,6 +144,7 @@ def _read_path(path):
         raise ImageError(f"{str(path)!r} can't be opened ({why}): check the name, "
                          "and that you may read it.") from e
 
+# %% ../../nbs/workshop/01_files.ipynb #19fcfc64
 def _read_rest(f):
     "What is left in an open file."
     name = source_name(f)
@@ -279,6 +281,7 @@ def _machine():
     "Four digits that tell computers apart that share a folder."
     return f'{zlib.crc32(f"{platform.node()} {uuid.getnode()}".encode()):08x}'[:4]
 
+# %% ../../nbs/workshop/01_files.ipynb #df43efb2
 def write_beside(
     path, # where it goes; its folder is made
     save, # is called with the file, open for bytes
@@ -305,6 +308,7 @@ def write_beside(
         finally: os.close(folder)
     return path
 
+# %% ../../nbs/workshop/01_files.ipynb #53d23c0b
 @contextmanager
 def write_errors(
     path, # of the file

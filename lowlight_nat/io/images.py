@@ -149,6 +149,7 @@ def _loaded(im, name):
         raise ImageError(f"{name} was closed before it was read, or is damaged: open it again, "
                          "or call its load() before you close it.") from e
 
+# %% ../../nbs/workshop/02_images.ipynb #92ac3d42
 def _pil_array(im, name):
     "The numbers of a Pillow picture, upright: (H,W), or (H,W,3) after conversion to RGB."
     _loaded(im, name)
@@ -226,6 +227,7 @@ def _odd_tiff(im):
     if 1 in tags.get(338, ()): return f'of {bits} bits with colours multiplied by alpha'
     return None
 
+# %% ../../nbs/workshop/02_images.ipynb #e7ca430e
 def _tiff_array(
     data, # bytes of a TIFF
     name, # what to call it in an error
@@ -284,6 +286,7 @@ def _is_large(kind, body):
     except zlib.error: return False
     return bool(unpack.unconsumed_tail)
 
+# %% ../../nbs/workshop/02_images.ipynb #2b5c5cd1
 def _without_large(data, name):
     "A file without profiles and texts that Pillow refuses to unpack (PNG), and notes."
     cut = [(kind,at-8,at+n+4) for kind,at,n in _chunks(data) if _is_large(kind, data[at:at+n])]
@@ -316,6 +319,7 @@ def _named_space(im, data):
         return space_of_png(im.info.get('gamma'), im.info.get('chromaticity'))
     return SPACES['Adobe RGB'] if _says_adobe(im) else None
 
+# %% ../../nbs/workshop/02_images.ipynb #06e82a01
 @dataclass(eq=False)
 class _Meaning:
     "What the numbers of a file mean."
@@ -324,6 +328,7 @@ class _Meaning:
     tables:bytes=None # profile that Little CMS must convert by
     notes:list=field(default_factory=list) # sentences
 
+# %% ../../nbs/workshop/02_images.ipynb #69599354
 def _meaning(im, data, grey, name):
     "What the numbers of an opened picture mean."
     if im.mode in ('CMYK','LAB'):
@@ -377,6 +382,7 @@ class Decoded:
     grey:bool=False # is it a picture of one channel?
     meaning:_Meaning=field(default_factory=_Meaning) # what the numbers meant
 
+# %% ../../nbs/workshop/02_images.ipynb #6820212c
 def _understood(im, a, data, name):
     "A `Decoded` of an opened picture; `a`: its numbers where Pillow doesn't have them."
     grey = a.shape[2]<3 if a is not None else im.mode in ('1','L','LA','La') or im.mode[0] in 'IF'
@@ -394,6 +400,7 @@ def _understood(im, a, data, name):
     if m.space: m.notes += _converted(x, m.space, name)
     return Decoded(x, im, a, depth, grey, m)
 
+# %% ../../nbs/workshop/02_images.ipynb #fe6c2b03
 def decode_bytes(
     data:bytes, # what is in the file
     name:str, # what to call it in an error
@@ -436,6 +443,7 @@ def channels_last(
         raise ImageError(f"the given tensor ({x.dtype}, {x.layout}) has no plain values: "
                          "convert it to float in [0,1].") from e
 
+# %% ../../nbs/workshop/02_images.ipynb #1333bc1c
 def decode_pil(
     im:Image.Image, # as somebody gives it
 )->Decoded:
@@ -451,6 +459,7 @@ def decode_pil(
                                    'give its path to use all of them')
         return d
 
+# %% ../../nbs/workshop/02_images.ipynb #1a6e72b9
 def read_image(
     # path, open binary file, PIL picture, array `(H,W)` or `(H,W,C)`, or tensor `(3,H,W)` or
     # `(1,H,W)`
@@ -469,6 +478,7 @@ def read_image(
 # %% ../../nbs/workshop/02_images.ipynb #40bf9766
 _FAR = 8 # how far floats may lie outside [0,1] and still be clipped
 
+# %% ../../nbs/workshop/02_images.ipynb #20050ed3
 def to_be_written(
     x:Tensor, # picture of any type, any shape
 )->Tensor: # same shape, float32, about [0,1], on the CPU
@@ -497,6 +507,7 @@ def to_be_written(
                          "scale them to [0,1] first.")
     return x
 
+# %% ../../nbs/workshop/02_images.ipynb #51b31a6c
 def to_pil(
     # `(3,H,W)`, `(1,H,W)` or a batch of one; sRGB in [0,1], clipped; uint8, uint16 by maximum
     x:Tensor,

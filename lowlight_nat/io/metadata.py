@@ -84,6 +84,7 @@ def _exif(im, size):
         return exif.tobytes() if len(exif) or inner else None
     except Exception: return None
 
+# %% ../../nbs/workshop/04_metadata.ipynb #356a4152
 def _exif_is_damaged(im):
     "Does the file have an EXIF block that can't be read whole?"
     raw = im.info.get('exif')
@@ -137,6 +138,7 @@ def _well_formed(text):
     except (ElementTree.ParseError, ValueError): return False
     return True
 
+# %% ../../nbs/workshop/04_metadata.ipynb #332726d0
 def _clean_xmp(xmp, name):
     """XMP without the orientation, and without what speaks of data that the result doesn't hold;
     and notes. None: nothing was left."""
@@ -180,6 +182,7 @@ def _texts(im):
     if isinstance(comment, str): comment = comment.encode()
     return comment if isinstance(comment, bytes) else None,text
 
+# %% ../../nbs/workshop/04_metadata.ipynb #51209e8f
 def _info(im, icc, name):
     "What to hand on of an opened picture, and notes on what can't be."
     turned = _turned(im)
@@ -218,6 +221,7 @@ def _alpha(d, name):
     alpha = _pil_alpha(d.im)
     return None if alpha is None else torch.from_numpy(to_unit(np.array(alpha), name))
 
+# %% ../../nbs/workshop/04_metadata.ipynb #a0187b4d
 def _from_decoded(d, data, name):
     "A `Picture` of what was decoded."
     if d.im is None: return Picture(d.x, depth=d.depth)
@@ -273,6 +277,7 @@ def _named_texts(info):
     if comment := info.get('comment'): text['Comment'] = comment.decode('utf-8', 'replace')
     return text
 
+# %% ../../nbs/workshop/04_metadata.ipynb #e89c5bc7
 def _write_png16(f, a, info):
     "Write an array (H,W,C) of uint16 as PNG (ISO/IEC 15948)."
     H,W,C = a.shape
@@ -333,6 +338,7 @@ def _directory(a, rows, info):
     d[273] = d[279] = (0,)*-(-H//rows)
     return d
 
+# %% ../../nbs/workshop/04_metadata.ipynb #ae6ac4a9
 def _write_tiff(f, a, info):
     "Write an array (H,W,C) of uint8 or uint16 as TIFF."
     rows = max(1, 2**20//(a.shape[1]*a.shape[2]*a.itemsize))
@@ -356,6 +362,7 @@ _takes = dict(JPEG='exif icc_profile xmp dpi iptc comment',
 _called = dict(exif='EXIF', icc_profile='a profile', xmp='XMP', iptc='IPTC', comment='a comment',
                text='texts')
 
+# %% ../../nbs/workshop/04_metadata.ipynb #55e7d67e
 def _fitting(like, fmt, name):
     """What a format can hold of a picture: metadata, alpha or None, depth, whether one channel; and
     notes on the rest."""
@@ -378,6 +385,7 @@ def _fitting(like, fmt, name):
         del info['icc_profile']             # then it's written in sRGB
     return info,alpha,depth,grey,notes
 
+# %% ../../nbs/workshop/04_metadata.ipynb #542861cd
 def _to_array(x, alpha, depth, one, neutral, space):
     """Colours (3,H,W) in sRGB and alpha (H,W) as an array (H,W,C) of uint8 or uint16 in the file's
     space; `one`: of one channel; `neutral`: without colour."""

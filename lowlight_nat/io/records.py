@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 # %% ../../nbs/workshop/05_records.ipynb #a05885d1
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import torch
 from fastcore.basics import AttrDict
 from .files import write_beside
@@ -144,6 +146,7 @@ def _take(f):
         msvcrt.locking(f.fileno(), msvcrt.LK_NBLCK, 1)
     elif fcntl: fcntl.lockf(f, fcntl.LOCK_EX|fcntl.LOCK_NB)
 
+# %% ../../nbs/workshop/05_records.ipynb #6d683cf8
 @contextmanager
 def folder_lock(
     folder, # that one run at a time may write into; it is made

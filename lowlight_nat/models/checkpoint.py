@@ -5,6 +5,8 @@ __all__ = ['save_model', 'weights_path', 'Metadata', 'file_metadata', 'read_meta
            'load_model', 'BundledWeights', 'list_weights']
 
 # %% ../../nbs/workshop/18_checkpoint.ipynb #7d20b3e5
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import hashlib, json, torch
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -77,6 +79,7 @@ def file_metadata(path, # of a .safetensors file
                          f'use one that {writer} wrote')
     return meta
 
+# %% ../../nbs/workshop/18_checkpoint.ipynb #05f9eb87
 def read_metadata(path, # of a .safetensors file
                  ) -> Metadata:
     "Configuration, plan and metadata of a checkpoint, without its weights"
@@ -125,6 +128,7 @@ def fill(model:nn.Module, # made by what the file says of itself
                          f'(first: {min(wrong)}); it comes from another version, train it again')
     model.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()})
 
+# %% ../../nbs/workshop/18_checkpoint.ipynb #447e6046
 @plain_defaults()
 def load_model(name_or_path='small', # preset name of a bundled checkpoint, or a path
                device='cpu', # where the model goes

@@ -37,6 +37,7 @@ def _word(name, value, words):
     if not isinstance(value, str): raise ValueError(f'{name}={value!r} must be text')
     return value
 
+# %% ../../nbs/workshop/17_config.ipynb #1e216216
 def _single(name, value, default, allowed):
     "A switch, a word, text or a number, of the default's type"
     if isinstance(default, bool): return _switch(name, value)
@@ -71,6 +72,7 @@ def field_value(field, # of a configuration, of `dataclasses.fields`
     if isinstance(value, kind): return value
     raise ValueError(f'{name}={value!r} must be a {kind.__name__}, such as {default}')
 
+# %% ../../nbs/workshop/17_config.ipynb #e7db270d
 class Checked:
     "What the dataclasses of a configuration share: checks when one is made, JSON and back"
     def __post_init__(self):

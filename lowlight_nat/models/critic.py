@@ -4,6 +4,8 @@
 __all__ = ['TokenOdds', 'token_odds', 'Criticism', 'TokenCritic', 'Proposed', 'proposed', 'critic_loss']
 
 # %% ../../nbs/workshop/22_critic.ipynb #c7170004
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import torch
 import torch.nn.functional as F
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ class TokenOdds(Outputs):
     entropy: Tensor # of the distribution, nats (N,)
     spread: Tensor # root mean square distance of a code from the mean code (N,)
 
+# %% ../../nbs/workshop/22_critic.ipynb #b8a6acd6
 @torch.no_grad()
 @torch.autocast('cpu', enabled=False)
 @torch.autocast('cuda', enabled=False)
@@ -48,6 +51,7 @@ class Criticism(Outputs):
     wrong: Tensor # log-odds that a token is not the true one (B,h,w)
     error: Tensor # expected error of its code, of each channel (B,h,w)
 
+# %% ../../nbs/workshop/22_critic.ipynb #72880e4a
 class TokenCritic(nn.Module):
     """Which tokens are wrong, and by how much: a network that judges a whole grid of them, and
     before it is trained says what p_hat says; Lezama et al., ECCV 2022"""

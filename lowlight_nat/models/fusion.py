@@ -43,11 +43,10 @@ class DeformAlign(nn.Module):
                  groups:int=4): # channel groups with offsets of their own
         super().__init__()
         self.offset = nn.Sequential(conv3(ci + co, co), nn.SiLU(), conv3(co, groups*27))
-        nn.init.zeros_(self.offset[-1].weight)
-        nn.init.zeros_(self.offset[-1].bias)
-        self.weight = nn.Parameter(torch.empty(co, ci, 3, 3))
+        for start in self.offset[-1].parameters(): nn.init.zeros_(start)
+        weight = nn.init.kaiming_uniform_(torch.empty(co, ci, 3, 3), a=math.sqrt(5))
+        self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(co))
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def forward(self, x:Tensor, # to be aligned (B,ci,h,w)
                 h:Tensor, # to align to (B,co,h,w)

@@ -7,6 +7,8 @@ __all__ = ['GlareSizes', 'swish', 'to_channels_last', 'GlareNorm', 'GlareBlock',
            'GlareCoupling', 'GlareStep', 'GlareFlow']
 
 # %% ../../nbs/networks/01_glare.ipynb #bf42ccfe
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import torch
 import torch.nn.functional as F
 from dataclasses import dataclass
@@ -110,6 +112,7 @@ def _in_chunks(q, k, v_t, chunk):
         parts.append(_times(A, v_t))
     return torch.cat(parts)
 
+# %% ../../nbs/networks/01_glare.ipynb #e7d80068
 def glare_attention(q:Tensor, # queries (B,N,C)
                     k:Tensor, # keys (B,N,C)
                     v:Tensor, # values (B,N,C)
@@ -180,6 +183,7 @@ class GlareLevel(nn.Module):
             if attn is not None: h = attn(h)
         return h
 
+# %% ../../nbs/networks/01_glare.ipynb #b9096a04
 class GlareMiddle(nn.Module):
     "Residual block, attention, residual block"
     def __init__(self, ch:int): # channels
@@ -350,6 +354,7 @@ class NormConv(nn.Conv2d):
         y, _ = self.actnorm(super().forward(x))
         return y
 
+# %% ../../nbs/networks/01_glare.ipynb #afae5a3b
 class ZeroConv(nn.Conv2d):
     "3x3 convolution that starts at zero, with a learned gain exp(3*logs)"
     def __init__(self,
@@ -385,6 +390,7 @@ def shift_scale(o:Tensor, # output of a subnet (B,2d,h,w)
     sigma = (o[:, 1::2] + 2).sigmoid() + 1e-4
     return t, sigma
 
+# %% ../../nbs/networks/01_glare.ipynb #c963cfe0
 class GlareCoupling(nn.Module):
     "Two affine maps: all channels by the condition, then the later ones by it and by the first"
     shift = 1e3 # largest |t|; latents are of order one

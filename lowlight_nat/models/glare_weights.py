@@ -6,6 +6,8 @@ __all__ = ['GLARE_RELEASE', 'PREFIXES', 'UNUSED', 'GlareMix', 'Taps', 'deform_ro
            'read_weights', 'load_glare', 'glare_from_files']
 
 # %% ../../nbs/networks/02_glare_weights.ipynb #073e944d
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import torch
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -186,6 +188,7 @@ class GlareOutput:
     z_tilde: Tensor # aligned latent (B,d,h,w)
     tokens: Tensor # (B,h,w)
 
+# %% ../../nbs/networks/02_glare_weights.ipynb #c439f34a
 def glare_parts(sizes:GlareSizes=GlareSizes(), # sizes
                 glare_compat:bool=False, # ratio of means over the batch, unguarded
                 nat:nn.Module|None=None, # on the features of the second decoder
@@ -198,6 +201,7 @@ def glare_parts(sizes:GlareSizes=GlareSizes(), # sizes
         fusion=GlareFusion(sizes, glare_compat, nat),
     )
 
+# %% ../../nbs/networks/02_glare_weights.ipynb #e1454c40
 def glare_forward(parts:GlareParts, # of `glare_parts` or `glare_from_files`
                   x_low:Tensor, # low-light image (B,3,H,W) in [0,1], H and W multiples of 4
                   mix:float|None=None, # weight of the low-light features; None: learned
@@ -240,6 +244,7 @@ class OurTensor(NamedTuple):
     name: str # in the part's state dict
     shape: tuple[int, ...] # that it must have
 
+# %% ../../nbs/networks/02_glare_weights.ipynb #e794ee14
 def glare_names(sizes:GlareSizes=GlareSizes(), # sizes
                ) -> dict[str, dict[str, OurTensor]]: # file, net_G or vqgan: official name: ours
     "Where each tensor of the two official files belongs"
@@ -291,6 +296,7 @@ def _complaints(path, state, names):
         if k not in names and not k.startswith(UNUSED): lines.append(f'{path}: unknown {k}')
     return lines
 
+# %% ../../nbs/networks/02_glare_weights.ipynb #26b563b1
 def load_glare(path_net, # net_G.pth: conditional encoder, flow, second decoder
                path_vqgan, # vqgan.pkl: codebook
                sizes:GlareSizes=GlareSizes(), # sizes of the network they belong to

@@ -29,6 +29,7 @@ def _solve(A, b): # symmetric and positive definite (B,n,n), (B,n,m)
         rows = torch.cat([rest[:, :i], pivot, rest[:, i+1:]], 1)
     return rows[:, :, n:]
 
+# %% ../../nbs/part3_doubt/12_latent_nat.ipynb #nat00003
 @torch.autocast('cpu', enabled=False)
 @torch.autocast('cuda', enabled=False)
 def affine_error(z:Tensor, # aligned latent (B,d,h,w)
@@ -49,7 +50,7 @@ def affine_error(z:Tensor, # aligned latent (B,d,h,w)
     return (x @ matrix).transpose(1, 2).unflatten(2, (h, w))
 
 # %% ../../nbs/part3_doubt/12_latent_nat.ipynb #aa00aa03
-WINDOWS = 9, 33 # sides of the windows in which kept tokens are heard, in places; 1 + a multiple of 4
+WINDOWS = 9, 33 # sides, in places, of the windows where kept tokens are heard; 1 + a multiple of 4
 
 @dataclass
 class Messages(Outputs):
@@ -57,6 +58,7 @@ class Messages(Outputs):
     mean: Tensor # mean residual in each window, narrowest first, the whole grid last (B,n,d,h,w)
     count: Tensor # of how many tokens; one at the edge of a window counts little (B,n,h,w)
 
+# %% ../../nbs/part3_doubt/12_latent_nat.ipynb #nat00004
 @torch.autocast('cpu', enabled=False)
 @torch.autocast('cuda', enabled=False)
 def messages(residual:Tensor, # r = e(V) - z_tilde (B,d,h,w); looked at where kept
@@ -98,6 +100,7 @@ def stretched(grid:tuple[int, int], # rows and columns
     farthest = max(1, reach/max(1, grid[0] - 1, grid[1] - 1))
     return farthest**torch.rand(()).item()
 
+# %% ../../nbs/part3_doubt/12_latent_nat.ipynb #nat00005
 class NearBlock(nn.Module):
     "A place and those around it: depthwise convolution, then a perceptron; Liu et al., CVPR 2022"
     def __init__(self,
@@ -117,6 +120,7 @@ class NearBlock(nn.Module):
         around = self.around(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return x + self.mlp(self.norm(around))
 
+# %% ../../nbs/part3_doubt/12_latent_nat.ipynb #nat00006
 class FarBlock(nn.Module):
     "The whole grid: a transformer block on the means of patches, its change spread to the places"
     def __init__(self,
@@ -158,6 +162,7 @@ class Look(Outputs):
     T: Tensor # its temperature (B,h,w)
     vectors: Tensor # from which the head reads its evidence (B,h,w,width)
 
+# %% ../../nbs/part3_doubt/12_latent_nat.ipynb #nat00009
 class LatentNAT(nn.Module):
     """What the tokens are, given some of them: the talk's first NAT, as an absorbing-state discrete
     diffusion model; Austin et al., NeurIPS 2021; Sahoo et al., NeurIPS 2024"""
@@ -257,8 +262,7 @@ def read_out(logits:Tensor, # of a distribution over codes (N,K), up to a consta
     p = (logits - best.values.detach()).clamp(min=-80).exp()
     s = p.sum(-1, keepdim=True)
     tokens = best.indices if noise is None else (logits + noise).argmax(-1, keepdim=True)
-    codes = codes.float()
-    # the transposed product is five times faster
+    codes = codes.float()   # below: the transposed product is five times faster
     moments = (torch.cat([codes, codes.pow(2).sum(-1, keepdim=True)], 1).T @ p.T).T/s   # (N,d+1)
     mean = moments[:, :-1]
     variance = moments[:, -1] - mean.pow(2).sum(-1)
@@ -371,6 +375,7 @@ class ParallelDecoded:
     # of each round, where they are kept: the places, and their distributions (B,n,K)
     log_q: list[tuple[Places, Tensor]]
 
+# %% ../../nbs/part3_doubt/12_latent_nat.ipynb #nat00014
 def _read(output, q, codes, z, T):
     "The refined latent of some places (N,d)"
     if output == 'argmax': return codes[q.tokens]

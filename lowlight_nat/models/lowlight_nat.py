@@ -22,7 +22,8 @@ from .latent_nat import DecodingRound, LatentNAT, parallel_decode
 from .layers import Outputs, Places
 from .light import (AsDecoded, Light, LightGrid, exposure_normalise, keep_bright, shoulder, soften,
                     spare_lights)
-from .masking import cosine_schedule, token_statistics, uncertainty_mask
+from .uncertainty import token_statistics
+from .masking import cosine_schedule, uncertainty_mask
 from .vqgan import VQGAN
 
 # %% ../../nbs/part3_doubt/14_lowlight_nat.ipynb #00b7e2b0

@@ -11,18 +11,6 @@ from torch import Tensor
 from ..io.files import choose
 from .layers import in_fixed_graph
 from .uncertainty import check_finite
-# These were defined here once: what imports them from here still finds them
-from .uncertainty import TokenStatistics, calibrate_temperature # noqa: F401
-from .uncertainty import entropy_map, expected_code, prior_at # noqa: F401
-from .uncertainty import token_log_probs, token_statistics # noqa: F401
-
-# %% ../../nbs/part3_doubt/11_masking.ipynb #ef8f7d3f
-def __getattr__(name): # the measures of a map's worth, which were defined here once, too
-    if name not in ('Reliability', 'reliability', 'auroc', 'rank_correlation', 'Sparsification',
-                    'sparsification', 'uncertainty_scores'):
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    from importlib import import_module # when it's asked for: experiments stand above models
-    return getattr(import_module('lowlight_nat.experiments.calibration'), name)
 
 # %% ../../nbs/part3_doubt/11_masking.ipynb #1f70da74
 def uncertainty_mask(entropy:Tensor, # (B,h,w), in units of log K; or another map of uncertainty

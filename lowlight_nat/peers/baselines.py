@@ -117,6 +117,16 @@ class BaselineStage(nn.Module):
     @classmethod
     def groups(cls, model): return model.groups()
 
+# %% ../../nbs/part5_truth/19_baselines.ipynb #d19c0001
+def _check_plan(plan):
+    "Refuse a plan that can't be trained, in one sentence."
+    choose('baseline', plan.name, NETWORKS)
+    choose('preset', plan.preset, ('small', 'full'))
+    for k in ('steps', 'bs', 'crop', 'lr'):
+        value = getattr(plan, k)
+        if not min(value if isinstance(value, (list, tuple)) else [value]) > 0:
+            raise ValueError(f'BaselinePlan: {k}={value} must be more than 0')
+
 # %% ../../nbs/part5_truth/19_baselines.ipynb #c104617e
 @dataclass(frozen=True)
 class BaselinePlan:
@@ -141,14 +151,8 @@ class BaselinePlan:
     seed: int = 42           # of everything random in training
 
     def __post_init__(self):
-        choose('baseline', self.name, NETWORKS)
-        choose('preset', self.preset, ('small', 'full'))
-        for k in ('steps', 'bs', 'crop', 'lr'):
-            value = getattr(self, k)
-            several = isinstance(value, (list, tuple))
-            if several: object.__setattr__(self, k, tuple(value))   # JSON has lists
-            if not min(value if several else [value]) > 0:
-                raise ValueError(f'BaselinePlan: {k}={value} must be more than 0')
+        if isinstance(self.crop, list): object.__setattr__(self, 'crop', tuple(self.crop)) # JSON's
+        _check_plan(self)
     def to_json(self) -> str: return json.dumps(asdict(self))
 
 # %% ../../nbs/part5_truth/19_baselines.ipynb #c3eada46
@@ -168,6 +172,7 @@ def baseline_plan(name:str, # restormer, llflow or plain
         own |= dict(steps=60150, bs=8, ema=0.999)
     return BaselinePlan(name=name, preset=preset, **(own | given))
 
+# %% ../../nbs/part5_truth/19_baselines.ipynb #d19c0002
 def build_baseline(name:str, # restormer, llflow or plain
                    preset:str='small', # small or full
                   ) -> nn.Module: # untrained
@@ -210,6 +215,7 @@ def save_baseline(model:nn.Module, # to be kept
     data = save(state, metadata=meta)
     write_beside(path, lambda f: f.write(data), durable=True)
 
+# %% ../../nbs/part5_truth/19_baselines.ipynb #d19c0005
 @dataclass(frozen=True, eq=False)
 class BaselineFile:
     "What a baseline's file says of itself"
@@ -289,6 +295,7 @@ def is_finished(path:Path, # of the baseline
                          'use the plan of then, another folder, or resume=False to train anew')
     return True
 
+# %% ../../nbs/part5_truth/19_baselines.ipynb #d19c0006
 def end_run(learn, # after its fit
             path:Path, # of the baseline
             data, # as given to `train_baseline`
@@ -307,6 +314,27 @@ def end_run(learn, # after its fit
     save_baseline(learn.model.model, plan, path, about)
     path.with_suffix('.pt').unlink(missing_ok=True)
     return load_baseline(path, next(learn.model.parameters()).device)
+
+# %% ../../nbs/part5_truth/19_baselines.ipynb #d19c0007
+def _train_baseline(name, data, path, state, plan, resume, minutes, epoch_steps, validations,
+                    natural):
+    "The run itself, in a folder that is its own."
+    if not resume: state.unlink(missing_ok=True)   # of the run that is overwritten
+    torch.manual_seed(plan.seed)
+    epochs = max(1, plan.steps//epoch_steps)
+    each = plan.steps//epochs
+    make_dls = data if callable(data) else partial(folder_dls, data, plan, natural=natural)
+    dls = make_dls(plan.crop, plan.bs, plan.bs*each)
+    back = Resume(state) if resume else None
+    every = max(1, -(-epochs//validations))
+    cbs = [Checkpoint(state, minutes), ValidateEvery(every), Preview(path.parent/'previews'/name)]
+    if back: cbs.append(back)
+    learn = baseline_learner(name, dls, plan=plan, cbs=cbs)
+    start = time.time()
+    begin = back.epoch if back else 0
+    curve = Curve(path.with_suffix('.csv'), append=bool(begin))
+    learn.fit_one_cycle(epochs, plan.lr, pct_start=0.15, start_epoch=begin, cbs=curve)
+    return end_run(learn, path, data, time.time() - start)
 
 # %% ../../nbs/part5_truth/19_baselines.ipynb #e207054f
 def train_baseline(name:str, # restormer, llflow or plain
@@ -346,23 +374,3 @@ def train_baseline(name:str, # restormer, llflow or plain
     with folder_lock(out, f'.{name}.lock'):
         return _train_baseline(name, data, path, state, plan, resume, minutes, epoch_steps,
                                validations, natural)
-
-def _train_baseline(name, data, path, state, plan, resume, minutes, epoch_steps, validations,
-                    natural):
-    "The run itself, in a folder that is its own."
-    if not resume: state.unlink(missing_ok=True)   # of the run that is overwritten
-    torch.manual_seed(plan.seed)
-    epochs = max(1, plan.steps//epoch_steps)
-    each = plan.steps//epochs
-    make_dls = data if callable(data) else partial(folder_dls, data, plan, natural=natural)
-    dls = make_dls(plan.crop, plan.bs, plan.bs*each)
-    back = Resume(state) if resume else None
-    every = max(1, -(-epochs//validations))
-    cbs = [Checkpoint(state, minutes), ValidateEvery(every), Preview(path.parent/'previews'/name)]
-    if back: cbs.append(back)
-    learn = baseline_learner(name, dls, plan=plan, cbs=cbs)
-    start = time.time()
-    begin = back.epoch if back else 0
-    curve = Curve(path.with_suffix('.csv'), append=bool(begin))
-    learn.fit_one_cycle(epochs, plan.lr, pct_start=0.15, start_epoch=begin, cbs=curve)
-    return end_run(learn, path, data, time.time() - start)

@@ -114,6 +114,7 @@ class LLFlowEncoded:
     conds: list[Tensor] # a condition at each scale: (B,cond,H/2,W/2), .., (B,cond,H/8,W/8)
     colour: Tensor # the colour map that the bright picture should have (B,3,H,W)
 
+# %% ../../nbs/networks/03_llflow.ipynb #42840d2b
 class LLFlowEncoder(nn.Module):
     "Reads the dark picture: conditions at three scales, and the colour map of the bright one"
     def __init__(self, cfg:LLFlowConfig): # sizes
@@ -200,6 +201,7 @@ class LLFlowStep(Outputs):
     x: Tensor|None # pictures (B,3,H,W) in [0,1], where they were needed
     terms: dict[str, Tensor] # scalars: nll in bits a number, and l1 where it has a weight
 
+# %% ../../nbs/networks/03_llflow.ipynb #ac8be7d7
 class LLFlow(nn.Module):
     "Conditional flow between pictures and a latent around the colour map; Wang et al., AAAI 2022"
     multiple = 8 # H and W must be multiples of this

@@ -34,6 +34,7 @@ class PlainStep:
     x: Tensor # pictures (B,3,H,W) in [0,1]
     terms: dict[str, Tensor] # scalars: l1, ssim
 
+# %% ../../nbs/networks/05_plain.ipynb #a2beee31
 class PlainUNet(nn.Module):
     "A small U-Net of plain convolutions, as a control; Ronneberger et al., MICCAI 2015"
     terms = 'l1', 'ssim'

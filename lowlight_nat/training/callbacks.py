@@ -6,6 +6,8 @@ __all__ = ['GiveTarget', 'sum_terms', 'Term', 'FrozenEval', 'Autocast', 'bad_bat
            'OnTraining', 'KeepBest', 'preview_row', 'Preview', 'peak_memory', 'Speed', 'Throughput']
 
 # %% ../../nbs/part4_training/17_callbacks.ipynb #3a8c2a83
+#| code-fold: true
+#| code-summary: "Imports of the library"
 import sys, time, torch
 from copy import deepcopy
 from dataclasses import dataclass
@@ -30,7 +32,6 @@ with needs_extra('train', 'Training'):
 try: import resource
 except ImportError: resource = None   # not on Windows
 
-
 # %% ../../nbs/part4_training/17_callbacks.ipynb #cbd6baf9
 class GiveTarget(Callback):
     "Call the model as `model(x_low, x_high)`: its losses need the truth's latent and tokens"
@@ -43,6 +44,7 @@ def sum_terms(out:StageOutput, # with `terms`: name to scalar
     "Loss of a stage: the sum of its named terms"
     return sum(out.terms.values())
 
+# %% ../../nbs/part4_training/17_callbacks.ipynb #f17a0001
 class Term(Metric):
     "One loss term as a metric, by its name"
     def __init__(self, term:str): # its name in the stage's `terms`
@@ -58,7 +60,6 @@ class Term(Metric):
     def value(self): return self.total/self.n if self.n else None
     @property
     def name(self): return self.term
-
 
 # %% ../../nbs/part4_training/17_callbacks.ipynb #c47318ad
 class FrozenEval(Callback):
@@ -110,6 +111,7 @@ def _names_in_batch(learn):
         if names: return ', '.join(map(str, names))
     return 'unknown'
 
+# %% ../../nbs/part4_training/17_callbacks.ipynb #f17a0005
 def bad_batch(learn, # fastai Learner
               what:str, # is not finite
               terms:bool=True, # name the loss terms, too
@@ -123,7 +125,6 @@ def bad_batch(learn, # fastai Learner
         f'The {what} at step {learn.train_iter} (terms: {values}); the batch held '
         f'{_names_in_batch(learn)}. {_last_good(learn)} Look at these files, or lower the '
         'learning rate and resume.')
-
 
 # %% ../../nbs/part4_training/17_callbacks.ipynb #647c68e4
 class MixedPrecision(Autocast):
@@ -363,6 +364,7 @@ class WhileTraining(Callback):
         self.begun = True
     def begin(self): pass   # once a fit
 
+# %% ../../nbs/part4_training/17_callbacks.ipynb #f17a0007
 class AfterValidation(WhileTraining):
     "Base of callbacks that look at each validation in training that was not skipped"
     validated = False
@@ -377,6 +379,7 @@ class AfterValidation(WhileTraining):
         values['loss'] = values.pop('valid_loss', values.get('loss'))
         return {k: float(v) for k, v in values.items() if v is not None}
 
+# %% ../../nbs/part4_training/17_callbacks.ipynb #f17a0008
 class ValidateEvery(WhileTraining):
     "Validate after every n-th epoch, and after the last"
     order = -10
@@ -459,6 +462,7 @@ class OnTraining(AfterValidation):
         curve = getattr(self.learn, 'curve', None)
         if curve and curve.run: curve.write('fit', self.values)
 
+# %% ../../nbs/part4_training/17_callbacks.ipynb #f17a0009
 class KeepBest(AfterValidation):
     "At the end, the weights of the validation with the smallest loss; Prechelt, 1998"
     order = 45   # after `EMAWeights`
@@ -489,7 +493,6 @@ class KeepBest(AfterValidation):
         self.best = s['best']
         self.kept = s['kept'] and [b.to(p.device) for b, p in zip(s['kept'], self._params())]
         self.figures = s['figures']
-
 
 # %% ../../nbs/part4_training/17_callbacks.ipynb #015203fc
 def preview_row(x_low:Tensor, # dark pictures (B,3,H,W), of which the first is shown

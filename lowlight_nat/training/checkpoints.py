@@ -5,6 +5,8 @@ __all__ = ['random_state', 'set_random_state', 'data_state', 'set_data_state', '
            'differences', 'safe_types', 'load_state', 'check_state', 'Resume']
 
 # %% ../../nbs/workshop/09_checkpoints.ipynb #19c9453d
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import json, random, re, time
 import numpy as np, torch
 from pathlib import Path
@@ -126,6 +128,7 @@ def _decided(stage):
         decided |= {f'plan.{k}': v for k, v in plan.decides(stage.name).items()}
     return decided
 
+# %% ../../nbs/workshop/09_checkpoints.ipynb #34d2ea16
 def settings(learn, # fastai Learner that fits, or has fitted
             ) -> dict[str,object]: # by name
     """What decides a run: its length, configuration, plan, learning rates, seed of the data, and
@@ -142,7 +145,6 @@ def differences(then:dict, # settings of a run, by name
     "In what two runs differ, in words"
     return ', '.join(f'{k} ({then.get(k)} then, {now.get(k)} now)'
                      for k in then | now if then.get(k) != now.get(k))
-
 
 # %% ../../nbs/workshop/09_checkpoints.ipynb #265c88de
 def safe_types() -> list: # of classes and functions
@@ -167,6 +169,7 @@ def load_state(path): # of a checkpoint file, to a dict; None where there is no 
         raise ValueError(f'{path} cannot be read as a checkpoint of a run ({why}); '
                          'remove it to begin anew') from e
 
+# %% ../../nbs/workshop/09_checkpoints.ipynb #92bde31c
 def check_state(state:dict, # as `load_state` gives it
                 path, # of the file it came from
                 learn, # that is to go on with it
@@ -183,7 +186,6 @@ def check_state(state:dict, # as `load_state` gives it
     if other:
         raise ValueError(f'Resume: {path} is of a run with another {other}; use that of then, or '
                          'remove the file to begin anew')
-
 
 # %% ../../nbs/workshop/09_checkpoints.ipynb #cb60229d
 class Resume(Callback):

@@ -4,6 +4,8 @@
 __all__ = ['WRITERS', 'RankDL', 'Parallel', 'parallel']
 
 # %% ../../nbs/workshop/11_distributed.ipynb #a28bcd67
+#| code-fold: true
+#| code-summary: "Imports of the module"
 from ..io.files import needs_extra
 
 with needs_extra('parallel', 'Training by several processes'):
@@ -54,6 +56,7 @@ class RankDL(PairDL):
 # names of callbacks that only rank 0 runs
 WRITERS = 'checkpoint', 'curve', 'preview', 'csv_logger', 'progress'
 
+# %% ../../nbs/workshop/11_distributed.ipynb #3e1dcfb5
 class Parallel(DistributedTrainer):
     """fastai's `DistributedTrainer` for our loaders, with one writer, and with equal codes on all
     processes"""

@@ -4,6 +4,8 @@
 __all__ = ['latents_of', 'keep_latents', 'LatentDataset', 'LatentDL', 'latent_dls']
 
 # %% ../../nbs/workshop/20_latents.ipynb #1a7e0005
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import json, random, shutil, torch
 from copy import copy
 from pathlib import Path
@@ -43,6 +45,7 @@ def latents_of(model:LowLightNAT, # in evaluation mode
     values = a.z_tilde.half(), a.cond.half(), a.sigma.half(), a.light.overview.float(), tokens.int()
     return {name: v[0].cpu().contiguous() for name, v in zip(_NAMES, values)}
 
+# %% ../../nbs/workshop/20_latents.ipynb #0352a9bf
 def keep_latents(model:LowLightNAT, # as the stage before left it
                  dataset, # training data with numbered draws, a `PairDataset`
                  folder:Path, # for the files
@@ -75,6 +78,7 @@ def _mirrored(n, size): # places of a row, and places wanted
     i = torch.arange(size) % (2*n)
     return torch.minimum(i, 2*n - 1 - i)
 
+# %% ../../nbs/workshop/20_latents.ipynb #cc8fc526
 class LatentDataset:
     "Crops of stored latents, numbered draws, each the tensors of `Latents` for one picture"
     train = True
@@ -128,6 +132,7 @@ class LatentDataset:
             return (t.long() if name == 'tokens' else t.float()).flip(mirrored)
         return tuple(f.get_tensor(n) if n == 'overview' else cut(n) for n in _NAMES)
 
+# %% ../../nbs/workshop/20_latents.ipynb #a5157170
 class LatentDL(PairDL):
     "A fastai `DataLoader` of `LatentDataset`"
     def create_batch(self, b): return DataLoader.create_batch(self, b)

@@ -5,6 +5,8 @@ __all__ = ['RESTING', 'split_stage', 'UntilNaN', 'StageLearner', 'gt_mean_psnr',
            'stage_learner', 'light_learner', 'codebook_learner', 'flow_learner', 'nat_learner', 'decoder_learner']
 
 # %% ../../nbs/part4_training/18_learner.ipynb #adbff309
+#| code-fold: true
+#| code-summary: "Imports of the library"
 import torch
 from contextlib import contextmanager
 from copy import deepcopy
@@ -35,7 +37,6 @@ with needs_extra('train', 'Training'):
     from fastai.optimizer import Adam
     from fastai.torch_core import TensorImage
 
-
 # %% ../../nbs/part4_training/18_learner.ipynb #d6b689e5
 def split_stage(stage:Stage # of a Learner
                ) -> list[list[nn.Parameter]]:
@@ -59,6 +60,24 @@ class UntilNaN(Callback):
     def after_loss(self):
         if self.training and not torch.isfinite(self.learn.loss_grad): raise CancelFitException()
 
+
+# %% ../../nbs/part4_training/18_learner.ipynb #f18a0003
+@contextmanager
+def _all_put_back(learn):
+    "Weights, codes, optimiser, place in the data and random numbers are afterwards as before"
+    weights = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    opt = learn.opt and deepcopy(learn.opt.state_dict())
+    untouched = [p for p in learn.model.parameters() if p.grad is None]
+    data = deepcopy(data_state(learn.dls))
+    chance = random_state()
+    try: yield
+    finally:
+        learn.model.load_state_dict(weights)
+        if opt: learn.opt.load_state_dict(opt)
+        else: learn.opt = None
+        for p in untouched: p.grad = None
+        set_data_state(learn.dls, data)
+        set_random_state(chance)
 
 # %% ../../nbs/part4_training/18_learner.ipynb #de05b72d
 class StageLearner(Learner):
@@ -94,21 +113,8 @@ class StageLearner(Learner):
                 **kwargs, # start_lr, end_lr, num_it, show_plot, suggest_funcs, of the same
                ):
         "fastai's `lr_find`, without a trace in weights, codes, optimiser, data or random numbers"
-        weights = {k: v.clone() for k, v in self.model.state_dict().items()}
-        opt = self.opt and deepcopy(self.opt.state_dict())
-        untouched = [p for p in self.model.parameters() if p.grad is None]
-        data = deepcopy(data_state(self.dls))
-        chance = random_state()
-        try:
-            with self.resting(), self.added_cbs(UntilNaN()):
-                return super().lr_find(*args, **kwargs)
-        finally:
-            self.model.load_state_dict(weights)
-            if opt: self.opt.load_state_dict(opt)
-            else: self.opt = None
-            for p in untouched: p.grad = None
-            set_data_state(self.dls, data)
-            set_random_state(chance)
+        with _all_put_back(self), self.resting(), self.added_cbs(UntilNaN()):
+            return super().lr_find(*args, **kwargs)
 
     def predict(self,
                 item, # a picture: (3,H,W) in [0,1], or what `read_image` takes; any size
@@ -121,7 +127,6 @@ class StageLearner(Learner):
         with self.no_bar(): preds, *_ = self.get_preds(dl=[(x,)])
         y = crop_to(preds[0], size)
         return TensorImage(y), y, y   # decoded target, prediction, decoded prediction
-
 
 # %% ../../nbs/part4_training/18_learner.ipynb #c0fb278c
 def gt_mean_psnr(out:StageOutput, # x (B,3,H,W)
@@ -136,6 +141,7 @@ def gt_mean_ssim(out:StageOutput, # x (B,3,H,W)
     "SSIM after scaling to the target's grey mean"
     return ssim(gt_mean(out.x, x_high), x_high).mean()
 
+# %% ../../nbs/part4_training/18_learner.ipynb #f18a0004
 def raw_psnr(out:StageOutput, # x (B,3,H,W)
              x_high:Tensor, # truth (B,3,H,W)
             ) -> Tensor: # scalar, dB
@@ -149,7 +155,6 @@ def level_stops(out:StageOutput, # x (B,3,H,W)
     ratio = grey_mean(out.x.float()).clamp(min=1e-3)/grey_mean(x_high).clamp(min=1e-3)
     return ratio.log2().abs().mean()
 
-
 # %% ../../nbs/part4_training/18_learner.ipynb #e96606a8
 def _care_of_codebook(model, plan):
     "Callbacks of the codebook's stage alone"
@@ -160,6 +165,7 @@ def _care_of_codebook(model, plan):
         care.append(AdversarialStep(plan.adversarial, last.weight))
     return care
 
+# %% ../../nbs/part4_training/18_learner.ipynb #f18a0005
 def stage_learner(name:str, # light, codebook, flow, nat or decoder
                   dls, # pairs (x_low, x_high)
                   cfg_or_model, # a ModelConfig: a fresh model; a LowLightNAT: trained in place
@@ -183,7 +189,6 @@ def stage_learner(name:str, # light, codebook, flow, nat or decoder
                splitter=split_stage, train_bn=False)
     return StageLearner(dls, stage, cbs=[*usual, *care, *L(cbs)], **(own | kwargs))
 
-
 # %% ../../nbs/part4_training/18_learner.ipynb #370da3e7
 def light_learner(dls, # pairs (x_low, x_high), whole
                   cfg_or_model, # a ModelConfig: a fresh model; a LowLightNAT: trained in place
@@ -203,6 +208,7 @@ def codebook_learner(dls, # pairs, of which the bright pictures are used
     "Learner of stage 1"
     return stage_learner('codebook', dls, cfg_or_model, plan, cbs, **kwargs)
 
+# %% ../../nbs/part4_training/18_learner.ipynb #2e18c9b1
 def flow_learner(dls, # pairs (x_low, x_high)
                  cfg_or_model, # as for `codebook_learner`; its codebook is frozen
                  plan:TrainPlan|None=None, # by default the preset of the configuration
@@ -212,8 +218,6 @@ def flow_learner(dls, # pairs (x_low, x_high)
     "Learner of stage 2"
     return stage_learner('flow', dls, cfg_or_model, plan, cbs, **kwargs)
 
-
-# %% ../../nbs/part4_training/18_learner.ipynb #2e18c9b1
 def nat_learner(dls, # pairs (x_low, x_high)
                 cfg_or_model, # as for `codebook_learner`; all but its latent NAT is frozen
                 plan:TrainPlan|None=None, # by default the preset of the configuration
@@ -223,6 +227,7 @@ def nat_learner(dls, # pairs (x_low, x_high)
     "Learner of the NAT on the latent"
     return stage_learner('nat', dls, cfg_or_model, plan, cbs, **kwargs)
 
+# %% ../../nbs/part4_training/18_learner.ipynb #f18a0006
 def decoder_learner(dls, # pairs (x_low, x_high)
                     cfg_or_model, # as for `codebook_learner`; its codebook is frozen
                     plan:TrainPlan|None=None, # by default the preset of the configuration
@@ -236,4 +241,3 @@ def decoder_learner(dls, # pairs (x_low, x_high)
     "Learner of stage 3"
     make = partial(DecoderStage, use_gt_mean=use_gt_mean, nats=nats)
     return stage_learner('decoder', dls, cfg_or_model, plan, cbs, make, **kwargs)
-

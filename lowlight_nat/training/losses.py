@@ -72,6 +72,7 @@ def brightness_weight(mu_x:Tensor, # grey mean of each prediction (B,), positive
     of_spreads = 0.5*((v_x + v_y)/(2*(v_x*v_y).sqrt())).log()
     return (of_means + of_spreads).clamp(0, 1)
 
+# %% ../../nbs/part4_training/15_losses.ipynb #f15a0003
 @torch.autocast('cpu', enabled=False)
 @torch.autocast('cuda', enabled=False)
 def gt_mean_loss(loss:Callable, # function of (x, y) to a scalar, a mean over the batch
@@ -93,7 +94,6 @@ def gt_mean_loss(loss:Callable, # function of (x, y) to a scalar, a mean over th
         one = slice(i, i + 1)   # a batch of one picture
         each.append(W[i]*loss(x[one], y[one]) + (1 - W[i])*loss(scaled[one], y[one]))
     return torch.stack(each).mean()
-
 
 # %% ../../nbs/part4_training/15_losses.ipynb #8072b0cd
 def encoder_feature_loss(encoder:nn.Module, # a frozen `vqgan.Encoder`
@@ -136,6 +136,7 @@ class PerceptualLoss:
     def __call__(self, x, y): return self.f(x, y)   # pictures (B,3,H,W) to a scalar
     def __repr__(self): return f'PerceptualLoss({self.name!r})'
 
+# %% ../../nbs/part4_training/15_losses.ipynb #f15a0006
 def perceptual_loss(kind:str='auto', # auto, lpips, encoder or none
                     encoder:nn.Module|None=None, # a trained `vqgan.Encoder`; it is frozen
                     net:str='alex', # backbone of LPIPS

@@ -5,6 +5,8 @@ __all__ = ['set_factor', 'set_tau', 'fit_level', 'plain_output', 'EpochLine', 'd
            'validate_pairs', 'finish', 'folder_dls', 'stands_on', 'is_done', 'train_pipeline', 'previous', 'started']
 
 # %% ../../nbs/workshop/19_pipeline.ipynb #8fa4c7ef
+#| code-fold: true
+#| code-summary: "Imports of the module"
 import hashlib, math, sys, time, torch
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -21,7 +23,7 @@ from ..io.records import folder_lock
 from ..models.checkpoint import load_model, origin, read_metadata, save_model, weights_path
 from ..models.config import ModelConfig, TrainPlan
 from ..models.lowlight_nat import LowLightNAT
-from ..models.masking import calibrate_temperature
+from ..models.uncertainty import calibrate_temperature
 from ..models.quantizers import squared_distances
 from .callbacks import (Curve, KeepBest, OnTraining, Preview, ValidateEvery,
                                              WhileTraining)
@@ -31,11 +33,11 @@ from .learner import StageLearner, stage_learner
 from .memory import halve_until_it_fits
 from .stages import STAGES, stage_names
 
+# %% ../../nbs/workshop/19_pipeline.ipynb #b4ae3dd3
 with needs_extra('train', 'Training'):
     from fastai.callback.progress import ProgressCallback
     from fastai.callback.training import GradientAccumulation
     from fastai.torch_core import rank_distrib
-
 
 # %% ../../nbs/workshop/19_pipeline.ipynb #3a762db2
 @torch.no_grad()
@@ -123,6 +125,7 @@ def plain_output() -> bool:
     in_notebook = ipython is not None and ipython.get_ipython() is not None
     return not in_notebook and not getattr(sys.stdout, 'isatty', lambda: False)()
 
+# %% ../../nbs/workshop/19_pipeline.ipynb #3be4c78b
 class EpochLine(WhileTraining):
     "One plain line an epoch with the stage's name, in place of the progress bar"
     order = 61
@@ -138,7 +141,6 @@ class EpochLine(WhileTraining):
         figures = [f'{k} {v:.4f}' for k, v in zip(names[1:-1], values) if isinstance(v, float)]
         _say(f'{self.stage_name}: epoch {self.epoch + 1} of {self.n_epoch}, '
              f'{", ".join(figures)}, {seconds}')
-
 
 # %% ../../nbs/workshop/19_pipeline.ipynb #30aa15c5
 def data_of(dls # DataLoaders
@@ -171,6 +173,7 @@ def _on_training(dls):
     some = getattr(getattr(dls.train, 'dataset', None), 'some', None)
     return [OnTraining(PairDL(some(), bs=1))] if some else []
 
+# %% ../../nbs/workshop/19_pipeline.ipynb #dbeece42
 def train_stage(name:str, # light, codebook, flow, nat or decoder
                 model:LowLightNAT, # trained in place
                 plan:TrainPlan, # of all stages
@@ -235,7 +238,6 @@ def train_stage(name:str, # light, codebook, flow, nat or decoder
     return stage_end(name, model, plan, done.learn.dls, out, done.learn, done.seconds, done.stands,
                      scale)
 
-
 # %% ../../nbs/workshop/19_pipeline.ipynb #a278ed3e
 def _set_thresholds(name, model, plan, dls, scale):
     "Factor and threshold, and what they came to"
@@ -256,6 +258,7 @@ def _last_figures(learn):
     named = zip(learn.recorder.metric_names[1:-1], learn.recorder.values[-1])
     return {k: round(float(v), 4) for k, v in named if v is not None}
 
+# %% ../../nbs/workshop/19_pipeline.ipynb #d756a407
 def stage_end(name:str, # of the stage
               model:LowLightNAT, # as it was left
               plan:TrainPlan, # it was trained by
@@ -277,7 +280,6 @@ def stage_end(name:str, # of the stage
                half=False, plan=plan)
     (out/f'{name}.pt').unlink(missing_ok=True)
     return figures
-
 
 # %% ../../nbs/workshop/19_pipeline.ipynb #a9ff7cf1
 @torch.no_grad()
@@ -351,6 +353,7 @@ def stands_on(out:Path, # folder of a run
     path = out/f'{before}.safetensors'
     return _checksum(path) if before and path.exists() else None
 
+# %% ../../nbs/workshop/19_pipeline.ipynb #383c017b
 def is_done(out:Path, # folder of a run
             name:str, # of a stage
             plan:TrainPlan, # now
@@ -380,12 +383,12 @@ def is_done(out:Path, # folder of a run
                          f'now); use that of then, {anew}')
     return True
 
+# %% ../../nbs/workshop/19_pipeline.ipynb #92ed2607
 def _run_files(out, names=tuple(STAGES)):
     "What stages have left in a folder: states, checkpoints, and the result of the last one"
     files = [out/f'{n}{end}' for n in names for end in ('.pt', '.safetensors')]
     if 'decoder' in names: files.append(out/'model.safetensors')
     return [f for f in files if f.exists()]
-
 
 # %% ../../nbs/workshop/19_pipeline.ipynb #c39f0b52
 def _forget(out, names):
@@ -491,6 +494,7 @@ _RESULT = [('psnr_gt_mean', 'PSNR GT-mean', 2), ('ssim_gt_mean', 'SSIM GT-mean',
            ('psnr', 'PSNR', 2), ('gt_mean_psnr', 'PSNR GT-mean', 2),
            ('gt_mean_ssim', 'SSIM GT-mean', 4)]
 
+# %% ../../nbs/workshop/19_pipeline.ipynb #3cd158af
 def _say_result(path):
     "The last line of a run: its checkpoint, and what was measured"
     about = read_metadata(path).about
@@ -498,7 +502,6 @@ def _say_result(path):
     scores = [f'{words} {val[k]:.{digits}f}' for k, words, digits in _RESULT if k in val]
     measured = f', on the validation pictures {", ".join(scores)}' if scores else ''
     _say(f"done: '{path}'{measured}")
-
 
 # %% ../../nbs/workshop/19_pipeline.ipynb #76387802
 # of a configuration, what a stage may change of the stage before
@@ -523,6 +526,7 @@ def previous(model:LowLightNAT, # whose device is kept
                       frozen=cfg.frozen or old.cfg.frozen)   # what was frozen stays so
     return old.to(next(model.parameters()).device)
 
+# %% ../../nbs/workshop/19_pipeline.ipynb #0e56d581
 def started(model:LowLightNAT, # whose device is kept
             path:Path, # checkpoint of any training
             cfg:ModelConfig, # asked for now
@@ -537,4 +541,3 @@ def started(model:LowLightNAT, # whose device is kept
     if name in ('nat', 'decoder'):
         _set_thresholds(name, model, plan, make_dls(plan.context, 1, 8), scale)
     return model
-

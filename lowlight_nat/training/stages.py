@@ -6,6 +6,8 @@ __all__ = ['SHOWN', 'STRUCTURE', 'STAGES', 'StageOutput', 'PairView', 'misjudge'
            'DecoderStage', 'stage_names', 'trainable']
 
 # %% ../../nbs/part4_training/16_stages.ipynb #a86e3e67
+#| code-fold: true
+#| code-summary: "Imports of the library"
 import torch
 import torch.nn.functional as F
 from dataclasses import dataclass, field, replace
@@ -22,7 +24,6 @@ from .losses import (PerceptualLoss, gaussian_nll, gt_mean_loss,
                                           l1_loss, l1_rms_loss, ms_ssim_loss, perceptual_loss,
                                           ssim_loss)
 
-
 # %% ../../nbs/part4_training/16_stages.ipynb #3c37568c
 @dataclass
 class StageOutput(Outputs):
@@ -36,6 +37,7 @@ class StageOutput(Outputs):
     entropy: Tensor|None = None # of the NAT's stages (B,h,w) in [0,1]
     mask: Tensor|None = None   # their uncertain places (B,h,w) bool
 
+# %% ../../nbs/part4_training/16_stages.ipynb #f16a0001
 @dataclass
 class PairView(Outputs):
     "A pair of pictures as a stage looks at it"
@@ -67,6 +69,7 @@ class PairView(Outputs):
         if light and light.field is not None: light = replace(light, field=turn(light.field))
         return replace(self, x_low=turn(self.x_low), x=turn(self.x), light=light)
 
+# %% ../../nbs/part4_training/16_stages.ipynb #f16a0002
 def misjudge(light:Light, # of whole pictures or parts of them
              share:float=0.3, # of the pictures whose light is wrong
              spread:float=0.06, # deviation of the factor of each channel
@@ -78,7 +81,6 @@ def misjudge(light:Light, # of whole pictures or parts of them
     factor = (1 + wrong).to(light.field).view(B, 3, 1, 1, 1)
     rows = light.field.unflatten(1, (3, 4))   # of the matrices, one an output channel
     return replace(light, field=(factor*rows).flatten(1, 2))
-
 
 # %% ../../nbs/part4_training/16_stages.ipynb #6de31878
 class Stage(nn.Module):
@@ -203,6 +205,7 @@ def own_perceptual(model:LowLightNAT # for the device
     device = next(model.parameters()).device
     return perceptual_loss('auto', load_model('small', device).vqgan.encoder)
 
+# %% ../../nbs/part4_training/16_stages.ipynb #f16a0003
 class CodebookStage(Stage):
     "Stage 1: reconstruct normal-light pictures through the codebook"
     name = 'codebook'
@@ -234,7 +237,6 @@ class CodebookStage(Stage):
         return StageOutput(self.expose(out.x_rec, t.level), terms, x_rec=out.x_rec, x_norm=t.x,
                            z=out.z, tokens=out.tokens)
 
-
 # %% ../../nbs/part4_training/16_stages.ipynb #239b7e91
 def align_terms(model:LowLightNAT, # whose flow maps the truth
                 a:Aligned, # of `model.align`
@@ -247,6 +249,7 @@ def align_terms(model:LowLightNAT, # whose flow maps the truth
                 latent=1.5*(a.z_tilde - t.z).abs().mean(),
                 spread=0.2*spread_nll(place(a.z_tilde), place(t.z), a.sigma))
 
+# %% ../../nbs/part4_training/16_stages.ipynb #f16a0004
 class FlowStage(Stage):
     "Stage 2: align the dark picture's latent with the bright one's"
     name = 'flow'
@@ -268,7 +271,6 @@ class FlowStage(Stage):
         x = None if self.training else self.decoded(a, t.level)
         return StageOutput(x, align_terms(self.model, a, t))
 
-
 # %% ../../nbs/part4_training/16_stages.ipynb #4e7e4ff2
 @dataclass
 class Latents(Outputs):
@@ -279,6 +281,7 @@ class Latents(Outputs):
     overview: Tensor # statistics of the whole picture (B,17)
     tokens: Tensor # the true ones (B,h,w)
 
+# %% ../../nbs/part4_training/16_stages.ipynb #f16a0005
 @torch.no_grad()
 def true_tokens(model:LowLightNAT, # whose codes are used
                 z:Tensor, # latent of bright, normalised pictures (B,d,h,w)
@@ -299,6 +302,7 @@ def token_bound(model:LowLightNAT, # whose latent NAT is asked
 # %% ../../nbs/part4_training/16_stages.ipynb #ff307e38
 SHOWN = 0., 0.03, 0.25, 0.9 # shares of true tokens shown in validation
 
+# %% ../../nbs/part4_training/16_stages.ipynb #6a59a1c7
 class NATStage(Stage):
     "Stage 2b: the NAT on the latent, all else frozen"
     name = 'nat'
@@ -332,10 +336,10 @@ class NATStage(Stage):
         terms = {f'shown_{round(100*s)}': token_bound(self.model, l, even < s) for s in SHOWN}
         return replace(self.decoded(a, t.level), terms=terms)
 
-
 # %% ../../nbs/part4_training/16_stages.ipynb #12337ee9
 STRUCTURE = dict(ssim=ssim_loss, ms_ssim=ms_ssim_loss) # losses on structure, as plans name them
 
+# %% ../../nbs/part4_training/16_stages.ipynb #260e1e64
 class DecoderStage(Stage):
     """Stage 3: the fusion decoder and the NAT on its features, on latents of every quality; with
     `plan.align` alignment and latent NAT go on learning under their own losses"""
@@ -441,7 +445,6 @@ class DecoderStage(Stage):
         out = StageOutput(self.expose(d.x, t.level), terms)
         return out if self.training else replace(out, entropy=r.entropy, mask=r.mask)
 
-
 # %% ../../nbs/part4_training/16_stages.ipynb #3c20a6a5
 # in their order
 STAGES = dict(light=LightStage, codebook=CodebookStage, flow=FlowStage, nat=NATStage,
@@ -452,6 +455,7 @@ def stage_names(cfg:ModelConfig, # what is trained
     "The stages of a configuration: the official network has no light that could be trained"
     return [name for name in STAGES if name != 'light' or cfg.arch != 'glare']
 
+# %% ../../nbs/part4_training/16_stages.ipynb #f16a0011
 def trainable(model:LowLightNAT, # whose parameters are frozen and unfrozen
               name:str, # of the stage
              ):
@@ -459,4 +463,3 @@ def trainable(model:LowLightNAT, # whose parameters are frozen and unfrozen
     model.requires_grad_(False)
     for group in STAGES[name].groups(model):
         for p in group: p.requires_grad_(True)
-

@@ -5,12 +5,15 @@ __all__ = ['PARTS', 'TERM_WEIGHTS', 'exposure_control', 'colour_constancy', 'spa
            'UnpairedStage', 'as_it_is', 'unpaired_dls', 'unpaired_learner']
 
 # %% ../../nbs/part6_using/27_unpaired.ipynb #2b7ec5a4
+#| code-fold: true
+#| code-summary: "Imports"
 import math, torch
 import torch.nn.functional as F
 from copy import deepcopy
 from functools import partial
 from torch import Tensor
-from .callbacks import EMAWeights, FrozenEval, GiveTarget, NaNGuard, Term, sum_terms
+from .callbacks import EMAWeights, FrozenEval, GiveTarget, NaNGuard
+from .callbacks import Term, sum_terms
 from ..models.vqgan import VQGAN
 from ..models.quantizers import squared_distances
 from ..data.loaders import LowLightDataLoaders
@@ -72,6 +75,27 @@ PARTS = 'fusion.fine.', 'light.level.' # names of what is fine-tuned, the slowes
 # of the terms
 TERM_WEIGHTS = dict(exposure=1., colour=0.25, spatial=1., prior=0.02, anchor=50., level=1.)
 
+# %% ../../nbs/part6_using/27_unpaired.ipynb #27a00002
+def _check_wishes(E, weights):
+    "Refuse a level or weights that make no sense, in one sentence."
+    unknown = set(weights or {}) - set(TERM_WEIGHTS)
+    if unknown:
+        raise ValueError(f'UnpairedStage: there is no term {", ".join(sorted(unknown))}; '
+                         f'weights may name {", ".join(TERM_WEIGHTS)}')
+    if not 0 < E < 1:
+        raise ValueError(f'UnpairedStage: E={E} must lie between 0 and 1; it is the level that '
+                         'the results should have')
+
+def _unweighted_terms(out, was, vqgan, x_low, E):
+    "The terms of a result, given what the frozen copy made of the same pictures."
+    return dict(exposure=exposure_control(out.x, E),
+                colour=colour_constancy(out.x),
+                spatial=spatial_consistency(out.x, x_low),
+                prior=codebook_prior(vqgan, out.x_norm),
+                anchor=F.mse_loss(out.x_norm, was.x_norm),
+                level=(out.level.log() - was.level.log()).pow(2).mean())
+
+# %% ../../nbs/part6_using/27_unpaired.ipynb #27a00003
 class UnpairedStage(Stage):
     """Fine-tuning on dark pictures alone: zero-reference losses, the codebook's prior, and the
     anchor"""
@@ -82,13 +106,7 @@ class UnpairedStage(Stage):
                  weights:dict|None=None, # of terms, where they differ from `TERM_WEIGHTS`
                 ):
         super().__init__(model)
-        unknown = set(weights or {}) - set(TERM_WEIGHTS)
-        if unknown:
-            raise ValueError(f'UnpairedStage: there is no term {", ".join(sorted(unknown))}; '
-                             f'weights may name {", ".join(TERM_WEIGHTS)}')
-        if not 0 < E < 1:
-            raise ValueError(f'UnpairedStage: E={E} must lie between 0 and 1; it is the level that '
-                             'the results should have')
+        _check_wishes(E, weights)
         self.E = E
         self.weights = TERM_WEIGHTS | (weights or {})
         # in a list: no part of the stage, neither trained nor saved
@@ -100,14 +118,8 @@ class UnpairedStage(Stage):
         first = self._first[0].to(x_low.device)
         with torch.no_grad(): was = first(x_low)
         out = self.model(x_low)
-        terms = dict(exposure=exposure_control(out.x, self.E),
-                     colour=colour_constancy(out.x),
-                     spatial=spatial_consistency(out.x, x_low),
-                     prior=codebook_prior(first.vqgan, out.x_norm),
-                     anchor=F.mse_loss(out.x_norm, was.x_norm),
-                     level=(out.level.log() - was.level.log()).pow(2).mean())
+        terms = _unweighted_terms(out, was, first.vqgan, x_low, self.E)
         return StageOutput(out.x, {k: self.weights[k]*v for k, v in terms.items()})
-
 
 # %% ../../nbs/part6_using/27_unpaired.ipynb #8303c390
 def as_it_is(x:Tensor, # picture (3,H,W)
@@ -129,6 +141,19 @@ def unpaired_dls(images, # folder, files or tensors (3,H,W) of dark pictures
                                               items_per_epoch=items_per_epoch, **kwargs)
 
 # %% ../../nbs/part6_using/27_unpaired.ipynb #2d4d2fcd
+def _learning_groups(model, parts):
+    "The parameters of each part; all others are frozen."
+    groups = [[p for n, p in model.named_parameters() if n.startswith(part)] for part in parts]
+    groups = [group for group in groups if group]
+    if not groups:
+        raise ValueError(f'unpaired_learner: no parameter of the model begins with one of '
+                         f'{", ".join(parts)}; name parts such as light.level. or fusion.fine.')
+    model.requires_grad_(False)
+    for group in groups:
+        for p in group: p.requires_grad_(True)
+    return groups
+
+# %% ../../nbs/part6_using/27_unpaired.ipynb #27a00004
 def unpaired_learner(images_or_folder, # dark pictures, or `DataLoaders` of (x_low, x_low)
                      model='small', # LowLightNAT, fine-tuned in place, or as `load_model` takes it
                      E:float=0.6, # level that the results should have, in (0,1)
@@ -144,17 +169,9 @@ def unpaired_learner(images_or_folder, # dark pictures, or `DataLoaders` of (x_l
     model = model if isinstance(model, LowLightNAT) else load_model(model)
     dls = images_or_folder
     if not hasattr(dls, 'train'): dls = unpaired_dls(images_or_folder, **kwargs)
-    groups = [[p for n, p in model.named_parameters() if n.startswith(part)] for part in parts]
-    groups = [group for group in groups if group]
-    if not groups:
-        raise ValueError(f'unpaired_learner: no parameter of the model begins with one of '
-                         f'{", ".join(parts)}; name parts such as light.level. or fusion.fine.')
-    model.requires_grad_(False)
-    for group in groups:
-        for p in group: p.requires_grad_(True)
+    groups = _learning_groups(model, parts)
     stage = UnpairedStage(model, E, weights)
     cbs = [GiveTarget(), FrozenEval(), EMAWeights(0.9), NaNGuard(), GradientClip(1.), *cbs]
     return StageLearner(dls, stage, loss_func=sum_terms, opt_func=partial(Adam, sqr_mom=0.99),
                         lr=lr, metrics=[*map(Term, stage.terms)], splitter=lambda _: groups,
                         cbs=cbs, train_bn=False)
-

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from checks import close, end_of, exercise, foresee, hunt, near, need, read_curves
 from torch import nn
 
-from lowlight_nat.models.masking import auroc
+from lowlight_nat.experiments.calibration import auroc
 
 
 @exercise('6.1', 1)

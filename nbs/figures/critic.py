@@ -20,20 +20,14 @@ from safetensors.torch import load_file, save_file
 
 from lowlight_nat.data.pairs import find_pairs
 from lowlight_nat.evaluation.fidelity import gt_mean
+from lowlight_nat.experiments.calibration import auroc, rank_correlation, uncertainty_scores
 from lowlight_nat.io.images import read_image
 from lowlight_nat.io.records import versions
 from lowlight_nat.models.checkpoint import load_model
 from lowlight_nat.models.critic import TokenCritic, critic_loss, proposed, token_odds
 from lowlight_nat.models.latent_nat import LatentNAT, mean_prior_code, resolve
-from lowlight_nat.models.masking import (
-    auroc,
-    cosine_schedule,
-    least_confident,
-    mask_share_threshold,
-    rank_correlation,
-    token_statistics,
-    uncertainty_scores,
-)
+from lowlight_nat.models.masking import cosine_schedule, least_confident, mask_share_threshold
+from lowlight_nat.models.uncertainty import token_statistics
 from lowlight_nat.training.latents import LatentDataset
 
 SIZE = 32                # places a side of a crop
