@@ -79,7 +79,7 @@ def low_band(f):
           'the mean of a masked cell must be the new one')
     close(
         got - up(low(got)), h - up(low(h)),
-        'what a cell holds beside its mean, its detail, must stay: add the difference of the means')
+        'a cell must keep its detail, which is all but its mean: add the difference of the means')
 
 @exercise('5.6', 2)
 def coverage(f):
