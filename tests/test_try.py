@@ -214,7 +214,9 @@ def test_no_request_left_this_machine(site, driver, elsewhere):
     wait(driver, 'Nothing is loaded')
     def others(): return [o for o in elsewhere[1] if not OWN.search(o)]
     assert others() == []
-    assert [o['message'] for o in driver.get_log('browser') if o['level'] == 'SEVERE'] == []
+    # the runtime's own warnings, of what it can't compute beforehand, come as errors of the console
+    severe = [o['message'] for o in driver.get_log('browser') if o['level'] == 'SEVERE']
+    assert [o for o in severe if '[W:onnxruntime' not in o] == []
     driver.execute_async_script("fetch('http://example.invalid/').finally(arguments[0])")   # and the proxy sees
     assert others() == ['http://example.invalid/']
     ours = [p.read_text(encoding='utf-8') for p in (ROOT/'nbs/try').iterdir()]
